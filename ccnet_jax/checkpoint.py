@@ -1,0 +1,102 @@
+"""Checkpoints of a run, by Orbax: `last`, everything to go on with, and `best`, the weights alone.
+
+A checkpoint is written under a temporary name and renamed when it is whole, so that a process
+killed at any moment leaves the one before.
+"""
+
+import pathlib
+from typing import Any
+
+import orbax.checkpoint as ocp
+
+from ccnet_jax.errors import UserError
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run: `{last,best}/STEP/variables` and `last/STEP/optimizer`.
+
+    Args:
+      folder: of the run.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        root = folder.resolve() / "checkpoints"
+        options = {"max_to_keep": 1, "cleanup_tmp_directories": True}
+        self._last = ocp.CheckpointManager(root / "last", options=ocp.CheckpointManagerOptions(**options))
+        self._best = ocp.CheckpointManager(
+            root / "best",
+            options=ocp.CheckpointManagerOptions(**options, best_fn=lambda metrics: metrics["mIoU"]),
+        )
+
+    def save_last(self, step: int, variables: Any, optimizer: Any) -> None:
+        """Write everything, while training goes on. `step` is the number of updates so far."""
+        if step != self._last.latest_step():
+            save = ocp.args.StandardSave
+            self._last.save(
+                step, args=ocp.args.Composite(variables=save(variables), optimizer=save(optimizer))
+            )
+
+    def save_best(self, step: int, variables: Any, miou: float) -> None:
+        """Write the weights, if `miou` is the best so far."""
+        best = self._best.best_step()
+        if best is None or miou > self._best.metrics(best)["mIoU"]:
+            self._best.save(
+                step,
+                args=ocp.args.Composite(variables=ocp.args.StandardSave(variables)),
+                metrics={"mIoU": float(miou)},
+            )
+
+    def latest_step(self) -> int | None:
+        """Number of updates behind the last checkpoint, None if there is none."""
+        return self._last.latest_step()
+
+    def restore_last(self, variables: Any, optimizer: Any) -> tuple[Any, Any]:
+        """The last checkpoint's (variables, optimizer), on the devices of the arrays given."""
+        restore = ocp.args.StandardRestore
+        restored = self._last.restore(
+            self._last.latest_step(),
+            args=ocp.args.Composite(variables=restore(variables), optimizer=restore(optimizer)),
+        )
+        return restored.variables, restored.optimizer
+
+    def close(self) -> None:
+        """Return when everything is on disk."""
+        self._last.close()
+        self._best.close()
+
+
+def load_variables(folder: pathlib.Path, which: str, like: Any) -> tuple[Any, int]:
+    """The network's variables from a run.
+
+    Args:
+      folder: of the run.
+      which: "best", "last", or the folder of one checkpoint.
+      like: `jax.ShapeDtypeStruct`s of the variables, with the sharding they shall have.
+
+    Returns:
+      The variables, and the number of updates behind them.
+
+    Raises:
+      UserError: there is no such checkpoint, or it is of another network.
+    """
+    root = (
+        folder.resolve() / "checkpoints" / which
+        if which in ("best", "last")
+        else pathlib.Path(which).resolve()
+    )
+    if not (root / "variables").is_dir():
+        steps = [int(p.name) for p in root.iterdir() if p.name.isdigit()] if root.is_dir() else []
+        root = root / str(max(steps, default=0))
+    if not (root / "variables").is_dir():
+        raise UserError(
+            f"{root.parent} holds no checkpoint; train first, or name a run with --workdir and one of its "
+            "checkpoints with --checkpoint (best, last, or a folder)"
+        )
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            return checkpointer.restore(root / "variables", like), int(root.name)
+        except (ValueError, KeyError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{root} is a checkpoint of another network than its config describes: {first}"
+            ) from None

@@ -1,0 +1,69 @@
+"""Evaluate a run.
+
+    python -m ccnet_jax.eval [--ms-flip] [--workdir DIR] [--split NAME] [--checkpoint last|best|DIR]
+
+With no argument: the newest run (runs/latest) on the split it validates on. Prints IoU and accuracy of
+each class, mIoU, mAcc and pixel accuracy, writes them as JSON, and draws the first pictures.
+"""
+
+import json
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags, logging
+
+from ccnet_jax import checkpoint, errors, inference, metrics, sharding
+from ccnet_jax import config as configuration
+from ccnet_jax.data import pipeline
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/latest", "folder of the run")
+_SPLIT = flags.DEFINE_string("split", None, "split of the data set; default the run's data.eval_split")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or the folder of a checkpoint")
+_MS_FLIP = flags.DEFINE_bool(
+    "ms_flip", False, "average probabilities over scales 0.5 to 1.75 and mirror images"
+)
+flags.DEFINE_alias("ms-flip", "ms_flip")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON file; default WORKDIR/eval-SPLIT[-ms-flip].json")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "the data's folder, where it is not the run's data.dir")
+_LIMIT = flags.DEFINE_integer("limit", None, "evaluate the first pictures only", lower_bound=1)
+
+
+def main() -> None:
+    """The program."""
+    logging.set_verbosity(logging.ERROR)
+    workdir = pathlib.Path(_WORKDIR.value)
+    config = configuration.load(workdir)
+    if _DATA_DIR.value is not None:
+        config.data.dir = _DATA_DIR.value
+    split = _SPLIT.value or config.data.eval_split
+    source = pipeline.open_source(config.data, split)
+
+    model = configuration.build_model(config, len(source.classes))
+    like = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), np.uint8))
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(sharding.data_mesh())),
+        like,
+    )
+    variables, step = checkpoint.load_variables(workdir, _CHECKPOINT.value, like)
+
+    mode = "ms-flip" if _MS_FLIP.value else "whole"
+    name = f"{split}-ms-flip" if _MS_FLIP.value else split
+    predict = (inference.multi_scale_flip if _MS_FLIP.value else inference.whole_image)(model)
+    print(f"{workdir.resolve()}, step {step}, split {split}, {mode}")
+    result = inference.evaluate(
+        predict, variables, source, config.eval_batch_size, workdir / "pictures" / name, _LIMIT.value
+    )
+
+    print(metrics.table(result, source.classes))
+    print(f"{result['pictures']} pictures, {result['images_per_second']:.1f} images/s with compilation")
+    output = pathlib.Path(_OUTPUT.value or workdir / f"eval-{name}.json")
+    report = {"split": split, "mode": mode, "step": step, "checkpoint": _CHECKPOINT.value, **result}
+    report |= {"classes": list(source.classes)}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(metrics.without_nan(report), indent=2) + "\n")
+    print(f"scores in {output}, pictures in {workdir / 'pictures' / name}")
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,1 @@
+"""The network: `ccnet` is built from `resnet`, `context` and `criss_cross`."""

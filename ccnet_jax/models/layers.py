@@ -1,0 +1,101 @@
+"""What every part of the network is made of: convolution + norm + activation, and bilinear resizing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+# Kaiming-normal over fan-out, as PyTorch's ResNets start.
+conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels` times the width multiplier, at least 8 and a multiple of 8 where width is not 1."""
+    return channels if width == 1 else max(8, round(channels * width / 8) * 8)
+
+
+def conv(
+    channels: int,
+    size: int,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    bias: bool = False,
+    dtype: Any = None,
+    name: str,
+) -> nn.Conv:
+    """A size x size convolution with PyTorch's symmetric padding, dilation * (size // 2) on each side."""
+    pad = dilation * (size // 2)
+    return nn.Conv(
+        channels,
+        (size, size),
+        strides=stride,
+        kernel_dilation=dilation,
+        padding=((pad, pad), (pad, pad)),
+        use_bias=bias,
+        kernel_init=conv_init,
+        dtype=dtype,
+        name=name,
+    )
+
+
+def batch_norm(train: bool, *, dtype: Any = None, name: str) -> nn.BatchNorm:
+    """Batch norm over the whole (global) batch; eps 1e-5, running statistics 0.9 old + 0.1 new.
+
+    Statistics are float32 whatever the dtype. Under `jax.jit` with the batch sharded over devices
+    they are the global batch's, which is what PyTorch calls synchronised. The running variance is
+    the biased one (1 / n); PyTorch keeps n / (n - 1) times it.
+    """
+    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+
+
+class ConvNorm(nn.Module):
+    """Convolution, batch norm, and leaky ReLU of the given slope (0 is ReLU, 1 is no activation)."""
+
+    channels: int
+    size: int = 3
+    dilation: int = 1
+    bias: bool = False
+    negative_slope: float = 0.0
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x: [B, H, W, C] -> [B, H, W, channels]."""
+        x = conv(
+            self.channels, self.size, dilation=self.dilation, bias=self.bias, dtype=self.dtype, name="conv"
+        )(x)
+        x = batch_norm(train, dtype=self.dtype, name="norm")(x)
+        return nn.leaky_relu(x, self.negative_slope)
+
+
+def resize_bilinear(x: jax.Array, size: Sequence[int], align_corners: bool) -> jax.Array:
+    """Bilinear resizing without antialiasing, as PyTorch's `interpolate`.
+
+    Args:
+      x: [B, H, W, C].
+      size: (height, width) of the result.
+      align_corners: True puts the centres of the corner pixels on one another; False the image's edges.
+
+    Returns:
+      [B, height, width, C] in x's dtype.
+    """
+    shape = (x.shape[0], *size, x.shape[3])
+    if x.shape == shape:
+        return x
+    if not align_corners:
+        return jax.image.resize(x, shape, "bilinear", antialias=False)
+    # scale_and_translate reads the input at ((i + 0.5) - translation) / scale - 0.5; we want i / scale.
+    # A side of 1 has no second corner: a huge scale makes every output read pixel 0.
+    scale = jnp.array(
+        [
+            (out - 1) / (side - 1) if side > 1 else 2.0**20
+            for side, out in zip(x.shape[1:3], size, strict=True)
+        ]
+    )
+    scale = jnp.where(scale == 0, 1.0, scale)  # an output side of 1 reads pixel 0
+    return jax.image.scale_and_translate(
+        x, shape, (1, 2), scale, 0.5 * (1 - scale), "bilinear", antialias=False
+    )

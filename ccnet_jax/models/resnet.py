@@ -1,0 +1,130 @@
+"""Dilated ResNet at output stride 8, with the deep (three 3x3) stem of both CCNet code bases."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ccnet_jax.models.layers import batch_norm, conv, scaled
+
+# Blocks in each of the four stages. 10 is one basic block a stage, for small models.
+BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+_STRIDES = (1, 2, 1, 1)
+_DILATIONS = (1, 1, 2, 4)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; stride and dilation on the first (depths 10, 18, 34)."""
+
+    channels: int
+    stride: int = 1
+    dilation: int = 1
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x: [B, H, W, C] -> [B, H / stride, W / stride, channels]."""
+        out = conv(
+            self.channels, 3, stride=self.stride, dilation=self.dilation, dtype=self.dtype, name="conv1"
+        )(x)
+        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm1")(out))
+        out = conv(self.channels, 3, dtype=self.dtype, name="conv2")(out)
+        out = batch_norm(train, dtype=self.dtype, name="norm2")(out)
+        return nn.relu(out + _shortcut(x, out, self.stride, train, self.dtype))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 to 4 x channels; stride and dilation on the 3x3 (depths 50, 101, 152)."""
+
+    channels: int
+    stride: int = 1
+    dilation: int = 1
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x: [B, H, W, C] -> [B, H / stride, W / stride, 4 * channels]."""
+        out = conv(self.channels, 1, dtype=self.dtype, name="conv1")(x)
+        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm1")(out))
+        out = conv(
+            self.channels, 3, stride=self.stride, dilation=self.dilation, dtype=self.dtype, name="conv2"
+        )(out)
+        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm2")(out))
+        out = conv(4 * self.channels, 1, dtype=self.dtype, name="conv3")(out)
+        out = batch_norm(train, dtype=self.dtype, name="norm3")(out)
+        return nn.relu(out + _shortcut(x, out, self.stride, train, self.dtype))
+
+
+def _shortcut(x: jax.Array, out: jax.Array, stride: int, train: bool, dtype: Any) -> jax.Array:
+    """x itself, or where channels or size change its 1x1 projection to `out`'s shape."""
+    if x.shape == out.shape:
+        return x
+    x = conv(out.shape[-1], 1, stride=stride, dtype=dtype, name="downsample_conv")(x)
+    return batch_norm(train, dtype=dtype, name="downsample_norm")(x)
+
+
+def max_pool(x: jax.Array, ceil: bool) -> jax.Array:
+    """3x3, stride 2, one pixel of padding: a side n becomes (n - 1) / 2, rounded down or up, plus 1."""
+    padding = [(1, 1 + (ceil and side % 2 == 0)) for side in x.shape[1:3]]
+    return nn.max_pool(x, (3, 3), (2, 2), padding)
+
+
+class ResNet(nn.Module):
+    """Stages 3 and 4 keep stride 8 with dilations 2 and 4.
+
+    Attributes:
+      depth: a key of `BLOCKS`.
+      stem_channels: of the stem's three 3x3 convolutions, the first of stride 2.
+      ceil_pool: max pool rounds sizes up (official CCNet) or down (mmsegmentation).
+      contract_dilation: the first block of stages 3 and 4 has half its stage's dilation.
+      width: multiplier of every channel count.
+      remat: recompute each block in the backward pass instead of keeping its activations.
+      dtype: of the computation; parameters and statistics stay float32.
+    """
+
+    depth: int = 50
+    stem_channels: tuple[int, int, int] = (64, 64, 128)
+    ceil_pool: bool = True
+    contract_dilation: bool = False
+    width: float = 1.0
+    remat: bool = False
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+        """x: [B, H, W, 3] -> the outputs of stages 3 and 4, [B, h, w, C / 2] and [B, h, w, C].
+
+        h and w are H / 8 and W / 8 rounded up by the rule of `max_pool`: 97 for 769, 65 or 64 for 512.
+        """
+        for i, channels in enumerate(self.stem_channels):
+            channels = scaled(channels, self.width)
+            x = conv(channels, 3, stride=1 if i else 2, dtype=self.dtype, name=f"stem_conv{i + 1}")(x)
+            x = nn.relu(batch_norm(train, dtype=self.dtype, name=f"stem_norm{i + 1}")(x))
+        x = max_pool(x, self.ceil_pool)
+
+        block = Bottleneck if self.depth >= 50 else BasicBlock
+        if self.remat:
+            block = nn.remat(block, static_argnums=(2,))
+        outputs = []
+        for stage, blocks in enumerate(BLOCKS[self.depth]):
+            for i in range(blocks):
+                dilation = _DILATIONS[stage]
+                if i == 0 and self.contract_dilation:
+                    dilation = max(dilation // 2, 1)
+                x = block(
+                    scaled(64 * 2**stage, self.width),
+                    stride=1 if i else _STRIDES[stage],
+                    dilation=dilation,
+                    dtype=self.dtype,
+                    name=f"layer{stage + 1}_{i}",
+                )(x, train)
+            outputs.append(x)
+        return jnp.asarray(outputs[2]), jnp.asarray(outputs[3])

@@ -1,0 +1,268 @@
+"""Train CCNet.
+
+    python -m ccnet_jax.train --config configs/NAME.py[:VARIANT] [--workdir DIR] [--config.KEY=VALUE ...]
+
+The same command with the same --workdir goes on where the run was stopped, killed or cut off. A run's
+folder holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best} and pictures/.
+"""
+
+import datetime
+import functools
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+import tqdm
+from absl import flags, logging
+from ml_collections import config_flags
+
+from ccnet_jax import config as configuration
+from ccnet_jax import errors, losses, sharding
+from ccnet_jax.checkpoint import Checkpoints
+from ccnet_jax.data import pipeline
+from ccnet_jax.errors import UserError
+from ccnet_jax.inference import evaluate, whole_image
+from ccnet_jax.logs import MetricLog
+from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.optimizer import poly_schedule, sgd
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:VARIANT]")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of the run, new or to go on with; default runs/NAME-DATE-TIME"
+)
+
+
+@flax.struct.dataclass
+class State:
+    """All that training changes: step int32 [], {"params", "batch_stats"}, the optimizer's buffers."""
+
+    step: jax.Array
+    variables: Any
+    optimizer: Any
+
+
+def initial_state(model: CCNet, optimizer: optax.GradientTransformation, seed: int) -> State:
+    """Random weights (gamma 0), running mean 0 and variance 1, empty buffers."""
+    variables = model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
+    return State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
+
+
+def make_loss(model: CCNet, loss: Any) -> Callable[..., tuple[jax.Array, Any]]:
+    """The training loss: main head's (OHEM) cross-entropy + auxiliary_weight * the auxiliary head's."""
+    main_loss = losses.cross_entropy
+    if loss.ohem:
+        main_loss = functools.partial(
+            losses.ohem_cross_entropy, threshold=loss.ohem_threshold, min_kept=loss.ohem_min_kept
+        )
+
+    def loss_fn(params: Any, batch_stats: Any, batch: dict[str, jax.Array], key: jax.Array):
+        """-> loss [], (metrics, the new batch_stats)."""
+        (logits, auxiliary), updated = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch["image"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        main = main_loss(logits, batch["label"])
+        side = losses.cross_entropy(auxiliary, batch["label"])
+        total = main + loss.auxiliary_weight * side
+        return total, ({"loss": total, "main_loss": main, "auxiliary_loss": side}, updated["batch_stats"])
+
+    return loss_fn
+
+
+def make_train_step(
+    model: CCNet, optimizer: optax.GradientTransformation, loss: Any, seed: int
+) -> Callable[[State, dict[str, jax.Array]], tuple[State, dict[str, jax.Array]]]:
+    """(state, batch) -> (state, metrics), compiled.
+
+    The batch is {"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}, split over the mesh; since the
+    program is written for the whole batch, its mean loss, gradients and batch statistics are the
+    global batch's on any number of devices. The state's buffers are reused.
+    """
+    gradient = jax.value_and_grad(make_loss(model, loss), has_aux=True)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state: State, batch: dict[str, jax.Array]):
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        params = state.variables["params"]
+        (_, (metrics, batch_stats)), gradients = gradient(params, state.variables["batch_stats"], batch, key)
+        updates, buffers = optimizer.update(gradients, state.optimizer, params)
+        params = optax.apply_updates(params, updates)
+        return State(state.step + 1, {"params": params, "batch_stats": batch_stats}, buffers), metrics
+
+    return train_step
+
+
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Train to `config.steps` updates in `workdir`, from its last checkpoint if it has one."""
+    # ---------------------------------------------------------------- set up
+    if config.distributed:
+        jax.distributed.initialize()
+    configuration.check(config, jax.device_count())
+    process, processes = jax.process_index(), jax.process_count()
+    train_source = pipeline.open_source(config.data, config.data.train_split)
+    eval_source = pipeline.open_source(config.data, config.data.eval_split) if config.eval_every else None
+    prepare_workdir(config, workdir)
+
+    # ------------------------------------------------- mesh, model, optimizer
+    mesh = sharding.data_mesh()
+    model = configuration.build_model(config, len(train_source.classes))
+    optimizer = sgd(config.optimizer, config.steps)
+    schedule = poly_schedule(config.optimizer, config.steps)
+    state = jax.jit(
+        functools.partial(initial_state, model, optimizer, config.seed),
+        out_shardings=sharding.replicated(mesh),
+    )()
+
+    # --------------------------------------------------------------- resume
+    checkpoints = Checkpoints(workdir)
+    start = checkpoints.latest_step() or 0
+    if start:
+        variables, buffers = checkpoints.restore_last(state.variables, state.optimizer)
+        state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
+        print(f"going on from step {start} of {workdir}")
+    if start >= config.steps:
+        print(f"{workdir} has all its {config.steps} steps; nothing to train")
+        return
+
+    # ----------------------------------------------------------------- data
+    batches = pipeline.train_batches(
+        train_source, config.data, config.batch_size, config.seed, start, process, processes
+    )
+    batches = sharding.prefetched(batches, mesh)
+
+    # ---------------------------------------------------------------- steps
+    train_step = make_train_step(model, optimizer, config.loss, config.seed)
+    predict = whole_image(model)
+    log = MetricLog(workdir, start, enabled=process == 0)
+    stop = StopSignal()
+    parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
+    print(
+        f"{parameters:,} parameters, {jax.device_count()} x {jax.devices()[0].device_kind}, "
+        f"run folder {workdir}"
+    )
+
+    bar = tqdm.tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True, disable=process != 0)
+    since, last_logged = time.perf_counter(), start
+    for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
+        state, metrics = train_step(state, batch)
+        bar.update()
+        due = {
+            name: step % every == 0 or step == config.steps
+            for name, every in (("log", config.log_every), ("checkpoint", config.checkpoint_every))
+        }
+        due["eval"] = eval_source is not None and (step % config.eval_every == 0 or step == config.steps)
+
+        if due["log"] or due["checkpoint"] or due["eval"] or stop.received:
+            values = {name: float(value) for name, value in metrics.items()}
+            if not jnp.isfinite(values["loss"]):
+                raise UserError(
+                    f"the loss is {values['loss']} at step {step}: lower --config.optimizer.learning_rate; "
+                    f"the checkpoints in {workdir} are from before"
+                )
+            now = time.perf_counter()
+            rate = config.batch_size * (step - last_logged) / (now - since)
+            since, last_logged = now, step
+            values |= {"learning_rate": float(schedule(step - 1)), "images_per_second": rate}
+            log.write(step, values)
+            bar.set_postfix_str(
+                f"loss {values['loss']:.3f}, rate {values['learning_rate']:.2e}, {rate:.1f} images/s",
+                refresh=False,
+            )
+
+        # -------------------------------------------------------- evaluate
+        if due["eval"]:
+            bar.clear()
+            result = evaluate(
+                predict,
+                state.variables,
+                eval_source,
+                config.eval_batch_size,
+                pictures=workdir / "pictures" / config.data.eval_split,
+            )
+            log.write(
+                step, {f"{config.data.eval_split}/{k}": result[k] for k in ("mIoU", "mAcc", "pixel_accuracy")}
+            )
+            bar.write(f"step {step}: {config.data.eval_split} mIoU {100 * result['mIoU']:.2f} %")
+            checkpoints.save_best(step, state.variables, result["mIoU"])
+
+        # ------------------------------------------------------ checkpoint
+        if due["checkpoint"] or stop.received:
+            checkpoints.save_last(step, state.variables, state.optimizer)
+        if due["eval"] or due["checkpoint"]:
+            since = time.perf_counter()
+        if stop.received and step < config.steps:
+            checkpoints.close()
+            bar.close()
+            print(f"stopped after step {step}; the same command with --workdir {workdir} goes on from there")
+            sys.exit(128 + stop.received)
+
+    bar.close()
+    checkpoints.close()
+    log.close()
+    print(
+        f"finished; pictures in {workdir / 'pictures'}; "
+        f"scores with: python -m ccnet_jax.eval --workdir {workdir}"
+    )
+
+
+class StopSignal:
+    """Notes a first Ctrl-C or SIGTERM in `received`, so that training ends after a step, saved.
+
+    A second one ends the process at once.
+    """
+
+    def __init__(self):
+        self.received = 0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number
+        for other in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(other, signal.SIG_DFL)
+
+
+def prepare_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Make the folder, keep the config in it, point runs/latest at it.
+
+    Raises UserError where the folder holds a run of another config.
+    """
+    if (workdir / "config.json").exists():
+        configuration.check_same_run(config, workdir)
+    if jax.process_index() != 0:
+        return
+    workdir.mkdir(parents=True, exist_ok=True)
+    configuration.save(config, workdir)
+    runs = pathlib.Path("runs")
+    runs.mkdir(exist_ok=True)
+    link = runs / f".latest-{os.getpid()}"
+    link.symlink_to(os.path.relpath(workdir.resolve(), runs.resolve()))
+    link.replace(runs / "latest")
+
+
+def main() -> None:
+    """The program."""
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file at the levels below
+    if _CONFIG.value is None:
+        raise UserError("pass --config configs/NAME.py; --help lists what else there is")
+    workdir = _WORKDIR.value
+    if workdir is None:
+        name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+        workdir = f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    train(_CONFIG.value, pathlib.Path(workdir))
+
+
+if __name__ == "__main__":
+    errors.run(main)

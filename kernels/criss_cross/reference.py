@@ -1,0 +1,37 @@
+"""Criss-cross attention in plain einsums: what the op means, on any device."""
+
+import jax
+import jax.numpy as jnp
+
+
+def criss_cross_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """See `api.criss_cross_attention`. query, key [B, H, W, D]; value [B, H, W, C] -> [B, H, W, C].
+
+    The softmax spans the column's H - 1 keys and the row's W keys without joining them in one
+    tensor: both halves are shifted by their common maximum and divided by their common sum.
+    float32 products are exact (no TF32); lower precisions are summed in float32.
+    """
+
+    def product(equation, a, b):
+        return jnp.einsum(
+            equation, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
+        )
+
+    energy_col = product("bywd,biwd->bywi", query, key)  # [B, H, W, H]
+    energy_row = product("byxd,byjd->byxj", query, key)  # [B, H, W, W]
+
+    # The row counts the pixel itself; the column leaves it out. The row's maximum is finite, so the
+    # masked -inf becomes an exact 0 with a zero gradient.
+    itself = jnp.eye(query.shape[1], dtype=bool)[None, :, None, :]
+    energy_col = jnp.where(itself, -jnp.inf, energy_col)
+
+    maximum = jnp.maximum(energy_col.max(-1, keepdims=True), energy_row.max(-1, keepdims=True))
+    maximum = jax.lax.stop_gradient(maximum)
+    weight_col = jnp.exp(energy_col - maximum)
+    weight_row = jnp.exp(energy_row - maximum)
+    total = weight_col.sum(-1, keepdims=True) + weight_row.sum(-1, keepdims=True)
+    weight_col = (weight_col / total).astype(value.dtype)
+    weight_row = (weight_row / total).astype(value.dtype)
+
+    out = product("bywi,biwc->bywc", weight_col, value) + product("byxj,byjc->byxc", weight_row, value)
+    return out.astype(value.dtype)

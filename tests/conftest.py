@@ -1,0 +1,15 @@
+"""Set before JAX starts: tests run on the CPU, as eight devices, with full float32 products."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import jax
+
+# Tests compile many small programs; what is compiled once is kept for the next test and the next run.
+jax.config.update(
+    "jax_compilation_cache_dir", os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "jax")
+)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccnet_jax import RCCA, CrissCrossAttention
+from kernels import criss_cross_attention
+
+
+def with_gamma(variables, gamma):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.full_like(x, gamma) if path[-1].key == "gamma" else x, variables
+    )
+
+
+@pytest.mark.parametrize("loops", [1, 2, 3])
+def test_rcca_has_one_set_of_parameters_for_any_loop_count(loops):
+    x = jnp.zeros((1, 4, 5, 16))
+    variables = RCCA(loops).init(jax.random.key(0), x)
+    shapes = jax.tree.map(jnp.shape, variables["params"])
+    assert shapes == {
+        "attention": {
+            "query": {"kernel": (16, 2), "bias": (2,)},
+            "key": {"kernel": (16, 2), "bias": (2,)},
+            "value": {"kernel": (16, 16), "bias": (16,)},
+            "gamma": (),
+        }
+    }
+
+
+def test_gamma_starts_at_zero_so_the_module_starts_as_identity():
+    x = jax.random.normal(jax.random.key(1), (2, 4, 5, 16))
+    out, variables = RCCA(2).init_with_output(jax.random.key(0), x)
+    np.testing.assert_array_equal(out, x)
+    assert float(variables["params"]["attention"]["gamma"]) == 0
+
+
+def test_layer_is_gamma_times_the_op_plus_its_input():
+    x = jax.random.normal(jax.random.key(1), (2, 4, 5, 16))
+    variables = with_gamma(CrissCrossAttention().init(jax.random.key(0), x), 0.7)
+    p = variables["params"]
+    query, key, value = (x @ p[n]["kernel"] + p[n]["bias"] for n in ("query", "key", "value"))
+    wanted = 0.7 * criss_cross_attention(query, key, value) + x
+    np.testing.assert_allclose(CrissCrossAttention().apply(variables, x), wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loops", [1, 2, 3])
+def test_loops_apply_the_same_layer_again(loops):
+    x = jax.random.normal(jax.random.key(1), (1, 4, 5, 16))
+    variables = with_gamma(RCCA(loops).init(jax.random.key(0), x), 0.7)
+    layer = {"params": variables["params"]["attention"]}
+    wanted = x
+    for _ in range(loops):
+        wanted = CrissCrossAttention().apply(layer, wanted)
+    np.testing.assert_allclose(RCCA(loops).apply(variables, x), wanted, rtol=1e-5, atol=1e-5)
+
+
+def dependence(loops, height=4, width=5):
+    """[H, W, H, W]: whether output pixel (y, x) changes with input pixel (i, j)."""
+    x = jax.random.normal(jax.random.key(1), (1, height, width, 8))
+    variables = with_gamma(RCCA(loops).init(jax.random.key(0), x), 1.0)
+    jacobian = jax.jacobian(lambda image: RCCA(loops).apply(variables, image[None])[0])(x[0])
+    return np.abs(jacobian).max((2, 5)) > 0
+
+
+def test_one_loop_sees_exactly_the_cross():
+    y, x, i, j = np.indices((4, 5, 4, 5))
+    np.testing.assert_array_equal(dependence(1), (y == i) | (x == j))
+
+
+def test_two_loops_see_every_pixel():
+    assert dependence(2).all()
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
+    x = jax.random.normal(jax.random.key(1), (1, 4, 5, 16))
+    variables = RCCA(2).init(jax.random.key(0), x)
+    variables = with_gamma(variables, 0.5)
+    out = RCCA(2, dtype=jnp.bfloat16).apply(variables, x)
+    assert out.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(out.astype(jnp.float32), RCCA(2).apply(variables, x), atol=0.05)
