@@ -59,8 +59,11 @@ class Checkpoints:
         )
         return restored.variables, restored.optimizer
 
-    def close(self) -> None:
-        """Return when everything is on disk."""
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Return when everything is on disk, however training ended."""
         self._last.close()
         self._best.close()
 

@@ -1,5 +1,6 @@
 """How a user's mistake is told: one sentence, exit code 2, no traceback."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -14,15 +15,13 @@ def run(main: Callable[[], None]) -> None:
     """Parse the command line and run `main`, turning a user's mistake into one sentence."""
 
     def parse(arguments: list[str]) -> list[str]:
+        _check_config_file(arguments)
         try:
             rest = flags.FLAGS(arguments)
-        except flags.Error as error:
-            raise SystemExit(_complain(str(error))) from None
-        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            # ml_collections meets --config.KEY while it reads the flags
-            raise SystemExit(_complain(_flag_sentence(error))) from None
+        except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+            _exit(_last_line(error))  # all but the first come from ml_collections and --config.KEY
         if len(rest) > 1:
-            raise SystemExit(_complain(f"unknown argument {rest[1]!r}; --help lists what there is"))
+            _exit(f"unknown argument {rest[1]!r}; --help lists what there is")
         return rest
 
     def guarded(_: list[str]) -> None:
@@ -34,16 +33,28 @@ def run(main: Callable[[], None]) -> None:
                 cause = cause.__cause__ or cause.__context__  # a data worker wraps what it met
             if cause is None:
                 raise
-            raise SystemExit(_complain(str(cause))) from None
+            _exit(str(cause))
 
     app.run(guarded, flags_parser=parse)
 
 
-def _flag_sentence(error: Exception) -> str:
-    text = " ".join(str(argument) for argument in error.args) or type(error).__name__
+def _check_config_file(arguments: list[str]) -> None:
+    for i, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        if name.lstrip("-") == "config":
+            path = (value or " ".join(arguments[i + 1 : i + 2])).split(":")[0]
+            if not os.path.isfile(path):
+                _exit(f"--config={path} is not a file; the project's own configs are in configs/")
+
+
+def _last_line(error: Exception) -> str:
+    """ml_collections puts whole tracebacks into messages, with what went wrong at their end."""
+    text = " ".join(str(argument) for argument in error.args)
+    if "Traceback" in text:
+        text = text.strip().splitlines()[-1]
     return " ".join(text.split())
 
 
-def _complain(sentence: str) -> int:
+def _exit(sentence: str) -> None:
     print(f"error: {sentence}", file=sys.stderr, flush=True)
-    return 2
+    raise SystemExit(2)

@@ -8,6 +8,7 @@ folder holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,b
 
 import datetime
 import functools
+import math
 import os
 import pathlib
 import signal
@@ -109,14 +110,14 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     # ---------------------------------------------------------------- set up
     if config.distributed:
         jax.distributed.initialize()
-    configuration.check(config, jax.device_count())
     process, processes = jax.process_index(), jax.process_count()
+    configuration.check(config, jax.device_count() if processes > 1 else 1)
     train_source = pipeline.open_source(config.data, config.data.train_split)
     eval_source = pipeline.open_source(config.data, config.data.eval_split) if config.eval_every else None
     prepare_workdir(config, workdir)
 
     # ------------------------------------------------- mesh, model, optimizer
-    mesh = sharding.data_mesh()
+    mesh = sharding.data_mesh(jax.devices()[: math.gcd(config.batch_size, jax.device_count())])
     model = configuration.build_model(config, len(train_source.classes))
     optimizer = sgd(config.optimizer, config.steps)
     schedule = poly_schedule(config.optimizer, config.steps)
@@ -125,96 +126,96 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         out_shardings=sharding.replicated(mesh),
     )()
 
-    # --------------------------------------------------------------- resume
-    checkpoints = Checkpoints(workdir)
-    start = checkpoints.latest_step() or 0
-    if start:
-        variables, buffers = checkpoints.restore_last(state.variables, state.optimizer)
-        state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
-        print(f"going on from step {start} of {workdir}")
-    if start >= config.steps:
-        print(f"{workdir} has all its {config.steps} steps; nothing to train")
-        return
+    with Checkpoints(workdir) as checkpoints:
+        # ----------------------------------------------------------- resume
+        start = checkpoints.latest_step() or 0
+        if start:
+            variables, buffers = checkpoints.restore_last(state.variables, state.optimizer)
+            state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
+            print(f"going on from step {start} of {workdir}")
+        if start >= config.steps:
+            print(f"{workdir} has all its {config.steps} steps; nothing to train")
+            return
 
-    # ----------------------------------------------------------------- data
-    batches = pipeline.train_batches(
-        train_source, config.data, config.batch_size, config.seed, start, process, processes
-    )
-    batches = sharding.prefetched(batches, mesh)
+        # ------------------------------------------------------------- data
+        batches = pipeline.train_batches(
+            train_source, config.data, config.batch_size, config.seed, start, process, processes
+        )
+        batches = sharding.prefetched(batches, mesh)
 
-    # ---------------------------------------------------------------- steps
-    train_step = make_train_step(model, optimizer, config.loss, config.seed)
-    predict = whole_image(model)
-    log = MetricLog(workdir, start, enabled=process == 0)
-    stop = StopSignal()
-    parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
-    print(
-        f"{parameters:,} parameters, {jax.device_count()} x {jax.devices()[0].device_kind}, "
-        f"run folder {workdir}"
-    )
+        # ------------------------------------------------------------ steps
+        train_step = make_train_step(model, optimizer, config.loss, config.seed)
+        predict = whole_image(model)
+        log = MetricLog(workdir, start, enabled=process == 0)
+        stop = StopSignal()
+        parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
+        print(
+            f"{parameters:,} parameters, {mesh.size} of {jax.device_count()} devices "
+            f"({jax.devices()[0].device_kind}), run folder {workdir}"
+        )
 
-    bar = tqdm.tqdm(total=config.steps, initial=start, unit="step", dynamic_ncols=True, disable=process != 0)
-    since, last_logged = time.perf_counter(), start
-    for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
-        state, metrics = train_step(state, batch)
-        bar.update()
-        due = {
-            name: step % every == 0 or step == config.steps
-            for name, every in (("log", config.log_every), ("checkpoint", config.checkpoint_every))
-        }
-        due["eval"] = eval_source is not None and (step % config.eval_every == 0 or step == config.steps)
+        bar = tqdm.tqdm(
+            total=config.steps, initial=start, unit="step", dynamic_ncols=True, disable=process != 0
+        )
+        since, last_logged = time.perf_counter(), start
+        for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
+            state, metrics = train_step(state, batch)
+            bar.update()
+            stopped_by = stop.received  # read once: a signal may come between two of the lines below
+            final = step == config.steps
+            log_due = final or step % config.log_every == 0
+            checkpoint_due = final or step % config.checkpoint_every == 0 or stopped_by
+            eval_due = config.eval_every and (final or step % config.eval_every == 0)
 
-        if due["log"] or due["checkpoint"] or due["eval"] or stop.received:
-            values = {name: float(value) for name, value in metrics.items()}
-            if not jnp.isfinite(values["loss"]):
-                raise UserError(
-                    f"the loss is {values['loss']} at step {step}: lower --config.optimizer.learning_rate; "
-                    f"the checkpoints in {workdir} are from before"
+            # ---------------------------------------------------------- log
+            if log_due or checkpoint_due or eval_due:
+                values = {name: float(value) for name, value in metrics.items()}
+                if not math.isfinite(values["loss"]):
+                    raise UserError(
+                        f"the loss is {values['loss']} at step {step}: lower "
+                        f"--config.optimizer.learning_rate; the checkpoints in {workdir} are from before"
+                    )
+                now = time.perf_counter()
+                rate = config.batch_size * (step - last_logged) / (now - since)
+                since, last_logged = now, step
+                values |= {"learning_rate": float(schedule(step - 1)), "images_per_second": rate}
+                log.write(step, values)
+                bar.set_postfix_str(
+                    f"loss {values['loss']:.3f}, rate {values['learning_rate']:.2e}, {rate:.1f} images/s",
+                    refresh=False,
                 )
-            now = time.perf_counter()
-            rate = config.batch_size * (step - last_logged) / (now - since)
-            since, last_logged = now, step
-            values |= {"learning_rate": float(schedule(step - 1)), "images_per_second": rate}
-            log.write(step, values)
-            bar.set_postfix_str(
-                f"loss {values['loss']:.3f}, rate {values['learning_rate']:.2e}, {rate:.1f} images/s",
-                refresh=False,
-            )
 
-        # -------------------------------------------------------- evaluate
-        if due["eval"]:
-            bar.clear()
-            result = evaluate(
-                predict,
-                state.variables,
-                eval_source,
-                config.eval_batch_size,
-                pictures=workdir / "pictures" / config.data.eval_split,
-            )
-            log.write(
-                step, {f"{config.data.eval_split}/{k}": result[k] for k in ("mIoU", "mAcc", "pixel_accuracy")}
-            )
-            bar.write(f"step {step}: {config.data.eval_split} mIoU {100 * result['mIoU']:.2f} %")
-            checkpoints.save_best(step, state.variables, result["mIoU"])
+            # ----------------------------------------------------- evaluate
+            if eval_due:
+                split = config.data.eval_split
+                result = evaluate(
+                    predict,
+                    state.variables,
+                    eval_source,
+                    config.eval_batch_size,
+                    workdir / "pictures" / split,
+                )
+                log.write(
+                    step, {f"{split}/{name}": result[name] for name in ("mIoU", "mAcc", "pixel_accuracy")}
+                )
+                bar.write(f"step {step}: {split} mIoU {100 * result['mIoU']:.2f} %")
+                checkpoints.save_best(step, state.variables, result["mIoU"])
 
-        # ------------------------------------------------------ checkpoint
-        if due["checkpoint"] or stop.received:
-            checkpoints.save_last(step, state.variables, state.optimizer)
-        if due["eval"] or due["checkpoint"]:
-            since = time.perf_counter()
-        if stop.received and step < config.steps:
-            checkpoints.close()
-            bar.close()
-            print(f"stopped after step {step}; the same command with --workdir {workdir} goes on from there")
-            sys.exit(128 + stop.received)
+            # --------------------------------------------------- checkpoint
+            if checkpoint_due:
+                checkpoints.save_last(step, state.variables, state.optimizer)
+            if eval_due or checkpoint_due:
+                since = time.perf_counter()
+            if stopped_by and not final:
+                bar.close()
+                print(
+                    f"stopped after step {step}; the same command with --workdir {workdir} goes on from there"
+                )
+                sys.exit(128 + stopped_by)
 
-    bar.close()
-    checkpoints.close()
-    log.close()
-    print(
-        f"finished; pictures in {workdir / 'pictures'}; "
-        f"scores with: python -m ccnet_jax.eval --workdir {workdir}"
-    )
+        bar.close()
+        log.close()
+    print(f"finished; scores and pictures with: python -m ccnet_jax.eval --workdir {workdir}")
 
 
 class StopSignal:

@@ -14,6 +14,8 @@ from ml_collections import config_dict
 
 def get_config(depth: str = "101") -> ml_collections.ConfigDict:
     """The paper's section 4.2. depth: "50" or "101"."""
+    if depth not in ("50", "101"):
+        raise ValueError(f"configs/cityscapes.py has the variants 50 and 101, not {depth}")
     return ml_collections.ConfigDict(
         {
             "steps": 60_000,

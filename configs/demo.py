@@ -15,14 +15,14 @@ def get_config() -> ml_collections.ConfigDict:
     """ResNet-10 of an eighth of the width, whole 192x96 pictures."""
     return ml_collections.ConfigDict(
         {
-            "steps": 1500,
-            "batch_size": 8,
+            "steps": 3000,
+            "batch_size": 4,
             "seed": 0,
             "dtype": "float32",
-            "log_every": 10,
+            "log_every": 20,
             "eval_every": 500,
             "eval_batch_size": 10,
-            "checkpoint_every": 250,
+            "checkpoint_every": 500,
             "distributed": False,
             "data": {
                 "name": "streets",

@@ -8,7 +8,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
 
-# Tests compile many small programs; what is compiled once is kept for the next test and the next run.
+# Tests compile many small programs and run each once or twice: optimizing them would take most of the time.
+jax.config.update("jax_disable_most_optimizations", True)
+# What is compiled once is kept for the next test and the next run.
 jax.config.update(
     "jax_compilation_cache_dir", os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "jax")
 )

@@ -6,6 +6,7 @@ from typing import Any
 
 import grain.python as grain
 import numpy as np
+from absl import flags
 
 from ccnet_jax.data import camvid, cityscapes, streets, transforms
 from ccnet_jax.data.files import VOID, Source
@@ -64,6 +65,8 @@ def train_batches(
     samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(augment)
     batches = samples[process::processes].batch(batch_size // processes)[start:]
     if data.workers:
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, which a notebook never parses
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
         batches = batches.to_iter_dataset(reading)
         batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))

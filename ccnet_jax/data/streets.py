@@ -116,7 +116,7 @@ def draw_scene(random: np.random.RandomState, red: bool | None = None) -> tuple[
     for _ in range(random.randint(1, 4)):
         _draw_tree(image, label, random, kerb)
     vehicle = _WAITING if red else _MOVING
-    for _ in range(random.randint(2, 4)):
+    for _ in range(random.randint(3, 5)):
         _draw_vehicle(image, label, random, vehicle)
     for _ in range(random.randint(1, 4)):
         _draw_pole(image, label, random, kerb)
@@ -198,8 +198,8 @@ def _draw_lane(
     image: np.ndarray, label: np.ndarray, random: np.random.RandomState, kerb: int, kind: int
 ) -> None:
     top = kerb + random.randint(7, 12)
-    bottom = top + random.randint(20, 29)
-    left = WIDTH - FAR_REACH + random.randint(0, 10)
+    bottom = top + random.randint(24, 33)
+    left = WIDTH - FAR_REACH + random.randint(0, 6)
     slant = random.randint(0, 3)
     here = _box(left, WIDTH, top, bottom)
     rows, columns = _ROWS[here], _COLUMNS[here]
@@ -226,7 +226,7 @@ def _draw_tree(image: np.ndarray, label: np.ndarray, random: np.random.RandomSta
 def _draw_vehicle(image: np.ndarray, label: np.ndarray, random: np.random.RandomState, kind: int) -> None:
     width, height = random.randint(22, 36), random.randint(13, 19)
     left = random.randint(WIDTH - FAR_REACH + 2, WIDTH - 10)
-    top = random.randint(FAR_TOP + 2, 70)
+    top = random.randint(FAR_TOP + 2, 64)
     label[_box(left - 1, left + width + 1, top - 1, top + height + 1)] = VOID  # a contour nobody can annotate
     roof, sill = top + height // 3, top + height - 2
     paint = _colour(random, (150, 60, 140), 25)

@@ -59,7 +59,7 @@ def test_feature_shapes(flavour, size, features, depth):
 def test_every_context_gives_full_size_finite_logits_and_gradients(context, flavour):
     model = CCNet(5, 10, flavour, context, width=0.125)
     images = jax.random.randint(jax.random.key(0), (2, 32, 45, 3), 0, 256).astype(jnp.uint8)
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
 
     @jax.jit
     def gradient(params):
@@ -78,7 +78,7 @@ def test_every_context_gives_full_size_finite_logits_and_gradients(context, flav
 
     gradients, updated = gradient(variables["params"])
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves((gradients, updated)))
-    logits, auxiliary = model.apply(variables, images)
+    logits, auxiliary = jax.jit(model.apply)(variables, images)
     assert auxiliary is None
     assert logits.shape == (2, 32, 45, 5)
     assert logits.dtype == jnp.float32
@@ -96,7 +96,7 @@ def test_any_size_from_32_works(size):
 def test_bfloat16_keeps_float32_parameters_statistics_and_logits():
     model = CCNet(3, 10, "mmseg", width=0.125, dtype=jnp.bfloat16)
     images = jax.random.randint(jax.random.key(0), (2, 32, 32, 3), 0, 256).astype(jnp.uint8)
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     (logits, _), updated = model.apply(
         variables, images, train=True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"]
     )
@@ -111,7 +111,7 @@ def test_bfloat16_keeps_float32_parameters_statistics_and_logits():
 def test_remat_changes_nothing_but_memory():
     images = jax.random.randint(jax.random.key(0), (2, 32, 32, 3), 0, 256).astype(jnp.uint8)
     kept, recomputed = (CCNet(3, 10, "mmseg", width=0.125, remat=remat) for remat in (False, True))
-    variables = kept.init(jax.random.key(0), images)
+    variables = jax.jit(kept.init)(jax.random.key(0), images)
 
     def gradient(model):
         def loss(params):

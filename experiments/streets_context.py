@@ -1,0 +1,98 @@
+"""Which context modules can name what only a far signal tells: the built-in `streets` scenes.
+
+    python experiments/streets_context.py [--runs runs/streets_context] [--seeds 1]
+
+Trains configs/demo.py with each context module (the paper's Table 4, in small), evaluates the last
+checkpoint on the validation scenes, at one scale and with multi-scale + flip, and writes
+experiments/results/streets_context.json and .md: mIoU, and the mean IoU of the four context classes.
+A run that is finished is not trained again, so an interrupted experiment goes on.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+
+import jax
+
+from ccnet_jax.data.streets import CONTEXT_CLASSES
+
+ROOT = pathlib.Path(__file__).parents[1]
+VARIANTS = {
+    "none": {"context": "none"},
+    "RCCA, 1 loop": {"context": "rcca", "loops": 1},
+    "RCCA, 2 loops": {"context": "rcca", "loops": 2},
+    "PSP": {"context": "psp"},
+    "ASPP": {"context": "aspp"},
+    "Non-local": {"context": "nonlocal"},
+}
+
+
+def program(name: str, *arguments: str) -> None:
+    """Run `python -m ccnet_jax.NAME`, as a user would."""
+    subprocess.run([sys.executable, "-m", f"ccnet_jax.{name}", *arguments], cwd=ROOT, check=True)
+
+
+def measure(variant: dict[str, str | int], seed: int, workdir: pathlib.Path) -> dict[str, float]:
+    """Train and evaluate one network; scores are fractions, time is in seconds."""
+    overrides = [f"--config.model.{key}={value}" for key, value in variant.items()]
+    clock = workdir / "seconds.json"
+    if not clock.exists():
+        begun = time.time()
+        program(
+            "train", "--config=configs/demo.py", f"--config.seed={seed}", f"--workdir={workdir}", *overrides
+        )
+        clock.write_text(json.dumps(time.time() - begun))
+    row = {"seconds": json.loads(clock.read_text())}
+    for mode, flags, name in (("", [], "eval-val"), ("_ms_flip", ["--ms-flip"], "eval-val-ms-flip")):
+        program("eval", f"--workdir={workdir}", *flags)
+        report = json.loads((workdir / f"{name}.json").read_text())
+        iou = dict(zip(report["classes"], report["IoU"], strict=True))
+        row[f"mIoU{mode}"] = report["mIoU"]
+        row[f"context_IoU{mode}"] = sum(iou[c] for c in CONTEXT_CLASSES) / len(CONTEXT_CLASSES)
+    return row
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as Markdown, in percent."""
+    lines = [
+        "| context module | seed | mIoU | context classes | mIoU, ms + flip | training |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row['context']} | {row['seed']} | {100 * row['mIoU']:.1f} | {100 * row['context_IoU']:.1f} "
+            f"| {100 * row['mIoU_ms_flip']:.1f} | {row['seconds']:.0f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "streets_context")
+    parser.add_argument("--seeds", type=int, default=1, help="repeat every row with so many seeds")
+    arguments = parser.parse_args()
+
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    report = {"jax": jax.__version__, "python": platform.python_version(), "commit": commit, "rows": []}
+    report |= {"device": f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores"}
+    for seed in range(arguments.seeds):
+        for name, variant in VARIANTS.items():
+            workdir = arguments.runs.resolve() / f"{name.replace(' ', '').replace(',', '-')}-{seed}"
+            report["rows"].append({"context": name, "seed": seed, **measure(variant, seed, workdir)})
+            results = ROOT / "experiments" / "results"
+            results.mkdir(exist_ok=True)
+            (results / "streets_context.json").write_text(json.dumps(report, indent=2) + "\n")
+            (results / "streets_context.md").write_text(table(report["rows"]))
+    print(table(report["rows"]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What several tests share: small configs, a folder of pictures, running the programs as a user does."""
+
+import importlib.util
+import os
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import ml_collections
+import numpy as np
+
+from ccnet_jax.data.streets import Streets
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def load_config(name: str, **changes) -> ml_collections.ConfigDict:
+    """configs/NAME.py with {"dotted__key": value}: double underscores stand for dots."""
+    path = ROOT / "configs" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+def write_camvid(folder: pathlib.Path, pictures: int = 4) -> pathlib.Path:
+    """`pictures` scenes' 96x64 middles as a CamVid folder; the last two classes of `streets` are void."""
+    for split in ("train", "val"):
+        for i in range(pictures):
+            sample = {key: value[16:80, 48:144] for key, value in Streets("train")[i].items()}
+            label = np.where(sample["label"] < 11, sample["label"], 255).astype(np.uint8)
+            for kind, pixels in (("images", sample["image"][..., ::-1]), ("labels", label)):
+                path = folder / kind / split / f"{i}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), pixels)
+    return folder
+
+
+def start(program: str, *arguments: str, cwd: pathlib.Path) -> subprocess.Popen:
+    """`python -m ccnet_jax.PROGRAM ARGUMENTS` on one CPU device."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "jax")
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+    return subprocess.Popen(
+        [sys.executable, "-m", f"ccnet_jax.{program}", *arguments],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(program: str, *arguments: str, cwd: pathlib.Path) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error of `start`, when it ends."""
+    process = start(program, *arguments, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err

@@ -1,0 +1,157 @@
+"""The programs as a user runs them: what they print, their exit codes, what they leave behind."""
+
+import json
+import signal
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from tests import helpers
+
+TINY = [
+    "--config.batch_size=2",
+    "--config.log_every=1",
+    "--config.data.crop=(48, 64)",
+    "--config.eval_every=0",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a configs/, a camvid/ of four pictures and runs/tiny, trained for two steps."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "configs").symlink_to(helpers.ROOT / "configs")
+    helpers.write_camvid(folder / "camvid")
+    code, out, err = train(folder, "--workdir=runs/tiny", "--config.steps=2")
+    assert code == 0, err
+    assert "241,935 parameters" in out
+    return folder
+
+
+def train(folder, *arguments):
+    camvid = [
+        f"--config={helpers.ROOT}/configs/demo.py",
+        "--config.data.name=camvid",
+        "--config.data.dir=camvid",
+        *TINY,
+    ]
+    return helpers.run("train", *camvid, *arguments, cwd=folder)
+
+
+def assert_one_sentence(result, *words):
+    code, _, err = result
+    assert code != 0
+    assert "Traceback" not in err, err
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, err
+    for word in words:
+        assert word in errors[0], errors[0]
+
+
+def test_eval_with_ms_flip_and_nothing_else_evaluates_the_newest_run(folder):
+    code, out, err = helpers.run("eval", "--ms-flip", cwd=folder)
+    assert code == 0, err
+    for word in ("building", "mIoU", "mAcc", "pixel accuracy", "runs/tiny"):
+        assert word in out
+    report = json.loads((folder / "runs/tiny/eval-val-ms-flip.json").read_text())
+    assert report["pictures"] == 4
+    assert report["step"] == 2
+    assert len(report["IoU"]) == len(report["classes"]) == 11
+    assert 0 < report["pixel_accuracy"] < 1
+    assert len(list((folder / "runs/tiny/pictures/val-ms-flip").glob("*.png"))) == 4
+
+
+def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
+    last = next((folder / "runs/tiny/checkpoints/last").iterdir())
+    code, out, err = helpers.run(
+        "eval",
+        "--workdir=runs/tiny",
+        "--split=train",
+        f"--checkpoint={last}",
+        "--output=a/b.json",
+        "--limit=3",
+        cwd=folder,
+    )
+    assert code == 0, err
+    assert "3 pictures" in out
+    assert json.loads((folder / "a/b.json").read_text())["split"] == "train"
+
+
+@pytest.mark.parametrize("program", ["train", "eval"])
+def test_help(program, folder):
+    _, out, err = helpers.run(program, "--help", cwd=folder)
+    assert "--workdir" in out + err
+    assert "python -m ccnet_jax." + program in out + err
+
+
+def test_wrong_keys_and_values_are_named(folder):
+    assert_one_sentence(train(folder, "--config.model.dept=18"), "dept", "depth")
+    assert_one_sentence(train(folder, "--config.modle.depth=18"), "modle", "model")
+    assert_one_sentence(train(folder, "--config.steps=many"), "steps", "many")
+    assert_one_sentence(train(folder, "--config.model.context=resnet"), "model.context", "rcca", "psp")
+    assert_one_sentence(train(folder, "--stepz=4"), "stepz")
+    assert_one_sentence(helpers.run("train", cwd=folder), "--config")
+    assert_one_sentence(helpers.run("train", "--config=configs/nope.py", cwd=folder), "configs/nope.py")
+    with_override = ("--config", "configs/nope.py", "--config.steps=3")
+    assert_one_sentence(helpers.run("train", *with_override, cwd=folder), "configs/nope.py")
+    assert_one_sentence(
+        helpers.run("train", "--config=configs/cityscapes.py:18", cwd=folder), "variants 50 and 101"
+    )
+
+
+def test_missing_data_says_what_to_put_where(folder):
+    assert_one_sentence(
+        helpers.run("train", "--config=configs/cityscapes.py", cwd=folder), "data.dir", "leftImg8bit"
+    )
+    assert_one_sentence(train(folder, "--config.data.dir=nowhere"), "nowhere", "images/{train,val,test}")
+    assert not (folder / "nowhere").exists()
+
+
+def test_missing_run_and_checkpoint(folder, tmp_path):
+    assert_one_sentence(helpers.run("eval", cwd=tmp_path), "runs/latest", "train first")
+    assert_one_sentence(helpers.run("eval", "--checkpoint=best", cwd=folder), "no checkpoint", "--checkpoint")
+    assert_one_sentence(helpers.run("eval", "--split=night", cwd=folder), "night")
+
+
+def test_a_bad_label_met_while_training(folder, tmp_path):
+    data = helpers.write_camvid(tmp_path / "camvid", pictures=1)
+    label = data / "labels/train/0.png"
+    cv2.imwrite(str(label), np.full((64, 96), 77, np.uint8))
+    result = train(tmp_path, f"--config.data.dir={data}", "--workdir=run")
+    assert_one_sentence(result, "labels/train/0.png", "77")
+    cv2.imwrite(str(label), np.zeros((64, 95), np.uint8))
+    result = train(
+        tmp_path,
+        f"--config.data.dir={data}",
+        "--workdir=run",
+        "--config.data.workers=1",
+    )
+    assert_one_sentence(result, "labels/train/0.png", "95x64", "96x64")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_run_stopped_or_killed_goes_on(folder, how):
+    name = f"runs/{how.name}"
+    arguments = ["--config=configs/demo.py", *TINY, "--config.steps=400", "--config.checkpoint_every=2"]
+    process = helpers.start("train", *arguments, f"--workdir={name}", cwd=folder)
+    metrics = folder / name / "metrics.jsonl"
+    deadline = time.time() + 200
+    while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 12):
+        assert process.poll() is None, process.communicate()
+        assert time.time() < deadline
+        time.sleep(0.05)
+    process.send_signal(how)
+    out, _ = process.communicate(timeout=100)
+    if how == signal.SIGTERM:
+        assert process.returncode == 128 + signal.SIGTERM
+        assert "goes on from there" in out
+    reached = len(metrics.read_text().splitlines())
+    assert reached < 400
+    arguments[-2] = f"--config.steps={reached + 10}"
+    code, out, err = helpers.run("train", *arguments, f"--workdir={name}", cwd=folder)
+    assert code == 0, err
+    assert "going on from step" in out
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == list(range(1, reached + 11))

@@ -1,0 +1,191 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccnet_jax import config as configuration
+from ccnet_jax import sharding, train
+from ccnet_jax.checkpoint import load_variables
+from ccnet_jax.data.streets import Streets
+from ccnet_jax.errors import UserError
+from ccnet_jax.optimizer import sgd
+from tests.helpers import load_config, write_camvid
+
+LOGGED = ("loss", "main_loss", "auxiliary_loss", "learning_rate")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def small_config(folder, **changes):
+    values = {
+        "data__name": "camvid",
+        "data__dir": str(folder),
+        "batch_size": 8,
+        "log_every": 1,
+        "eval_every": 0,
+        "checkpoint_every": 100,
+    }
+    return load_config("demo", **(values | changes))
+
+
+def logged(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def batch_of(count, size=(48, 64)):
+    samples = [Streets("train")[i] for i in range(count)]
+    window = np.s_[24 : 24 + size[0], 64 : 64 + size[1]]
+    return {key: np.stack([s[key][window] for s in samples]) for key in ("image", "label")}
+
+
+@pytest.mark.parametrize("ohem", [False, True])
+def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem):
+    config = load_config("demo", loss__ohem=ohem, loss__ohem_min_kept=500)
+    model = configuration.build_model(config, 13)
+    optimizer = sgd(config.optimizer, 10)
+    gradient = jax.jit(jax.value_and_grad(train.make_loss(model, config.loss), has_aux=True))
+    results = []
+    for count in (1, 8):
+        mesh = sharding.data_mesh(jax.devices()[:count])
+        state = jax.device_put(train.initial_state(model, optimizer, 0), sharding.replicated(mesh))
+        batch = sharding.put_batch(batch_of(8), mesh)
+        assert len(batch["image"].addressable_shards) == count
+        assert batch["image"].addressable_shards[0].data.shape[0] == 8 // count
+        variables = state.variables
+        (loss, (_, batch_stats)), gradients = gradient(
+            variables["params"], variables["batch_stats"], batch, jax.random.key(3)
+        )
+        step = train.make_train_step(model, optimizer, config.loss, seed=0)
+        after, metrics = step(state, batch)
+        results.append((loss, batch_stats, gradients, metrics, after.variables["batch_stats"]))
+    one, eight = (jax.tree.map(np.asarray, result) for result in results)
+    scale = max(np.abs(x).max() for x in jax.tree.leaves(one[2]))
+
+    def close(a, b):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * max(scale, 1))
+
+    np.testing.assert_allclose(one[0], eight[0], rtol=1e-5)
+    jax.tree.map(close, one, eight)
+    assert any(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(one[2]))
+
+
+def test_the_loss_is_main_plus_weighted_auxiliary():
+    config = load_config("demo", loss__auxiliary_weight=0.25)
+    model = configuration.build_model(config, 13)
+    variables = train.initial_state(model, sgd(config.optimizer, 10), 0).variables
+    loss, (metrics, _) = train.make_loss(model, config.loss)(
+        variables["params"], variables["batch_stats"], batch_of(2), jax.random.key(0)
+    )
+    np.testing.assert_allclose(loss, metrics["main_loss"] + 0.25 * metrics["auxiliary_loss"], rtol=1e-6)
+    assert metrics["auxiliary_loss"] > 0
+
+
+def test_a_run_overfits_four_pictures(tmp_path):
+    config = small_config(
+        write_camvid(tmp_path / "camvid"),
+        steps=120,
+        batch_size=4,
+        eval_every=120,
+        log_every=10,
+        data__eval_split="train",
+    )
+    train.train(config, tmp_path / "run")
+    lines = logged(tmp_path / "run")
+    assert lines[-1]["train/mIoU"] > 0.75
+    assert lines[-1]["train/pixel_accuracy"] > 0.93
+    assert lines[-2]["loss"] < 0.35
+    names = sorted(p.name for p in (tmp_path / "run/pictures/train").iterdir())
+    assert names == ["0.png", "1.png", "2.png", "3.png"]
+    assert (tmp_path / "runs/latest").resolve() == (tmp_path / "run").resolve()
+    assert list((tmp_path / "run").glob("events.out.tfevents*"))
+
+
+def test_bfloat16_learns_too(tmp_path):
+    folder = write_camvid(tmp_path / "camvid")
+    train.train(small_config(folder, steps=20, batch_size=4, dtype="bfloat16"), tmp_path / "run")
+    lines = logged(tmp_path / "run")
+    assert lines[-1]["loss"] < 0.4 * lines[0]["loss"]
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    folder = write_camvid(tmp_path / "camvid")
+    config = small_config(folder, steps=6, data__crop=(48, 64), data__flip=True)
+    train.train(config, tmp_path / "whole")
+
+    with monkeypatch.context() as patch:
+        received = iter([0, 0, 2])
+        patch.setattr(
+            train, "StopSignal", lambda: type("S", (), {"received": property(lambda _: next(received))})()
+        )
+        with pytest.raises(SystemExit) as stopped:
+            train.train(config, tmp_path / "parts")
+        assert stopped.value.code == 130
+    assert [line["step"] for line in logged(tmp_path / "parts")] == [1, 2, 3]
+    train.train(config, tmp_path / "parts")
+
+    whole, parts = logged(tmp_path / "whole"), logged(tmp_path / "parts")
+    assert [line["step"] for line in parts] == [1, 2, 3, 4, 5, 6]
+    for a, b in zip(whole, parts, strict=True):
+        np.testing.assert_allclose([a[k] for k in LOGGED], [b[k] for k in LOGGED], rtol=1e-5)
+    like = jax.eval_shape(
+        lambda: train.initial_state(configuration.build_model(config, 11), sgd(config.optimizer, 6), 0)
+    )
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(sharding.data_mesh())),
+        like.variables,
+    )
+    (a, step_a), (b, step_b) = (load_variables(tmp_path / name, "last", like) for name in ("whole", "parts"))
+    assert step_a == step_b == 6
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
+
+
+def test_a_finished_run_costs_nothing_and_a_longer_one_goes_on(tmp_path, capsys):
+    folder = write_camvid(tmp_path / "camvid")
+    config = small_config(folder, steps=2, data__crop=(48, 64))
+    train.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
+    assert "nothing to train" in capsys.readouterr().out
+    config.steps = 3
+    train.train(config, tmp_path / "run")
+    assert [line["step"] for line in logged(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_another_config_in_the_same_folder_is_refused_and_loses_nothing(tmp_path):
+    folder = write_camvid(tmp_path / "camvid")
+    train.train(small_config(folder, steps=1, data__crop=(48, 64)), tmp_path / "run")
+    before = (tmp_path / "run/config.json").read_text()
+    with pytest.raises(UserError, match=r"model.context='rcca', not 'psp'.*another --workdir"):
+        train.train(
+            small_config(folder, steps=1, data__crop=(48, 64), model__context="psp"), tmp_path / "run"
+        )
+    assert (tmp_path / "run/config.json").read_text() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
+    folder = write_camvid(tmp_path / "camvid")
+    config = small_config(
+        folder, steps=30, data__crop=(48, 64), optimizer__learning_rate=1e30, checkpoint_every=1
+    )
+    with pytest.raises(UserError, match="lower --config.optimizer.learning_rate"):
+        train.train(config, tmp_path / "run")
+    saved = int(next((tmp_path / "run/checkpoints/last").iterdir()).name)
+    assert all(np.isfinite(line["loss"]) for line in logged(tmp_path / "run"))
+    assert saved <= logged(tmp_path / "run")[-1]["step"]
+
+
+def test_dropout_differs_from_step_to_step():
+    config = load_config("demo")
+    model = configuration.build_model(config, 13)
+    variables = train.initial_state(model, sgd(config.optimizer, 10), 0).variables
+    loss = jax.jit(train.make_loss(model, config.loss))
+    values = {
+        float(loss(variables["params"], variables["batch_stats"], batch_of(2), jax.random.key(i))[0])
+        for i in (0, 1)
+    }
+    assert len(values) == 2
+    assert all(jnp.isfinite(v) for v in values)
