@@ -42,7 +42,10 @@ class MetricLog:
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
 
-    def close(self) -> None:
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """Everything to disk."""
         if self._enabled:
             self._lines.close()

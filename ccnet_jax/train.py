@@ -6,6 +6,7 @@ The same command with the same --workdir goes on where the run was stopped, kill
 folder holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best} and pictures/.
 """
 
+import contextlib
 import datetime
 import functools
 import math
@@ -98,6 +99,7 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         params = state.variables["params"]
         (_, (metrics, batch_stats)), gradients = gradient(params, state.variables["batch_stats"], batch, key)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
         updates, buffers = optimizer.update(gradients, state.optimizer, params)
         params = optax.apply_updates(params, updates)
         return State(state.step + 1, {"params": params, "batch_stats": batch_stats}, buffers), metrics
@@ -126,8 +128,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         out_shardings=sharding.replicated(mesh),
     )()
 
-    with Checkpoints(workdir) as checkpoints:
+    with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
         # ----------------------------------------------------------- resume
+        checkpoints = closing.enter_context(Checkpoints(workdir))
         start = checkpoints.latest_step() or 0
         if start:
             variables, buffers = checkpoints.restore_last(state.variables, state.optimizer)
@@ -146,7 +149,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         # ------------------------------------------------------------ steps
         train_step = make_train_step(model, optimizer, config.loss, config.seed)
         predict = whole_image(model)
-        log = MetricLog(workdir, start, enabled=process == 0)
+        log = closing.enter_context(MetricLog(workdir, start, enabled=process == 0))
         stop = StopSignal()
         parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
         print(
@@ -157,6 +160,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         bar = tqdm.tqdm(
             total=config.steps, initial=start, unit="step", dynamic_ncols=True, disable=process != 0
         )
+        closing.enter_context(bar)
         since, last_logged = time.perf_counter(), start
         for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
             state, metrics = train_step(state, batch)
@@ -170,10 +174,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             # ---------------------------------------------------------- log
             if log_due or checkpoint_due or eval_due:
                 values = {name: float(value) for name, value in metrics.items()}
-                if not math.isfinite(values["loss"]):
+                if not all(map(math.isfinite, values.values())):
                     raise UserError(
-                        f"the loss is {values['loss']} at step {step}: lower "
-                        f"--config.optimizer.learning_rate; the checkpoints in {workdir} are from before"
+                        f"at step {step} the loss is {values['loss']} and the gradient's norm "
+                        f"{values['gradient_norm']}: lower --config.optimizer.learning_rate; "
+                        f"the checkpoints in {workdir} are from before"
                     )
                 now = time.perf_counter()
                 rate = config.batch_size * (step - last_logged) / (now - since)
@@ -213,8 +218,6 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 )
                 sys.exit(128 + stopped_by)
 
-        bar.close()
-        log.close()
     print(f"finished; scores and pictures with: python -m ccnet_jax.eval --workdir {workdir}")
 
 

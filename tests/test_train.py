@@ -62,7 +62,7 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem):
         )
         step = train.make_train_step(model, optimizer, config.loss, seed=0)
         after, metrics = step(state, batch)
-        results.append((loss, batch_stats, gradients, metrics, after.variables["batch_stats"]))
+        results.append((loss, batch_stats, gradients, metrics, after.variables))
     one, eight = (jax.tree.map(np.asarray, result) for result in results)
     scale = max(np.abs(x).max() for x in jax.tree.leaves(one[2]))
 
