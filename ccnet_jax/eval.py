@@ -21,11 +21,10 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/latest", "folder of the run")
 _SPLIT = flags.DEFINE_string("split", None, "split of the data set; default the run's data.eval_split")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or the folder of a checkpoint")
 _MS_FLIP = flags.DEFINE_bool(
-    "ms_flip", False, "average probabilities over scales 0.5 to 1.75 and mirror images"
+    "ms-flip", False, "average probabilities over scales 0.5 to 1.75 and mirror images"
 )
-flags.DEFINE_alias("ms-flip", "ms_flip")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file; default WORKDIR/eval-SPLIT[-ms-flip].json")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "the data's folder, where it is not the run's data.dir")
+_DATA_DIR = flags.DEFINE_string("data-dir", None, "the data's folder, where it is not the run's data.dir")
 _LIMIT = flags.DEFINE_integer("limit", None, "evaluate the first pictures only", lower_bound=1)
 
 

@@ -15,7 +15,7 @@ def get_config() -> ml_collections.ConfigDict:
     """ResNet-10 of an eighth of the width, whole 192x96 pictures."""
     return ml_collections.ConfigDict(
         {
-            "steps": 3000,
+            "steps": 1500,
             "batch_size": 4,
             "seed": 0,
             "dtype": "float32",
