@@ -4,8 +4,9 @@
 
 Trains configs/demo.py with each context module (the paper's Table 4, in small), evaluates the last
 checkpoint on the validation scenes, at one scale and with multi-scale + flip, and writes
-experiments/results/streets_context.json and .md and two pictures: mIoU, and the mean IoU of the four context classes.
-A run that is finished is not trained again, so an interrupted experiment goes on.
+experiments/results/streets_context.{json,md} and two pictures: mIoU, and the mean IoU of the four
+context classes. A run that is finished is not trained again: an interrupted
+experiment goes on.
 """
 
 import argparse
