@@ -7,9 +7,13 @@ killed at any moment leaves the one before.
 import pathlib
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 
+from ccnet_jax import sharding
 from ccnet_jax.errors import UserError
+from ccnet_jax.models.ccnet import CCNet
 
 
 class Checkpoints:
@@ -38,6 +42,7 @@ class Checkpoints:
 
     def save_best(self, step: int, variables: Any, miou: float) -> None:
         """Write the weights, if `miou` is the best so far."""
+        self._best.wait_until_finished()  # the score of the one before is written last
         best = self._best.best_step()
         if best is None or miou > self._best.metrics(best)["mIoU"]:
             self._best.save(
@@ -45,6 +50,17 @@ class Checkpoints:
                 args=ocp.args.Composite(variables=ocp.args.StandardSave(variables)),
                 metrics={"mIoU": float(miou)},
             )
+
+    @staticmethod
+    def there(folder: pathlib.Path) -> bool:
+        """Whether a run's folder holds a checkpoint to go on from."""
+        return bool(_steps(folder / "checkpoints" / "last"))
+
+    def drop_best_after(self, step: int) -> None:
+        """Forget what scored best after `step`: those updates are made again."""
+        for other in self._best.all_steps():
+            if other > step:
+                self._best.delete(other)
 
     def latest_step(self) -> int | None:
         """Number of updates behind the last checkpoint, None if there is none."""
@@ -68,16 +84,16 @@ class Checkpoints:
         self._best.close()
 
 
-def load_variables(folder: pathlib.Path, which: str, like: Any) -> tuple[Any, int]:
+def load_variables(folder: pathlib.Path, which: str, like: Any) -> tuple[Any, int | None]:
     """The network's variables from a run.
 
     Args:
       folder: of the run.
       which: "best", "last", or the folder of one checkpoint.
-      like: `jax.ShapeDtypeStruct`s of the variables, with the sharding they shall have.
+      like: `variables_like` of the network.
 
     Returns:
-      The variables, and the number of updates behind them.
+      The variables, and the number of updates behind them (None where the folder's name does not tell).
 
     Raises:
       UserError: there is no such checkpoint, or it is of another network.
@@ -88,8 +104,7 @@ def load_variables(folder: pathlib.Path, which: str, like: Any) -> tuple[Any, in
         else pathlib.Path(which).resolve()
     )
     if not (root / "variables").is_dir():
-        steps = [int(p.name) for p in root.iterdir() if p.name.isdigit()] if root.is_dir() else []
-        root = root / str(max(steps, default=0))
+        root = root / str(max(_steps(root), default=0))
     if not (root / "variables").is_dir():
         raise UserError(
             f"{root.parent} holds no checkpoint; train first, or name a run with --workdir and one of its "
@@ -97,9 +112,22 @@ def load_variables(folder: pathlib.Path, which: str, like: Any) -> tuple[Any, in
         )
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            return checkpointer.restore(root / "variables", like), int(root.name)
+            variables = checkpointer.restore(root / "variables", like)
         except (ValueError, KeyError) as error:
             first = str(error).strip().splitlines()[0]
             raise UserError(
                 f"{root} is a checkpoint of another network than its config describes: {first}"
             ) from None
+    return variables, int(root.name) if root.name.isdigit() else None
+
+
+def variables_like(model: CCNet, mesh: Mesh) -> Any:
+    """`jax.ShapeDtypeStruct`s of the network's variables, on every device of the mesh."""
+    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "uint8"))
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)), variables
+    )
+
+
+def _steps(folder: pathlib.Path) -> list[int]:
+    return [int(p.name) for p in folder.iterdir() if p.name.isdigit()] if folder.is_dir() else []

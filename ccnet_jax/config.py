@@ -12,6 +12,7 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import FLAVOURS, CCNet
 from ccnet_jax.models.context import CONTEXTS
 from ccnet_jax.models.resnet import BLOCKS
+from kernels.criss_cross import IMPLEMENTATIONS
 
 # Every key, and what it takes; None in a tuple of types stands for "not set".
 _NUMBER = (int, float)
@@ -56,8 +57,13 @@ _CHOICES: dict[str, tuple] = {
     "model.depth": tuple(BLOCKS),
     "model.flavour": tuple(FLAVOURS),
     "model.context": CONTEXTS,
+    "model.implementation": (None, *IMPLEMENTATIONS),
 }
-_AT_LEAST_1 = ("steps", "batch_size", "log_every", "eval_batch_size", "checkpoint_every", "model.loops")
+_AT_LEAST = dict.fromkeys(
+    ("steps", "batch_size", "log_every", "eval_batch_size", "checkpoint_every", "model.loops"), 1
+)
+_AT_LEAST |= dict.fromkeys(("seed", "eval_every", "data.workers", "loss.ohem_min_kept"), 0)
+_ABOVE_0 = ("model.width", "optimizer.learning_rate")
 
 # A run may go on with other values of these: they do not change what the weights mean.
 _FREE = (
@@ -82,8 +88,8 @@ def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return leaves
 
 
-def check(config: ml_collections.ConfigDict, devices: int) -> None:
-    """Raise UserError, naming the key, where the config cannot be run on this many devices."""
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raise UserError, naming the key, where the config cannot be run."""
     values = flat(config)
     for key in sorted(set(_KEYS) ^ set(values)):
         if key in _KEYS:
@@ -94,19 +100,27 @@ def check(config: ml_collections.ConfigDict, devices: int) -> None:
             wanted = " or ".join("None" if t is type(None) else t.__name__ for t in _KEYS[key])
             raise UserError(f"config.{key} must be {wanted}, not {value!r}")
         if key in _CHOICES and value not in _CHOICES[key]:
-            raise UserError(
-                f"config.{key}={value!r} does not exist; choose one of {', '.join(map(str, _CHOICES[key]))}"
-            )
-        if key in _AT_LEAST_1 and value < 1:
-            raise UserError(f"config.{key} must be at least 1, not {value}")
-        if isinstance(value, tuple) and (
-            len(value) != 2 or not all(isinstance(v, _NUMBER) and v > 0 for v in value)
-        ):
-            raise UserError(f"config.{key} must be two positive numbers, not {value!r}")
-    if values["batch_size"] % devices:
+            choices = ", ".join(map(str, _CHOICES[key]))
+            raise UserError(f"config.{key}={value!r} does not exist; choose one of {choices}")
+        if key in _AT_LEAST and value < _AT_LEAST[key]:
+            raise UserError(f"config.{key} must be at least {_AT_LEAST[key]}, not {value}")
+        if key in _ABOVE_0 and value <= 0:
+            raise UserError(f"config.{key} must be above 0, not {value}")
+    scale, crop = values["data.scale"], values["data.crop"]
+    if scale is not None and not (
+        len(scale) == 2 and all(_is_number(v) for v in scale) and 0 < scale[0] <= scale[1]
+    ):
+        raise UserError(f"config.data.scale must be (lowest, highest) ratio above 0, not {scale!r}")
+    if crop is not None and not (len(crop) == 2 and all(isinstance(v, int) and v >= 32 for v in crop)):
+        raise UserError(f"config.data.crop must be (height, width), at least 32 pixels each, not {crop!r}")
+    if scale is not None and crop is None:
         raise UserError(
-            f"config.batch_size={values['batch_size']} cannot be split evenly over {devices} devices"
+            "config.data.scale makes pictures of many sizes: set config.data.crop to the size of a batch's"
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, _NUMBER) and not isinstance(value, bool)
 
 
 def build_model(config: ml_collections.ConfigDict, num_classes: int) -> CCNet:
@@ -143,9 +157,8 @@ def load(folder: pathlib.Path) -> ml_collections.ConfigDict:
         ) from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore it") from None
-    for key in ("scale", "crop"):
-        if isinstance(values["data"].get(key), list):
-            values["data"][key] = tuple(values["data"][key])
+    data = values.get("data", {})
+    data |= {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
     return ml_collections.ConfigDict(values)
 
 

@@ -9,8 +9,6 @@ each class, mIoU, mAcc and pixel accuracy, writes them as JSON, and draws the fi
 import json
 import pathlib
 
-import jax
-import numpy as np
 from absl import flags, logging
 
 from ccnet_jax import checkpoint, errors, inference, metrics, sharding
@@ -23,7 +21,9 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or the fold
 _MS_FLIP = flags.DEFINE_bool(
     "ms-flip", False, "average probabilities over scales 0.5 to 1.75 and mirror images"
 )
-_OUTPUT = flags.DEFINE_string("output", None, "JSON file; default WORKDIR/eval-SPLIT[-ms-flip].json")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "JSON file; default WORKDIR/eval-SPLIT.json, with -best, -ms-flip, -firstN as asked"
+)
 _DATA_DIR = flags.DEFINE_string("data-dir", None, "the data's folder, where it is not the run's data.dir")
 _LIMIT = flags.DEFINE_integer("limit", None, "evaluate the first pictures only", lower_bound=1)
 
@@ -35,19 +35,22 @@ def main() -> None:
     config = configuration.load(workdir)
     if _DATA_DIR.value is not None:
         config.data.dir = _DATA_DIR.value
+    configuration.check(config)
     split = _SPLIT.value or config.data.eval_split
     source = pipeline.open_source(config.data, split)
 
     model = configuration.build_model(config, len(source.classes))
-    like = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), np.uint8))
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(sharding.data_mesh())),
-        like,
-    )
+    like = checkpoint.variables_like(model, sharding.data_mesh())
     variables, step = checkpoint.load_variables(workdir, _CHECKPOINT.value, like)
 
     mode = "ms-flip" if _MS_FLIP.value else "whole"
-    name = f"{split}-ms-flip" if _MS_FLIP.value else split
+    name = split
+    if _CHECKPOINT.value != "last":
+        name += f"-{pathlib.Path(_CHECKPOINT.value).name}"
+    if _MS_FLIP.value:
+        name += "-ms-flip"
+    if _LIMIT.value:
+        name += f"-first{_LIMIT.value}"
     predict = (inference.multi_scale_flip if _MS_FLIP.value else inference.whole_image)(model)
     print(f"{workdir.resolve()}, step {step}, split {split}, {mode}")
     result = inference.evaluate(
@@ -60,7 +63,9 @@ def main() -> None:
     report = {"split": split, "mode": mode, "step": step, "checkpoint": _CHECKPOINT.value, **result}
     report |= {"classes": list(source.classes)}
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(metrics.without_nan(report), indent=2) + "\n")
+    temporary = output.with_name(output.name + ".tmp")
+    temporary.write_text(json.dumps(metrics.without_nan(report), indent=2) + "\n")
+    temporary.replace(output)
     print(f"scores in {output}, pictures in {workdir / 'pictures' / name}")
 
 

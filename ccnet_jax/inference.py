@@ -77,7 +77,7 @@ def evaluate(
       limit: take only the first pictures.
 
     Returns:
-      `metrics.scores`, "pictures" (their number) and "images_per_second".
+      `metrics.scores`, the "confusion" matrix behind them, "pictures" (their number) and "images_per_second".
     """
     mesh = sharding.data_mesh(jax.local_devices())
     variables = sharding.on_this_process(variables, mesh)
@@ -105,7 +105,12 @@ def evaluate(
     if processes > 1:  # as int32 halves: JAX keeps no int64 unless told
         halves = multihost_utils.process_allgather(confusion.view(np.int32))
         confusion = np.ascontiguousarray(halves).view(np.int64).sum(0)
-    return {**metrics.scores(confusion), "pictures": count, "images_per_second": count / seconds}
+    return {
+        **metrics.scores(confusion),
+        "confusion": confusion.tolist(),
+        "pictures": count,
+        "images_per_second": count / seconds,
+    }
 
 
 def _probabilities(model: CCNet, variables: Any, images: jax.Array, scale: float) -> jax.Array:

@@ -25,6 +25,7 @@ import ml_collections
 import optax
 import tqdm
 from absl import flags, logging
+from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from ccnet_jax import config as configuration
@@ -32,7 +33,7 @@ from ccnet_jax import errors, losses, sharding
 from ccnet_jax.checkpoint import Checkpoints
 from ccnet_jax.data import pipeline
 from ccnet_jax.errors import UserError
-from ccnet_jax.inference import evaluate, whole_image
+from ccnet_jax.inference import DRAWN, evaluate, whole_image
 from ccnet_jax.logs import MetricLog
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.optimizer import poly_schedule, sgd
@@ -99,9 +100,10 @@ def make_train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         params = state.variables["params"]
         (_, (metrics, batch_stats)), gradients = gradient(params, state.variables["batch_stats"], batch, key)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, buffers = optimizer.update(gradients, state.optimizer, params)
         params = optax.apply_updates(params, updates)
+        metrics["parameter_norm"] = optax.tree.norm(params)
         return State(state.step + 1, {"params": params, "batch_stats": batch_stats}, buffers), metrics
 
     return train_step
@@ -110,10 +112,15 @@ def make_train_step(
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Train to `config.steps` updates in `workdir`, from its last checkpoint if it has one."""
     # ---------------------------------------------------------------- set up
+    configuration.check(config)
     if config.distributed:
-        jax.distributed.initialize()
+        join_hosts()
     process, processes = jax.process_index(), jax.process_count()
-    configuration.check(config, jax.device_count() if processes > 1 else 1)
+    if processes > 1 and config.batch_size % jax.device_count():
+        raise UserError(
+            f"config.batch_size={config.batch_size} cannot be split evenly over the {jax.device_count()} "
+            f"devices of {processes} hosts; choose a multiple"
+        )
     train_source = pipeline.open_source(config.data, config.data.train_split)
     eval_source = pipeline.open_source(config.data, config.data.eval_split) if config.eval_every else None
     prepare_workdir(config, workdir)
@@ -133,11 +140,12 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         checkpoints = closing.enter_context(Checkpoints(workdir))
         start = checkpoints.latest_step() or 0
         if start:
+            checkpoints.drop_best_after(start)
             variables, buffers = checkpoints.restore_last(state.variables, state.optimizer)
             state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
-            print(f"going on from step {start} of {workdir}")
+            say(f"going on from step {start} of {workdir}")
         if start >= config.steps:
-            print(f"{workdir} has all its {config.steps} steps; nothing to train")
+            say(f"{workdir} has all its {config.steps} steps; nothing to train")
             return
 
         # ------------------------------------------------------------- data
@@ -150,9 +158,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         train_step = make_train_step(model, optimizer, config.loss, config.seed)
         predict = whole_image(model)
         log = closing.enter_context(MetricLog(workdir, start, enabled=process == 0))
-        stop = StopSignal()
+        stop = closing.enter_context(StopSignal())
         parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
-        print(
+        say(
             f"{parameters:,} parameters, {mesh.size} of {jax.device_count()} devices "
             f"({jax.devices()[0].device_kind}), run folder {workdir}"
         )
@@ -165,20 +173,22 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
             state, metrics = train_step(state, batch)
             bar.update()
-            stopped_by = stop.received  # read once: a signal may come between two of the lines below
+            if step == start + 1:
+                point_latest(workdir)
             final = step == config.steps
             log_due = final or step % config.log_every == 0
-            checkpoint_due = final or step % config.checkpoint_every == 0 or stopped_by
+            checkpoint_due = final or step % config.checkpoint_every == 0
             eval_due = config.eval_every and (final or step % config.eval_every == 0)
+            stopped_by = stop.agreed()
 
             # ---------------------------------------------------------- log
-            if log_due or checkpoint_due or eval_due:
+            if log_due or checkpoint_due or eval_due or stopped_by:
                 values = {name: float(value) for name, value in metrics.items()}
                 if not all(map(math.isfinite, values.values())):
                     raise UserError(
                         f"at step {step} the loss is {values['loss']} and the gradient's norm "
-                        f"{values['gradient_norm']}: lower --config.optimizer.learning_rate; "
-                        f"the checkpoints in {workdir} are from before"
+                        f"{values['gradient_norm']}: lower --config.optimizer.learning_rate, in another "
+                        f"--workdir; {workdir} keeps its last good checkpoint"
                     )
                 now = time.perf_counter()
                 rate = config.batch_size * (step - last_logged) / (now - since)
@@ -191,7 +201,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 )
 
             # ----------------------------------------------------- evaluate
-            if eval_due:
+            if eval_due and not stopped_by:
                 split = config.data.eval_split
                 result = evaluate(
                     predict,
@@ -203,57 +213,99 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 log.write(
                     step, {f"{split}/{name}": result[name] for name in ("mIoU", "mAcc", "pixel_accuracy")}
                 )
-                bar.write(f"step {step}: {split} mIoU {100 * result['mIoU']:.2f} %")
+                if process == 0:
+                    bar.write(f"step {step}: {split} mIoU {100 * result['mIoU']:.2f} %")
                 checkpoints.save_best(step, state.variables, result["mIoU"])
+                stopped_by = stop.agreed()
 
             # --------------------------------------------------- checkpoint
-            if checkpoint_due:
+            if checkpoint_due or stopped_by:
                 checkpoints.save_last(step, state.variables, state.optimizer)
             if eval_due or checkpoint_due:
                 since = time.perf_counter()
             if stopped_by and not final:
                 bar.close()
-                print(
+                say(
                     f"stopped after step {step}; the same command with --workdir {workdir} goes on from there"
                 )
                 sys.exit(128 + stopped_by)
 
-    print(f"finished; scores and pictures with: python -m ccnet_jax.eval --workdir {workdir}")
+        # ---------------------------------------------------------- the end
+        if not config.eval_every:  # no validation has drawn pictures
+            split = config.data.train_split
+            pictures = workdir / "pictures" / split
+            evaluate(predict, state.variables, train_source, config.eval_batch_size, pictures, limit=DRAWN)
+    say(f"finished; pictures in {workdir / 'pictures'}, scores: python -m ccnet_jax.eval --workdir {workdir}")
 
 
 class StopSignal:
-    """Notes a first Ctrl-C or SIGTERM in `received`, so that training ends after a step, saved.
+    """Inside `with`, a first Ctrl-C or SIGTERM is noted, so that training ends after a step, saved.
 
     A second one ends the process at once.
     """
 
-    def __init__(self):
-        self.received = 0
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+    def __enter__(self) -> "StopSignal":
+        self._received = 0
+        self._before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: Any) -> None:
-        self.received = number
-        for other in (signal.SIGINT, signal.SIGTERM):
+        self._received = number
+        for other in self._before:
             signal.signal(other, signal.SIG_DFL)
+
+    def agreed(self) -> int:
+        """The signal's number, 0 for none; the same in all processes, whichever of them received one."""
+        if jax.process_count() == 1:
+            return self._received
+        return int(multihost_utils.process_allgather(jnp.int32(self._received)).max())
+
+
+def say(line: str) -> None:
+    """Print, in the first process only."""
+    if jax.process_index() == 0:
+        print(line, flush=True)
+
+
+def join_hosts() -> None:
+    """Connect this process with the run's others. Raises UserError where nothing says how."""
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"config.distributed is True but the hosts cannot find one another ({error}); start under SLURM, "
+            "Open MPI or Kubernetes, or leave it False on one machine"
+        ) from None
 
 
 def prepare_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Make the folder, keep the config in it, point runs/latest at it.
+    """Make the folder and keep the config in it.
 
-    Raises UserError where the folder holds a run of another config.
+    Raises UserError where the folder holds a run of another config, or is no folder.
     """
-    if (workdir / "config.json").exists():
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir {workdir} is a file; choose a folder")
+    if Checkpoints.there(workdir):
         configuration.check_same_run(config, workdir)
-    if jax.process_index() != 0:
-        return
-    workdir.mkdir(parents=True, exist_ok=True)
-    configuration.save(config, workdir)
-    runs = pathlib.Path("runs")
-    runs.mkdir(exist_ok=True)
-    link = runs / f".latest-{os.getpid()}"
-    link.symlink_to(os.path.relpath(workdir.resolve(), runs.resolve()))
-    link.replace(runs / "latest")
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        configuration.save(config, workdir)
+
+
+def point_latest(workdir: pathlib.Path) -> None:
+    """Make runs/latest a link to the run."""
+    if jax.process_index() == 0:
+        runs = pathlib.Path("runs")
+        runs.mkdir(exist_ok=True)
+        link = runs / f".latest-{os.getpid()}"
+        link.symlink_to(os.path.relpath(workdir.resolve(), runs.resolve()))
+        link.replace(runs / "latest")
 
 
 def main() -> None:
@@ -262,6 +314,8 @@ def main() -> None:
     if _CONFIG.value is None:
         raise UserError("pass --config configs/NAME.py; --help lists what else there is")
     workdir = _WORKDIR.value
+    if workdir is None and _CONFIG.value.get("distributed"):
+        raise UserError("with --config.distributed=True pass --workdir, so that all hosts share one folder")
     if workdir is None:
         name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         workdir = f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"

@@ -13,7 +13,10 @@ from ml_collections import config_dict
 
 
 def get_config(depth: str = "101") -> ml_collections.ConfigDict:
-    """The paper's section 4.2. depth: "50" or "101"."""
+    """The paper's section 4.2. depth: "50" or "101".
+
+    The authors keep 100k pixels of the two pictures on each of their GPUs; here the count is a picture's.
+    """
     if depth not in ("50", "101"):
         raise ValueError(f"configs/cityscapes.py has the variants 50 and 101, not {depth}")
     return ml_collections.ConfigDict(
@@ -53,6 +56,6 @@ def get_config(depth: str = "101") -> ml_collections.ConfigDict:
                 "weight_decay": 1e-4,
                 "power": 0.9,
             },
-            "loss": {"auxiliary_weight": 0.4, "ohem": True, "ohem_threshold": 0.7, "ohem_min_kept": 100_000},
+            "loss": {"auxiliary_weight": 0.4, "ohem": True, "ohem_threshold": 0.7, "ohem_min_kept": 50_000},
         }
     )

@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import cv2
+import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -39,18 +41,26 @@ def write_camvid(folder: pathlib.Path, pictures: int = 4) -> pathlib.Path:
     return folder
 
 
+def with_gamma(variables, gamma: float):
+    """The variables with every attention's gamma set, so that attention takes part."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: jnp.full_like(x, gamma) if path[-1].key == "gamma" else x, variables
+    )
+
+
 def start(program: str, *arguments: str, cwd: pathlib.Path) -> subprocess.Popen:
-    """`python -m ccnet_jax.PROGRAM ARGUMENTS` on one CPU device."""
+    """`python -m PROGRAM ARGUMENTS` on one CPU device."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     environment["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "jax")
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     return subprocess.Popen(
-        [sys.executable, "-m", f"ccnet_jax.{program}", *arguments],
+        [sys.executable, "-m", program, *arguments],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 

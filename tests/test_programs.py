@@ -1,7 +1,9 @@
 """The programs as a user runs them: what they print, their exit codes, what they leave behind."""
 
 import json
+import os
 import signal
+import socket
 import time
 
 import cv2
@@ -37,7 +39,7 @@ def train(folder, *arguments):
         "--config.data.dir=camvid",
         *TINY,
     ]
-    return helpers.run("train", *camvid, *arguments, cwd=folder)
+    return helpers.run("ccnet_jax.train", *camvid, *arguments, cwd=folder)
 
 
 def assert_one_sentence(result, *words):
@@ -51,7 +53,7 @@ def assert_one_sentence(result, *words):
 
 
 def test_eval_with_ms_flip_and_nothing_else_evaluates_the_newest_run(folder):
-    code, out, err = helpers.run("eval", "--ms-flip", cwd=folder)
+    code, out, err = helpers.run("ccnet_jax.eval", "--ms-flip", cwd=folder)
     assert code == 0, err
     for word in ("building", "mIoU", "mAcc", "pixel accuracy", "runs/tiny"):
         assert word in out
@@ -66,7 +68,8 @@ def test_eval_with_ms_flip_and_nothing_else_evaluates_the_newest_run(folder):
 def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
     last = next((folder / "runs/tiny/checkpoints/last").iterdir())
     code, out, err = helpers.run(
-        "eval",
+        "ccnet_jax.eval",
+        "--data-dir=camvid",
         "--workdir=runs/tiny",
         "--split=train",
         f"--checkpoint={last}",
@@ -81,7 +84,7 @@ def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
 
 @pytest.mark.parametrize("program", ["train", "eval"])
 def test_help(program, folder):
-    _, out, err = helpers.run(program, "--help", cwd=folder)
+    _, out, err = helpers.run(f"ccnet_jax.{program}", "--help", cwd=folder)
     assert "--workdir" in out + err
     assert "python -m ccnet_jax." + program in out + err
 
@@ -92,27 +95,34 @@ def test_wrong_keys_and_values_are_named(folder):
     assert_one_sentence(train(folder, "--config.steps=many"), "steps", "many")
     assert_one_sentence(train(folder, "--config.model.context=resnet"), "model.context", "rcca", "psp")
     assert_one_sentence(train(folder, "--stepz=4"), "stepz")
-    assert_one_sentence(helpers.run("train", cwd=folder), "--config")
-    assert_one_sentence(helpers.run("train", "--config=configs/nope.py", cwd=folder), "configs/nope.py")
-    with_override = ("--config", "configs/nope.py", "--config.steps=3")
-    assert_one_sentence(helpers.run("train", *with_override, cwd=folder), "configs/nope.py")
+    assert_one_sentence(helpers.run("ccnet_jax.train", cwd=folder), "--config")
     assert_one_sentence(
-        helpers.run("train", "--config=configs/cityscapes.py:18", cwd=folder), "variants 50 and 101"
+        helpers.run("ccnet_jax.train", "--config=configs/nope.py", cwd=folder), "configs/nope.py"
+    )
+    with_override = ("--config", "configs/nope.py", "--config.steps=3")
+    assert_one_sentence(helpers.run("ccnet_jax.train", *with_override, cwd=folder), "configs/nope.py")
+    assert_one_sentence(
+        helpers.run("ccnet_jax.train", "--config=configs/cityscapes.py:18", cwd=folder), "variants 50 and 101"
     )
 
 
 def test_missing_data_says_what_to_put_where(folder):
     assert_one_sentence(
-        helpers.run("train", "--config=configs/cityscapes.py", cwd=folder), "data.dir", "leftImg8bit"
+        helpers.run("ccnet_jax.train", "--config=configs/cityscapes.py", cwd=folder),
+        "data.dir",
+        "leftImg8bit",
     )
     assert_one_sentence(train(folder, "--config.data.dir=nowhere"), "nowhere", "images/{train,val,test}")
     assert not (folder / "nowhere").exists()
 
 
 def test_missing_run_and_checkpoint(folder, tmp_path):
-    assert_one_sentence(helpers.run("eval", cwd=tmp_path), "runs/latest", "train first")
-    assert_one_sentence(helpers.run("eval", "--checkpoint=best", cwd=folder), "no checkpoint", "--checkpoint")
-    assert_one_sentence(helpers.run("eval", "--split=night", cwd=folder), "night")
+    assert_one_sentence(helpers.run("ccnet_jax.eval", cwd=tmp_path), "runs/latest", "train first")
+    assert_one_sentence(train(folder, "--workdir=configs/demo.py"), "configs/demo.py is a file")
+    assert_one_sentence(
+        helpers.run("ccnet_jax.eval", "--checkpoint=best", cwd=folder), "no checkpoint", "--checkpoint"
+    )
+    assert_one_sentence(helpers.run("ccnet_jax.eval", "--split=night", cwd=folder), "night")
 
 
 def test_a_bad_label_met_while_training(folder, tmp_path):
@@ -131,27 +141,63 @@ def test_a_bad_label_met_while_training(folder, tmp_path):
     assert_one_sentence(result, "labels/train/0.png", "95x64", "96x64")
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_run_stopped_or_killed_goes_on(folder, how):
+@pytest.mark.parametrize(("how", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 1), (signal.SIGKILL, 0)])
+def test_a_run_stopped_or_killed_goes_on(folder, how, workers):
     name = f"runs/{how.name}"
-    arguments = ["--config=configs/demo.py", *TINY, "--config.steps=400", "--config.checkpoint_every=2"]
-    process = helpers.start("train", *arguments, f"--workdir={name}", cwd=folder)
+    arguments = ["--config=configs/demo.py", *TINY, f"--config.data.workers={workers}"]
+    arguments += ["--config.steps=400", "--config.checkpoint_every=2"]
+    process = helpers.start("ccnet_jax.train", *arguments, f"--workdir={name}", cwd=folder)
     metrics = folder / name / "metrics.jsonl"
     deadline = time.time() + 200
     while not (metrics.exists() and len(metrics.read_text().splitlines()) >= 12):
         assert process.poll() is None, process.communicate()
         assert time.time() < deadline
         time.sleep(0.05)
-    process.send_signal(how)
-    out, _ = process.communicate(timeout=100)
-    if how == signal.SIGTERM:
-        assert process.returncode == 128 + signal.SIGTERM
+    os.killpg(process.pid, how)  # all its processes, as a terminal does
+    out, err = process.communicate(timeout=100)
+    if how != signal.SIGKILL:
+        assert process.returncode == 128 + how, err
         assert "goes on from there" in out
     reached = len(metrics.read_text().splitlines())
     assert reached < 400
     arguments[-2] = f"--config.steps={reached + 10}"
-    code, out, err = helpers.run("train", *arguments, f"--workdir={name}", cwd=folder)
+    code, out, err = helpers.run("ccnet_jax.train", *arguments, f"--workdir={name}", cwd=folder)
     assert code == 0, err
     assert "going on from step" in out
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, reached + 11))
+
+
+def test_two_hosts_train_as_one(tmp_path):
+    """Two processes of one device each, and one process of one: the same losses, the same scores."""
+    helpers.write_camvid(tmp_path / "camvid", pictures=3)
+    logs = []
+    for hosts in (2, 1):
+        workdir = tmp_path / f"run{hosts}"
+        if hosts == 2:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = str(free.getsockname()[1])
+            arguments = [port, str(tmp_path / "camvid"), str(workdir)]
+            processes = [
+                helpers.start("tests.train_on_two_hosts", str(i), *arguments, cwd=tmp_path) for i in range(2)
+            ]
+            outputs = [process.communicate(timeout=200) for process in processes]
+            assert [process.returncode for process in processes] == [0, 0], outputs
+            assert "2 of 2 devices" in outputs[0][0]
+            assert "mIoU" in outputs[0][0]
+            assert "mIoU" not in outputs[1][0]  # one host speaks for all
+        else:
+            arguments = ["--config=" + str(helpers.ROOT / "configs/demo.py"), "--config.data.name=camvid"]
+            arguments += ["--config.data.dir=camvid", "--config.data.crop=(48, 64)", "--config.steps=3"]
+            arguments += ["--config.log_every=1", "--config.eval_every=3", "--config.checkpoint_every=2"]
+            code, _, err = helpers.run("ccnet_jax.train", *arguments, f"--workdir={workdir}", cwd=tmp_path)
+            assert code == 0, err
+        logs.append([json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()])
+    two, one = logs
+    assert [line["step"] for line in two] == [line["step"] for line in one] == [1, 2, 3, 3]
+    for a, b in zip(two, one, strict=True):
+        for name in {"loss", "auxiliary_loss", "gradient_norm", "val/mIoU", "val/pixel_accuracy"} & set(a):
+            np.testing.assert_allclose(
+                a[name], b[name], rtol=2e-2 if "val" in name or name == "gradient_norm" else 1e-3
+            )

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +9,11 @@ import pytest
 
 from ccnet_jax import config as configuration
 from ccnet_jax import sharding, train
-from ccnet_jax.checkpoint import load_variables
+from ccnet_jax.checkpoint import Checkpoints, load_variables, variables_like
 from ccnet_jax.data.streets import Streets
 from ccnet_jax.errors import UserError
 from ccnet_jax.optimizer import sgd
-from tests.helpers import load_config, write_camvid
+from tests.helpers import load_config, with_gamma, write_camvid
 
 LOGGED = ("loss", "main_loss", "auxiliary_loss", "learning_rate")
 
@@ -52,7 +54,9 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem):
     results = []
     for count in (1, 8):
         mesh = sharding.data_mesh(jax.devices()[:count])
-        state = jax.device_put(train.initial_state(model, optimizer, 0), sharding.replicated(mesh))
+        state = jax.jit(lambda: train.initial_state(model, optimizer, 0))()
+        state = state.replace(variables=with_gamma(state.variables, 0.5))
+        state = jax.device_put(state, sharding.replicated(mesh))
         batch = sharding.put_batch(batch_of(8), mesh)
         assert len(batch["image"].addressable_shards) == count
         assert batch["image"].addressable_shards[0].data.shape[0] == 8 // count
@@ -62,6 +66,7 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem):
         )
         step = train.make_train_step(model, optimizer, config.loss, seed=0)
         after, metrics = step(state, batch)
+        assert all(x.is_fully_replicated for x in jax.tree.leaves(after))
         results.append((loss, batch_stats, gradients, metrics, after.variables))
     one, eight = (jax.tree.map(np.asarray, result) for result in results)
     scale = max(np.abs(x).max() for x in jax.tree.leaves(one[2]))
@@ -71,13 +76,14 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem):
 
     np.testing.assert_allclose(one[0], eight[0], rtol=1e-5)
     jax.tree.map(close, one, eight)
-    assert any(np.abs(x).max() > 1e-3 for x in jax.tree.leaves(one[2]))
+    assert all(x.any() for x in jax.tree.leaves(one[2]["head"]["context"]["rcca"]["attention"]["value"]))
+    assert one[2]["head"]["context"]["rcca"]["attention"]["query"]["kernel"].any()
 
 
 def test_the_loss_is_main_plus_weighted_auxiliary():
     config = load_config("demo", loss__auxiliary_weight=0.25)
     model = configuration.build_model(config, 13)
-    variables = train.initial_state(model, sgd(config.optimizer, 10), 0).variables
+    variables = jax.jit(lambda: train.initial_state(model, sgd(config.optimizer, 10), 0))().variables
     loss, (metrics, _) = train.make_loss(model, config.loss)(
         variables["params"], variables["batch_stats"], batch_of(2), jax.random.key(0)
     )
@@ -119,9 +125,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         received = iter([0, 0, 2])
-        patch.setattr(
-            train, "StopSignal", lambda: type("S", (), {"received": property(lambda _: next(received))})()
-        )
+        patch.setattr(train.StopSignal, "agreed", lambda _: next(received))
         with pytest.raises(SystemExit) as stopped:
             train.train(config, tmp_path / "parts")
         assert stopped.value.code == 130
@@ -132,13 +136,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert [line["step"] for line in parts] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose([a[k] for k in LOGGED], [b[k] for k in LOGGED], rtol=1e-5)
-    like = jax.eval_shape(
-        lambda: train.initial_state(configuration.build_model(config, 11), sgd(config.optimizer, 6), 0)
-    )
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(sharding.data_mesh())),
-        like.variables,
-    )
+    like = variables_like(configuration.build_model(config, 11), sharding.data_mesh())
     (a, step_a), (b, step_b) = (load_variables(tmp_path / name, "last", like) for name in ("whole", "parts"))
     assert step_a == step_b == 6
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
@@ -166,22 +164,60 @@ def test_another_config_in_the_same_folder_is_refused_and_loses_nothing(tmp_path
     assert (tmp_path / "run/config.json").read_text() == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
+def test_ruined_weights_stop_the_run_and_are_not_saved(tmp_path):
     folder = write_camvid(tmp_path / "camvid")
-    config = small_config(
-        folder, steps=30, data__crop=(48, 64), optimizer__learning_rate=1e30, checkpoint_every=1
-    )
+    settings = {"steps": 30, "data__crop": (48, 64), "checkpoint_every": 1}
     with pytest.raises(UserError, match="lower --config.optimizer.learning_rate"):
-        train.train(config, tmp_path / "run")
-    saved = int(next((tmp_path / "run/checkpoints/last").iterdir()).name)
-    assert all(np.isfinite(line["loss"]) for line in logged(tmp_path / "run"))
-    assert saved <= logged(tmp_path / "run")[-1]["step"]
+        train.train(small_config(folder, optimizer__learning_rate=1e30, **settings), tmp_path / "run")
+    assert not list((tmp_path / "run/checkpoints/last").iterdir())
+    # nothing worth keeping is there, so the folder may be used again
+    train.train(small_config(folder, **(settings | {"steps": 1})), tmp_path / "run")
+    assert [line["step"] for line in logged(tmp_path / "run")] == [1]
+
+
+def test_a_run_without_validation_leaves_pictures_too(tmp_path):
+    folder = write_camvid(tmp_path / "camvid", pictures=2)
+    train.train(small_config(folder, steps=1, data__crop=(48, 64)), tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run/pictures/train").iterdir()) == ["0.png", "1.png"]
+
+
+def test_best_is_kept_apart_and_forgotten_when_its_steps_are_made_again(tmp_path):
+    variables, optimizer = {"params": {"w": jnp.arange(3.0)}}, {"momentum": jnp.zeros(3)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_last(4, variables, optimizer)
+        checkpoints.save_best(4, variables, 0.5)
+        checkpoints.save_best(8, jax.tree.map(lambda x: x + 1, variables), 0.7)
+        checkpoints.save_best(9, jax.tree.map(lambda x: x + 2, variables), 0.6)
+    assert Checkpoints.there(tmp_path)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), variables)
+    best, step = load_variables(tmp_path, "best", like)
+    assert step == 8
+    np.testing.assert_array_equal(best["params"]["w"], [1, 2, 3])
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() == 4
+        checkpoints.drop_best_after(4)
+        checkpoints.save_best(6, variables, 0.55)
+    assert load_variables(tmp_path, "best", like)[1] == 6
+    other = jax.tree.map(lambda x: jax.ShapeDtypeStruct((5,), x.dtype, sharding=x.sharding), like)
+    with pytest.raises(UserError, match="another network") as error:
+        load_variables(tmp_path, "last", other)
+    assert "\n" not in str(error.value)
+
+
+def test_stop_signal_gives_the_handlers_back():
+    before = signal.getsignal(signal.SIGINT)
+    with train.StopSignal() as stop:
+        assert stop.agreed() == 0
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.agreed() == signal.SIGINT
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends the process
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_dropout_differs_from_step_to_step():
     config = load_config("demo")
     model = configuration.build_model(config, 13)
-    variables = train.initial_state(model, sgd(config.optimizer, 10), 0).variables
+    variables = jax.jit(lambda: train.initial_state(model, sgd(config.optimizer, 10), 0))().variables
     loss = jax.jit(train.make_loss(model, config.loss))
     values = {
         float(loss(variables["params"], variables["batch_stats"], batch_of(2), jax.random.key(i))[0])

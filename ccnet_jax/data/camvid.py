@@ -7,8 +7,6 @@ the 11 classes of SegNet (Badrinarayanan et al., 2017), 480x360. How it must lie
     labels/{train,val,test}/NAME.png              8 bits: 0 to 10 in the order of `CLASSES`, 255 void
 """
 
-import pathlib
-
 import numpy as np
 
 from ccnet_jax.data.files import FolderSource, data_folder
@@ -53,11 +51,11 @@ def open_camvid(folder: str | None, split: str) -> FolderSource:
     if not images.is_dir():
         raise UserError(f"{images} is not a folder; camvid's data.dir must hold {LAYOUT}")
     pairs = []
-    for image in sorted(p for p in images.iterdir() if p.suffix in (".jpg", ".jpeg", ".png")):
+    for image in sorted(p for p in images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")):
         label = labels / f"{image.stem}.png"
         if not label.is_file():
             raise UserError(f"{image} has no label {label}; add it or remove the picture")
-        pairs.append((pathlib.Path(image), label))
+        pairs.append((image, label))
     if not pairs:
         raise UserError(f"{images} holds no .jpg or .png picture; camvid's data.dir must hold {LAYOUT}")
     return FolderSource(pairs, CLASSES, PALETTE)

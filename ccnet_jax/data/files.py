@@ -84,6 +84,10 @@ def read_image(path: pathlib.Path) -> np.ndarray:
 def read_label(path: pathlib.Path) -> np.ndarray:
     """uint8 [H, W], the file's own values. Raises UserError where it is no 8-bit single-channel image."""
     label = _decode(path, cv2.IMREAD_UNCHANGED)
+    header = path.open("rb").read(26)
+    if header[:4] == b"\x89PNG" and (header[24] < 8 or header[25] == 3):  # OpenCV would change the numbers
+        kind = "palette" if header[25] == 3 else f"{header[24]}-bit"
+        raise UserError(f"{path} is a {kind} PNG; save it as 8-bit grey values that are the class ids")
     if label.ndim != 2 or label.dtype != np.uint8:
         raise UserError(
             f"{path} has shape {label.shape} and type {label.dtype}; a label must be an 8-bit image of one "

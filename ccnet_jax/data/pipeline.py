@@ -1,6 +1,7 @@
 """From a data set to batches: augmented and shuffled to train on, whole and in order to evaluate."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,10 +70,16 @@ def train_batches(
             flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, which a notebook never parses
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
         batches = batches.to_iter_dataset(reading)
-        batches = batches.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
+        options = grain.MultiprocessingOptions(num_workers=data.workers)
+        batches = batches.mp_prefetch(options, worker_init_fn=_leave_ctrl_c_to_the_parent)
     else:
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     return iter(batches)
+
+
+def _leave_ctrl_c_to_the_parent(worker: int, workers: int) -> None:
+    """A terminal sends Ctrl-C to all processes; the parent needs its workers to end its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def evaluation_batches(

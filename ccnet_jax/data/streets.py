@@ -1,7 +1,7 @@
 """`streets`: procedural street scenes that cannot be labelled without long-range context.
 
-Every scene is drawn from (split, index) alone: no files, no download. Only integer arithmetic and
-NumPy's frozen `RandomState` stream are used, so the pixels are the same on every machine.
+Every scene is drawn from (seed, index) alone, a seed a split: no files, no download. Only integer
+arithmetic and NumPy's frozen `RandomState` stream are used, so the pixels are the same on every machine.
 
 **Why context is needed.** In one upper corner stands a signal, red or green. On the other side of the
 picture lie a hatched lane and a few vehicles, and the signal's colour alone decides what they are:
@@ -20,6 +20,8 @@ context module no lane or vehicle pixel depends on any signal pixel.
 """
 
 import numpy as np
+
+from ccnet_jax.data.files import VOID
 
 CLASSES = (
     "road",
@@ -55,8 +57,6 @@ PALETTE = np.array(
     np.uint8,
 )
 CONTEXT_CLASSES = ("open lane", "closed lane", "moving vehicle", "waiting vehicle")
-VOID = 255
-
 HEIGHT, WIDTH = 96, 192
 SIGNAL_REACH = 24
 SIGNAL_BOTTOM = 44
@@ -64,7 +64,8 @@ FAR_REACH = 64
 FAR_TOP = 46
 CONTEXT_DISTANCE = WIDTH - SIGNAL_REACH - FAR_REACH
 
-SPLITS = {"train": 8000, "val": 100, "test": 400}
+SPLITS = {"train": 8000, "val": 100, "test": 400}  # scenes
+_SEEDS = {"train": 0, "val": 1, "test": 2}
 
 _ROAD, _PAVEMENT, _BUILDING, _SKY, _TREE, _POLE, _PERSON, _RED, _GREEN = range(9)
 _OPEN_LANE, _CLOSED_LANE, _MOVING, _WAITING = range(9, 13)
@@ -90,7 +91,7 @@ class Streets:
         return SPLITS[self.split]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        random = np.random.RandomState([list(SPLITS).index(self.split), index])
+        random = np.random.RandomState([_SEEDS[self.split], index])
         image, label = draw_scene(random)
         return {"image": image, "label": label}
 

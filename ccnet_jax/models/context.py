@@ -23,6 +23,7 @@ class PyramidPooling(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x: [B, H, W, C] -> [B, H, W, C]."""
         channels = x.shape[-1]
         parts = [x]
         for side in self.bins:
@@ -50,6 +51,7 @@ class AtrousPyramid(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x: [B, H, W, C] -> [B, H, W, C]."""
         channels = x.shape[-1]
 
         def branch(size: int, dilation: int, name: str) -> ConvNorm:
@@ -80,6 +82,7 @@ class NonLocal(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, H, W, C] -> [B, H, W, C]."""
         channels = x.shape[-1]
         keys = max(channels // self.reduction, 1)
         query = nn.Dense(keys, dtype=self.dtype, name="query")(x)
@@ -104,6 +107,7 @@ class Context(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """x: [B, H, W, C] -> [B, H, W, C]."""
         match self.kind:
             case "none":
                 return x

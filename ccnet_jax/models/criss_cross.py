@@ -21,7 +21,7 @@ class CrissCrossAttention(nn.Module):
     Attributes:
       reduction: C / D, 8 in the paper.
       implementation: backend of the op; None chooses by device (`kernels.criss_cross_attention`).
-      dtype: of the computation; parameters stay float32.
+      dtype: of the computation, the input's where None; parameters stay float32.
     """
 
     reduction: int = 8
@@ -31,11 +31,11 @@ class CrissCrossAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [B, H, W, C] -> [B, H, W, C]."""
-        channels = x.shape[-1]
+        channels, dtype = x.shape[-1], self.dtype or x.dtype
         keys = max(channels // self.reduction, 1)
-        query = nn.Dense(keys, dtype=self.dtype, name="query")(x)
-        key = nn.Dense(keys, dtype=self.dtype, name="key")(x)
-        value = nn.Dense(channels, dtype=self.dtype, name="value")(x)
+        query = nn.Dense(keys, dtype=dtype, name="query")(x)
+        key = nn.Dense(keys, dtype=dtype, name="key")(x)
+        value = nn.Dense(channels, dtype=dtype, name="value")(x)
         gamma = self.param("gamma", nn.initializers.zeros_init(), ())
         attended = criss_cross_attention(query, key, value, implementation=self.implementation)
         return gamma.astype(attended.dtype) * attended + x.astype(attended.dtype)
@@ -60,9 +60,9 @@ class RCCA(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [B, H, W, C] -> [B, H, W, C]."""
-        attention = CrissCrossAttention(self.reduction, self.implementation, self.dtype, name="attention")
-        if self.dtype is not None:
-            x = x.astype(self.dtype)  # the loop's carry keeps one dtype
+        dtype = self.dtype or x.dtype
+        x = x.astype(dtype)  # what goes around the loop keeps one dtype
+        attention = CrissCrossAttention(self.reduction, self.implementation, dtype, name="attention")
 
         def loop(module: nn.Module, carry: jax.Array, _):
             return module(carry), None

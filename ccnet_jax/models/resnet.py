@@ -4,7 +4,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from ccnet_jax.models.layers import batch_norm, conv, scaled
 
@@ -127,4 +126,4 @@ class ResNet(nn.Module):
                     name=f"layer{stage + 1}_{i}",
                 )(x, train)
             outputs.append(x)
-        return jnp.asarray(outputs[2]), jnp.asarray(outputs[3])
+        return outputs[2], outputs[3]

@@ -1,6 +1,4 @@
 import hashlib
-import importlib.util
-import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +16,10 @@ from ccnet_jax.data.streets import (
     Streets,
     draw_scene,
 )
+from tests.helpers import load_config, with_gamma
 
 SIGNALS = [CLASSES.index("red signal"), CLASSES.index("green signal")]
 CONTEXT = [CLASSES.index(name) for name in CONTEXT_CLASSES]
-
-
-def demo_config(**changes):
-    path = pathlib.Path(__file__).parents[2] / "configs" / "demo.py"
-    spec = importlib.util.spec_from_file_location("demo", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
-    config.update_from_flattened_dict(changes)
-    return config
 
 
 def test_pixels_are_the_same_on_every_machine():
@@ -97,14 +86,12 @@ def test_only_the_signal_tells_the_pairs_apart():
 @pytest.mark.parametrize(("context", "sees"), [("none", False), ("rcca", True)])
 def test_the_demo_network_sees_the_signal_only_through_its_context_module(context, sees):
     """The gradient of far logits at the signal's pixels: exactly zero without a context module."""
-    model = configuration.build_model(demo_config(**{"model.context": context}), len(CLASSES))
+    model = configuration.build_model(load_config("demo", model__context=context), len(CLASSES))
     image = jnp.asarray(Streets("train")[0]["image"][None], jnp.float32)
     if np.isin(Streets("train")[0]["label"][:, WIDTH // 2 :], SIGNALS).any():
         image = image[:, :, ::-1]
     variables = jax.jit(model.init)(jax.random.key(0), image)
-    variables = jax.tree_util.tree_map_with_path(
-        lambda path, x: jnp.ones_like(x) if path[-1].key == "gamma" else x, variables
-    )
+    variables = with_gamma(variables, 1.0)
     # random signs keep the channels from cancelling; every far logit takes part
     signs = jax.random.normal(jax.random.key(1), (1, *image.shape[1:3], len(CLASSES)))
     signs = signs.at[:, :, : WIDTH - FAR_REACH].set(0)

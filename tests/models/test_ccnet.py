@@ -8,6 +8,7 @@ from ccnet_jax.models.ccnet import FLAVOURS, normalize
 from ccnet_jax.models.context import CONTEXTS
 from ccnet_jax.models.layers import resize_bilinear
 from ccnet_jax.models.resnet import BLOCKS, ResNet, max_pool
+from tests.helpers import with_gamma
 
 
 def abstract(model, size):
@@ -59,7 +60,7 @@ def test_feature_shapes(flavour, size, features, depth):
 def test_every_context_gives_full_size_finite_logits_and_gradients(context, flavour):
     model = CCNet(5, 10, flavour, context, width=0.125)
     images = jax.random.randint(jax.random.key(0), (2, 32, 45, 3), 0, 256).astype(jnp.uint8)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = with_gamma(jax.jit(model.init)(jax.random.key(0), images), 0.5)
 
     @jax.jit
     def gradient(params):
@@ -96,7 +97,7 @@ def test_any_size_from_32_works(size):
 def test_bfloat16_keeps_float32_parameters_statistics_and_logits():
     model = CCNet(3, 10, "mmseg", width=0.125, dtype=jnp.bfloat16)
     images = jax.random.randint(jax.random.key(0), (2, 32, 32, 3), 0, 256).astype(jnp.uint8)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = with_gamma(jax.jit(model.init)(jax.random.key(0), images), 0.5)
     (logits, _), updated = model.apply(
         variables, images, train=True, rngs={"dropout": jax.random.key(1)}, mutable=["batch_stats"]
     )
@@ -111,7 +112,7 @@ def test_bfloat16_keeps_float32_parameters_statistics_and_logits():
 def test_remat_changes_nothing_but_memory():
     images = jax.random.randint(jax.random.key(0), (2, 32, 32, 3), 0, 256).astype(jnp.uint8)
     kept, recomputed = (CCNet(3, 10, "mmseg", width=0.125, remat=remat) for remat in (False, True))
-    variables = jax.jit(kept.init)(jax.random.key(0), images)
+    variables = with_gamma(jax.jit(kept.init)(jax.random.key(0), images), 0.5)
 
     def gradient(model):
         def loss(params):
@@ -184,11 +185,9 @@ def bilinear_by_hand(x, height, width, align_corners):
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize(
-    ("small", "large"), [((5, 7), (33, 50)), ((4, 4), (32, 32)), ((1, 3), (8, 9)), ((3, 1), (1, 6))]
+    ("small", "large"), [((5, 7), (33, 50)), ((4, 4), (32, 32)), ((1, 3), (8, 9)), ((3, 1), (5, 6))]
 )
 def test_bilinear_resizing_equals_the_formula(small, large, align_corners):
     x = np.random.default_rng(0).standard_normal(small).astype(np.float32)
     got = resize_bilinear(jnp.asarray(x)[None, :, :, None], large, align_corners)[0, :, :, 0]
-    if small == (3, 1) and not align_corners:
-        return  # shrinking a side: PyTorch's rule is only asked of upsampling
     np.testing.assert_allclose(got, bilinear_by_hand(x, *large, align_corners), rtol=1e-4, atol=1e-5)

@@ -5,12 +5,7 @@ import pytest
 
 from ccnet_jax import RCCA, CrissCrossAttention
 from kernels import criss_cross_attention
-
-
-def with_gamma(variables, gamma):
-    return jax.tree_util.tree_map_with_path(
-        lambda path, x: jnp.full_like(x, gamma) if path[-1].key == "gamma" else x, variables
-    )
+from tests.helpers import with_gamma
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3])
@@ -80,3 +75,11 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     np.testing.assert_allclose(out.astype(jnp.float32), RCCA(2).apply(variables, x), atol=0.05)
+
+
+@pytest.mark.parametrize("layer", [CrissCrossAttention(), RCCA(2)])
+def test_without_a_dtype_the_input_decides(layer):
+    x = jax.random.normal(jax.random.key(1), (1, 4, 5, 16), jnp.bfloat16)
+    out, variables = layer.init_with_output(jax.random.key(0), x)
+    assert out.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
