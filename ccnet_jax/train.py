@@ -179,7 +179,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             log_due = final or step % config.log_every == 0
             checkpoint_due = final or step % config.checkpoint_every == 0
             eval_due = config.eval_every and (final or step % config.eval_every == 0)
-            stopped_by = stop.agreed()
+            # hosts that ask one another wait for the step, so they do when it is waited for anyway
+            stopped_by = stop.agreed() if processes == 1 or log_due else 0
 
             # ---------------------------------------------------------- log
             if log_due or checkpoint_due or eval_due or stopped_by:
@@ -216,7 +217,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 if process == 0:
                     bar.write(f"step {step}: {split} mIoU {100 * result['mIoU']:.2f} %")
                 checkpoints.save_best(step, state.variables, result["mIoU"])
-                stopped_by = stop.agreed()
+                # hosts that ask one another wait for the step, so they do when it is waited for anyway
+            stopped_by = stop.agreed() if processes == 1 or log_due else 0
 
             # --------------------------------------------------- checkpoint
             if checkpoint_due or stopped_by:

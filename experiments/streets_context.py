@@ -23,6 +23,7 @@ import jax
 from ccnet_jax.data.streets import CONTEXT_CLASSES
 
 ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
 VARIANTS = {
     "none": {"context": "none"},
     "RCCA, 1 loop": {"context": "rcca", "loops": 1},
@@ -39,11 +40,19 @@ def program(name: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", f"ccnet_jax.{name}", *arguments], cwd=ROOT, check=True)
 
 
-def measure(variant: dict[str, str | int], seed: int, workdir: pathlib.Path) -> dict[str, float]:
+def git(*arguments: str) -> str:
+    """What git prints, without the end of the line."""
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+
+
+def measure(variant: dict[str, str | int], seed: int, workdir: pathlib.Path) -> dict[str, float | str]:
     """Train and evaluate one network; scores are fractions."""
     overrides = [f"--config.model.{key}={value}" for key, value in variant.items()]
     program("train", "--config=configs/demo.py", f"--config.seed={seed}", f"--workdir={workdir}", *overrides)
-    row = {}
+    trained_by = workdir / "commit.txt"  # a run that was finished earlier keeps the commit it was trained by
+    if not trained_by.exists():
+        trained_by.write_text(git("describe", "--always", "--dirty", "--abbrev=12"))
+    row = {"commit": trained_by.read_text()}
     for mode, flags, name in (("", [], "eval-val"), ("_ms_flip", ["--ms-flip"], "eval-val-ms-flip")):
         program("eval", f"--workdir={workdir}", *flags)
         report = json.loads((workdir / f"{name}.json").read_text())
@@ -74,23 +83,23 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="repeat every row with so many seeds")
     arguments = parser.parse_args()
 
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    report = {"jax": jax.__version__, "python": platform.python_version(), "commit": commit, "rows": []}
-    report |= {"device": f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores"}
+    rows = []
     for seed in range(arguments.seeds):
         for name, variant in VARIANTS.items():
             workdir = arguments.runs.resolve() / f"{name.replace(' ', '').replace(',', '-')}-{seed}"
-            report["rows"].append({"context": name, "seed": seed, **measure(variant, seed, workdir)})
-            results = ROOT / "experiments" / "results"
-            results.mkdir(exist_ok=True)
+            rows.append({"context": name, "seed": seed, **measure(variant, seed, workdir)})
             if name in PICTURED and seed == 0:
                 picture = workdir / "pictures" / "val" / "val-00003.png"
-                shutil.copy(picture, results / f"streets_{PICTURED[name]}.png")
-            (results / "streets_context.json").write_text(json.dumps(report, indent=2) + "\n")
-            (results / "streets_context.md").write_text(table(report["rows"]))
-    print(table(report["rows"]))
+                shutil.copy(picture, RESULTS / f"streets_{PICTURED[name]}.png")
+    report = {
+        "device": f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores",
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+        "rows": rows,
+    }
+    (RESULTS / "streets_context.json").write_text(json.dumps(report, indent=2) + "\n")
+    (RESULTS / "streets_context.md").write_text(table(rows))
+    print(table(rows))
 
 
 if __name__ == "__main__":
