@@ -169,8 +169,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             total=config.steps, initial=start, unit="step", dynamic_ncols=True, disable=process != 0
         )
         closing.enter_context(bar)
-        since, last_logged = time.perf_counter(), start
+        since, last_logged, metrics = time.perf_counter(), start, {}
         for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
+            jax.block_until_ready(metrics)  # one step ahead of the devices and no more: Ctrl-C is prompt
             state, metrics = train_step(state, batch)
             bar.update()
             if step == start + 1:

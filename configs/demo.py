@@ -2,7 +2,8 @@
 
     python -m ccnet_jax.train --config configs/demo.py
 
-The same without context module, which cannot tell the context classes apart:
+reaches 85.6 % mIoU on val, and 92.0 % on the mean of the four context classes. Without a context module,
+which cannot tell those apart, 66.0 % and 28.8 % (`experiments/results/streets_context.json`):
 
     python -m ccnet_jax.train --config configs/demo.py --config.model.context=none
 """
