@@ -15,7 +15,8 @@ from jax.experimental import multihost_utils
 from ccnet_jax import metrics, sharding, visualize
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.files import Source
-from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.models.ccnet import FLAVOURS, CCNet
+from ccnet_jax.models.layers import resize_bilinear
 
 # The ratios of "ms + flip" testing.
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
@@ -114,15 +115,17 @@ def evaluate(
 
 
 def _probabilities(model: CCNet, variables: Any, images: jax.Array, scale: float) -> jax.Array:
-    """Softmax [B, H, W, classes] at one scale, the mean of the picture's and its mirror image's."""
+    """Softmax [B, H, W, classes] at one scale, the mean of the picture's and its mirror image's.
+
+    Pictures are resized as OpenCV does, logits back as the flavour upsamples them.
+    """
     size = images.shape[1:3]
     scaled = [max(round(side * scale), _SMALLEST) for side in size]
-    x = images.astype(jnp.float32)
-    x = jax.image.resize(x, (x.shape[0], *scaled, 3), "bilinear", antialias=False)
+    x = resize_bilinear(images.astype(jnp.float32), scaled, align_corners=False)
     mean = 0
     for mirror in (False, True):
         logits, _ = model.apply(variables, x[:, :, ::-1] if mirror else x)
-        logits = jax.image.resize(logits, (*images.shape[:3], logits.shape[-1]), "bilinear", antialias=False)
+        logits = resize_bilinear(logits, size, FLAVOURS[model.flavour].align_corners)
         probabilities = jax.nn.softmax(logits)
         mean = mean + 0.5 * (probabilities[:, :, ::-1] if mirror else probabilities)
     return mean

@@ -218,8 +218,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 if process == 0:
                     bar.write(f"step {step}: {split} mIoU {100 * result['mIoU']:.2f} %")
                 checkpoints.save_best(step, state.variables, result["mIoU"])
-                # hosts that ask one another wait for the step, so they do when it is waited for anyway
-            stopped_by = stop.agreed() if processes == 1 or log_due else 0
+                stopped_by = stop.agreed()
 
             # --------------------------------------------------- checkpoint
             if checkpoint_due or stopped_by:

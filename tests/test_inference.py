@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ccnet_jax import CCNet, inference
 from ccnet_jax.data.streets import Streets
@@ -27,8 +28,8 @@ class Mixed:
         return f"picture{i}"
 
 
-def network():
-    model = CCNet(3, 10, "mmseg", width=0.125)
+def network(flavour="mmseg"):
+    model = CCNet(3, 10, flavour, width=0.125)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     strong = jax.tree_util.tree_map_with_path(  # predictions that vary over the picture
         lambda path, x: jax.random.normal(jax.random.key(5), x.shape) if path[-2].key == "classifier" else x,
@@ -74,8 +75,9 @@ def test_whole_image_is_the_largest_logit():
     assert len(np.unique(predicted)) > 1
 
 
-def test_multi_scale_flip_averages_probabilities():
-    model, variables = network()
+@pytest.mark.parametrize(("flavour", "align_corners"), [("mmseg", False), ("official", True)])
+def test_multi_scale_flip_averages_probabilities(flavour, align_corners):
+    model, variables = network(flavour)
     image = Streets("val")[0]["image"][:48, :64]
     apply = jax.jit(model.apply)
     total = 0
@@ -87,7 +89,7 @@ def test_multi_scale_flip_averages_probabilities():
         for mirror in (False, True):
             x = resized[:, ::-1] if mirror else resized
             logits = np.asarray(apply(variables, jnp.asarray(x[None], jnp.float32))[0][0])
-            logits = np.asarray(jax.image.resize(logits, (48, 64, 3), "bilinear", antialias=False))
+            logits = np.stack([bilinear_by_hand(logits[..., c], 48, 64, align_corners) for c in range(3)], -1)
             p = np.exp(logits - logits.max(-1, keepdims=True))
             p /= p.sum(-1, keepdims=True)
             total = total + (p[:, ::-1] if mirror else p)

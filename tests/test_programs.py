@@ -191,6 +191,7 @@ def test_two_hosts_train_as_one(tmp_path):
             arguments = ["--config=" + str(helpers.ROOT / "configs/demo.py"), "--config.data.name=camvid"]
             arguments += ["--config.data.dir=camvid", "--config.data.crop=(48, 64)", "--config.steps=3"]
             arguments += ["--config.log_every=1", "--config.eval_every=3", "--config.checkpoint_every=2"]
+            arguments += ["--config.optimizer.learning_rate=0.01"]
             code, _, err = helpers.run("ccnet_jax.train", *arguments, f"--workdir={workdir}", cwd=tmp_path)
             assert code == 0, err
         logs.append([json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()])

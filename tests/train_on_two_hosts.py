@@ -20,6 +20,7 @@ if __name__ == "__main__":
         steps=3,
         log_every=1,
         eval_every=3,
+        optimizer__learning_rate=0.01,
         checkpoint_every=2,
     )
     train.train(config, pathlib.Path(workdir))
