@@ -89,13 +89,14 @@ def test_works_under_vmap_and_checkpoint(implementation):
     attend = functools.partial(criss_cross_attention, implementation=implementation)
     whole = attend(query, key, value)
     one = jax.vmap(lambda q, k, v: attend(q[None], k[None], v[None])[0])
-    np.testing.assert_allclose(one(query, key, value), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(one(query, key, value), whole, rtol=1e-5, atol=1e-5)
 
     def gradient(attend):
         return jax.grad(lambda q: (attend(q, key, value) ** 2).sum())(query)
 
     kept, recomputed = gradient(attend), gradient(jax.checkpoint(attend))
-    np.testing.assert_allclose(kept, recomputed, rtol=1e-5, atol=1e-6)
+    # sums of values up to 10 in another order: float32 rounds them by about 1e-6
+    np.testing.assert_allclose(kept, recomputed, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
