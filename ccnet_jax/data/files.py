@@ -78,15 +78,15 @@ class FolderSource:
 
 def read_image(path: pathlib.Path) -> np.ndarray:
     """RGB uint8 [H, W, 3]. Raises UserError where the file cannot be read or decoded."""
-    return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(_decode(path, _read(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def read_label(path: pathlib.Path) -> np.ndarray:
     """uint8 [H, W], the file's own values. Raises UserError where it is no 8-bit single-channel image."""
-    label = _decode(path, cv2.IMREAD_UNCHANGED)
-    header = path.open("rb").read(26)
-    if header[:4] == b"\x89PNG" and (header[24] < 8 or header[25] == 3):  # OpenCV would change the numbers
-        kind = "palette" if header[25] == 3 else f"{header[24]}-bit"
+    data = _read(path)
+    label = _decode(path, data, cv2.IMREAD_UNCHANGED)
+    if data[:4] == b"\x89PNG" and (data[24] < 8 or data[25] == 3):  # OpenCV has changed the numbers
+        kind = "palette" if data[25] == 3 else f"{data[24]}-bit"
         raise UserError(f"{path} is a {kind} PNG; save it as 8-bit grey values that are the class ids")
     if label.ndim != 2 or label.dtype != np.uint8:
         raise UserError(
@@ -96,14 +96,17 @@ def read_label(path: pathlib.Path) -> np.ndarray:
     return label
 
 
-def _decode(path: pathlib.Path, mode: int) -> np.ndarray:
+def _read(path: pathlib.Path) -> bytes:
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        return path.read_bytes()
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror}); put it back or correct the data folder"
         ) from None
-    pixels = cv2.imdecode(data, mode) if data.size else None
+
+
+def _decode(path: pathlib.Path, data: bytes, mode: int) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), mode) if data else None
     if pixels is None:
         raise UserError(f"{path} is not a picture that can be decoded; replace the file")
     return pixels
