@@ -1,3 +1,6 @@
+import struct
+import zlib
+
 import cv2
 import ml_collections
 import numpy as np
@@ -100,6 +103,20 @@ def test_spoilt_data_is_one_sentence_naming_the_file(camvid, spoil, words):
     with pytest.raises(UserError, match=words) as error:
         open_source("camvid", camvid)[0]
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("bits", "colour", "words"), [(8, 3, "palette PNG"), (1, 0, "1-bit PNG")])
+def test_pngs_whose_numbers_opencv_changes_are_refused(camvid, bits, colour, words):
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = bytes([0]) + bytes(16 * bits // 8)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 12, bits, colour, 0, 0, 0))
+    png += chunk(b"PLTE", bytes(range(6))) if colour == 3 else b""
+    png += chunk(b"IDAT", zlib.compress(row * 12)) + chunk(b"IEND", b"")
+    (camvid / "labels/train/a.png").write_bytes(png)
+    with pytest.raises(UserError, match=words):
+        open_source("camvid", camvid)[0]
 
 
 def test_an_id_cityscapes_does_not_have_is_refused(cityscapes):
