@@ -134,7 +134,7 @@ class CCNet(nn.Module):
       loops: of RCCA.
       width: multiplier of every channel count.
       implementation: backend of criss-cross attention; None chooses by device.
-      remat: recompute ResNet blocks in the backward pass.
+      remat: recompute ResNet blocks, and RCCA's projections, in the backward pass.
       dtype: of the computation, float32 or bfloat16; parameters, statistics and logits are float32.
     """
 
@@ -178,6 +178,7 @@ class CCNet(nn.Module):
             self.implementation,
             flavour.align_corners,
             flavour.negative_slope,
+            self.remat,
             self.dtype,
             parent=None,  # the head adopts it
         )

@@ -103,6 +103,7 @@ class Context(nn.Module):
     implementation: str | None = None
     align_corners: bool = False
     negative_slope: float = 0.0
+    remat: bool = False
     dtype: Any = None
 
     @nn.compact
@@ -112,7 +113,13 @@ class Context(nn.Module):
             case "none":
                 return x
             case "rcca":
-                return RCCA(self.loops, implementation=self.implementation, dtype=self.dtype, name="rcca")(x)
+                return RCCA(
+                    self.loops,
+                    implementation=self.implementation,
+                    dtype=self.dtype,
+                    remat=self.remat,
+                    name="rcca",
+                )(x)
             case "psp":
                 return PyramidPooling(self.align_corners, self.negative_slope, dtype=self.dtype, name="psp")(
                     x, train

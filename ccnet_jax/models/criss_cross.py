@@ -9,14 +9,28 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from kernels.criss_cross import criss_cross_attention
+from kernels.criss_cross import packed_criss_cross_attention
+
+
+class _Projection(nn.Module):
+    """Parameters of a 1x1 convolution with bias, for its caller to apply: kernel [C, features], bias."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (channels, self.features))
+        return kernel, self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
 
 class CrissCrossAttention(nn.Module):
     """gamma * attention(q(x), k(x), v(x)) + x, with gamma from 0: the paper's Figure 3, equation (2).
 
-    Query and key have C / reduction channels, value has C, all by 1x1 convolutions with bias.
+    Query and key have C / reduction channels, value has C, all by 1x1 convolutions with bias. The
+    three are one matrix product; attention is linear in the value, so gamma goes into its weights and
+    no feature map is ever scaled.
 
     Attributes:
       reduction: C / D, 8 in the paper.
@@ -31,43 +45,49 @@ class CrissCrossAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [B, H, W, C] -> [B, H, W, C]."""
-        channels, dtype = x.shape[-1], self.dtype or x.dtype
+        x = x.astype(self.dtype or x.dtype)
+        channels = x.shape[-1]
         keys = max(channels // self.reduction, 1)
-        query = nn.Dense(keys, dtype=dtype, name="query")(x)
-        key = nn.Dense(keys, dtype=dtype, name="key")(x)
-        value = nn.Dense(channels, dtype=dtype, name="value")(x)
+        query = _Projection(keys, name="query")(channels)
+        key = _Projection(keys, name="key")(channels)
+        value = _Projection(channels, name="value")(channels)
         gamma = self.param("gamma", nn.initializers.zeros_init(), ())
-        attended = criss_cross_attention(query, key, value, implementation=self.implementation)
-        return gamma.astype(attended.dtype) * attended + x.astype(attended.dtype)
+        scaled = jax.tree.map(lambda parameter: gamma * parameter, value)
+        kernel, bias = (
+            jnp.concatenate(parts, -1).astype(x.dtype) for parts in zip(query, key, scaled, strict=True)
+        )
+        return x + packed_criss_cross_attention(x @ kernel + bias, keys, implementation=self.implementation)
 
 
 class RCCA(nn.Module):
     """Recurrent criss-cross attention: one `CrissCrossAttention`, one set of parameters, `loops` times.
 
     With loops=2 every pixel can gather from every other (section 3.3 of the paper); with 1, from its
-    row and column only.
+    row and column only. The loops are unrolled: a scan would keep their activations stacked until the
+    last is used, and copy each out, which takes more than half as much memory again in training.
 
     Attributes:
       loops: number of applications, 1 to 3 in the paper.
       reduction, implementation, dtype: see `CrissCrossAttention`.
+      remat: compute the projections again in the backward pass instead of keeping them.
     """
 
     loops: int = 2
     reduction: int = 8
     implementation: str | None = None
     dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [B, H, W, C] -> [B, H, W, C]."""
-        dtype = self.dtype or x.dtype
-        x = x.astype(dtype)  # what goes around the loop keeps one dtype
-        attention = CrissCrossAttention(self.reduction, self.implementation, dtype, name="attention")
-
-        def loop(module: nn.Module, carry: jax.Array, _):
-            return module(carry), None
-
-        recurrent = nn.scan(
-            loop, variable_broadcast="params", split_rngs={"params": False}, length=self.loops
-        )
-        return recurrent(attention, x, None)[0]
+        layer = CrissCrossAttention
+        if self.remat:
+            kept = jax.checkpoint_policies.save_only_these_names("criss_cross")  # what the op names so
+            layer = nn.remat(layer, policy=kept)
+        attention = layer(self.reduction, self.implementation, self.dtype, name="attention")
+        x = attention(x)
+        for _ in range(self.loops - 1):
+            # Keeps XLA from fusing the loops' sums, which would keep a loop's result into the next.
+            x = attention(jax.lax.optimization_barrier(x))
+        return x

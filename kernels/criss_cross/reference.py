@@ -4,13 +4,17 @@ import jax
 import jax.numpy as jnp
 
 
-def criss_cross_attention(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-    """See `api.criss_cross_attention`. query, key [B, H, W, D]; value [B, H, W, C] -> [B, H, W, C].
+def attend(arrays: tuple[jax.Array, ...], keys: int) -> tuple[jax.Array, jax.Array]:
+    """See `api`. query, key [B, H, W, D], value [B, H, W, C], or one array of all their channels.
 
     The softmax spans the column's H - 1 keys and the row's W keys without joining them in one
     tensor: both halves are shifted by their common maximum and divided by their common sum.
     float32 products are exact (no TF32); lower precisions are summed in float32.
+
+    Returns:
+      out [B, H, W, C] and the log-sum-exp of the energies, [B, H, W] in float32.
     """
+    query, key, value = arrays if len(arrays) == 3 else jnp.split(arrays[0], [keys, 2 * keys], -1)
 
     def product(equation, a, b):
         return jnp.einsum(
@@ -30,8 +34,9 @@ def criss_cross_attention(query: jax.Array, key: jax.Array, value: jax.Array) ->
     weight_col = jnp.exp(energy_col - maximum)
     weight_row = jnp.exp(energy_row - maximum)
     total = weight_col.sum(-1, keepdims=True) + weight_row.sum(-1, keepdims=True)
+    lse = (maximum + jnp.log(total))[..., 0]
     weight_col = (weight_col / total).astype(value.dtype)
     weight_row = (weight_row / total).astype(value.dtype)
 
     out = product("bywi,biwc->bywc", weight_col, value) + product("byxj,byjc->byxc", weight_row, value)
-    return out.astype(value.dtype)
+    return out.astype(value.dtype), lse

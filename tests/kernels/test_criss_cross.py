@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels import criss_cross_attention
-from kernels.criss_cross import IMPLEMENTATIONS
+from kernels import criss_cross_attention, packed_criss_cross_attention
+from kernels.criss_cross import IMPLEMENTATIONS, device
 from tests.kernels.criss_cross_loop import criss_cross_loop, criss_cross_loop_gradients
 
+RUNNABLE = [name for name, backend in IMPLEMENTATIONS.items() if backend.unavailable() is None]
 SHAPES = [  # B, H, W, D, C
     (1, 1, 1, 8, 16),
     (2, 1, 9, 4, 8),
@@ -27,7 +28,7 @@ def inputs(shape, dtype=jnp.float32, scale=1.0):
     return query * scale, key, value, upstream
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", RUNNABLE)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forward_and_gradients_equal_the_float64_loop(shape, implementation):
     query, key, value, upstream = inputs(shape)
@@ -42,7 +43,7 @@ def test_forward_and_gradients_equal_the_float64_loop(shape, implementation):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", RUNNABLE)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 2e-2), (jnp.float16, 3e-3)])
 def test_low_precision_stays_close_to_the_loop(dtype, tolerance, implementation):
     query, key, value, upstream = inputs((2, 5, 7, 8, 16), dtype, scale=0.5)
@@ -60,7 +61,7 @@ def test_low_precision_stays_close_to_the_loop(dtype, tolerance, implementation)
         assert error < tolerance * np.abs(want).max()
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", RUNNABLE)
 @pytest.mark.parametrize("scale", [0.0, 1e4], ids=["constant", "extreme"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 8, 16), (1, 5, 1, 8, 16), (2, 5, 7, 8, 16)], ids=str)
@@ -75,7 +76,7 @@ def test_extreme_and_constant_energies_stay_finite(shape, dtype, scale, implemen
         assert bool(jnp.isfinite(array).all())
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", RUNNABLE)
 def test_constant_energies_average_the_cross(implementation):
     _, key, value, _ = inputs((1, 5, 7, 8, 16))
     out = criss_cross_attention(jnp.zeros_like(key), key, value, implementation=implementation)
@@ -83,7 +84,7 @@ def test_constant_energies_average_the_cross(implementation):
     np.testing.assert_allclose(out, (row + column - value) / (5 + 7 - 1), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("implementation", RUNNABLE)
 def test_works_under_vmap_and_checkpoint(implementation):
     query, key, value, _ = inputs((2, 5, 7, 8, 16))
     attend = functools.partial(criss_cross_attention, implementation=implementation)
@@ -97,6 +98,146 @@ def test_works_under_vmap_and_checkpoint(implementation):
     kept, recomputed = gradient(attend), gradient(jax.checkpoint(attend))
     # sums of values up to 10 in another order: float32 rounds them by about 1e-6
     np.testing.assert_allclose(kept, recomputed, rtol=1e-5, atol=1e-5)
+
+
+# Every kernel path: lines of one pixel, of one block, of several; channels that fill no block, or many.
+REAL_SHAPES = [  # B, H, W, D, C
+    (1, 1, 40, 8, 16),
+    (1, 70, 1, 16, 2048),
+    (1, 33, 65, 128, 24),
+    (1, 60, 45, 64, 512),
+    (1, 97, 97, 8, 72),
+    (1, 65, 129, 24, 40),
+    (1, 128, 256, 8, 16),
+]
+
+
+def relative_error(got, want):
+    """The largest difference, as a part of the largest value."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    return np.abs(got - want).max() / max(np.abs(want).max(), 1e-30)
+
+
+@pytest.mark.parametrize("generation", ["hopper", "ampere"])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2), (jnp.float16, 3e-3)], ids=str
+)
+@pytest.mark.parametrize("shape", REAL_SHAPES, ids=str)
+def test_kernels_equal_the_float32_reference(shape, dtype, tolerance, generation, monkeypatch):
+    monkeypatch.setattr(device, "generation", lambda: generation)
+    query, key, value, upstream = inputs(shape, dtype, scale=0.5)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def results(implementation, query, key, value, upstream):
+        def attend(*arrays):
+            return criss_cross_attention(*arrays, implementation=implementation, return_residuals=True)
+
+        (out, lse), pull = jax.vjp(attend, query, key, value)
+        return out, lse, *pull((upstream, jnp.zeros_like(lse)))
+
+    got = results("triton_interpret", query, key, value, upstream)
+    wanted = results("xla", *(x.astype(jnp.float32) for x in (query, key, value, upstream)))
+    names = ("out", "log-sum-exp", "d query", "d key", "d value")
+    for name, array, want in zip(names, got, wanted, strict=True):
+        assert array.dtype == (jnp.float32 if name == "log-sum-exp" else dtype), name
+        # a line of one pixel has one weight, 1, whose gradient is exactly 0 and rounds to noise
+        if np.abs(want).max() > 1e-4:
+            assert relative_error(array, want) < tolerance, name
+
+
+@pytest.mark.parametrize("implementation", RUNNABLE)
+def test_packed_equals_separate(implementation):
+    query, key, value, upstream = inputs((2, 5, 19, 8, 24))
+    packed = jnp.concatenate([query, key, value], -1)
+    out, pull = jax.vjp(lambda x: packed_criss_cross_attention(x, 8, implementation=implementation), packed)
+    want, wanted_pull = jax.vjp(criss_cross_attention, query, key, value)
+    np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5)
+    gradients = jnp.concatenate(wanted_pull(upstream), -1)
+    np.testing.assert_allclose(pull(upstream)[0], gradients, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("implementation", RUNNABLE)
+def test_log_sum_exp_is_exact_and_can_be_differentiated(implementation):
+    query, key, value, _ = inputs((1, 3, 4, 8, 16))
+    weight = jnp.arange(12.0).reshape(1, 3, 4)
+
+    def attend(query, key):
+        return criss_cross_attention(query, key, value, implementation=implementation, return_residuals=True)[
+            1
+        ]
+
+    energy = np.einsum("yxd,ijd->yxij", query[0], key[0], dtype=np.float64)
+    y, x, i, j = np.indices(energy.shape)
+    wanted = np.log(np.where((y == i) | (x == j), np.exp(energy), 0).sum((2, 3)))
+    np.testing.assert_allclose(attend(query, key)[0], wanted, rtol=1e-5)
+
+    def dense(query, key):
+        energy = jnp.einsum("byxd,bijd->byxij", query, key, precision="highest")
+        return jax.nn.logsumexp(jnp.where((y == i) | (x == j), energy, -jnp.inf), (3, 4))
+
+    def gradients(log_sum_exp):
+        return jax.grad(lambda *arrays: (log_sum_exp(*arrays) * weight).sum(), (0, 1))(query, key)
+
+    got, want = gradients(attend), gradients(dense)
+    for array, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(array, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("implementation", RUNNABLE)
+def test_works_under_scan(implementation):
+    query, key, value, _ = inputs((1, 5, 7, 8, 16))
+
+    def loops(value, unroll):
+        def loop(value, _):
+            return criss_cross_attention(query, key, value, implementation=implementation), None
+
+        return (jax.lax.scan(loop, value, None, length=3, unroll=unroll)[0] ** 2).sum()
+
+    got, want = (jax.jit(jax.value_and_grad(loops), static_argnums=1)(value, n) for n in (1, 3))
+    for array, other in zip(got, want, strict=True):
+        np.testing.assert_allclose(array, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", RUNNABLE)
+def test_vmap_over_some_arguments_only(implementation):
+    query, key, value, _ = inputs((2, 5, 7, 8, 16))
+    attend = functools.partial(criss_cross_attention, implementation=implementation)
+    mapped = jax.vmap(lambda q: jax.grad(lambda q: (attend(q, key, value) ** 2).sum())(q))
+    twice = jnp.stack([query, 2 * query])
+    wanted = [jax.grad(lambda q: (attend(q, key, value) ** 2).sum())(q) for q in twice]
+    np.testing.assert_allclose(mapped(twice), jnp.stack(wanted), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("implementation", RUNNABLE)
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit], ids=str)
+def test_a_split_batch_stays_split(kind, implementation):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    over = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    query, key, value, _ = inputs((8, 5, 7, 8, 16))
+
+    def loss(query, key, value):
+        return (criss_cross_attention(query, key, value, implementation=implementation) ** 2).sum()
+
+    gradients = jax.jit(jax.grad(loss, (0, 1, 2)))
+    wanted = gradients(query, key, value)
+    split = [jax.device_put(x, over) for x in (query, key, value)]
+    compiled = gradients.lower(*split).compile()
+    assert "all-gather" not in compiled.as_text()
+    for got, want in zip(compiled(*split), wanted, strict=True):
+        assert got.sharding.shard_shape(got.shape)[0] == 1
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("implementation", RUNNABLE)
+def test_works_inside_shard_map(implementation):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    batch = jax.sharding.PartitionSpec("data")
+    query, key, value, _ = inputs((8, 5, 7, 8, 16))
+    attend = functools.partial(criss_cross_attention, implementation=implementation)
+    mapped = jax.shard_map(attend, mesh=mesh, in_specs=batch, out_specs=batch, check_vma=False)
+    np.testing.assert_allclose(
+        jax.jit(mapped)(query, key, value), attend(query, key, value), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,3 +262,41 @@ def test_unknown_implementation_is_refused():
     query, key, value, _ = inputs((1, 2, 2, 4, 4))
     with pytest.raises(ValueError, match="'cuda' does not exist.*xla"):
         criss_cross_attention(query, key, value, implementation="cuda")
+
+
+def test_a_backend_that_this_device_lacks_is_refused_and_none_chooses_another():
+    query, key, value, _ = inputs((1, 2, 2, 4, 4))
+    with pytest.raises(ValueError, match="'triton' needs an NVIDIA GPU.*this is CPU.*'xla'"):
+        criss_cross_attention(query, key, value, implementation="triton")
+    text = jax.jit(criss_cross_attention).lower(query, key, value).as_text()
+    assert text == jax.jit(functools.partial(criss_cross_attention, implementation="xla")).lower(
+        query, key, value
+    ).as_text().replace("partial", "criss_cross_attention")
+
+
+@pytest.mark.parametrize(
+    ("platform", "name", "runs", "generation"),
+    [
+        ("gpu", "NVIDIA H200", True, "hopper"),
+        ("gpu", "NVIDIA H100 80GB HBM3", True, "hopper"),
+        ("gpu", "NVIDIA GH200 480GB", True, "hopper"),
+        ("gpu", "NVIDIA A100-SXM4-80GB", True, "ampere"),
+        ("gpu", "NVIDIA GeForce RTX 4090", True, "ampere"),
+        ("gpu", "Tesla V100-SXM2-16GB", False, "ampere"),
+        ("gpu", "NVIDIA GeForce RTX 2080 Ti", False, "ampere"),
+        ("gpu", "AMD Instinct MI300X", False, "ampere"),
+        ("tpu", "TPU v5e", False, "ampere"),
+        ("cpu", "cpu", False, "ampere"),
+    ],
+)
+def test_devices_are_told_apart(platform, name, runs, generation, monkeypatch):
+    monkeypatch.setattr(device, "kind", lambda: (platform, name))
+    assert device.generation() == generation
+    assert (IMPLEMENTATIONS["triton"].unavailable() is None) == runs
+    assert IMPLEMENTATIONS["xla"].unavailable() is None
+
+
+@pytest.mark.parametrize("keys", [0, 8, 20])
+def test_packed_needs_channels_for_all_three(keys):
+    with pytest.raises(ValueError, match=f"keys={keys} must"):
+        packed_criss_cross_attention(jnp.zeros((1, 2, 2, 16)), keys)

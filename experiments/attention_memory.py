@@ -1,0 +1,125 @@
+"""Device memory of RCCA and of Non-local attention, as XLA plans it for an H200: no GPU needed.
+
+    python experiments/attention_memory.py [--plot]
+
+Compiles the whole module (projections included), batch 1, C = 512, for the paper's sizes: forward, and
+forward + backward with the gradients of input and parameters of sum(out^2). Prints the temporaries in
+MB, and writes experiments/results/attention_memory.{json,md}; with --plot also how they grow with the
+side of a square feature map, attention_memory.png. What compiling for a GPU needs is in `kernels.aot`;
+the plot needs matplotlib.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+
+from kernels import aot  # before JAX starts
+
+import flax.linen as nn  # isort: skip
+import jax
+import jax.numpy as jnp
+import tqdm
+
+from ccnet_jax.models.context import NonLocal
+from ccnet_jax.models.criss_cross import RCCA
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+CHANNELS = 512
+MODULES: dict[str, nn.Module] = {
+    "RCCA, fused": RCCA(2, implementation="triton"),
+    "RCCA, fused, remat": RCCA(2, implementation="triton", remat=True),
+    "RCCA, einsum": RCCA(2, implementation="xla"),
+    "RCCA, einsum, remat": RCCA(2, implementation="xla", remat=True),
+    "Non-local": NonLocal(),
+}
+SIZES = [(97, 97, "float32"), (97, 97, "bfloat16"), (128, 256, "bfloat16"), (256, 512, "bfloat16")]
+SIDES = [33, 65, 97, 129, 193, 257, 385, 513]
+
+
+def planned_megabytes(module: nn.Module, height: int, width: int, dtype: str) -> tuple[float, float]:
+    """Temporaries of the forward pass, and of forward + backward, in 10^6 bytes."""
+    x = jax.ShapeDtypeStruct((1, height, width, CHANNELS), jnp.dtype(dtype))
+    small = jax.ShapeDtypeStruct((1, 1, 1, CHANNELS), x.dtype)  # parameters do not depend on the size
+    variables = jax.eval_shape(lambda x: RCCA(1, implementation="xla").init(jax.random.key(0), x), small)
+    if isinstance(module, NonLocal):
+        variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), small)
+
+    def loss(variables, x):
+        return (module.apply(variables, x).astype(jnp.float32) ** 2).sum()
+
+    forward = aot.compile_for("h200", module.apply, variables, x)
+    both = aot.compile_for("h200", jax.grad(loss, (0, 1)), variables, x)
+    return forward.temporary_bytes / 1e6, both.temporary_bytes / 1e6
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: a line for each module, forward / forward + backward for each size."""
+    sizes = list(dict.fromkeys((row["height"], row["width"], row["dtype"]) for row in rows))
+    lines = ["| MB, forward / forward + backward | " + " | ".join(f"{h}x{w} {d}" for h, w, d in sizes) + " |"]
+    lines.append("|---" * (len(sizes) + 1) + "|")
+    for name in dict.fromkeys(row["module"] for row in rows):
+        cells = {(r["height"], r["width"], r["dtype"]): r for r in rows if r["module"] == name}
+        found = [f"{cells[s]['forward']:.0f} / {cells[s]['both']:.0f}" if s in cells else "" for s in sizes]
+        lines.append(f"| {name} | " + " | ".join(found) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def measure(cases: list[tuple[str, int, int, str]]) -> list[dict]:
+    """A row for each (module, height, width, dtype)."""
+    rows = []
+    for name, height, width, dtype in tqdm.tqdm(cases, unit="case"):
+        forward, both = planned_megabytes(MODULES[name], height, width, dtype)
+        size = {"module": name, "height": height, "width": width, "dtype": dtype}
+        rows.append(size | {"forward": forward, "both": both})
+    return rows
+
+
+def plot(rows: list[dict], path: pathlib.Path) -> None:
+    """Forward + backward against the side, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for name in dict.fromkeys(row["module"] for row in rows):
+        mine = [row for row in rows if row["module"] == name]
+        axes.plot([row["height"] for row in mine], [row["both"] for row in mine], "o-", label=name)
+    axes.set(xscale="log", yscale="log", xlabel="side of the feature map, pixels")
+    axes.set(
+        ylabel="planned temporaries, MB", title="Forward + backward, bfloat16, C = 512, 2 loops, batch 1"
+    )
+    axes.set_xticks(SIDES, [str(side) for side in SIDES])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120, bbox_inches="tight")
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--plot", action="store_true", help="also how memory grows with the side")
+    arguments = parser.parse_args()
+    if missing := aot.unavailable():
+        parser.error(missing)
+    rows = measure([(name, *size) for size in SIZES for name in MODULES])
+    print(table(rows))
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    growth = []
+    if arguments.plot:
+        growth = measure([(name, side, side, "bfloat16") for side in SIDES for name in MODULES])
+        print(table(growth))
+        plot(growth, RESULTS / "attention_memory.png")
+    about = {"gpu": "H200, compiled for, not run", "jax": jax.__version__, "commit": commit}
+    report = about | {"sizes": rows, "growth": growth}
+    (RESULTS / "attention_memory.json").write_text(json.dumps(report, indent=1) + "\n")
+    (RESULTS / "attention_memory.md").write_text(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""How the Triton kernels cut their work: a table by GPU generation and size, and the rule behind it."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How a kernel cuts its work; powers of two, the first three at least 16.
+
+    Attributes:
+      query: pixels of a line whose queries are taken at once.
+      key: pixels of a line whose keys are taken at once.
+      channels: value channels taken at once.
+      warps: of 32 threads that share a program.
+      stages: loads under way while the last are computed with.
+    """
+
+    query: int
+    key: int
+    channels: int
+    warps: int
+    stages: int
+
+
+# (generation, "forward" or "backward", bytes a number, longest line) -> blocks, shortest line first.
+# A generation, or a line longer than its rows, that is missing here is cut by `default_blocks`.
+# `python -m kernels.criss_cross.tune` measures candidates and prints such rows.
+TABLE: dict[tuple[str, str, int, int], Blocks] = {}
+
+
+def choose_blocks(direction: str, length: int, dtype: jnp.dtype, generation: str) -> Blocks:
+    """Blocks for lines of `length` pixels, from `TABLE` or else by `default_blocks`.
+
+    Args:
+      direction: "forward" or "backward".
+      length: pixels of a line.
+      dtype: of query, key and value.
+      generation: what `device.generation` says.
+    """
+    bytes_ = jnp.dtype(dtype).itemsize
+    for (g, d, b, longest), blocks in TABLE.items():
+        if (g, d, b) == (generation, direction, bytes_) and length <= longest:
+            return blocks
+    return default_blocks(direction, length, dtype, generation)
+
+
+def default_blocks(direction: str, length: int, dtype: jnp.dtype, generation: str) -> Blocks:
+    """Blocks that compile without spilled registers for every generation.
+
+    A line of up to 128 pixels is held whole in 16-bit numbers: its weights are computed once and its
+    inputs read once. float32 products take three times the registers, hence its smaller blocks.
+    """
+    whole = power_of_two(length)
+    wide = generation == "hopper"
+    if jnp.dtype(dtype).itemsize == 4:
+        if direction == "forward":
+            if not wide:
+                return Blocks(min(whole, 64), min(whole, 32), 64, 8, 1)
+            return Blocks(min(whole, 32), whole, 64, 8, 1) if whole <= 128 else Blocks(64, 64, 32, 8, 2)
+        return Blocks(min(whole, 32), min(whole, 64 if wide else 32), 64, 8, 1)
+    if direction == "forward":
+        if whole <= 128:
+            return Blocks(whole, whole, 64, 8 if whole == 128 else 4, 3)
+        return Blocks(64, 256, 64, 8, 3) if whole == 256 and wide else Blocks(128, 128, 64, 8, 2)
+    if whole <= (128 if wide else 64):
+        return Blocks(whole, whole, 64, 8 if whole == 128 else 4, 2)
+    return Blocks(64, 128, 128, 8, 2) if wide else Blocks(32, 64, 128, 4, 2)
+
+
+def power_of_two(n: int) -> int:
+    """The smallest power of two, from 16, that is not below n."""
+    return max(16, 1 << (n - 1).bit_length())

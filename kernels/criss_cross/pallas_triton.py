@@ -1,0 +1,517 @@
+"""Criss-cross attention as fused Pallas Triton kernels, for NVIDIA GPUs from compute capability 8.0.
+
+A column or a row of the image (a *line*) is a small self-attention closed in itself. Two passes go
+over the image, columns first, and each program owns one line or a block of one, so that no attention
+map ever reaches memory and nothing needs atomics:
+
+    forward    columns: their softmax times V, and its log-sum-exp
+               rows:    the same, merged with the columns' result by log-sum-exp, in place
+    backward   P again from the joint log-sum-exp, then  dV = P^T dO,  dS = P * (dO V^T - delta),
+               dQ = dS K,  dK = dS^T Q,  with delta = rowsum(dO * O); rows add onto the columns' result
+
+Long lines are walked in blocks, channels in chunks, and what is no multiple of a block is masked. A
+column is read where it lies, strided: nothing is transposed in memory. All sums are float32.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.custom_batching import custom_vmap
+from jax.experimental import pallas as pl
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.experimental.pallas import triton as plgpu
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from kernels.criss_cross import device
+from kernels.criss_cross.blocks import Blocks, choose_blocks, power_of_two
+
+_LOG2E = math.log2(math.e)  # the hardware raises 2 to a power, not e
+_NEGATIVE_INFINITY = float("-inf")
+
+
+class _Channels(NamedTuple):
+    """Some channels of a [B, H, W, channels] array in device memory."""
+
+    ref: Any
+    first: int
+    count: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """Which column (or row) of which image, and how many pixels it has."""
+
+    batch: Any
+    index: Any
+    column: bool
+    length: int
+
+    def _place(self, pixels: jax.Array) -> tuple[Any, ...]:
+        return (self.batch, pixels, self.index) if self.column else (self.batch, self.index, pixels)
+
+    def exists(self, start: Any, pixels: int) -> jax.Array:
+        """[pixels]: false beyond the line's end."""
+        return start + jnp.arange(pixels) < self.length
+
+    def _tile(self, x: _Channels, start: Any, pixels: int, channel: Any, chunk: int) -> tuple[Any, jax.Array]:
+        at, channels = start + jnp.arange(pixels)[:, None], channel + jnp.arange(chunk)[None, :]
+        exists = at < self.length
+        if x.count % chunk:
+            exists &= channels < x.count
+        return x.ref.at[*self._place(at), x.first + channels], exists
+
+    def load(self, x: _Channels, start: Any, pixels: int, channel: Any, chunk: int) -> jax.Array:
+        """[pixels, chunk], zero where there is nothing."""
+        tile, exists = self._tile(x, start, pixels, channel, chunk)
+        return plgpu.load(tile, mask=exists, other=0)
+
+    def store(self, x: _Channels, start: Any, channel: Any, tile: jax.Array) -> None:
+        """tile [pixels, chunk], what of it exists."""
+        where, exists = self._tile(x, start, tile.shape[0], channel, tile.shape[1])
+        plgpu.store(where, tile.astype(x.ref.dtype), mask=exists)
+
+    def load_scalars(self, ref: Any, start: Any, pixels: int) -> jax.Array:
+        """[pixels] of a [B, H, W] array."""
+        tile = ref.at[*self._place(start + jnp.arange(pixels))]
+        return plgpu.load(tile, mask=self.exists(start, pixels), other=0)
+
+    def store_scalars(self, ref: Any, start: Any, x: jax.Array) -> None:
+        """x [pixels]."""
+        tile = ref.at[*self._place(start + jnp.arange(x.shape[0]))]
+        plgpu.store(tile, x, mask=self.exists(start, x.shape[0]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kernel:
+    """What is fixed when a pass is compiled."""
+
+    column: bool
+    length: int  # of a line
+    keys: int  # D
+    values: int  # C
+    images: int
+    blocks: Blocks
+    interpret: bool
+
+    def line(self) -> _Line:
+        """This program's line. Rows take the images last to first: the columns' last are still in L2."""
+        image = pl.program_id(0)
+        image = image if self.column else self.images - 1 - image
+        return _Line(image, pl.program_id(1), self.column, self.length)
+
+    def split(self, refs: tuple[Any, ...]) -> tuple[_Channels, _Channels, _Channels]:
+        """Query, key and value: three arrays, or one that holds their channels in this order."""
+        d, c = self.keys, self.values
+        if len(refs) == 3:
+            return _Channels(refs[0], 0, d), _Channels(refs[1], 0, d), _Channels(refs[2], 0, c)
+        return _Channels(refs[0], 0, d), _Channels(refs[0], d, d), _Channels(refs[0], 2 * d, c)
+
+    def dot(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """a @ b, summed in float32. float32 factors are split in three TF32 products, error about 1e-6."""
+        if self.interpret:  # not every CPU has products of 16-bit numbers; in float32 they are exact
+            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+            return jax.lax.dot(a, b, precision=jax.lax.Precision.HIGHEST)
+        split = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if a.dtype == jnp.float32 else None
+        return jax.lax.dot(a, b, precision=split, preferred_element_type=jnp.float32)
+
+    @property
+    def key_chunk(self) -> int:
+        return min(power_of_two(self.keys), 128)
+
+    @property
+    def value_chunk(self) -> int:
+        return min(power_of_two(self.values), self.blocks.channels)
+
+    def load_keys(self, line: _Line, x: _Channels, start: Any, pixels: int) -> list[jax.Array]:
+        """All channels of a block of query or key, in chunks [pixels, key_chunk]."""
+        return [line.load(x, start, pixels, d, self.key_chunk) for d in range(0, self.keys, self.key_chunk)]
+
+    def over_values(self, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+        """body(first channel, carry) for every chunk of the value channels."""
+        chunk = self.value_chunk
+        return jax.lax.fori_loop(0, pl.cdiv(self.values, chunk), lambda n, x: body(n * chunk, x), carry)
+
+    def over_line(self, block: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
+        """body(first pixel, carry) for every block of the line."""
+        return jax.lax.fori_loop(0, pl.cdiv(self.length, block), lambda n, x: body(n * block, x), carry)
+
+
+def _forward_kernel(*refs: Any, kernel: _Kernel, arrays: int) -> None:
+    """One block of queries of one line: its softmax over the line, times V."""
+    query, key, value = kernel.split(refs[:arrays])
+    out, lse = refs[-2:]
+    line, blocks = kernel.line(), kernel.blocks
+    out = _Channels(out, 0, kernel.values)
+    start = pl.program_id(2) * blocks.query
+    queries = kernel.load_keys(line, query, start, blocks.query)
+
+    def energy(first: Any) -> jax.Array:  # [query, key], times log2(e)
+        keys = kernel.load_keys(line, key, first, blocks.key)
+        product = sum(kernel.dot(q, k.T) for q, k in zip(queries, keys, strict=True)) * _LOG2E
+        seen = line.exists(first, blocks.key)[None, :]
+        if kernel.column:  # the row counts the pixel itself
+            seen &= start + jnp.arange(blocks.query)[:, None] != first + jnp.arange(blocks.key)[None, :]
+        return jnp.where(seen, product, _NEGATIVE_INFINITY)
+
+    def join(carry: tuple[jax.Array, jax.Array], energies: jax.Array) -> tuple[jax.Array, jax.Array]:
+        maximum, total = carry
+        larger = jnp.maximum(maximum, energies.max(1))
+        shift = _finite(larger)
+        total = total * jnp.exp2(maximum - shift) + jnp.exp2(energies - shift[:, None]).sum(1)
+        return larger, total
+
+    nothing = jnp.full(blocks.query, _NEGATIVE_INFINITY), jnp.zeros(blocks.query)
+    whole_line = kernel.length <= blocks.key
+    if whole_line:
+        energies = energy(0)
+        maximum, total = join(nothing, energies)
+    else:
+        maximum, total = kernel.over_line(blocks.key, lambda first, x: join(x, energy(first)), nothing)
+    joint = _finite(maximum) + jnp.log2(total)  # -inf for a column of one pixel
+    if not kernel.column:
+        earlier = line.load_scalars(refs[arrays + 1], start, blocks.query) * _LOG2E
+        larger = jnp.maximum(earlier, joint)
+        joint = larger + jnp.log2(jnp.exp2(earlier - larger) + jnp.exp2(joint - larger))
+        share = jnp.exp2(earlier - joint)[:, None]
+        earlier_out = _Channels(refs[arrays], 0, kernel.values)
+    line.store_scalars(lse, start, joint / _LOG2E)
+    shift = _finite(joint)[:, None]
+
+    def weights(energies: jax.Array) -> jax.Array:
+        return jnp.exp2(energies - shift).astype(value.ref.dtype)
+
+    whole = weights(energies) if whole_line else None
+
+    def chunk(channel: Any, _: None) -> None:
+        def attend(first: Any, total: jax.Array) -> jax.Array:
+            a = whole if whole_line else weights(energy(first))
+            return total + kernel.dot(a, line.load(value, first, blocks.key, channel, kernel.value_chunk))
+
+        total = jnp.zeros((blocks.query, kernel.value_chunk))
+        total = attend(0, total) if whole_line else kernel.over_line(blocks.key, attend, total)
+        if not kernel.column:
+            total += share * line.load(earlier_out, start, blocks.query, channel, kernel.value_chunk)
+        line.store(out, start, channel, total)
+
+    kernel.over_values(chunk, None)
+
+
+def _finite(x: jax.Array) -> jax.Array:
+    """x with 0 for -inf, so that -inf - x stays -inf."""
+    return jnp.where(x == _NEGATIVE_INFINITY, 0.0, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Backward:
+    """What every backward kernel reads and writes."""
+
+    kernel: _Kernel
+    line: _Line
+    query: _Channels
+    key: _Channels
+    value: _Channels
+    d_out: _Channels
+    lse: Any
+    delta: Any
+    d_query: _Channels
+    d_key: _Channels
+    d_value: _Channels
+    earlier: tuple[_Channels, _Channels, _Channels] | None  # what the columns wrote, for rows to add to
+
+    @classmethod
+    def of(cls, refs: tuple[Any, ...], kernel: _Kernel, arrays: int, add: bool) -> "_Backward":
+        """refs: query, key, value in `arrays` arrays, dO, lse, delta, [earlier gradients,] gradients."""
+        inputs, (d_out, lse, delta), outputs = refs[:arrays], refs[arrays : arrays + 3], refs[-arrays:]
+        return cls(
+            kernel,
+            kernel.line(),
+            *kernel.split(inputs),
+            _Channels(d_out, 0, kernel.values),
+            lse,
+            delta,
+            *kernel.split(outputs),
+            kernel.split(refs[arrays + 3 : -arrays]) if add else None,
+        )
+
+    def keys(self, first: Any) -> list[jax.Array]:
+        return self.kernel.load_keys(self.line, self.key, first, self.kernel.blocks.key)
+
+    def queries(self, first: Any) -> list[jax.Array]:
+        return self.kernel.load_keys(self.line, self.query, first, self.kernel.blocks.query)
+
+    def upstream(self, first: Any, channel: Any) -> jax.Array:
+        kernel = self.kernel
+        return self.line.load(self.d_out, first, kernel.blocks.query, channel, kernel.value_chunk)
+
+    def weights(self, query: Any, queries: list[jax.Array], key: Any, keys: list[jax.Array]) -> jax.Array:
+        """P [query, key] for the blocks that start at pixels `query` and `key`."""
+        line, blocks = self.line, self.kernel.blocks
+        energy = sum(self.kernel.dot(q, k.T) for q, k in zip(queries, keys, strict=True)) * _LOG2E
+        lse = line.load_scalars(self.lse, query, blocks.query) * _LOG2E
+        seen = line.exists(query, blocks.query)[:, None] & line.exists(key, blocks.key)[None, :]
+        if self.kernel.column:
+            seen &= query + jnp.arange(blocks.query)[:, None] != key + jnp.arange(blocks.key)[None, :]
+        return jnp.where(seen, jnp.exp2(energy - lse[:, None]), 0.0)
+
+    def d_weights(self, query: Any, key: Any, and_then: Callable[..., None] | None = None) -> jax.Array:
+        """dO V^T [query, key]; and_then(channel, dO's chunk) while that is at hand."""
+        kernel = self.kernel
+
+        def chunk(channel: Any, total: jax.Array) -> jax.Array:
+            upstream = self.upstream(query, channel)
+            if and_then:
+                and_then(channel, upstream)
+            value = self.line.load(self.value, key, kernel.blocks.key, channel, kernel.value_chunk)
+            return total + kernel.dot(upstream, value.T)
+
+        return kernel.over_values(chunk, jnp.zeros((kernel.blocks.query, kernel.blocks.key)))
+
+    def d_energies(self, query: Any, weights: jax.Array, d_weights: jax.Array) -> jax.Array:
+        """dS = P * (dP - delta) [query, key], in the inputs' dtype."""
+        delta = self.line.load_scalars(self.delta, query, self.kernel.blocks.query)
+        return (weights * (d_weights - delta[:, None])).astype(self.query.ref.dtype)
+
+    def write(self, which: int, start: Any, channel: Any, tile: jax.Array) -> None:
+        """Gradient number `which` of (query, key, value), onto the columns' where there is one."""
+        if self.earlier:
+            tile += self.line.load(self.earlier[which], start, tile.shape[0], channel, tile.shape[1])
+        self.line.store((self.d_query, self.d_key, self.d_value)[which], start, channel, tile)
+
+    def write_keys(self, which: int, start: Any, tiles: list[jax.Array]) -> None:
+        for n, tile in enumerate(tiles):
+            self.write(which, start, n * self.kernel.key_chunk, tile)
+
+
+def _backward_line_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -> None:
+    """A line that one block holds: all three gradients, every input read once."""
+    this = _Backward.of(refs, kernel, arrays, add)
+    keys, queries = this.keys(0), this.queries(0)
+    transposed = this.weights(0, queries, 0, keys).astype(this.query.ref.dtype).T
+    d_weights = this.d_weights(
+        0, 0, lambda channel, upstream: this.write(2, 0, channel, kernel.dot(transposed, upstream))
+    )
+    # P a second time is cheaper than the registers it would hold through the loop.
+    keys, queries = this.keys(0), this.queries(0)
+    d_energies = this.d_energies(0, this.weights(0, queries, 0, keys), d_weights)
+    this.write_keys(0, 0, [kernel.dot(d_energies, k) for k in keys])
+    this.write_keys(1, 0, [kernel.dot(d_energies.T, q) for q in queries])
+
+
+def _backward_keys_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -> None:
+    """One block of keys of a long line: dK and dV, walking over the queries."""
+    this = _Backward.of(refs, kernel, arrays, add)
+    start = pl.program_id(2) * kernel.blocks.key
+    keys = this.keys(start)
+
+    def d_key(first: Any, total: list[jax.Array]) -> list[jax.Array]:
+        queries = this.queries(first)
+        weights = this.weights(first, queries, start, keys)
+        d_energies = this.d_energies(first, weights, this.d_weights(first, start))
+        return [x + kernel.dot(d_energies.T, q) for x, q in zip(total, queries, strict=True)]
+
+    zeros = [jnp.zeros((kernel.blocks.key, kernel.key_chunk))] * len(keys)
+    this.write_keys(1, start, kernel.over_line(kernel.blocks.query, d_key, zeros))
+
+    def chunk(channel: Any, _: None) -> None:
+        def d_value(first: Any, total: jax.Array) -> jax.Array:
+            weights = this.weights(first, this.queries(first), start, keys).astype(this.query.ref.dtype)
+            return total + kernel.dot(weights.T, this.upstream(first, channel))
+
+        zeros = jnp.zeros((kernel.blocks.key, kernel.value_chunk))
+        this.write(2, start, channel, kernel.over_line(kernel.blocks.query, d_value, zeros))
+
+    kernel.over_values(chunk, None)
+
+
+def _backward_queries_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -> None:
+    """One block of queries of a long line: dQ, walking over the keys."""
+    this = _Backward.of(refs, kernel, arrays, add)
+    start = pl.program_id(2) * kernel.blocks.query
+    queries = this.queries(start)
+
+    def d_query(first: Any, total: list[jax.Array]) -> list[jax.Array]:
+        keys = this.keys(first)
+        weights = this.weights(start, queries, first, keys)
+        d_energies = this.d_energies(start, weights, this.d_weights(start, first))
+        return [x + kernel.dot(d_energies, k) for x, k in zip(total, keys, strict=True)]
+
+    zeros = [jnp.zeros((kernel.blocks.query, kernel.key_chunk))] * len(queries)
+    this.write_keys(0, start, kernel.over_line(kernel.blocks.key, d_query, zeros))
+
+
+def _passes(
+    direction: str, arrays: tuple[jax.Array, ...], keys: int, blocks: Blocks | None, interpret: bool
+) -> Iterator[tuple[_Kernel, Callable[..., tuple[jax.Array, ...]]]]:
+    """The pass over columns, then that over rows; each with a launcher for its kernels."""
+    batch, height, width, _ = arrays[0].shape
+    for column in (True, False):
+        length, lines = (height, width) if column else (width, height)
+        cut = blocks or choose_blocks(direction, length, arrays[0].dtype, device.generation())
+        kernel = _Kernel(column, length, keys, _values(arrays, keys), batch, cut, interpret)
+
+        def launch(
+            body: Callable[..., None],
+            block: int,
+            inputs: tuple[jax.Array, ...],
+            earlier: tuple[jax.Array, ...],
+            results: tuple[jax.ShapeDtypeStruct, ...],
+            kernel: _Kernel = kernel,
+            lines: int = lines,
+            **static: Any,
+        ) -> tuple[jax.Array, ...]:
+            """Runs body for each block of each line of each image; results take the place of `earlier`."""
+            name = f"criss_cross{body.__name__.removesuffix('_kernel')}"
+            body = functools.partial(body, kernel=kernel, arrays=len(arrays), **static)
+            return pl.pallas_call(
+                body,
+                out_shape=results,
+                grid=(batch, lines, pl.cdiv(kernel.length, block)),
+                input_output_aliases={len(inputs) + n: n for n in range(len(earlier))},
+                compiler_params=plgpu.CompilerParams(
+                    num_warps=kernel.blocks.warps, num_stages=kernel.blocks.stages
+                ),
+                interpret=interpret,
+                name=name + ("_columns" if kernel.column else "_rows"),
+            )(*inputs, *earlier)
+
+        yield kernel, launch
+
+
+def _values(arrays: tuple[jax.Array, ...], keys: int) -> int:
+    return arrays[-1].shape[-1] - (2 * keys if len(arrays) == 1 else 0)
+
+
+def _like(x: jax.Array, channels: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    varying = jax.typeof(x).manual_axis_type  # over which devices, inside jax.shard_map
+    return jax.ShapeDtypeStruct((*x.shape[:3], *channels), dtype, manual_axis_type=varying)
+
+
+def forward_passes(
+    arrays: tuple[jax.Array, ...], keys: int, blocks: Blocks | None = None, interpret: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """out [B, H, W, C] and the joint log-sum-exp [B, H, W]; arrays as in `attend`."""
+    like, dtype = arrays[0], arrays[0].dtype
+    results = (_like(like, (_values(arrays, keys),), dtype), _like(like, (), jnp.float32))
+    found: tuple[jax.Array, ...] = ()
+    for kernel, launch in _passes("forward", arrays, keys, blocks, interpret):
+        found = launch(_forward_kernel, kernel.blocks.query, arrays, found, results)
+    return found
+
+
+def backward_passes(
+    arrays: tuple[jax.Array, ...],
+    keys: int,
+    d_out: jax.Array,
+    lse: jax.Array,
+    delta: jax.Array,
+    blocks: Blocks | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, ...]:
+    """Gradients of `arrays`; delta [B, H, W] is rowsum(dO * O)."""
+    inputs = (*arrays, d_out, lse, delta)
+    results = tuple(_like(x, x.shape[3:], x.dtype) for x in arrays)
+    found: tuple[jax.Array, ...] = ()
+    for kernel, launch in _passes("backward", arrays, keys, blocks, interpret):
+        cut, add = kernel.blocks, not kernel.column
+        if kernel.length <= min(cut.query, cut.key):
+            found = launch(_backward_line_kernel, cut.key, inputs, found, results, add=add)
+        else:
+            found = launch(_backward_keys_kernel, cut.key, inputs, found, results, add=add)
+            found = launch(_backward_queries_kernel, cut.query, inputs, found, results, add=add)
+    return found
+
+
+def _image_by_image(function: Callable[..., Any], rule: str) -> Callable[..., Any]:
+    """`function` of arrays [B, ...], each image for itself, such that vmap and sharding keep it so.
+
+    vmap makes its axis part of the batch. A batch that is split over devices stays split, each device
+    running the kernels on its own images; anything else that is split is gathered first.
+    """
+    split = custom_partitioning(function)
+
+    def partition(mesh: Any, arguments: Any, results: Any) -> Any:
+        batch = NamedSharding(mesh, PartitionSpec(*arguments[0].sharding.spec[:1]))
+        return mesh, function, jax.tree.map(lambda _: batch, results), tuple(batch for _ in arguments)
+
+    whole = tuple(dict.fromkeys(letter for letter in rule if letter in "hwdcp"))
+    split.def_partition(partition, sharding_rule=rule, need_replication_factors=whole)
+    mapped = custom_vmap(split)
+
+    @mapped.def_vmap
+    def fold(size: int, batched: list[bool], *arguments: jax.Array) -> tuple[Any, Any]:
+        arguments = [
+            x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+            for x, is_batched in zip(arguments, batched, strict=True)
+        ]
+        results = mapped(*(x.reshape(-1, *x.shape[2:]) for x in arguments))
+        results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
+        return results, jax.tree.map(lambda _: True, results)
+
+    def call(*arguments: jax.Array) -> Any:
+        sharding = jax.typeof(arguments[0]).sharding
+        if AxisType.Explicit not in sharding.mesh.axis_types:
+            return mapped(*arguments)
+        # A mesh whose shardings are part of the types asks for its splitting in so many words.
+        batch = PartitionSpec(*sharding.spec[:1])
+        here = jax.shard_map(mapped, mesh=sharding.mesh, in_specs=batch, out_specs=batch, check_vma=False)
+        return here(*(jax.sharding.reshard(x, NamedSharding(sharding.mesh, batch)) for x in arguments))
+
+    return call
+
+
+_SHAPES = {1: "b h w p", 3: "b h w d, b h w d, b h w c"}  # of the arrays, packed or not
+
+
+@functools.cache
+def _forward(arrays: int, keys: int, interpret: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    return _image_by_image(
+        lambda *x: forward_passes(x, keys, interpret=interpret), f"{_SHAPES[arrays]} -> b h w c, b h w"
+    )
+
+
+@functools.cache
+def _backward(arrays: int, keys: int, interpret: bool) -> Callable[..., tuple[jax.Array, ...]]:
+    return _image_by_image(
+        lambda *x: backward_passes(x[:arrays], keys, *x[arrays:], interpret=interpret),
+        f"{_SHAPES[arrays]}, b h w c, b h w, b h w -> {_SHAPES[arrays]}",
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def attend(arrays: tuple[jax.Array, ...], keys: int, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
+    """Criss-cross attention and its joint log-sum-exp.
+
+    Args:
+      arrays: query, key [B, H, W, D] and value [B, H, W, C]; or one array [B, H, W, D + D + C] that
+        holds all three, which is read, and given a gradient, as it is.
+      keys: D.
+      interpret: run the kernels in Pallas's interpreter, on any device: exact, and slow.
+
+    Returns:
+      out [B, H, W, C] in the arrays' dtype, and log-sum-exp [B, H, W] in float32.
+    """
+    return _forward(len(arrays), keys, interpret)(*arrays)
+
+
+def _attend_forward(arrays: tuple[jax.Array, ...], keys: int, interpret: bool) -> tuple[Any, Any]:
+    out, lse = attend(arrays, keys, interpret)
+    # Named, so that `jax.checkpoint` may keep these two and compute the rest again.
+    out, lse = checkpoint_name(out, "criss_cross"), checkpoint_name(lse, "criss_cross")
+    return (out, lse), (arrays, out, lse)
+
+
+def _attend_backward(keys: int, interpret: bool, residuals: Any, gradients: Any) -> Any:
+    arrays, out, lse = residuals
+    d_out, d_lse = gradients
+    # d lse / d energy is the weight itself: its gradient joins delta, with the other sign.
+    delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1) - d_lse
+    return (tuple(_backward(len(arrays), keys, interpret)(*arrays, d_out, lse, delta)),)
+
+
+attend.defvjp(_attend_forward, _attend_backward)

@@ -1,0 +1,268 @@
+"""Finds the fastest `Blocks` of the Triton kernels on this GPU and prints rows for `blocks.TABLE`.
+
+    python -m kernels.criss_cross.tune [--shapes 8x97x97,2x128x256] [--dtypes bfloat16,float32] [--toy]
+
+For every line length among the shapes, every dtype and both directions: compiles all sensible candidates,
+times each shortly, then the best of them side by side with the default for longer. Ctrl-C ends early and
+prints the rows found so far. --toy shows, without a GPU, that the program runs.
+"""
+
+import argparse
+import concurrent.futures
+import contextlib
+import itertools
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kernels.criss_cross import bench, device, pallas_triton
+from kernels.criss_cross.blocks import Blocks, default_blocks, power_of_two
+
+DIRECTIONS = ("forward", "backward")
+FINALISTS = 5
+REGISTERS = 160  # numbers of the sums that one thread can hold, of its 255; operands need the rest
+
+
+class Effort(NamedTuple):
+    """How long each program is timed: the first look at all of them, and the final."""
+
+    screening: tuple[int, float]  # rounds, seconds a round
+    final: tuple[int, float]
+    rotation_bytes: int
+
+
+FULL = Effort((3, 0.004), (20, 0.02), bench.FULL.rotation_bytes)
+TOY = Effort((1, 0.0), (2, 0.0), 0)
+
+
+class Problem(NamedTuple):
+    """One row of the table: a direction and dtype on square images of one line length."""
+
+    direction: str
+    dtype: str
+    size: bench.Size
+    candidates: list[Blocks]  # the default is the first
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.direction} {self.dtype} {self.size.name}"
+
+
+def squares(shapes: Sequence[bench.Size]) -> list[bench.Size]:
+    """Square images of the shapes' line lengths, with about as many pixels; shortest first.
+
+    Lengths of one row of the table (97 and 128, say) are told apart by nothing: the first stands for it.
+    """
+    found: dict[int, bench.Size] = {}
+    for shape in shapes:
+        for length in (shape.height, shape.width):
+            batch = max(1, round(shape.pixels / length**2))
+            square = shape._replace(batch=batch, height=length, width=length)
+            found.setdefault(power_of_two(length), square)
+    return [found[longest] for longest in sorted(found)]
+
+
+def registers(direction: str, dtype: str, size: bench.Size, blocks: Blocks) -> float:
+    """About how many numbers of unfinished sums one thread holds."""
+    channels = max(blocks.channels, min(power_of_two(size.keys), 128))
+    if direction == "forward":
+        held = blocks.query * (blocks.key + channels)
+    else:  # weights and their gradient, and the sum of one output
+        held = 2 * blocks.query * blocks.key + max(blocks.query, blocks.key) * channels
+    split = 1.5 if dtype == "float32" else 1  # its operands, each in two TF32 parts, take more of the rest
+    return split * held / (32 * blocks.warps)
+
+
+def sensible_blocks(direction: str, dtype: str, size: bench.Size) -> list[Blocks]:
+    """The default, then every candidate that fits the line and the registers and occupies its threads."""
+    whole = power_of_two(size.height)
+    candidates = itertools.product((32, 64, 128), (32, 64, 128, 256), (32, 64, 128), (4, 8), (1, 2, 3))
+    chosen = [default_blocks(direction, size.height, jnp.dtype(dtype), device.generation())]
+    for blocks in itertools.starmap(Blocks, candidates):
+        fits = max(blocks.query, blocks.key) <= max(whole, 32) and blocks.key >= blocks.query / 2
+        busy = blocks.query * blocks.key >= 16 * 32 * blocks.warps  # 16 energies a thread, or threads idle
+        if fits and busy and registers(direction, dtype, size, blocks) <= REGISTERS:
+            chosen.append(blocks)
+    return list(dict.fromkeys(chosen))
+
+
+def toy_blocks(direction: str, dtype: str, size: bench.Size) -> list[Blocks]:
+    """The default and one more."""
+    default = default_blocks(direction, size.height, jnp.dtype(dtype), device.generation())
+    return [default, Blocks(16, 16, 16, 4, 1)]
+
+
+def input_sets(problem: Problem, effort: Effort, interpret: bool) -> list[tuple[jax.Array, ...]]:
+    """Several (query, key, value), for backward with d_out, lse and delta."""
+    sets = bench.input_sets(problem.size, problem.dtype, effort.rotation_bytes)
+    if problem.direction == "forward":
+        return [x[:3] for x in sets]
+
+    @jax.jit
+    def with_residuals(*x: jax.Array) -> tuple[jax.Array, ...]:
+        out, lse = pallas_triton.forward_passes(x[:3], problem.size.keys, interpret=interpret)
+        return *x, lse, (x[3].astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
+
+    return [with_residuals(*x) for x in sets]
+
+
+def compiled_passes(
+    problem: Problem, blocks: Blocks, inputs: tuple[jax.Array, ...], interpret: bool
+) -> Callable[..., tuple[jax.Array, ...]] | None:
+    """The passes of one direction over columns and rows; None where the GPU has no room for them."""
+    keys = problem.size.keys
+
+    def forward(*x: jax.Array) -> tuple[jax.Array, ...]:
+        return pallas_triton.forward_passes(x, keys, blocks, interpret=interpret)
+
+    def backward(*x: jax.Array) -> tuple[jax.Array, ...]:
+        return pallas_triton.backward_passes(x[:3], keys, *x[3:], blocks, interpret=interpret)
+
+    passes = forward if problem.direction == "forward" else backward
+    try:
+        return jax.jit(passes).lower(*inputs).compile()
+    except Exception:  # too much shared memory, too many registers: no candidate, whatever the class
+        return None
+
+
+class Progress:
+    """A line on stderr that says how much is done and how long the rest may take."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.start = total, 0, time.monotonic()
+
+    def step(self, what: str) -> None:
+        """One more candidate is compiled."""
+        self.done += 1
+        left = (time.monotonic() - self.start) / self.done * (self.total - self.done)
+        line = f"[{self.done}/{self.total}] {what}, about {left / 60:.1f} min left"
+        # A terminal shows one line that changes; a log gets one in twenty.
+        if sys.stderr.isatty():
+            print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)
+        elif self.done % 20 == 0 or self.done == self.total:
+            print(line, file=sys.stderr, flush=True)
+
+    def say(self, what: str) -> None:
+        """A line of its own."""
+        print(("\r\033[K" if sys.stderr.isatty() else "") + what, file=sys.stderr, flush=True)
+
+
+def compiled_candidates(
+    problem: Problem, inputs: tuple[jax.Array, ...], progress: Progress, interpret: bool
+) -> dict[Blocks, Callable[..., Any]]:
+    """Those that compile. All are compiled, in threads, before any is timed: compiling disturbs timing."""
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
+        jobs = [pool.submit(compiled_passes, problem, x, inputs, interpret) for x in problem.candidates]
+        for _ in concurrent.futures.as_completed(jobs):
+            progress.step(problem.name)
+        passes = [job.result() for job in jobs]
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return {blocks: x for blocks, x in zip(problem.candidates, passes, strict=True) if x}
+
+
+def agree(results: tuple[jax.Array, ...], wanted: tuple[jax.Array, ...]) -> bool:
+    """Whether a candidate computes what the default does, up to rounding; a compiler can be wrong."""
+    for result, want in zip(results, wanted, strict=True):
+        result, want = np.asarray(result, np.float32), np.asarray(want, np.float32)
+        if not np.abs(result - want).max() <= 0.02 * np.abs(want).max():  # nan is no agreement
+            return False
+    return True
+
+
+def median_seconds(
+    passes: dict[Blocks, Callable[..., Any]], sets: list[tuple[jax.Array, ...]], effort: tuple[int, float]
+) -> dict[Blocks, float]:
+    """Of a call; without those that failed to run."""
+    programs = {blocks: bench.Program(call, sets, bench.jax_clock) for blocks, call in passes.items()}
+    seconds, _ = bench.interleaved_seconds(programs, *effort)
+    return {blocks: float(np.median(x)) for blocks, x in seconds.items()}
+
+
+def fastest_row(problem: Problem, effort: Effort, progress: Progress, interpret: bool) -> str | None:
+    """The line for `blocks.TABLE`; None where no candidate runs."""
+    sets = input_sets(problem, effort, interpret)
+    default = problem.candidates[0]
+    passes = compiled_candidates(problem, sets[0], progress, interpret)
+    screened = median_seconds(passes, sets, effort.screening)
+    finalists = sorted(screened, key=screened.__getitem__)[:FINALISTS]
+    if default in screened:
+        wanted = passes[default](*sets[0])
+        finalists = [x for x in finalists if agree(passes[x](*sets[0]), wanted)]
+        finalists = list(dict.fromkeys([*finalists, default]))
+    final = median_seconds({blocks: passes[blocks] for blocks in finalists}, sets, effort.final)
+    tried = len(problem.candidates)
+    progress.say(f"{problem.name}: {tried - len(screened)} of {tried} candidates do not compile or run")
+    if not final:
+        return None
+    best = min(final, key=final.__getitem__)
+    of_default = f"{1e6 * final[default]:.0f} us" if default in final else "fails"
+    bytes_, longest = jnp.dtype(problem.dtype).itemsize, power_of_two(problem.size.height)
+    key = f'("{device.generation()}", "{problem.direction}", {bytes_}, {longest})'
+    values = ", ".join(str(x) for x in (best.query, best.key, best.channels, best.warps, best.stages))
+    return f"{key}: Blocks({values}),  # {1e6 * final[best]:.0f} us, default {of_default}"
+
+
+def rows(problems: list[Problem], effort: Effort, interpret: bool) -> Iterator[str]:
+    """As they are found."""
+    progress = Progress(sum(len(x.candidates) for x in problems))
+    for problem in problems:
+        row = fastest_row(problem, effort, progress, interpret)
+        if row:
+            progress.say(row)
+            yield row
+
+
+def parsed_shapes(text: str) -> list[bench.Size]:
+    """Of "8x97x97,2x128x256"."""
+    shapes = [[int(n) for n in shape.split("x")] for shape in text.split(",")]
+    if any(len(shape) != 3 or min(shape) < 1 for shape in shapes):
+        raise ValueError(text)
+    return [bench.Size(*shape) for shape in shapes]
+
+
+def parsed_dtypes(text: str) -> list[str]:
+    """Of "bfloat16,float32"."""
+    dtypes = text.split(",")
+    if not set(dtypes) <= set(bench.DTYPES):
+        raise ValueError(text)
+    return dtypes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", type=parsed_shapes, help="BxHxW,...; default: those of bench")
+    parser.add_argument("--dtypes", type=parsed_dtypes, default=bench.DTYPES, help="default: both of bench")
+    parser.add_argument("--toy", action="store_true", help="two candidates on a tiny image, interpreted")
+    flags = parser.parse_args(arguments)
+
+    instead = device.no_modern_nvidia_gpu()
+    if instead and not flags.toy:
+        sys.exit(f"Tuning needs an NVIDIA GPU of compute capability 8.0 or newer; this is {instead}.")
+    if flags.toy:
+        print("# TOY SIZE: the interpreter's times mean nothing")
+        shapes, effort, candidates = [bench.Size(1, 6, 6, 8, 32)], TOY, toy_blocks
+    else:
+        shapes, effort, candidates = flags.shapes or bench.FULL.sizes, FULL, sensible_blocks
+    problems = [
+        Problem(direction, dtype, size, candidates(direction, dtype, size))
+        for direction, dtype, size in itertools.product(DIRECTIONS, flags.dtypes, squares(shapes))
+    ]
+    found: list[str] = []
+    with contextlib.suppress(KeyboardInterrupt):  # what is found by then is worth its minutes
+        for row in rows(problems, effort, interpret=flags.toy):
+            found.append(row)
+    print("\n".join(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Compiles the kernels for a GPU in a process of its own; prints what they cost as JSON.
+
+python tests/kernels/compile_for_gpu.py h200 bfloat16 8x97x97 2x128x256
+"""
+
+import json
+import sys
+
+from kernels import aot  # before JAX starts
+
+import jax  # isort: skip
+import jax.numpy as jnp
+
+from kernels import packed_criss_cross_attention
+
+
+def costs(gpu: str, dtype: str, size: str) -> dict:
+    """{kernel: [registers, spilled bytes]} of forward and backward, D = 64, C = 512."""
+
+    def gradient(packed, upstream):
+        out, pull = jax.vjp(lambda x: packed_criss_cross_attention(x, 64, implementation="triton"), packed)
+        return out, pull(upstream)
+
+    shape = tuple(map(int, size.split("x")))
+    packed, out = (jax.ShapeDtypeStruct((*shape, c), jnp.dtype(dtype)) for c in (640, 512))
+    report = aot.compile_for(gpu, gradient, packed, out)
+    return {
+        name: [kernel.registers, kernel.spilled_bytes]
+        for name, kernel in report.kernels.items()
+        if name.startswith("criss_cross")
+    }
+
+
+if __name__ == "__main__":
+    gpu, dtype, *sizes = sys.argv[1:]
+    print(json.dumps({size: costs(gpu, dtype, size) for size in sizes}))
