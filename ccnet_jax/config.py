@@ -74,6 +74,8 @@ _FREE = (
     "checkpoint_every",
     "data.dir",
     "data.workers",
+    "model.implementation",
+    "model.remat",
 )
 
 
@@ -102,6 +104,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         if key in _CHOICES and value not in _CHOICES[key]:
             choices = ", ".join(map(str, _CHOICES[key]))
             raise UserError(f"config.{key}={value!r} does not exist; choose one of {choices}")
+        if key == "model.implementation" and value and (reason := IMPLEMENTATIONS[value].unavailable()):
+            raise UserError(f"config.{key}={value!r} {reason}; leave it None, which chooses what runs here")
         if key in _AT_LEAST and value < _AT_LEAST[key]:
             raise UserError(f"config.{key} must be at least {_AT_LEAST[key]}, not {value}")
         if key in _ABOVE_0 and value <= 0:
@@ -160,6 +164,13 @@ def load(folder: pathlib.Path) -> ml_collections.ConfigDict:
     data = values.get("data", {})
     data |= {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
     return ml_collections.ConfigDict(values)
+
+
+def let_op_choose_if_needed(config: ml_collections.ConfigDict) -> None:
+    """Set `model.implementation` to None where this device cannot run what the run was trained with."""
+    backend = IMPLEMENTATIONS.get(config.model.implementation)
+    if backend and backend.unavailable():
+        config.model.implementation = None
 
 
 def check_same_run(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:

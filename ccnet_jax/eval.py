@@ -35,6 +35,7 @@ def main() -> None:
     config = configuration.load(workdir)
     if _DATA_DIR.value is not None:
         config.data.dir = _DATA_DIR.value
+    configuration.let_op_choose_if_needed(config)
     configuration.check(config)
     split = _SPLIT.value or config.data.eval_split
     source = pipeline.open_source(config.data, split)

@@ -45,9 +45,13 @@ def batch_of(count, size=(48, 64)):
     return {key: np.stack([s[key][window] for s in samples]) for key in ("image", "label")}
 
 
-@pytest.mark.parametrize("ohem", [False, True])
-def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem):
-    config = load_config("demo", loss__ohem=ohem, loss__ohem_min_kept=500)
+@pytest.mark.parametrize(
+    ("ohem", "implementation"), [(False, None), (True, None), (False, "triton_interpret")]
+)
+def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implementation):
+    config = load_config(
+        "demo", loss__ohem=ohem, loss__ohem_min_kept=500, model__implementation=implementation
+    )
     model = configuration.build_model(config, 13)
     optimizer = sgd(config.optimizer, 10)
     gradient = jax.jit(jax.value_and_grad(train.make_loss(model, config.loss), has_aux=True))
@@ -65,6 +69,8 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem):
             variables["params"], variables["batch_stats"], batch, jax.random.key(3)
         )
         step = train.make_train_step(model, optimizer, config.loss, seed=0)
+        if not ohem:  # which ranks the whole batch's pixels; nothing else may leave its device
+            assert "all-gather" not in step.lower(state, batch).compile().as_text()
         after, metrics = step(state, batch)
         assert all(x.is_fully_replicated for x in jax.tree.leaves(after))
         results.append((loss, batch_stats, gradients, metrics, after.variables))

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import subprocess
@@ -37,3 +36,47 @@ def test_kernels_assemble_without_spills_at_the_papers_sizes(gpu, dtype):
         for name, (registers, spilled) in kernels.items():
             assert 0 < registers <= 255, (size, name)
             assert spilled == 0, (size, name)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("height", "width", "dtype", "forward", "both", "both_with_remat"),
+    [
+        (97, 97, "float32", 45, 150, 110),
+        (128, 256, "bfloat16", 80, 220, 170),
+        (256, 512, "bfloat16", 330, 900, 650),
+    ],
+)
+def test_two_loops_of_rcca_stay_within_their_memory(height, width, dtype, forward, both, both_with_remat):
+    code = f"""if True:
+        from experiments.attention_memory import MODULES, planned_megabytes
+        for name in ("RCCA, fused", "RCCA, fused, remat"):
+            print(*planned_megabytes(MODULES[name], {height}, {width}, {dtype!r}))
+    """
+    kept, recomputed = (list(map(float, line.split())) for line in run("-c", code).splitlines()[-2:])
+    input_megabytes = height * width * 512 * (4 if dtype == "float32" else 2) / 1e6
+    assert input_megabytes < kept[0] < forward
+    assert input_megabytes < kept[1] < both
+    assert recomputed[1] < both_with_remat
+    assert recomputed[1] < kept[1]
+
+
+@needs_compiler
+def test_eight_gpus_keep_their_own_images():
+    code = """if True:
+        from kernels import aot
+        import jax, jax.numpy as jnp
+        from kernels import criss_cross_attention
+
+        def loss(query, key, value):
+            return (criss_cross_attention(query, key, value).astype(jnp.float32) ** 2).sum()
+
+        query, value = (jax.ShapeDtypeStruct((8, 33, 65, c), jnp.bfloat16) for c in (64, 512))
+        report = aot.compile_for(
+            "h200", jax.grad(loss, (0, 1, 2)), query, query, value, devices=8, split=[True] * 3
+        )
+        assert any("criss_cross_backward" in name for name in report.kernels), report.kernels
+        assert "bf16[1,33,65,512]" in report.hlo
+        print("all-gather" in report.hlo)
+    """
+    assert run("-c", code).split()[-1] == "False"

@@ -50,6 +50,51 @@ def test_loops_apply_the_same_layer_again(loops):
     np.testing.assert_allclose(RCCA(loops).apply(variables, x), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("remat", [False, True])
+def test_kernels_and_remat_give_rcca_the_same_gradients(remat):
+    x = jax.random.normal(jax.random.key(1), (1, 5, 7, 16))
+    plain = RCCA(2, implementation="xla")
+    variables = with_gamma(plain.init(jax.random.key(0), x), 0.7)
+    fused = RCCA(2, implementation="triton_interpret", remat=remat)
+
+    def gradients(module):
+        return jax.jit(jax.grad(lambda v, x: (module.apply(v, x) ** 2).sum(), (0, 1)))(variables, x)
+
+    got, want = gradients(fused), gradients(plain)
+    assert jax.tree.all(jax.tree.map(lambda g: bool(jnp.abs(g).max() > 0), want[0]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), got, want)
+
+
+def test_gradients_equal_those_of_the_layer_written_out():
+    x = jax.random.normal(jax.random.key(1), (1, 4, 5, 16))
+    variables = with_gamma(CrissCrossAttention().init(jax.random.key(0), x), 0.7)
+
+    def written_out(variables, x):
+        p = variables["params"]
+        query, key, value = (x @ p[n]["kernel"] + p[n]["bias"] for n in ("query", "key", "value"))
+        return p["gamma"] * criss_cross_attention(query, key, value) + x
+
+    got, want = (
+        jax.grad(lambda v, x, f=f: (f(v, x) ** 2).sum(), (0, 1))(variables, x)
+        for f in (CrissCrossAttention().apply, written_out)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_remat_keeps_the_attention_and_computes_the_projections_again():
+    x = jax.random.normal(jax.random.key(1), (1, 5, 7, 16))
+    variables = with_gamma(RCCA(2, implementation="xla").init(jax.random.key(0), x), 0.7)
+
+    def counts(remat):
+        module = RCCA(2, implementation="triton_interpret", remat=remat)
+        program = str(jax.make_jaxpr(jax.grad(lambda x: module.apply(variables, x).sum()))(x))
+        return program.count("criss_cross_forward_rows"), program.count("remat")
+
+    kept, recomputed = counts(False), counts(True)
+    assert kept[0] == recomputed[0] > 0  # no kernel of the forward pass runs twice
+    assert kept[1] == 0 < recomputed[1]
+
+
 def dependence(loops, height=4, width=5):
     """[H, W, H, W]: whether output pixel (y, x) changes with input pixel (i, j)."""
     x = jax.random.normal(jax.random.key(1), (1, height, width, 8))
