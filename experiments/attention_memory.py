@@ -22,7 +22,22 @@ import jax.numpy as jnp
 import tqdm
 
 from ccnet_jax.models.context import NonLocal
-from ccnet_jax.models.criss_cross import RCCA
+from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
+
+
+class ScannedRCCA(nn.Module):
+    """RCCA's two loops as one `nn.scan`, to compare with the unrolled ones."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x: [B, H, W, C] -> [B, H, W, C]."""
+
+        def loop(layer: nn.Module, carry: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return layer(carry), None
+
+        scan = nn.scan(loop, variable_broadcast="params", split_rngs={"params": False}, length=2)
+        return scan(CrissCrossAttention(implementation="triton", name="attention"), x, None)[0]
+
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
@@ -30,6 +45,7 @@ CHANNELS = 512
 MODULES: dict[str, nn.Module] = {
     "RCCA, fused": RCCA(2, implementation="triton"),
     "RCCA, fused, remat": RCCA(2, implementation="triton", remat=True),
+    "RCCA, fused, scanned": ScannedRCCA(),
     "RCCA, einsum": RCCA(2, implementation="xla"),
     "RCCA, einsum, remat": RCCA(2, implementation="xla", remat=True),
     "Non-local": NonLocal(),

@@ -63,8 +63,8 @@ class RCCA(nn.Module):
     """Recurrent criss-cross attention: one `CrissCrossAttention`, one set of parameters, `loops` times.
 
     With loops=2 every pixel can gather from every other (section 3.3 of the paper); with 1, from its
-    row and column only. The loops are unrolled: a scan would keep their activations stacked until the
-    last is used, and copy each out, which takes more than half as much memory again in training.
+    row and column only. The loops are unrolled: a scan keeps their activations stacked until the
+    last is used, and copies each out (experiments/results/attention_memory.md has the difference).
 
     Attributes:
       loops: number of applications, 1 to 3 in the paper.
