@@ -104,8 +104,6 @@ def check(config: ml_collections.ConfigDict) -> None:
         if key in _CHOICES and value not in _CHOICES[key]:
             choices = ", ".join(map(str, _CHOICES[key]))
             raise UserError(f"config.{key}={value!r} does not exist; choose one of {choices}")
-        if key == "model.implementation" and value and (reason := IMPLEMENTATIONS[value].unavailable()):
-            raise UserError(f"config.{key}={value!r} {reason}; leave it None, which chooses what runs here")
         if key in _AT_LEAST and value < _AT_LEAST[key]:
             raise UserError(f"config.{key} must be at least {_AT_LEAST[key]}, not {value}")
         if key in _ABOVE_0 and value <= 0:
@@ -120,6 +118,15 @@ def check(config: ml_collections.ConfigDict) -> None:
     if scale is not None and crop is None:
         raise UserError(
             "config.data.scale makes pictures of many sizes: set config.data.crop to the size of a batch's"
+        )
+
+
+def check_device(config: ml_collections.ConfigDict) -> None:
+    """Raise UserError where this device cannot run the config. Starts JAX: hosts must have joined."""
+    name = config.model.implementation
+    if name is not None and (reason := IMPLEMENTATIONS[name].unavailable()):
+        raise UserError(
+            f"config.model.implementation={name!r} {reason}; leave it None, which chooses what runs here"
         )
 
 
@@ -168,8 +175,9 @@ def load(folder: pathlib.Path) -> ml_collections.ConfigDict:
 
 def let_op_choose_if_needed(config: ml_collections.ConfigDict) -> None:
     """Set `model.implementation` to None where this device cannot run what the run was trained with."""
-    backend = IMPLEMENTATIONS.get(config.model.implementation)
-    if backend and backend.unavailable():
+    name = config.model.implementation
+    if name is not None and (name not in IMPLEMENTATIONS or IMPLEMENTATIONS[name].unavailable()):
+        print(f"model.implementation={name!r} cannot run here: the op chooses another")
         config.model.implementation = None
 
 

@@ -115,6 +115,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     configuration.check(config)
     if config.distributed:
         join_hosts()
+    configuration.check_device(config)
     process, processes = jax.process_index(), jax.process_count()
     if processes > 1 and config.batch_size % jax.device_count():
         raise UserError(

@@ -38,7 +38,6 @@ def test_a_saved_config_comes_back_as_it_was(tmp_path):
         ({"data__workers": -1}, "data.workers must be at least 0"),
         ({"model__width": 0}, "model.width must be above 0"),
         ({"model__implementation": "cuda"}, "model.implementation='cuda'.*xla"),
-        ({"model__implementation": "triton"}, "model.implementation='triton' needs an NVIDIA GPU.*None"),
         ({"data__crop": (16, 64)}, "data.crop must be .*at least 32"),
         ({"data__crop": (48.5, 64)}, "data.crop must be"),
         ({"data__scale": (2.0, 0.5), "data__crop": (64, 64)}, "data.scale must be"),
@@ -64,7 +63,16 @@ def test_missing_and_unknown_keys_are_named():
         configuration.check(config)
 
 
-@pytest.mark.parametrize(("trained_with", "evaluated_with"), [("triton", None), ("xla", "xla"), (None, None)])
+def test_an_implementation_that_this_device_lacks_is_refused():
+    configuration.check_device(load_config("demo", model__implementation="xla"))
+    with pytest.raises(UserError, match="model.implementation='triton' needs an NVIDIA GPU.*None"):
+        configuration.check_device(load_config("demo", model__implementation="triton"))
+
+
+@pytest.mark.parametrize(
+    ("trained_with", "evaluated_with"),
+    [("triton", None), ("of another JAX", None), ("xla", "xla"), (None, None)],
+)
 def test_a_run_from_a_gpu_is_evaluated_with_what_runs_here(trained_with, evaluated_with):
     config = load_config("demo", model__implementation=trained_with)
     configuration.let_op_choose_if_needed(config)

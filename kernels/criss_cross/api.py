@@ -69,7 +69,9 @@ def criss_cross_attention(
         "triton", fused GPU kernels that keep no attention map (NVIDIA, compute capability 8.0 or newer);
         "triton_interpret", the same kernels in Pallas's interpreter, on any device, for tests;
         "xla", the reference in einsums, on any device.
-        The device is that of the mesh in scope (`jax.set_mesh`), else JAX's default device.
+        The device is that of the mesh in scope (`jax.set_mesh`), else JAX's default device: to run on
+        the CPU of a machine with a GPU, say so by `jax.default_device` or name "xla". The kernels have
+        a gradient, and no derivative of that (no jvp, no hessian), which "xla" has.
       return_residuals: also return the log-sum-exp of the energies.
 
     Returns:

@@ -1,6 +1,7 @@
 """Which device the op is being compiled for."""
 
 import re
+from typing import Any
 
 import jax
 
@@ -9,16 +10,18 @@ _OLD = re.compile(r"\b(V100|P100|P40|P4|T4|M60|K80|TITAN|GTX|Quadro RTX|RTX 20\d
 _HOPPER = re.compile(r"\b(H100|H200|GH200|H800|H20)\b")
 
 
-def kind() -> tuple[str, str]:
-    """(platform, name) of the device at hand, like ("gpu", "NVIDIA H200") or ("cpu", "cpu").
-
-    That is the device of the mesh in scope (`jax.set_mesh`) if there is one, else JAX's default device.
-    """
+def _device() -> Any:
+    """Of the mesh in scope (`jax.set_mesh`), as far as that is known, else JAX's default device."""
     of_mesh = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     if of_mesh is not None:
-        return of_mesh.platform, of_mesh.device_kind
+        return of_mesh
     default = jax.config.jax_default_device
-    device = default if isinstance(default, jax.Device) else jax.devices(default)[0]
+    return default if isinstance(default, jax.Device) else jax.devices(default)[0]
+
+
+def kind() -> tuple[str, str]:
+    """(platform, name) of the device at hand, like ("gpu", "NVIDIA H200") or ("cpu", "cpu")."""
+    device = _device()
     return device.platform, device.device_kind
 
 
@@ -30,6 +33,8 @@ def generation() -> str:
 def no_modern_nvidia_gpu() -> str | None:
     """None on an NVIDIA GPU of compute capability 8.0 or newer; else the name of what is there."""
     platform, name = kind()
-    if platform == "gpu" and re.search("NVIDIA|Tesla", name) and not _OLD.search(name):
-        return None
+    capability = str(getattr(_device(), "compute_capability", ""))  # a mesh's device does not tell
+    if platform == "gpu" and re.search("NVIDIA|Tesla", name):
+        modern = float(capability) >= 8 if capability else not _OLD.search(name)
+        return None if modern else name
     return name if platform == "gpu" else platform.upper()

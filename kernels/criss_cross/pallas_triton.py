@@ -101,7 +101,7 @@ class _Kernel:
 
     def line(self) -> _Line:
         """This program's line. Rows take the images last to first: the columns' last are still in L2."""
-        image = pl.program_id(0)
+        image = pl.program_id(2)
         image = image if self.column else self.images - 1 - image
         return _Line(image, pl.program_id(1), self.column, self.length)
 
@@ -148,7 +148,7 @@ def _forward_kernel(*refs: Any, kernel: _Kernel, arrays: int) -> None:
     out, lse = refs[-2:]
     line, blocks = kernel.line(), kernel.blocks
     out = _Channels(out, 0, kernel.values)
-    start = pl.program_id(2) * blocks.query
+    start = pl.program_id(0) * blocks.query
     queries = kernel.load_keys(line, query, start, blocks.query)
 
     def energy(first: Any) -> jax.Array:  # [query, key], times log2(e)
@@ -175,11 +175,11 @@ def _forward_kernel(*refs: Any, kernel: _Kernel, arrays: int) -> None:
         maximum, total = kernel.over_line(blocks.key, lambda first, x: join(x, energy(first)), nothing)
     joint = _finite(maximum) + jnp.log2(total)  # -inf for a column of one pixel
     if not kernel.column:
-        earlier = line.load_scalars(refs[arrays + 1], start, blocks.query) * _LOG2E
+        earlier = line.load_scalars(refs[arrays], start, blocks.query) * _LOG2E
         larger = jnp.maximum(earlier, joint)
         joint = larger + jnp.log2(jnp.exp2(earlier - larger) + jnp.exp2(joint - larger))
         share = jnp.exp2(earlier - joint)[:, None]
-        earlier_out = _Channels(refs[arrays], 0, kernel.values)
+        earlier_out = _Channels(refs[arrays + 1], 0, kernel.values)
     line.store_scalars(lse, start, joint / _LOG2E)
     shift = _finite(joint)[:, None]
 
@@ -257,7 +257,8 @@ class _Backward:
         seen = line.exists(query, blocks.query)[:, None] & line.exists(key, blocks.key)[None, :]
         if self.kernel.column:
             seen &= query + jnp.arange(blocks.query)[:, None] != key + jnp.arange(blocks.key)[None, :]
-        return jnp.where(seen, jnp.exp2(energy - lse[:, None]), 0.0)
+        # No weight is above 1; the rounding of large energies must not say so.
+        return jnp.where(seen, jnp.exp2(jnp.minimum(energy - lse[:, None], 0.0)), 0.0)
 
     def d_weights(self, query: Any, key: Any, and_then: Callable[..., None] | None = None) -> jax.Array:
         """dO V^T [query, key]; and_then(channel, dO's chunk) while that is at hand."""
@@ -306,7 +307,7 @@ def _backward_line_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -
 def _backward_keys_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -> None:
     """One block of keys of a long line: dK and dV, walking over the queries."""
     this = _Backward.of(refs, kernel, arrays, add)
-    start = pl.program_id(2) * kernel.blocks.key
+    start = pl.program_id(0) * kernel.blocks.key
     keys = this.keys(start)
 
     def d_key(first: Any, total: list[jax.Array]) -> list[jax.Array]:
@@ -332,7 +333,7 @@ def _backward_keys_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -
 def _backward_queries_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -> None:
     """One block of queries of a long line: dQ, walking over the keys."""
     this = _Backward.of(refs, kernel, arrays, add)
-    start = pl.program_id(2) * kernel.blocks.query
+    start = pl.program_id(0) * kernel.blocks.query
     queries = this.queries(start)
 
     def d_query(first: Any, total: list[jax.Array]) -> list[jax.Array]:
@@ -371,7 +372,7 @@ def _passes(
             return pl.pallas_call(
                 body,
                 out_shape=results,
-                grid=(batch, lines, pl.cdiv(kernel.length, block)),
+                grid=(pl.cdiv(kernel.length, block), lines, batch),  # the first runs fastest
                 input_output_aliases={len(inputs) + n: n for n in range(len(earlier))},
                 compiler_params=plgpu.CompilerParams(
                     num_warps=kernel.blocks.warps, num_stages=kernel.blocks.stages
@@ -400,7 +401,10 @@ def forward_passes(
     results = (_like(like, (_values(arrays, keys),), dtype), _like(like, (), jnp.float32))
     found: tuple[jax.Array, ...] = ()
     for kernel, launch in _passes("forward", arrays, keys, blocks, interpret):
-        found = launch(_forward_kernel, kernel.blocks.query, arrays, found, results)
+        # Rows write `out` over the columns', each tile by the threads that read it. Of the log-sum-exp
+        # several threads read the same number, and none may find it overwritten: it is a new array.
+        out, lse = tuple(found[:1]), tuple(found[1:])
+        found = launch(_forward_kernel, kernel.blocks.query, (*arrays, *lse), out, results)
     return found
 
 
@@ -441,7 +445,11 @@ def _image_by_image(function: Callable[..., Any], rule: str) -> Callable[..., An
 
     whole = tuple(dict.fromkeys(letter for letter in rule if letter in "hwdcp"))
     split.def_partition(partition, sharding_rule=rule, need_replication_factors=whole)
-    mapped = custom_vmap(split)
+
+    @custom_vmap
+    def mapped(*arguments: jax.Array) -> Any:
+        by_hand = AxisType.Manual in jax.typeof(arguments[0]).sharding.mesh.axis_types
+        return (function if by_hand else split)(*arguments)  # inside jax.shard_map there is nothing to split
 
     @mapped.def_vmap
     def fold(size: int, batched: list[bool], *arguments: jax.Array) -> tuple[Any, Any]:
@@ -460,7 +468,7 @@ def _image_by_image(function: Callable[..., Any], rule: str) -> Callable[..., An
         # A mesh whose shardings are part of the types asks for its splitting in so many words.
         batch = PartitionSpec(*sharding.spec[:1])
         here = jax.shard_map(mapped, mesh=sharding.mesh, in_specs=batch, out_specs=batch, check_vma=False)
-        return here(*(jax.sharding.reshard(x, NamedSharding(sharding.mesh, batch)) for x in arguments))
+        return here(*arguments)
 
     return call
 
@@ -483,7 +491,6 @@ def _backward(arrays: int, keys: int, interpret: bool) -> Callable[..., tuple[ja
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def attend(arrays: tuple[jax.Array, ...], keys: int, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
     """Criss-cross attention and its joint log-sum-exp.
 
@@ -496,11 +503,34 @@ def attend(arrays: tuple[jax.Array, ...], keys: int, interpret: bool = False) ->
     Returns:
       out [B, H, W, C] in the arrays' dtype, and log-sum-exp [B, H, W] in float32.
     """
+    return _attend(_placed_alike(arrays), keys, interpret)
+
+
+def _placed_alike(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    """The arrays on the same devices in the same way, out of which JAX derives where gradients are summed.
+
+    Inside `jax.shard_map` all vary over the axes over which any does; on a mesh of explicit shardings
+    all are split like the first, along the batch alone.
+    """
+    axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
+    missing = [tuple(axes - jax.typeof(x).manual_axis_type.varying) for x in arrays]
+    arrays = tuple(
+        jax.lax.pcast(x, m, to="varying") if m else x for x, m in zip(arrays, missing, strict=True)
+    )
+    sharding = jax.typeof(arrays[0]).sharding
+    if AxisType.Explicit in sharding.mesh.axis_types:
+        batch = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
+        arrays = tuple(jax.sharding.reshard(x, batch) for x in arrays)
+    return arrays
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _attend(arrays: tuple[jax.Array, ...], keys: int, interpret: bool) -> tuple[jax.Array, jax.Array]:
     return _forward(len(arrays), keys, interpret)(*arrays)
 
 
 def _attend_forward(arrays: tuple[jax.Array, ...], keys: int, interpret: bool) -> tuple[Any, Any]:
-    out, lse = attend(arrays, keys, interpret)
+    out, lse = _attend(arrays, keys, interpret)
     # Named, so that `jax.checkpoint` may keep these two and compute the rest again.
     out, lse = checkpoint_name(out, "criss_cross"), checkpoint_name(lse, "criss_cross")
     return (out, lse), (arrays, out, lse)
@@ -514,4 +544,4 @@ def _attend_backward(keys: int, interpret: bool, residuals: Any, gradients: Any)
     return (tuple(_backward(len(arrays), keys, interpret)(*arrays, d_out, lse, delta)),)
 
 
-attend.defvjp(_attend_forward, _attend_backward)
+_attend.defvjp(_attend_forward, _attend_backward)

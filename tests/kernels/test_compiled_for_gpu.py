@@ -80,3 +80,31 @@ def test_eight_gpus_keep_their_own_images():
         print("all-gather" in report.hlo)
     """
     assert run("-c", code).split()[-1] == "False"
+
+
+@needs_compiler
+@pytest.mark.parametrize("split", ["query", "key, value"])
+def test_shard_map_sums_the_gradients_of_what_every_gpu_shares(split):
+    code = f"""if True:
+        from kernels import aot
+        import jax, jax.numpy as jnp
+        from jax.sharding import PartitionSpec as P
+        from kernels import criss_cross_attention
+
+        def gradients(query, key, value):
+            def loss(*arrays):
+                return (criss_cross_attention(*arrays).astype(jnp.float32) ** 2).sum()
+            return jax.grad(loss, (0, 1, 2))(query, key, value)
+
+        names = ("query", "key", "value")
+        split = [name in {split!r}.split(", ") for name in names]
+        specs = tuple(P("data") if s else P() for s in split)
+        mapped = jax.shard_map(gradients, mesh=aot.mesh("h200", 8), in_specs=specs, out_specs=specs)
+        arrays = [
+            jax.ShapeDtypeStruct((8 if s else 1, 5, 7, c), jnp.bfloat16)
+            for s, c in zip(split, (64, 64, 512))
+        ]
+        report = aot.compile_for("h200", mapped, *arrays, devices=8, split=split)
+        print("all-reduce" in report.hlo)
+    """
+    assert run("-c", code).split()[-1] == "True"
