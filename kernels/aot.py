@@ -73,8 +73,12 @@ def unavailable() -> str | None:
     return None
 
 
+@functools.cache
 def mesh(gpu: str, devices: int = 1) -> Mesh:
-    """`devices` GPUs that exist only for the compiler, in a row named `data`. gpu: a name in `GPUS`."""
+    """`devices` GPUs that exist only for the compiler, in a row named `data`, the same ones at every call.
+
+    gpu: a name in `GPUS`.
+    """
     topology = topologies.get_topology_desc(
         platform="cuda",
         topology_name=gpu,
