@@ -353,7 +353,7 @@ def _passes(
     batch, height, width, _ = arrays[0].shape
     for column in (True, False):
         length, lines = (height, width) if column else (width, height)
-        cut = blocks or choose_blocks(direction, length, arrays[0].dtype, device.generation())
+        cut = blocks or choose_blocks(direction, length, keys, arrays[0].dtype, device.generation())
         kernel = _Kernel(column, length, keys, _values(arrays, keys), batch, cut, interpret)
 
         def launch(

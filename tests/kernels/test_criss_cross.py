@@ -1,4 +1,7 @@
 import functools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +10,7 @@ import pytest
 
 from kernels import criss_cross_attention, packed_criss_cross_attention
 from kernels.criss_cross import IMPLEMENTATIONS, device
+from tests.helpers import ROOT
 from tests.kernels.criss_cross_loop import criss_cross_loop, criss_cross_loop_gradients
 
 RUNNABLE = [name for name, backend in IMPLEMENTATIONS.items() if backend.unavailable() is None]
@@ -108,6 +112,7 @@ REAL_SHAPES = [  # B, H, W, D, C
     (1, 60, 45, 64, 512),
     (1, 97, 97, 8, 72),
     (1, 65, 129, 24, 40),
+    (1, 6, 9, 200, 24),
     (1, 128, 256, 8, 16),
 ]
 
@@ -300,3 +305,20 @@ def test_devices_are_told_apart(platform, name, runs, generation, monkeypatch):
 def test_packed_needs_channels_for_all_three(keys):
     with pytest.raises(ValueError, match=f"keys={keys} must"):
         packed_criss_cross_attention(jnp.zeros((1, 2, 2, 16)), keys)
+
+
+def test_without_pallas_triton_only_that_backend_is_gone():
+    code = """if True:
+        import sys
+        sys.modules["jax.experimental.pallas.triton"] = None
+        import jax.numpy as jnp
+        from kernels import criss_cross_attention
+        from kernels.criss_cross import IMPLEMENTATIONS
+        x = jnp.ones((1, 2, 3, 4))
+        print(*IMPLEMENTATIONS, float(criss_cross_attention(x, x, x).mean()))
+    """
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["xla", "1.0"], done.stderr
