@@ -10,9 +10,7 @@ the plot needs matplotlib.
 """
 
 import argparse
-import json
 import pathlib
-import subprocess
 
 from kernels import aot  # before JAX starts
 
@@ -23,6 +21,7 @@ import tqdm
 
 from ccnet_jax.models.context import NonLocal
 from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
+from kernels.criss_cross import bench
 
 
 class ScannedRCCA(nn.Module):
@@ -58,9 +57,9 @@ def planned_megabytes(module: nn.Module, height: int, width: int, dtype: str) ->
     """Temporaries of the forward pass, and of forward + backward, in 10^6 bytes."""
     x = jax.ShapeDtypeStruct((1, height, width, CHANNELS), jnp.dtype(dtype))
     small = jax.ShapeDtypeStruct((1, 1, 1, CHANNELS), x.dtype)  # parameters do not depend on the size
-    variables = jax.eval_shape(lambda x: RCCA(1, implementation="xla").init(jax.random.key(0), x), small)
-    if isinstance(module, NonLocal):
-        variables = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), small)
+    # What runs only on a GPU cannot be initialized here; RCCA's parameters are those of its reference.
+    twin = module if isinstance(module, NonLocal) else RCCA(1, implementation="xla")
+    variables = jax.eval_shape(lambda x: twin.init(jax.random.key(0), x), small)
 
     def loss(variables, x):
         return (module.apply(variables, x).astype(jnp.float32) ** 2).sum()
@@ -123,9 +122,7 @@ def main() -> None:
         parser.error(missing)
     rows = measure([(name, *size) for size in SIZES for name in MODULES])
     print(table(rows))
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+    commit = bench.commit()  # the tree may change while the plot is made
     growth = []
     if arguments.plot:
         growth = measure([(name, side, side, "bfloat16") for side in SIDES for name in MODULES])
@@ -133,7 +130,7 @@ def main() -> None:
         plot(growth, RESULTS / "attention_memory.png")
     about = {"gpu": "H200, compiled for, not run", "jax": jax.__version__, "commit": commit}
     report = about | {"sizes": rows, "growth": growth}
-    (RESULTS / "attention_memory.json").write_text(json.dumps(report, indent=1) + "\n")
+    bench.write_json(RESULTS / "attention_memory.json", report)
     (RESULTS / "attention_memory.md").write_text(table(rows))
 
 

@@ -69,3 +69,13 @@ def run(program: str, *arguments: str, cwd: pathlib.Path) -> tuple[int, str, str
     process = start(program, *arguments, cwd=cwd)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def fresh_python(*arguments: str) -> str:
+    """What a new Python prints: XLA reads its flags once, and here they are the tests' own."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -559,7 +559,7 @@ def table(report: dict[str, Any]) -> str:
 
 def has_gpu() -> bool:
     """Whether the default device is a GPU."""
-    return device.kind()[0] in ("gpu", "cuda", "rocm")
+    return device.kind()[0] == "gpu"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,24 +1,11 @@
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from kernels import aot
-from tests.helpers import ROOT
+from tests.helpers import fresh_python
 
 needs_compiler = pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
-
-
-def run(*command):
-    """What a fresh Python prints: XLA reads its flags once, and here they are others than the tests'."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @needs_compiler
@@ -28,7 +15,7 @@ def test_kernels_assemble_without_spills_at_the_papers_sizes(gpu, dtype):
     sizes = ["8x97x97", "2x128x256"]
     if dtype == "bfloat16":
         sizes += ["16x64x64", "1x256x512"]
-    report = json.loads(run("tests/kernels/compile_for_gpu.py", gpu, dtype, *sizes))
+    report = json.loads(fresh_python("tests/kernels/compile_for_gpu.py", gpu, dtype, *sizes))
     for size in sizes:
         kernels = report[size]
         assert {"criss_cross_forward_columns", "criss_cross_forward_rows"} < set(kernels)
@@ -53,7 +40,7 @@ def test_two_loops_of_rcca_stay_within_their_memory(height, width, dtype, forwar
         for name in ("RCCA, fused", "RCCA, fused, remat"):
             print(*planned_megabytes(MODULES[name], {height}, {width}, {dtype!r}))
     """
-    kept, recomputed = (list(map(float, line.split())) for line in run("-c", code).splitlines()[-2:])
+    kept, recomputed = (list(map(float, line.split())) for line in fresh_python("-c", code).splitlines()[-2:])
     input_megabytes = height * width * 512 * (4 if dtype == "float32" else 2) / 1e6
     assert input_megabytes < kept[0] < forward
     assert input_megabytes < kept[1] < both
@@ -79,7 +66,7 @@ def test_eight_gpus_keep_their_own_images():
         assert "bf16[1,33,65,512]" in report.hlo
         print("all-gather" in report.hlo)
     """
-    assert run("-c", code).split()[-1] == "False"
+    assert fresh_python("-c", code).split()[-1] == "False"
 
 
 @needs_compiler
@@ -107,4 +94,4 @@ def test_shard_map_sums_the_gradients_of_what_every_gpu_shares(split):
         report = aot.compile_for("h200", mapped, *arrays, devices=8, split=split)
         print("all-reduce" in report.hlo)
     """
-    assert run("-c", code).split()[-1] == "True"
+    assert fresh_python("-c", code).split()[-1] == "True"

@@ -1,7 +1,4 @@
 import functools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +7,7 @@ import pytest
 
 from kernels import criss_cross_attention, packed_criss_cross_attention
 from kernels.criss_cross import IMPLEMENTATIONS, device
-from tests.helpers import ROOT
+from tests.helpers import fresh_python
 from tests.kernels.criss_cross_loop import criss_cross_loop, criss_cross_loop_gradients
 
 RUNNABLE = [name for name, backend in IMPLEMENTATIONS.items() if backend.unavailable() is None]
@@ -317,8 +314,4 @@ def test_without_pallas_triton_only_that_backend_is_gone():
         x = jnp.ones((1, 2, 3, 4))
         print(*IMPLEMENTATIONS, float(criss_cross_attention(x, x, x).mean()))
     """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert done.stdout.split() == ["xla", "1.0"], done.stderr
+    assert fresh_python("-c", code).split() == ["xla", "1.0"]
