@@ -5,40 +5,29 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
-import cv2
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
-
-from ccnet_jax.data.streets import Streets
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def load_config(name: str, **changes) -> ml_collections.ConfigDict:
-    """configs/NAME.py with {"dotted__key": value}: double underscores stand for dots."""
-    path = ROOT / "configs" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
+def load_config_file(name: str) -> types.ModuleType:
+    """configs/NAME.py as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    config = module.get_config()
+    return module
+
+
+def load_config(name: str, **changes) -> ml_collections.ConfigDict:
+    """configs/NAME.py, or NAME:VARIANT of it, with {"dotted__key": value}: double underscores are dots."""
+    name, *variant = name.split(":")
+    config = load_config_file(name).get_config(*variant)
     config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     return config
-
-
-def write_camvid(folder: pathlib.Path, pictures: int = 4) -> pathlib.Path:
-    """`pictures` scenes' 96x64 middles as a CamVid folder; the last two classes of `streets` are void."""
-    for split in ("train", "val"):
-        for i in range(pictures):
-            sample = {key: value[16:80, 48:144] for key, value in Streets("train")[i].items()}
-            label = np.where(sample["label"] < 11, sample["label"], 255).astype(np.uint8)
-            for kind, pixels in (("images", sample["image"][..., ::-1]), ("labels", label)):
-                path = folder / kind / split / f"{i}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                cv2.imwrite(str(path), pixels)
-    return folder
 
 
 def with_gamma(variables, gamma: float):

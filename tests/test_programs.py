@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests import helpers
+from tests.miniatures import write_camvid
 
 TINY = [
     "--config.batch_size=2",
@@ -25,7 +26,7 @@ def folder(tmp_path_factory):
     """A folder with a configs/, a camvid/ of four pictures and runs/tiny, trained for two steps."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "configs").symlink_to(helpers.ROOT / "configs")
-    helpers.write_camvid(folder / "camvid")
+    write_camvid(folder / "camvid")
     code, out, err = train(folder, "--workdir=runs/tiny", "--config.steps=2")
     assert code == 0, err
     assert "241,935 parameters" in out
@@ -101,9 +102,8 @@ def test_wrong_keys_and_values_are_named(folder):
     )
     with_override = ("--config", "configs/nope.py", "--config.steps=3")
     assert_one_sentence(helpers.run("ccnet_jax.train", *with_override, cwd=folder), "configs/nope.py")
-    assert_one_sentence(
-        helpers.run("ccnet_jax.train", "--config=configs/cityscapes.py:18", cwd=folder), "variants 50 and 101"
-    )
+    variant = helpers.run("ccnet_jax.train", "--config=configs/cityscapes.py:18", cwd=folder)
+    assert_one_sentence(variant, "has no variant '18', but one of official-r101")
 
 
 def test_missing_data_says_what_to_put_where(folder):
@@ -126,7 +126,7 @@ def test_missing_run_and_checkpoint(folder, tmp_path):
 
 
 def test_a_bad_label_met_while_training(folder, tmp_path):
-    data = helpers.write_camvid(tmp_path / "camvid", pictures=1)
+    data = write_camvid(tmp_path / "camvid", pictures=1)
     label = data / "labels/train/0.png"
     cv2.imwrite(str(label), np.full((64, 96), 77, np.uint8))
     result = train(tmp_path, f"--config.data.dir={data}", "--workdir=run")
@@ -170,7 +170,7 @@ def test_a_run_stopped_or_killed_goes_on(folder, how, workers):
 
 def test_two_hosts_train_as_one(tmp_path):
     """Two processes of one device each, and one process of one: the same losses, the same scores."""
-    helpers.write_camvid(tmp_path / "camvid", pictures=3)
+    write_camvid(tmp_path / "camvid", pictures=3)
     logs = []
     for hosts in (2, 1):
         workdir = tmp_path / f"run{hosts}"

@@ -13,7 +13,8 @@ from ccnet_jax.checkpoint import Checkpoints, load_variables, variables_like
 from ccnet_jax.data.streets import Streets
 from ccnet_jax.errors import UserError
 from ccnet_jax.optimizer import sgd
-from tests.helpers import load_config, with_gamma, write_camvid
+from tests.helpers import load_config, with_gamma
+from tests.miniatures import write_camvid
 
 LOGGED = ("loss", "main_loss", "auxiliary_loss", "learning_rate")
 

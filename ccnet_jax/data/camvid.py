@@ -9,7 +9,7 @@ the 11 classes of SegNet (Badrinarayanan et al., 2017), 480x360. How it must lie
 
 import numpy as np
 
-from ccnet_jax.data.files import FolderSource, data_folder
+from ccnet_jax.data.files import Classes, FolderSource, MissingSplit, check_split, data_folder, paired
 from ccnet_jax.errors import UserError
 
 CLASSES = (
@@ -42,20 +42,25 @@ PALETTE = np.array(
     np.uint8,
 )
 LAYOUT = "images/{train,val,test}/NAME.jpg and labels/{train,val,test}/NAME.png"
+SPLITS = ("train", "val", "test")
 
 
-def open_camvid(folder: str | None, split: str) -> FolderSource:
+def label_classes() -> Classes:
+    """The files hold the class indices."""
+    return Classes(CLASSES, PALETTE)
+
+
+def open_split(folder: str | None, split: str) -> FolderSource:
     """The pairs of `split`, sorted by name. Raises UserError naming the folder or file that is missing."""
+    check_split(split, SPLITS, "camvid")
     root = data_folder(folder, "camvid", LAYOUT)
-    images, labels = root / "images" / split, root / "labels" / split
-    if not images.is_dir():
-        raise UserError(f"{images} is not a folder; camvid's data.dir must hold {LAYOUT}")
-    pairs = []
-    for image in sorted(p for p in images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png")):
-        label = labels / f"{image.stem}.png"
-        if not label.is_file():
-            raise UserError(f"{image} has no label {label}; add it or remove the picture")
-        pairs.append((image, label))
-    if not pairs:
-        raise UserError(f"{images} holds no .jpg or .png picture; camvid's data.dir must hold {LAYOUT}")
-    return FolderSource(pairs, CLASSES, PALETTE)
+    folder_of_images = root / "images" / split
+    if not folder_of_images.is_dir():
+        raise MissingSplit(f"{folder_of_images} is not a folder; camvid's data.dir must hold {LAYOUT}")
+    images = sorted(p for p in folder_of_images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not images:
+        raise UserError(
+            f"{folder_of_images} holds no .jpg or .png picture; camvid's data.dir must hold {LAYOUT}"
+        )
+    labels = {image: root / "labels" / split / f"{image.stem}.png" for image in images}
+    return FolderSource(paired(images, labels, "add it or remove the picture"), label_classes())

@@ -1,15 +1,26 @@
-"""Cityscapes, 19 classes: 2975 street scenes of 2048x1024 to train on, 500 to validate.
+"""Cityscapes, 19 classes: 2975 street scenes of 2048x1024 to train on, 500 to validate, 1525 to test.
 
 Where to get it: leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip of the Cityscapes data set
-(Cordts et al., 2016), after registration, unpacked side by side. How it must lie in `data.dir`:
+(Cordts et al., 2016), after registration, unpacked side by side; for the 19998 coarsely labelled scenes
+leftImg8bit_trainextra.zip and gtCoarse.zip too. How it must lie in `data.dir`:
 
-    leftImg8bit/{train,val}/CITY/NAME_leftImg8bit.png
-    gtFine/{train,val}/CITY/NAME_gtFine_labelIds.png      8 bits, ids 0 to 33
+    leftImg8bit/{train,val,test,train_extra}/CITY/NAME_leftImg8bit.png      RGB
+    gtFine/{train,val}/CITY/NAME_gtFine_labelIds.png                        8 bits, ids 0 to 33
+    gtCoarse/train_extra/CITY/NAME_gtCoarse_labelIds.png                    the same
 """
 
 import numpy as np
 
-from ccnet_jax.data.files import UNKNOWN, VOID, FolderSource, data_folder
+from ccnet_jax.data.files import (
+    UNKNOWN,
+    VOID,
+    Classes,
+    FolderSource,
+    MissingSplit,
+    check_split,
+    data_folder,
+    paired,
+)
 from ccnet_jax.errors import UserError
 
 CLASSES = (
@@ -58,34 +69,44 @@ PALETTE = np.array(
     np.uint8,
 )
 LAYOUT = (
-    "leftImg8bit/{train,val}/CITY/NAME_leftImg8bit.png and gtFine/{train,val}/CITY/NAME_gtFine_labelIds.png, "
-    "as unpacked from leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
+    "leftImg8bit/{train,val,test}/CITY/NAME_leftImg8bit.png and gtFine/{train,val}/CITY/"
+    "NAME_gtFine_labelIds.png, as unpacked from leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
 )
+SPLITS = ("train", "val", "test", "train_extra")
 
 # The label id of every train id; ids 0 to 33 that are not here, and 255 for -1, are void.
 _LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
-def _train_ids() -> np.ndarray:
+def label_classes() -> Classes:
+    """Train ids from label ids."""
     table = np.full(256, UNKNOWN, np.uint8)
     table[:34] = table[255] = VOID
     table[list(_LABEL_IDS)] = np.arange(len(_LABEL_IDS))
-    return table
+    return Classes(CLASSES, PALETTE, table)
 
 
-def open_cityscapes(folder: str | None, split: str) -> FolderSource:
-    """The pairs of `split`, sorted by name. Raises UserError naming the folder or file that is missing."""
+def open_split(folder: str | None, split: str) -> FolderSource:
+    """The pairs of `split`, sorted by name; "test" has no labels, "train_extra" the coarse ones.
+
+    Raises UserError naming the folder or file that is missing.
+    """
+    check_split(split, SPLITS, "cityscapes")
     root = data_folder(folder, "cityscapes", LAYOUT)
-    images = root / "leftImg8bit" / split
-    if not images.is_dir():
-        raise UserError(f"{images} is not a folder; cityscapes' data.dir must hold {LAYOUT}")
-    pairs = []
-    for image in sorted(images.glob("*/*_leftImg8bit.png")):
-        name = image.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
-        label = root / "gtFine" / split / image.parent.name / name
-        if not label.is_file():
-            raise UserError(f"{image} has no label {label}; unpack gtFine_trainvaltest.zip into {root}")
-        pairs.append((image, label))
-    if not pairs:
-        raise UserError(f"{images} holds no CITY/*_leftImg8bit.png; cityscapes' data.dir must hold {LAYOUT}")
-    return FolderSource(pairs, CLASSES, PALETTE, _train_ids())
+    folder_of_images = root / "leftImg8bit" / split
+    if not folder_of_images.is_dir():
+        raise MissingSplit(f"{folder_of_images} is not a folder; cityscapes' data.dir must hold {LAYOUT}")
+    images = sorted(folder_of_images.glob("*/*_leftImg8bit.png"))
+    if not images:
+        raise UserError(
+            f"{folder_of_images} holds no CITY/*_leftImg8bit.png; cityscapes' data.dir must hold {LAYOUT}"
+        )
+    if split == "test":
+        return FolderSource([(image, None) for image in images], label_classes())
+    kind = "gtCoarse" if split == "train_extra" else "gtFine"
+    labels = {}
+    for image in images:
+        name = image.name.replace("_leftImg8bit.png", f"_{kind}_labelIds.png")
+        labels[image] = root / kind / split / image.parent.name / name
+    package = "gtCoarse.zip" if kind == "gtCoarse" else "gtFine_trainvaltest.zip"
+    return FolderSource(paired(images, labels, f"unpack {package} into {root}"), label_classes())

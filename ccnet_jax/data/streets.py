@@ -19,9 +19,10 @@ from a pixel of the upsampled logits; `tests/data/test_streets.py` checks with g
 context module no lane or vehicle pixel depends on any signal pixel.
 """
 
+import cv2
 import numpy as np
 
-from ccnet_jax.data.files import VOID
+from ccnet_jax.data.files import VOID, Classes, check_split
 
 CLASSES = (
     "road",
@@ -76,15 +77,15 @@ class Streets:
     """Random-access source: `source[i]` is {"image": uint8 [96, 192, 3] RGB, "label": uint8 [96, 192]}.
 
     Args:
-      split: "train" (8000 scenes), "val" (100) or "test" (400); no scene is in two of them.
+      split: "train" (8000 scenes), "val" (100) or "test" (400); no scene is in two of them. Raises
+        UserError for another.
     """
 
     classes = CLASSES
     palette = PALETTE
 
     def __init__(self, split: str):
-        if split not in SPLITS:
-            raise ValueError(f"streets has the splits {', '.join(SPLITS)}, not {split!r}")
+        check_split(split, tuple(SPLITS), "streets")
         self.split = split
 
     def __len__(self) -> int:
@@ -95,8 +96,24 @@ class Streets:
         image, label = draw_scene(random)
         return {"image": image, "label": label}
 
+    def read(self, index: int) -> tuple[bytes, bytes]:
+        """The scene and its label as the bytes of PNG files."""
+        sample = self[index]
+        image = cv2.cvtColor(sample["image"], cv2.COLOR_RGB2BGR)
+        return tuple(cv2.imencode(".png", pixels)[1].tobytes() for pixels in (image, sample["label"]))
+
     def name(self, index: int) -> str:
         return f"{self.split}-{index:05d}"
+
+
+def label_classes() -> Classes:
+    """The labels are the class indices."""
+    return Classes(CLASSES, PALETTE)
+
+
+def open_split(folder: str | None, split: str) -> Streets:
+    """The scenes of `split`; there is no folder to read. Raises UserError where there is no such split."""
+    return Streets(split)
 
 
 def draw_scene(random: np.random.RandomState, red: bool | None = None) -> tuple[np.ndarray, np.ndarray]:

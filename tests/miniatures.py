@@ -1,0 +1,125 @@
+"""Miniature data sets with the true layouts, file names, bit depths and odd cases of the published ones."""
+
+import json
+import pathlib
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ccnet_jax.data import camvid, cityscapes, voc2012
+from ccnet_jax.data.streets import Streets
+
+ORIENTATION = 0x0112  # the EXIF tag
+
+
+def scene(i: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Scene i of `streets`, resized: RGB uint8 [height, width, 3], class indices 0 to 12 and 255."""
+    sample = Streets("train")[i]
+    size = (width, height)
+    image = cv2.resize(sample["image"], size, interpolation=cv2.INTER_AREA)
+    return image, cv2.resize(sample["label"], size, interpolation=cv2.INTER_NEAREST)
+
+
+def write(path: pathlib.Path, pixels: np.ndarray, **options) -> None:
+    """RGB, grey, palette ("palette=") or 16-bit pixels to a file of the suffix's format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    palette = options.pop("palette", None)
+    picture = Image.fromarray(pixels)
+    if palette is not None:
+        picture = Image.frombytes("P", picture.size, pixels.tobytes())
+        picture.putpalette(palette)
+    if "mode" in options:
+        picture = picture.convert(options.pop("mode"))
+    picture.save(path, **options)
+
+
+def write_cityscapes(
+    root: pathlib.Path, pictures: int = 3, size: tuple[int, int] = (64, 128)
+) -> pathlib.Path:
+    """All four splits; beside the label ids lie the 16-bit instances, the colours and the polygons."""
+    train_ids = cityscapes.label_classes().label_ids[:34]
+    for split, kind in (("train", "gtFine"), ("val", "gtFine"), ("test", None), ("train_extra", "gtCoarse")):
+        for i in range(pictures):
+            city = ("aachen", "ulm")[i % 2]
+            name = f"{city}_{len(split):06d}_{i:06d}"
+            image, label = scene(i, *size)
+            write(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", image)
+            if kind is None:
+                continue
+            ids = np.zeros_like(label)  # 0 is "unlabeled"
+            for train_id in range(19):
+                ids[label == train_id] = np.flatnonzero(train_ids == train_id)[0]
+            ids[:2] = i  # ids 0, 1, 2 are void
+            stem = root / kind / split / city / f"{name}_{kind}"
+            write(stem.with_name(stem.name + "_labelIds.png"), ids)
+            write(stem.with_name(stem.name + "_instanceIds.png"), ids.astype(np.uint16) * 1000 + 3)
+            write(stem.with_name(stem.name + "_color.png"), np.dstack([ids] * 3))
+            stem.with_name(stem.name + "_polygons.json").write_text(json.dumps({"objects": []}))
+    return root
+
+
+def write_ade20k(root: pathlib.Path, pictures: int = 5) -> pathlib.Path:
+    """Pictures of several sizes; of each split the second is grey, the third CMYK, the fourth EXIF-turned."""
+    for split in ("training", "validation"):
+        for i in range(pictures):
+            image, label = scene(i, 64 + 8 * i, 96)
+            name = f"ADE_{split[:5]}_{i + 1:08d}"
+            path = root / "images" / split / f"{name}.jpg"
+            if i == 1:
+                write(path, image[..., 1], quality=95)
+            elif i == 2:
+                write(path, image, mode="CMYK", quality=95)
+            elif i == 3:
+                exif = Image.Exif()
+                exif[ORIENTATION] = 6  # "turn by 90 degrees clockwise to view"
+                write(path, np.ascontiguousarray(np.rot90(image)), exif=exif, quality=95)
+            else:
+                write(path, image, quality=95)
+            numbers = np.where(label == 255, 0, label + 11 * i + 1).astype(np.uint8)
+            write(root / "annotations" / split / f"{name}.png", numbers)
+    (root / "objectInfo150.txt").write_text("Idx\tRatio\tTrain\tVal\tStuff\tName\n")
+    return root
+
+
+def write_voc2012(root: pathlib.Path, pictures: int = 3) -> pathlib.Path:
+    """Palette PNGs in SegmentationClass, grey ones in SegmentationClassAug, and the lists."""
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(voc2012.PALETTE)] = voc2012.PALETTE
+    palette[255] = (224, 224, 192)
+    lists = {"train": [], "val": [], "aug": [], "test": []}
+    for split, names in lists.items():
+        for i in range(pictures):
+            image, label = scene(i, 75, 100 - 10 * i)
+            name = f"2007_{len(names) + 100 * len(split):06d}"
+            names.append(name)
+            write(root / "JPEGImages" / f"{name}.jpg", image, quality=95)
+            if split in ("train", "val"):
+                write(root / "SegmentationClass" / f"{name}.png", label, palette=palette.tobytes())
+            if split in ("train", "aug"):
+                write(root / "SegmentationClassAug" / f"{name}.png", label)
+    lists |= {"trainval": lists["train"] + lists["val"], "trainaug": lists["train"] + lists["aug"]}
+    for split, names in lists.items():
+        path = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(names) + "\n")
+    return root
+
+
+def write_camvid(root: pathlib.Path, pictures: int = 4) -> pathlib.Path:
+    """96x64 pictures; the last two classes of `streets` are void."""
+    for split in ("train", "val"):
+        for i in range(pictures):
+            sample = {key: value[16:80, 48:144] for key, value in Streets("train")[i].items()}
+            label = np.where(sample["label"] < len(camvid.CLASSES), sample["label"], 255).astype(np.uint8)
+            write(root / "images" / split / f"{i}.png", sample["image"])
+            write(root / "labels" / split / f"{i}.png", label)
+    return root
+
+
+WRITERS = {
+    "ade20k": write_ade20k,
+    "camvid": write_camvid,
+    "cityscapes": write_cityscapes,
+    "voc2012": write_voc2012,
+}
