@@ -17,6 +17,42 @@ def colourize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return colours[label.astype(np.uint8)]
 
 
+def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
+    """The picture with its classes' colours half over it; void is darkened. RGB uint8 [H, W, 3]."""
+    return cv2.addWeighted(image, 0.5, colourize(label, palette), 0.5, 0)
+
+
+def contact_sheet(
+    images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], palette: np.ndarray, width: int = 1600
+) -> np.ndarray:
+    """Pictures in rows, each beside itself with its labels over it, above the legend.
+
+    Args:
+      images: uint8 [N, H, W, 3] RGB.
+      labels: [N, H, W] class ids, 255 is void.
+      classes, palette: of the data set.
+      width: of the sheet in pixels, about; pictures wider than a quarter of it are made smaller.
+
+    Returns:
+      RGB uint8.
+    """
+    zoom = min(1.0, width / 4 / images.shape[2])  # two pairs in a row or more
+    size = round(images.shape[2] * zoom), round(images.shape[1] * zoom)
+    cells = []
+    for image, label in zip(images, labels, strict=True):
+        pair = np.concatenate([image, overlay(image, label, palette)], 1)
+        pair = cv2.resize(pair, (2 * size[0], size[1]), interpolation=cv2.INTER_AREA)
+        cells.append(cv2.copyMakeBorder(pair, 0, 6, 0, 6, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
+    columns = width // (2 * size[0])
+    blank = np.full_like(cells[0], 255)
+    cells += [blank] * (-len(cells) % columns)
+    rows = [np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)]
+    sheet = np.concatenate(rows)
+    title = np.full((_LINE, sheet.shape[1], 3), 255, np.uint8)
+    _write(title, f"{len(images)} crops of {images.shape[2]}x{images.shape[1]} pixels", 4, 16)
+    return np.concatenate([title, sheet, legend(classes, palette, sheet.shape[1], np.unique(labels))])
+
+
 def comparison(
     image: np.ndarray,
     label: np.ndarray,

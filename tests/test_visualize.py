@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import pytest
 
 from ccnet_jax import visualize
 
@@ -31,3 +32,19 @@ def test_pictures_are_saved_as_they_are(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
     visualize.save_picture(tmp_path / "new" / "a.png", picture)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new/a.png"))[..., ::-1], picture)
+
+
+@pytest.mark.parametrize(("size", "count", "columns"), [((48, 64), 5, 12), ((769, 769), 3, 2)])
+def test_a_contact_sheet_shows_every_crop_beside_its_overlay(size, count, columns):
+    images = np.full((count, *size, 3), 200, np.uint8)
+    labels = np.zeros((count, *size), np.uint8)
+    labels[:, : size[0] // 2] = 255
+    palette = np.array([(100, 0, 0), (0, 100, 0)], np.uint8)
+    sheet = visualize.contact_sheet(images, labels, ("a", "b"), palette)
+    width = min(size[1], 400)
+    assert 2 * width * min(count, columns) <= sheet.shape[1] <= 1700
+    first = sheet[22:]  # under the title
+    height = round(size[0] * width / size[1])
+    assert (first[2, 2] == 200).all()
+    assert (first[2, width + 2] == 100).all()  # void is dark
+    np.testing.assert_array_equal(first[height - 4, width + 2], (150, 100, 100))

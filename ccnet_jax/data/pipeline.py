@@ -2,31 +2,48 @@
 
 import itertools
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import cv2
 import grain.python as grain
 import numpy as np
 from absl import flags
 
-from ccnet_jax.data import camvid, cityscapes, streets, transforms
-from ccnet_jax.data.files import VOID, Source
+from ccnet_jax.data import ade20k, camvid, cityscapes, streets, transforms, voc2012
+from ccnet_jax.data.files import VOID, JoinedSource, Source
 from ccnet_jax.errors import UserError
 
-DATASETS = ("camvid", "cityscapes", "streets")
+# Every data set: a module with SPLITS and open_split(folder, split).
+DATASETS = {
+    "ade20k": ade20k,
+    "camvid": camvid,
+    "cityscapes": cityscapes,
+    "streets": streets,
+    "voc2012": voc2012,
+}
+SOURCES = ("folder", "tfds")  # where a data set's files come from
+_EPOCHS = 10**9  # for ever; Grain's own "for ever" overflows where a batch is one picture
 
 
 def open_source(data: Any, split: str) -> Source:
-    """The split of the data set that `data.name` and `data.dir` say. Raises UserError if it is not there."""
-    if data.name == "streets":
-        if split not in streets.SPLITS:
-            raise UserError(f"streets has the splits {', '.join(streets.SPLITS)}, not {split!r}")
-        return streets.Streets(split)
-    if data.name == "camvid":
-        return camvid.open_camvid(data.dir, split)
-    if data.name == "cityscapes":
-        return cityscapes.open_cityscapes(data.dir, split)
-    raise UserError(f"data.name={data.name!r} does not exist; choose one of {', '.join(DATASETS)}")
+    """The pictures of a split.
+
+    Args:
+      data: the config's `data`, of which `name` and `dir` say where they are.
+      split: of the data set; "train+val" is one after the other.
+
+    Raises:
+      UserError: there is no such data set or split, or a file of it is missing.
+    """
+    if getattr(data, "source", "folder") == "tfds":
+        from ccnet_jax.data import tfds_source  # who reads folders need not wait for TFDS's import
+
+        return tfds_source.open_split(data, split)
+    if data.name not in DATASETS:
+        raise UserError(f"data.name={data.name!r} does not exist; choose one of {', '.join(DATASETS)}")
+    parts = [DATASETS[data.name].open_split(data.dir, part) for part in split.split("+")]
+    return parts[0] if len(parts) == 1 else JoinedSource(parts)
 
 
 def train_batches(
@@ -45,41 +62,66 @@ def train_batches(
 
     Args:
       source: the pictures; every epoch visits each once, in a new order.
-      data: the config's `data`: `crop` (height, width) or None for whole pictures, `scale` (lowest,
-        highest ratio) or None, `flip`, `workers` (processes; 0 reads in threads).
+      data: the config's `data`: `fit`, `scale`, `short_sides`, `crop`, `cat_max_ratio`, `flip` and
+        `distort` as in `augmented`; `workers` (processes; 0 reads in threads).
       batch_size: of all processes together.
       seed: of order and augmentation.
       start: number of batches to leave out.
-      process, processes: which of how many readers this is; each gets its own part of every batch.
+      process, processes: which of how many readers this is; each gets its rows of every batch, the
+        first process the first ones.
     """
 
     def augment(sample: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        image, label = sample["image"], sample["label"]
-        if data.scale is not None:
-            image, label = transforms.random_scale(image, label, data.scale, rng)
-        if data.crop is not None:
-            image, label = transforms.random_crop(image, label, data.crop, rng)
-        if data.flip:
-            image, label = transforms.random_flip(image, label, rng)
-        return {"image": np.ascontiguousarray(image), "label": np.ascontiguousarray(label)}
+        return augmented(sample, data, rng)
 
-    samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat().random_map(augment)
-    batches = samples[process::processes].batch(batch_size // processes)[start:]
+    samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(_EPOCHS).random_map(augment)
+    batches = samples.batch(batch_size // processes, batch_fn=_stack)[process::processes][start:]
     if data.workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, which a notebook never parses
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
         batches = batches.to_iter_dataset(reading)
         options = grain.MultiprocessingOptions(num_workers=data.workers)
-        batches = batches.mp_prefetch(options, worker_init_fn=_leave_ctrl_c_to_the_parent)
+        batches = batches.mp_prefetch(options, worker_init_fn=_set_up_worker)
     else:
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     return iter(batches)
 
 
-def _leave_ctrl_c_to_the_parent(worker: int, workers: int) -> None:
-    """A terminal sends Ctrl-C to all processes; the parent needs its workers to end its step."""
+def augmented(sample: dict[str, np.ndarray], data: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A sample as training sees it: resized, cropped, flipped, distorted in colour, padded, in this order.
+
+    Args:
+      sample: "image" uint8 [H, W, 3] and "label" uint8 [H, W].
+      data: the config's `data`: `fit`, `scale` and `short_sides` as in `transforms.random_size`, `crop`
+        (height, width) and `cat_max_ratio` as in `transforms.random_window`, `flip`, `distort`. Where
+        `crop` is None the whole picture is taken.
+      rng: of all draws.
+    """
+    image, label = sample["image"], sample["label"]
+    size = transforms.random_size(label.shape, data.fit, data.scale, data.short_sides, rng)
+    crop = data.crop or size
+    image, label = transforms.random_window(image, label, size, crop, data.cat_max_ratio, rng)
+    if data.flip:
+        image, label = transforms.random_flip(image, label, rng)
+    if data.distort:
+        image = transforms.random_distortion(image, rng)
+    image, label = transforms.pad(image, label, crop)
+    return {"image": image, "label": label}
+
+
+def _set_up_worker(worker: int, workers: int) -> None:
+    """As many processes as cores, each on one; and Ctrl-C, which a terminal sends to all, to the parent."""
+    cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _stack(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    sizes = {sample["label"].shape for sample in samples}
+    if len(sizes) > 1:
+        two = " and ".join(f"{width}x{height}" for height, width in sorted(sizes)[:2])
+        raise UserError(f"pictures of {two} pixels cannot be one batch; set config.data.crop to one size")
+    return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
 def evaluation_batches(
@@ -99,24 +141,24 @@ def evaluation_batches(
     waiting: dict[tuple[int, int], list[dict[str, Any]]] = {}
     indices = range(process, count, processes)
     samples = grain.MapDataset.source(source)[process:count:processes].to_iter_dataset(
-        grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * batch_size)
+        grain.ReadOptions(num_threads=4, prefetch_buffer_size=2 * batch_size)
     )
     for index, sample in zip(indices, samples, strict=True):
         group = waiting.setdefault(sample["label"].shape, [])
         group.append({**sample, "index": index})
         if len(group) == batch_size:
-            yield _stack(group, batch_size)
+            yield _filled(group, batch_size)
             group.clear()
     for group in waiting.values():
         if group:
-            yield _stack(group, batch_size)
+            yield _filled(group, batch_size)
 
 
-def _stack(group: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
+def _filled(group: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
     empty = {
         "image": np.zeros_like(group[0]["image"]),
         "label": np.full_like(group[0]["label"], VOID),
         "index": -1,
     }
     filled = list(itertools.islice(itertools.chain(group, itertools.repeat(empty)), batch_size))
-    return {key: np.stack([sample[key] for sample in filled]) for key in empty}
+    return _stack(filled)

@@ -1,4 +1,11 @@
-"""Random scaling, cropping and flipping of a picture and its label together (NumPy and OpenCV)."""
+"""Random resizing, cropping, flipping and colour distortion of a picture and its label (NumPy and OpenCV).
+
+Resizing and cropping are one step: of the resized picture only the window that the crop keeps is ever
+computed. Sampling positions are those of half-pixel centres: pixel i of n resized from m lies at
+(i + 1/2) m / n - 1/2.
+"""
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -9,33 +16,138 @@ from ccnet_jax.data.files import VOID
 MEAN_COLOUR = (123, 117, 104)
 
 
-def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Bilinear for image [H, W, 3], nearest for label [H, W]."""
-    if label.shape == (height, width):
-        return image, label
-    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    # NEAREST_EXACT samples at pixel centres, as INTER_LINEAR does; INTER_NEAREST is half a pixel off.
-    return image, cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+def fitted_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[float, float]:
+    """`size` = (height, width) times the largest factor with which it fits into `box` = (long, short)."""
+    factor = min(box[0] / max(size), box[1] / min(size))
+    return size[0] * factor, size[1] * factor
 
 
-def random_scale(
-    image: np.ndarray, label: np.ndarray, ratios: tuple[float, float], rng: np.random.Generator
+def random_size(
+    size: tuple[int, int],
+    fit: tuple[int, int] | None,
+    scale: tuple[float, float] | None,
+    short_sides: Sequence[int] | None,
+    rng: np.random.Generator,
+) -> tuple[int, int]:
+    """The (height, width) to which a picture of `size` = (height, width) is resized.
+
+    Args:
+      size: of the picture.
+      fit: (long, short) sides of a box into which it is fitted first, or None.
+      scale: (lowest, highest) of an evenly drawn ratio, or None.
+      short_sides: lengths of the shorter side, one of which is drawn, or None.
+      rng: of the draws.
+    """
+    height, width = size if fit is None else fitted_size(size, fit)
+    if short_sides is not None:
+        factor = rng.choice(short_sides) / min(height, width)
+        height, width = height * factor, width * factor
+    if scale is not None:
+        ratio = rng.uniform(*scale)
+        height, width = height * ratio, width * ratio
+    return max(int(height + 0.5), 1), max(int(width + 0.5), 1)
+
+
+def image_window(
+    image: np.ndarray, size: tuple[int, int], top: int, left: int, crop: tuple[int, int]
+) -> np.ndarray:
+    """What is in a window of the picture after resizing it bilinearly, correctly rounded.
+
+    Args:
+      image: uint8 [H, W, 3].
+      size: (height, width) to which the whole is resized.
+      top, left: the window's first row and column.
+      crop: (height, width) of the window; it ends earlier where the picture does.
+    """
+    height, width = min(crop[0], size[0] - top), min(crop[1], size[1] - left)
+    if size == image.shape[:2]:
+        return image[top : top + height, left : left + width]
+    down, across = image.shape[0] / size[0], image.shape[1] / size[1]
+    to_source = np.array(
+        [[across, 0, (left + 0.5) * across - 0.5], [0, down, (top + 0.5) * down - 0.5]], np.float64
+    )
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(image, to_source, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def label_window(
+    label: np.ndarray, size: tuple[int, int], top: int, left: int, crop: tuple[int, int]
+) -> np.ndarray:
+    """As `image_window`, of the label [H, W]: each value is that of the pixel in which its position lies."""
+
+    def sources(start: int, count: int, resized: int, side: int) -> np.ndarray:
+        """floor((i + 1/2) side / resized), in integers."""
+        there = np.arange(start, min(start + count, resized))
+        return (2 * there + 1) * side // (2 * resized)
+
+    rows = sources(top, crop[0], size[0], label.shape[0])
+    columns = sources(left, crop[1], size[1], label.shape[1])
+    return label.take(rows, 0).take(columns, 1)
+
+
+def random_window(
+    image: np.ndarray,
+    label: np.ndarray,
+    size: tuple[int, int],
+    crop: tuple[int, int],
+    cat_max_ratio: float,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both sides times one ratio drawn evenly from `ratios` = (lowest, highest)."""
-    ratio = rng.uniform(*ratios)
-    height, width = (max(round(side * ratio), 1) for side in label.shape)
-    return resize(image, label, height, width)
+    """The pair resized to `size`, cropped to at most `crop`, both (height, width), at a random place.
+
+    Up to ten places are tried until the window holds two classes or more, of which none covers
+    `cat_max_ratio` (0 to 1) or more of its labelled pixels; 1 takes the first place.
+    """
+    for _ in range(10):
+        top = int(rng.integers(max(size[0] - crop[0], 0) + 1))
+        left = int(rng.integers(max(size[1] - crop[1], 0) + 1))
+        window = label_window(label, size, top, left, crop)
+        if cat_max_ratio >= 1:
+            break
+        counts = cv2.calcHist([window], [0], None, [256], [0, 256])[:VOID]
+        if np.count_nonzero(counts) > 1 and counts.max() < cat_max_ratio * counts.sum():
+            break
+    return image_window(image, size, top, left, crop), window
 
 
-def random_crop(
-    image: np.ndarray, label: np.ndarray, size: tuple[int, int], rng: np.random.Generator
+def random_flip(
+    image: np.ndarray, label: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A window of `size` = (height, width) anywhere in the picture; see `pad` for smaller pictures."""
-    height, width = size
-    top = rng.integers(max(label.shape[0] - height, 0) + 1)
-    left = rng.integers(max(label.shape[1] - width, 0) + 1)
-    window = slice(top, top + height), slice(left, left + width)
-    return pad(image[window], label[window], size)
+    """Left and right exchanged, every other time."""
+    return (cv2.flip(image, 1), cv2.flip(label, 1)) if rng.integers(2) else (image, label)
+
+
+def random_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The photometric distortion of SSD as segmentation recipes use it, on RGB uint8 [H, W, 3].
+
+    Each of these every other time: brightness changed by -32 to 32; contrast times 0.5 to 1.5, before
+    or after what follows; saturation times 0.5 to 1.5; hue turned by -18 to 17 steps of 2 degrees.
+    Results are rounded to whole numbers and clipped to 0 to 255 after each.
+    """
+    values = np.arange(256.0)
+    brightness = rng.uniform(-32, 32) if rng.integers(2) else 0.0
+    contrast = rng.uniform(0.5, 1.5) if rng.integers(2) else 1.0
+    contrast_first = bool(rng.integers(2))
+    saturation = rng.uniform(0.5, 1.5) if rng.integers(2) else 1.0
+    hue = int(rng.integers(-18, 18)) if rng.integers(2) else 0
+
+    light = _to_uint8(values + brightness)
+    if contrast_first:
+        light = _to_uint8(light * contrast)
+    if brightness or (contrast_first and contrast != 1):
+        image = cv2.LUT(image, light)
+    if saturation != 1 or hue:
+        turned = (np.arange(256) + hue) % 180  # OpenCV's 8-bit hue is 0 to 179, in steps of 2 degrees
+        table = np.stack([turned.astype(np.uint8), _to_uint8(values * saturation), _to_uint8(values)], -1)
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        image = cv2.cvtColor(cv2.LUT(image, table[:, None]), cv2.COLOR_HSV2RGB)
+    if contrast != 1 and not contrast_first:
+        image = cv2.LUT(image, _to_uint8(values * contrast))
+    return image
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def pad(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -45,10 +157,3 @@ def pad(image: np.ndarray, label: np.ndarray, size: tuple[int, int]) -> tuple[np
         image = cv2.copyMakeBorder(image, 0, down, 0, right, cv2.BORDER_CONSTANT, value=MEAN_COLOUR)
         label = cv2.copyMakeBorder(label, 0, down, 0, right, cv2.BORDER_CONSTANT, value=VOID)
     return image, label
-
-
-def random_flip(
-    image: np.ndarray, label: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Left and right exchanged, every other time."""
-    return (image[:, ::-1], label[:, ::-1]) if rng.integers(2) else (image, label)

@@ -6,6 +6,7 @@ import pytest
 
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.streets import Streets
+from ccnet_jax.errors import UserError
 
 
 class Numbered:
@@ -26,7 +27,8 @@ class Numbered:
 
 
 def settings(**changes):
-    values = {"scale": None, "crop": None, "flip": True, "workers": 0}
+    values = {"fit": None, "scale": None, "short_sides": None, "crop": None, "cat_max_ratio": 1.0}
+    values |= {"flip": True, "distort": True, "workers": 0}
     return ml_collections.ConfigDict(values | changes)
 
 
@@ -50,27 +52,49 @@ def test_batches_are_a_function_of_seed_and_number():
     assert not np.array_equal(whole[0]["image"], other[0]["image"])
 
 
-def test_worker_processes_make_the_same_batches():
-    source = Streets("val")
-    threads = first(pipeline.train_batches(source, settings(), 4, seed=1, start=2), 4)
-    processes = first(pipeline.train_batches(source, settings(workers=2), 4, seed=1, start=2), 4)
+@pytest.mark.parametrize("workers", [1, 4])
+def test_worker_processes_make_the_same_batches(workers):
+    source, data = Numbered(), {"crop": (32, 32), "scale": (0.5, 8.0), "cat_max_ratio": 0.75}
+    threads = first(pipeline.train_batches(source, settings(**data), 4, seed=1, start=2), 6)
+    processes = first(
+        pipeline.train_batches(source, settings(**data, workers=workers), 4, seed=1, start=2), 6
+    )
     assert_same(threads, processes)
 
 
-def test_processes_share_every_batch_between_them():
-    source, data = Numbered(), settings(crop=(8, 9))
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_every_batch_between_them(processes):
+    source, data = Numbered(), settings(crop=(32, 32), scale=(0.5, 8.0))
     whole = first(pipeline.train_batches(source, data, 4, seed=1), 6)
     parts = [
-        first(pipeline.train_batches(source, data, 4, seed=1, process=p, processes=2), 6) for p in range(2)
+        first(pipeline.train_batches(source, data, 4, seed=1, process=p, processes=processes), 6)
+        for p in range(processes)
     ]
-    for batch, left, right in zip(whole, *parts, strict=True):
-        assert left["image"].shape[0] == right["image"].shape[0] == 2
-        together = np.concatenate([left["image"], right["image"]])
-        assert sorted(together.reshape(4, -1).tolist()) == sorted(batch["image"].reshape(4, -1).tolist())
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for key in batch:
+            np.testing.assert_array_equal(np.concatenate([share[key] for share in shares]), batch[key])
+
+
+def test_pictures_of_different_sizes_need_a_crop():
+    with pytest.raises(UserError, match="pictures of 9x6 and 9x7 pixels cannot be one batch.*data.crop"):
+        first(pipeline.train_batches(Numbered(), settings(), 4, seed=1), 3)
+
+
+def test_an_error_in_a_worker_process_reaches_the_user_as_one_sentence():
+    class Spoilt(Numbered):
+        def __getitem__(self, i):
+            raise UserError(f"picture {i} is damaged")
+
+    with pytest.raises(Exception, match="picture . is damaged") as error:
+        first(pipeline.train_batches(Spoilt(), settings(crop=(32, 32), workers=1), 2, seed=1), 1)
+    cause = error.value
+    while not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    assert str(cause).startswith("picture ")
 
 
 def test_every_epoch_visits_each_picture_once_in_a_new_order():
-    source, data = Numbered(), settings(crop=(8, 9))
+    source, data = Numbered(), settings(crop=(8, 9), distort=False)
     batches = first(pipeline.train_batches(source, data, 5, seed=1), 6)
     order = [int(image[0, 0, 0]) for batch in batches for image in batch["image"]]
     epochs = [order[:10], order[10:20], order[20:]]

@@ -1,0 +1,495 @@
+"""Make a folder data set a TFDS one: sharded ArrayRecord files, which are fast to read from any storage.
+
+    python -m ccnet_jax.data.prepare --dataset cityscapes --source FOLDER --out OUT [--split train,val]
+    python -m ccnet_jax.train --config configs/cityscapes.py --config.data.source=tfds --config.data.dir=OUT
+    python -m ccnet_jax.data.prepare --dataset cityscapes --out OUT --verify
+
+Pictures and labels are kept as the bytes of their files, in the folder's order, after each pair was decoded
+and checked. A picture without a label, as in test splits, gets an 8-bit PNG that is 255 (void) everywhere,
+so that every reader can decode it. What results in OUT/NAME/1.0.0 is a data set like any other of TFDS:
+
+    tfds.data_source("NAME:1.0.0", data_dir=OUT, split="val")      # needs no ccnet_jax
+
+though TFDS's own decoder makes colours of palette PNGs' labels (VOC's), where `ccnet_jax` reads the numbers.
+It is written in OUT/NAME/1.0.0.incomplete, which gets its name when nothing is missing. Stopped or killed,
+the same command goes on with the shards that are whole. `checksums.json` holds the SHA-256 of every shard
+and what the data set was made of; it stands for names and sizes of the files, not for their contents.
+Splits cannot be added to a data set that is complete: prepare it anew in another OUT, with all of them.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+import tqdm
+from absl import flags, logging
+from array_record.python import array_record_module
+
+from ccnet_jax import errors
+from ccnet_jax.data.files import VOID, Classes, FolderSource, MissingSplit, Source
+from ccnet_jax.data.pipeline import DATASETS
+from ccnet_jax.errors import UserError
+
+_DATASET = flags.DEFINE_enum("dataset", None, list(DATASETS), "the data set")
+_SOURCE = flags.DEFINE_string("source", None, "its folder, as for data.dir in training; streets needs none")
+_OUT = flags.DEFINE_string("out", None, "folder of TFDS data sets, TFDS's data_dir")
+_SPLIT = flags.DEFINE_list("split", None, "splits to prepare; default all that are there")
+_SHARD_MEGABYTES = flags.DEFINE_integer(
+    "shard-megabytes", 256, "most that a file holds, in 2^20 bytes", lower_bound=1
+)
+_VERIFY = flags.DEFINE_bool("verify", False, "read a prepared data set again and compare its checksums")
+
+VERSION = "1.0.0"  # of what these data sets hold and how
+CHECKSUMS = "checksums.json"
+_THREADS = min(8, os.cpu_count() or 1)  # that read and decode
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A file to be written: pictures `start` to `stop` of a split."""
+
+    file: str
+    split: str
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that is to be written, known before the first picture is read.
+
+    Attributes:
+      sources: of every split.
+      shards: in the order in which they are written.
+      made_of: what must be the same for shards written before to be part of it: {"files": SHA-256 of names
+        and sizes, "shard_bytes": ..., "pictures": {split: ...}}.
+      size: of all files read, in bytes.
+    """
+
+    sources: dict[str, Source]
+    shards: list[Shard]
+    made_of: dict[str, Any]
+    size: int
+
+
+def prepare(
+    dataset: str, source: str | None, out: str, splits: list[str] | None = None, shard_bytes: int = 2**28
+) -> pathlib.Path:
+    """The folder of the TFDS data set made of a folder data set; goes on where it stopped before.
+
+    Args:
+      dataset: one of `pipeline.DATASETS`.
+      source: its folder, as `data.dir`.
+      out: TFDS's data_dir.
+      splits: which; None takes all that are there and says which are not.
+      shard_bytes: most of what a file holds, though a picture at least.
+
+    Raises:
+      UserError: a file is missing or damaged, `out` cannot be written or is full, or it holds the data set
+        made of something else.
+    """
+    plan = _plan(dataset, _sources(dataset, source, splits), shard_bytes)
+    complete, unfinished = _folders(dataset, out)
+    if complete.exists():
+        _check_made_of(complete, plan)
+        if all((complete / shard.file).exists() for shard in plan.shards):
+            print(f"{complete} is complete: {_contents(plan)}")
+            return complete
+    with _writing(unfinished):
+        if complete.exists():
+            complete.rename(unfinished)  # a file of it was taken away, to be written again
+        unfinished.mkdir(parents=True, exist_ok=True)
+    with _alone(unfinished):
+        _check_made_of(unfinished, plan)
+        _write_missing_shards(unfinished, dataset, plan)
+        with _writing(unfinished):
+            _write_metadata(unfinished, dataset, plan)
+            unfinished.rename(complete)
+    print(f"{complete} is complete: {_contents(plan)}")
+    return complete
+
+
+def verify(dataset: str, out: str) -> None:
+    """Compare every shard of a data set with its checksum. Raises UserError naming those that differ."""
+    complete, unfinished = _folders(dataset, out)
+    if not complete.is_dir():
+        there = f"is unfinished in {unfinished}" if unfinished.is_dir() else "is not there"
+        raise UserError(f"{complete} {there}; run the command without --verify")
+    checksums = _read_checksums(complete)
+    bad = sorted(set(checksums["shards"]) - set(_good_shards(complete, checksums["shards"])))
+    if bad:
+        raise UserError(
+            f"{complete} has {len(bad)} of {len(checksums['shards'])} files that are missing or not what was "
+            f"written: {', '.join(bad[:3])}{', ...' * (len(bad) > 3)}; delete them and prepare the data set "
+            "again, which writes only them"
+        )
+    print(f"{complete} is whole: {len(checksums['shards'])} files have their checksums")
+
+
+# ------------------------------------------------------------- what to write
+
+
+def _folders(dataset: str, out: str) -> tuple[pathlib.Path, pathlib.Path]:
+    """Where the complete data set lies, and where one that is being written."""
+    folder = pathlib.Path(out).expanduser() / dataset
+    return folder / VERSION, folder / f"{VERSION}.incomplete"
+
+
+def _sources(dataset: str, folder: str | None, splits: list[str] | None) -> dict[str, Source]:
+    """The sources of the splits that were asked for, or of all that can be opened."""
+    module, sources, missing = DATASETS[dataset], {}, {}
+    if hasattr(module, "LAYOUT"):  # it lies in a folder
+        if folder is None:
+            raise UserError(f"pass --source=FOLDER, where FOLDER holds {module.LAYOUT}")
+        if not pathlib.Path(folder).expanduser().is_dir():
+            raise UserError(f"--source={folder} is not a folder; it must hold {module.LAYOUT}")
+    for split in splits or module.SPLITS:
+        try:
+            sources[split] = module.open_split(folder, split)
+        except MissingSplit as error:
+            if splits:
+                raise
+            missing[split] = error
+    if not sources:
+        raise next(iter(missing.values()))
+    for split, error in missing.items():
+        print(f"without split {split}: {error}")
+    return sources
+
+
+def _plan(dataset: str, sources: dict[str, Source], shard_bytes: int) -> Plan:
+    shards, listed, total = [], {}, 0
+    for split, source in sources.items():
+        sizes = _sizes(source)
+        starts, filled = [0], 0
+        for i, size in enumerate(map(sum, sizes)):
+            if i > starts[-1] and filled + size > shard_bytes:
+                starts.append(i)
+                filled = 0
+            filled += size
+            total += size
+        files = _template(dataset, split).sharded_filenames(len(starts))
+        stops = [*starts[1:], len(source)]
+        shards += [Shard(file, split, *span) for file, *span in zip(files, starts, stops, strict=True)]
+        listed[split] = [[source.name(i), *size] for i, size in enumerate(sizes)]
+    made_of = {
+        "files": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
+        "shard_bytes": shard_bytes,
+        "pictures": {split: len(source) for split, source in sources.items()},
+    }
+    return Plan(sources, shards, made_of, total)
+
+
+def _sizes(source: Source) -> list[tuple[int, int]]:
+    """The bytes of every picture's file and of its label's; of drawn scenes the first one's stand for all."""
+    if not isinstance(source, FolderSource):
+        image, label = source.read(0)
+        return [(len(image), len(label))] * len(source)
+    try:
+        return [
+            (image.stat().st_size, 0 if label is None else label.stat().st_size)
+            for image, label in source.pairs
+        ]
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read ({error.strerror}); put it back") from None
+
+
+def _template(dataset: str, split: str) -> tfds.core.ShardedFileTemplate:
+    return tfds.core.ShardedFileTemplate(
+        data_dir="", dataset_name=dataset, split=split, filetype_suffix="array_record"
+    )
+
+
+def _features(classes: Classes) -> tfds.features.FeaturesDict:
+    """TFDS's description of a record."""
+    return tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(shape=(None, None, 3), doc="the picture's file, unchanged"),
+            "label": tfds.features.LabeledImage(
+                labels=_number_names(classes), shape=(None, None, 1), doc="the label's file; 255 is void"
+            ),
+            "name": tfds.features.Text(doc="the picture's name, without folder and suffix"),
+        }
+    )
+
+
+def _number_names(classes: Classes) -> list[str]:
+    """What the numbers in the label files mean, from 0 on: classes, or "void 0" and the like."""
+    count = np.flatnonzero(classes.label_ids[:VOID] < len(classes.names))[-1] + 1
+    indices = classes.label_ids[:count]
+    return [classes.names[c] if c < len(classes.names) else f"void {n}" for n, c in enumerate(indices)]
+
+
+def _contents(plan: Plan) -> str:
+    pictures = ", ".join(f"{split} {count:,}" for split, count in plan.made_of["pictures"].items())
+    return f"{pictures} pictures in {len(plan.shards)} files"
+
+
+# ------------------------------------------------------------------ writing
+
+
+def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
+    """Write all shards that are not there with their checksums."""
+    classes = DATASETS[dataset].label_classes()
+    features = _features(classes)
+    checksums = {"made_of": plan.made_of, "shards": {}}
+    if (folder / CHECKSUMS).exists():
+        recorded = _read_checksums(folder)["shards"]
+        checksums["shards"] = {name: recorded[name] for name in _good_shards(folder, recorded)}
+    with _writing(folder):
+        for left_over in folder.glob("*.tmp"):
+            left_over.unlink()
+        _write_json(folder / CHECKSUMS, checksums)
+    todo = [shard for shard in plan.shards if shard.file not in checksums["shards"]]
+    if len(todo) < len(plan.shards):
+        print(f"{folder} holds {len(plan.shards) - len(todo)} of {len(plan.shards)} files: going on")
+    _check_space(folder, plan, checksums["shards"])
+    total = sum(plan.made_of["pictures"].values())
+    written = total - sum(shard.stop - shard.start for shard in todo)
+    with (
+        _noting_ctrl_c() as check_ctrl_c,
+        futures.ThreadPoolExecutor(_THREADS) as pool,
+        tqdm.tqdm(total=total, initial=written, unit="image", dynamic_ncols=True) as bar,
+    ):
+
+        def count() -> None:
+            bar.update()
+            check_ctrl_c()
+
+        try:
+            for shard in todo:
+                bar.set_postfix_str(shard.file)
+                source = plan.sources[shard.split]
+                make = _record_maker(source, classes, features)
+                records = pool.map(make, range(shard.start, shard.stop))
+                checksums["shards"][shard.file] = _write_shard(folder / shard.file, records, count)
+                with _writing(folder):
+                    _write_json(folder / CHECKSUMS, checksums)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else what is queued would be made first
+            raise
+
+
+def _record_maker(source: Source, classes: Classes, features: Any) -> Callable[[int], bytes]:
+    """The function from a picture's number to its record, as TFDS writes it, after a check of the pair."""
+
+    def make(index: int) -> bytes:
+        image, label = source.read(index)
+        names = source.pairs[index] if isinstance(source, FolderSource) else [source.name(index)] * 2
+        shape = classes.decode(image, label, *names)["label"].shape
+        if label is None:
+            label = cv2.imencode(".png", np.full(shape, VOID, np.uint8))[1].tobytes()
+        return features.serialize_example({"image": image, "label": label, "name": source.name(index)})
+
+    return make
+
+
+def _write_shard(path: pathlib.Path, records: Iterator[bytes], count: Callable[[], None]) -> dict[str, Any]:
+    """Write a shard under another name, then give it its own; {"bytes", "sha256"} of the file."""
+    temporary = path.with_name(path.name + ".tmp")
+    with _writing(path):
+        # One record a group, as readers at random want it, which need no compression of pictures.
+        writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
+    for record in records:
+        with _writing(path):
+            writer.write(record)
+        count()
+    with _writing(path):
+        writer.close()
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        checksum = {"bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
+        temporary.rename(path)
+    return checksum
+
+
+def _write_metadata(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
+    """TFDS's dataset_info.json, features.json and the names of the labels' numbers."""
+    module, checksums = DATASETS[dataset], _read_checksums(folder)["shards"]
+    infos = []
+    for split in plan.sources:
+        shards = [shard for shard in plan.shards if shard.split == split]
+        infos.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[shard.stop - shard.start for shard in shards],
+                num_bytes=sum(checksums[shard.file]["bytes"] for shard in shards),
+                filename_template=_template(dataset, split),
+            )
+        )
+    identity = tfds.core.DatasetIdentity(
+        name=dataset, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=module.__name__
+    )
+    info = tfds.core.DatasetInfo(
+        builder=identity,
+        description=module.__doc__,
+        features=_features(module.label_classes()),
+        disable_shuffling=True,
+    )
+    info.set_file_format("array_record")
+    info.set_splits(tfds.core.SplitDict(infos))
+    info.write_to_directory(folder)
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value, indent=2) + "\n")
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _writing(path: pathlib.Path) -> Iterator[None]:
+    """Tell in one sentence why `path` cannot be written."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # the second is ArrayRecord's, with its reason in front
+        reason = error.strerror if isinstance(error, OSError) else str(error).split(";")[0]
+        raise UserError(
+            f"{path} cannot be written ({reason}); make room or choose another --out, then run the same "
+            "command again"
+        ) from None
+
+
+# ------------------------------------------------------- what is there already
+
+
+def _read_checksums(folder: pathlib.Path) -> dict[str, Any]:
+    """What `checksums.json` holds. Raises UserError where it is missing or damaged."""
+    path = folder / CHECKSUMS
+    try:
+        values = json.loads(path.read_text())
+        return {"made_of": dict(values["made_of"]), "shards": dict(values["shards"])}
+    except (OSError, KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{folder} has no {CHECKSUMS} of this program; choose another --out or remove that folder"
+        ) from None
+
+
+def _check_made_of(folder: pathlib.Path, plan: Plan) -> None:
+    """Raise UserError where `folder` holds, whole or in part, what was made of something else."""
+    if folder.name != VERSION and not (folder / CHECKSUMS).exists():
+        return  # killed before it wrote anything
+    there, here = _read_checksums(folder)["made_of"], plan.made_of
+    if there == here:
+        return
+    if there["shard_bytes"] != here["shard_bytes"]:
+        what = f"with --shard-megabytes={there['shard_bytes'] / 2**20:g}"
+    elif list(there["pictures"]) != list(here["pictures"]):
+        what = f"with --split={','.join(there['pictures'])}"
+    else:
+        what = "from files of other names or sizes"
+    raise UserError(f"{folder} was prepared {what}; repeat that, choose another --out or remove that folder")
+
+
+def _good_shards(folder: pathlib.Path, checksums: dict[str, Any]) -> list[str]:
+    """The names of the shards that are what was written."""
+    total = sum(checksum["bytes"] for checksum in checksums.values())
+    good = []
+    with (
+        _noting_ctrl_c() as check_ctrl_c,
+        tqdm.tqdm(total=total, unit="B", unit_scale=True, desc="checking", leave=False) as bar,
+    ):
+        for name, checksum in checksums.items():
+            path = folder / name
+            with contextlib.suppress(OSError):
+                if path.stat().st_size == checksum["bytes"] and _sha256(path) == checksum["sha256"]:
+                    good.append(name)
+            bar.update(checksum["bytes"])
+            check_ctrl_c()
+    return good
+
+
+def _sha256(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_space(folder: pathlib.Path, plan: Plan, done: dict[str, Any]) -> None:
+    """Raise UserError where the disk cannot hold what is still to be written."""
+    needed = plan.size - sum(checksum["bytes"] for checksum in done.values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"{folder} needs {needed / 1e9:.1f} GB more but its disk has {free / 1e9:.1f} GB free; make room "
+            "or choose another --out"
+        )
+
+
+@contextlib.contextmanager
+def _alone(folder: pathlib.Path) -> Iterator[None]:
+    """Hold `folder` for this process. Raises UserError while another writes there."""
+    with _writing(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems know no locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it, however this ends
+            except BlockingIOError:
+                raise UserError(
+                    f"{folder} is being written by another process; wait for it or stop it"
+                ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _noting_ctrl_c() -> Iterator[Callable[[], None]]:
+    """Inside, a first Ctrl-C is noted, and the function given raises KeyboardInterrupt for it.
+
+    Raised just where the program is, it may get lost: Python drops what is raised in callbacks of its
+    garbage collector, and JAX has one. A second Ctrl-C ends the process at once.
+    """
+    noted = threading.Event()
+
+    def note(*_: Any) -> None:
+        noted.set()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    def check() -> None:
+        if noted.is_set():
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield check
+        check()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# ------------------------------------------------------------------ program
+
+
+def main() -> None:
+    """The program."""
+    logging.set_verbosity(logging.ERROR)
+    for flag in (_DATASET, _OUT):
+        if flag.value is None:
+            raise UserError(f"pass --{flag.name}; --help says what it takes")
+    try:
+        if _VERIFY.value:
+            verify(_DATASET.value, _OUT.value)
+        else:
+            shard_bytes = _SHARD_MEGABYTES.value * 2**20
+            prepare(_DATASET.value, _SOURCE.value, _OUT.value, _SPLIT.value, shard_bytes)
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on where this one stopped")
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    errors.run(main)

@@ -1,0 +1,222 @@
+"""Any TFDS data set of pictures and label maps, stored as ArrayRecord, read without TensorFlow.
+
+What TFDS keeps of a picture are the bytes of its file. They are decoded here as those of a folder are, and
+not by TFDS, which would take a palette PNG's colours for its labels: the pixels are the same either way.
+"""
+
+import bisect
+import contextlib
+import itertools
+import os
+import re
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python import array_record_data_source
+from tensorflow_datasets.core import example_parser, naming, read_only_builder
+from tensorflow_datasets.core.utils import file_utils, version
+
+from ccnet_jax.data.files import Classes
+from ccnet_jax.data.pipeline import DATASETS
+from ccnet_jax.data.voc2012 import palette
+from ccnet_jax.errors import UserError
+
+_PREPARE = "python -m ccnet_jax.data.prepare"
+_FEATURES = """--config.data.features="('IMAGE','LABEL')\""""  # as ml_collections and shells want it
+
+
+class TfdsSource:
+    """A `Source` (see `files`) of a split's records; it can be pickled, and then opens its files anew.
+
+    Args:
+      title: of the data set and split, for complaints.
+      files: TFDS's instructions which records of which files these are.
+      specs: {feature: TFDS's spec of its serialized form} of the features to read.
+      image, label: which of them is the picture, and which the label map.
+      classes: of the label maps.
+    """
+
+    def __init__(
+        self, title: str, files: list[Any], specs: dict[str, Any], image: str, label: str, classes: Classes
+    ):
+        self._title, self._image, self._label, self._classes = title, image, label, classes
+        self.classes, self.palette = classes.names, classes.palette
+        # Not the sources that TFDS's builders make: those pickle the builder, which reads its folder again.
+        self._records = array_record_data_source.ArrayRecordDataSource(files)
+        self._parser = example_parser.ExampleParserNp(specs)
+        self._files = [str(file.filename) for file in files]
+        self._ends = list(itertools.accumulate(file.take for file in files))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        where = f"record {index} of {self._title}"
+        return self._classes.decode(
+            *self.read(index), f"{self._image} of {where}", f"{self._label} of {where}"
+        )
+
+    def read(self, index: int) -> tuple[bytes, bytes | None]:
+        """The bytes of the picture's file and of its label's, None where that is empty.
+
+        Raises UserError where the record cannot be read.
+        """
+        record = self._record(index)
+        return record[self._image], record[self._label] or None
+
+    def name(self, index: int) -> str:
+        """What the record's "name" says, if it has one, else split and number; fit for a file name."""
+        name = self._record(index).get("name", b"").decode(errors="replace")
+        return re.sub(r"[^\w.-]+", "-", name or f"{self._title.split()[-1]}-{index:05d}")
+
+    def _record(self, index: int) -> dict[str, bytes]:
+        try:
+            return self._parser.parse_example(self._records[index])
+        except (RuntimeError, KeyError) as error:  # a damaged file; a record without that feature
+            file = self._files[bisect.bisect_right(self._ends, index)]
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{file} cannot be read ({reason}); restore that file or prepare the data set again"
+            ) from None
+
+
+def open_split(data: Any, split: str) -> TfdsSource:
+    """The records of a split in their stored order; TFDS understands "train+val" and "train[:10%]" itself.
+
+    Args:
+      data: the config's `data`: `name` as TFDS has it ("NAME", "NAME/CONFIG", "NAME:VERSION"), `dir` as
+        TFDS's data_dir or None for TFDS's own, `features` as the names of (image, label) or None where they
+        speak for themselves, `classes` as class names for data sets that have none.
+      split: of the data set.
+
+    Raises:
+      UserError: there is no such data set or split, it is unfinished or not stored as ArrayRecord, or its
+        features or classes are not clear.
+    """
+    builder = _builder(data.name, data.dir)
+    where = builder.data_dir
+    if tfds.core.FileFormat.ARRAY_RECORD not in builder.info.available_file_formats():
+        stored = builder.info.file_format.value
+        raise UserError(
+            f"{where} is stored as {stored}, which cannot be read at random; prepare it again with "
+            "file_format='array_record'"
+        )
+    builder.info.set_file_format("array_record", override=True, override_if_initialized=True)
+    image, label = _feature_names(builder.info.features, data.features, where)
+    classes = _classes(data, builder.info.features[label])
+    serialized = builder.info.features.get_serialized_info()
+    names = [image, label]
+    if "name" in serialized and isinstance(builder.info.features["name"], tfds.features.Text):
+        names.append("name")
+    specs = {name: serialized[name] for name in names}
+    files = _files(builder, data.name, split)
+    return TfdsSource(f"{data.name} {split}", files, specs, image, label, classes)
+
+
+def _base_name(name: str) -> str:
+    """The data set's name without config and version. Raises UserError where it is no such name."""
+    try:
+        return naming.parse_builder_name_kwargs(name)[0].name
+    except ValueError:
+        raise UserError(
+            f"data.name={name!r} is no name of a TFDS data set; write NAME, NAME/CONFIG or NAME:VERSION"
+        ) from None
+
+
+def _builder(name: str, folder: str | None) -> tfds.core.DatasetBuilder:
+    """What TFDS knows of a prepared data set, from its files alone: TFDS's own code might download it."""
+    base = _base_name(name)
+    folder = folder and os.path.expanduser(folder)
+    roots = [tfds.core.Path(path) for path in file_utils.list_data_dirs(given_data_dir=folder)]
+    try:
+        names = [name]
+        if name == base:  # of names that TFDS has code for, it looks for the code's default config only
+            names += [
+                f"{name}:{v}" for root in roots for v in reversed(version.list_all_versions(root / base))
+            ]
+        for candidate in names:
+            with contextlib.suppress(tfds.core.DatasetNotFoundError):
+                return read_only_builder.builder_from_files(candidate, data_dir=folder)
+        parts = [part for root in roots if (root / base).is_dir() for part in (root / base).iterdir()]
+    except (ImportError, OSError, ValueError) as error:  # the first where a remote file system is not known
+        reason = " ".join(str(error).split())
+        raise UserError(f"{name} in {', '.join(map(str, roots))} cannot be opened: {reason}") from None
+    for part in parts:
+        if ".incomplete" in part.name:
+            raise UserError(
+                f"{part} is unfinished; run the command that prepares it again ({_PREPARE} goes on where it "
+                "stopped)"
+            )
+    raise UserError(
+        f"{', '.join(map(str, roots))} holds no prepared data set {name}; prepare it there ({_PREPARE}, or "
+        "TFDS with file_format='array_record'), or correct --config.data.dir and --config.data.name"
+    )
+
+
+def _files(builder: tfds.core.DatasetBuilder, name: str, split: str) -> list[Any]:
+    """TFDS's file instructions of a split. Raises UserError where it is unknown or empty, or a file lacks."""
+    try:
+        files = builder.info.splits[split].file_instructions
+    except (KeyError, ValueError):
+        raise UserError(
+            f"{name} in {builder.data_dir} has the splits {', '.join(builder.info.splits)}, not {split!r}"
+        ) from None
+    if not files:
+        raise UserError(f"split {split} of {name} in {builder.data_dir} has no pictures; choose another")
+    for file in files:
+        if not tfds.core.Path(file.filename).exists():
+            raise UserError(f"{file.filename} is missing; restore it or prepare the data set again")
+    return files
+
+
+def _feature_names(features: Any, wanted: tuple[str, str] | None, where: Any) -> tuple[str, str]:
+    """The names of the image and the label feature: those `wanted`, or the only ones that can be meant."""
+    if not isinstance(features, tfds.features.FeaturesDict):
+        raise UserError(f"{where} is a {type(features).__name__} of features, not a dict; choose another")
+    pictures = {name: f for name, f in features.items() if isinstance(f, tfds.features.Image)}
+    there = ", ".join(f"{name} ({_described(feature)})" for name, feature in sorted(features.items()))
+    if wanted is not None:
+        for name in wanted:
+            if name not in pictures:
+                raise UserError(f"{where} has no image feature {name!r}; set {_FEATURES} to two of {there}")
+        return tuple(wanted)
+    images = [name for name, feature in pictures.items() if feature.shape[-1] == 3]
+    labels = [name for name, f in pictures.items() if f.shape[-1] == 1 and f.np_dtype == np.uint8]
+    if len(images) != 1 or len(labels) != 1:
+        raise UserError(
+            f"{where} does not say which features are image and label; set {_FEATURES} to two of {there}"
+        )
+    return images[0], labels[0]
+
+
+def _described(feature: Any) -> str:
+    """For example "Image, 3 channels"."""
+    kind = type(feature).__name__
+    return f"{kind}, {feature.shape[-1]} channels" if isinstance(feature, tfds.features.Image) else kind
+
+
+def _classes(data: Any, label: Any) -> Classes:
+    """Of a data set known here its own, else the config's, else those that the label feature names."""
+    base = _base_name(data.name)
+    if base in DATASETS:
+        if data.classes is not None and tuple(data.classes) != DATASETS[base].CLASSES:
+            raise UserError(f"{base} has classes of its own; remove --config.data.classes")
+        return DATASETS[base].label_classes()
+    names = tuple(data.classes or _label_names(label))
+    if not names:
+        raise UserError(
+            f"{data.name} does not name its classes; set --config.data.classes to their names, in the order "
+            "of the numbers in the labels"
+        )
+    if len(names) > 254:
+        raise UserError(f"{data.name} has {len(names)} classes; at most 254 fit a label of 8 bits")
+    return Classes(names, palette(len(names)))
+
+
+def _label_names(label: Any) -> list[str]:
+    """The names that a LabeledImage was given; without any TFDS makes up "0", "1", ..."""
+    if not isinstance(label, tfds.features.LabeledImage) or not label.num_classes:
+        return []
+    names = label.names
+    return [] if names == [str(i) for i in range(len(names))] else names

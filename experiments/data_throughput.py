@@ -1,0 +1,310 @@
+"""Cityscapes-sized training samples per second: this pipeline beside a PyTorch DataLoader with OpenCV.
+
+    python experiments/data_throughput.py [--workers 1 2] [--data-dir /path/to/cityscapes]
+
+Both read the same PNGs, and decode, resize by 0.5 to 2, crop 512x1024 with at most 75 % of one class, flip,
+distort colours and pad; both hand over uint8 batches of 4 from the same number of worker processes. They
+run in turn, so that a change in the machine's speed meets both. The DataLoader does what segmentation code
+bases do, in their order: OpenCV decodes, the whole picture is resized, then cropped. Without --data-dir the
+pictures are `streets` scenes, enlarged to 2048x1024 with noise until a PNG is as large as a Cityscapes one
+(about 2.4 MB). Prints samples a second and worker, where the time of one sample goes in each, and how long
+decoders take; writes experiments/results/data_throughput.{json,md}. Needs PyTorch's CPU build.
+"""
+
+import argparse
+import io
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import cv2
+import imagecodecs
+import ml_collections
+import numpy as np
+import torch
+import tqdm
+from PIL import Image
+
+from ccnet_jax.data import cityscapes, files, pipeline, transforms
+from ccnet_jax.data.streets import Streets
+from kernels.criss_cross import bench
+
+ROOT = pathlib.Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+CROP, SCALE, CAT_MAX_RATIO, BATCH = (512, 1024), (0.5, 2.0), 0.75, 4
+
+
+def write_pictures(root: pathlib.Path, count: int) -> None:
+    """A Cityscapes folder of `count` enlarged `streets` scenes with a camera's grain."""
+    rng = np.random.default_rng(0)
+    label_ids = np.full(256, 0, np.uint8)
+    table = cityscapes.label_classes().label_ids[:34]
+    label_ids[:19] = [np.flatnonzero(table == i)[0] for i in range(19)]
+    for i in tqdm.trange(count, desc="writing pictures", leave=False):
+        sample = Streets("train")[i]
+        image = cv2.resize(sample["image"], (2048, 1024), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+        grain = cv2.GaussianBlur(rng.normal(0, 5, image.shape).astype(np.float32), (0, 0), 1.0)
+        image = np.clip(image + 1.6 * grain, 0, 255).astype(np.uint8)
+        label = cv2.resize(sample["label"], (2048, 1024), interpolation=cv2.INTER_NEAREST)
+        name = f"town_{i:06d}_000019"
+        for path, pixels in (
+            (root / "leftImg8bit/train/town" / f"{name}_leftImg8bit.png", image),
+            (root / "gtFine/train/town" / f"{name}_gtFine_labelIds.png", label_ids[label]),
+        ):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+
+
+class OpenCVDataset(torch.utils.data.Dataset):
+    """The same operations as segmentation code bases order and write them."""
+
+    def __init__(self, pairs: list[tuple[pathlib.Path, pathlib.Path]], train_ids: np.ndarray):
+        self.pairs, self.train_ids = pairs, train_ids
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        rng = np.random.default_rng(torch.randint(2**31, ()).item())
+        image, label = opencv_decode(*(path.read_bytes() for path in self.pairs[index]), self.train_ids)
+        image, label = opencv_resize(image, label, rng)
+        image, label = opencv_crop(image, label, rng)
+        if rng.integers(2):
+            image, label = cv2.flip(image, 1), cv2.flip(label, 1)
+        image = opencv_distort(image, rng)
+        image, label = transforms.pad(image, label, CROP)
+        return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
+
+
+def opencv_decode(image: bytes, label: bytes, train_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """RGB and train ids."""
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    ids = cv2.imdecode(np.frombuffer(label, np.uint8), cv2.IMREAD_UNCHANGED)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), cv2.LUT(ids, train_ids)
+
+
+def opencv_resize(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple:
+    """The whole pair by a random ratio."""
+    ratio = rng.uniform(*SCALE)
+    size = int(label.shape[1] * ratio + 0.5), int(label.shape[0] * ratio + 0.5)
+    return cv2.resize(image, size), cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
+
+
+def opencv_crop(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple:
+    """A random window, another where one class has too much of it."""
+    for _ in range(10):
+        top = rng.integers(max(label.shape[0] - CROP[0], 0) + 1)
+        left = rng.integers(max(label.shape[1] - CROP[1], 0) + 1)
+        window = label[top : top + CROP[0], left : left + CROP[1]]
+        counts = np.bincount(window.ravel(), minlength=256)[: files.VOID]
+        if np.count_nonzero(counts) > 1 and counts.max() < CAT_MAX_RATIO * counts.sum():
+            break
+    return image[top : top + CROP[0], left : left + CROP[1]], window
+
+
+def opencv_distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Brightness, contrast, saturation, hue, each on all pixels in float32 and back to uint8."""
+
+    def changed(pixels: np.ndarray, alpha: float = 1.0, beta: float = 0.0) -> np.ndarray:
+        return np.clip(pixels.astype(np.float32) * alpha + beta, 0, 255).astype(np.uint8)
+
+    if rng.integers(2):
+        image = changed(image, beta=rng.uniform(-32, 32))
+    contrast_first = rng.integers(2)
+    if contrast_first and rng.integers(2):
+        image = changed(image, alpha=rng.uniform(0.5, 1.5))
+    if rng.integers(2):
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 1] = changed(hsv[..., 1], alpha=rng.uniform(0.5, 1.5))
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if rng.integers(2):
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        hsv[..., 0] = (hsv[..., 0].astype(int) + rng.integers(-18, 18)) % 180
+        image = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    if not contrast_first and rng.integers(2):
+        image = changed(image, alpha=rng.uniform(0.5, 1.5))
+    return image
+
+
+def grain_batches(source: files.FolderSource, workers: int) -> Iterator[Any]:
+    """This project's batches."""
+    data = {"fit": None, "scale": SCALE, "short_sides": None, "crop": CROP, "cat_max_ratio": CAT_MAX_RATIO}
+    data |= {"flip": True, "distort": True, "workers": workers}
+    return pipeline.train_batches(source, ml_collections.ConfigDict(data), BATCH, seed=0)
+
+
+def torch_batches(source: files.FolderSource, workers: int) -> Iterator[Any]:
+    """The DataLoader's batches."""
+    dataset = OpenCVDataset(source.pairs, cityscapes.label_classes().label_ids)
+    endless = torch.utils.data.RandomSampler(dataset, num_samples=10**7)
+    return iter(
+        torch.utils.data.DataLoader(
+            dataset,
+            BATCH,
+            sampler=endless,
+            num_workers=workers,
+            worker_init_fn=lambda _: cv2.setNumThreads(1),
+        )
+    )
+
+
+def samples_per_second(batches: Iterator[Any], count: int) -> float:
+    """Of `count` batches, after those that were made while the workers started."""
+    for _ in range(8):
+        next(batches)
+    started = time.perf_counter()
+    for _ in range(count):
+        next(batches)
+    return count * BATCH / (time.perf_counter() - started)
+
+
+def milliseconds(function: Callable[[int], Any], count: int = 24) -> float:
+    """Mean time of function(i) in one thread, for i = 0 to count - 1."""
+    function(0)
+    started = time.perf_counter()
+    for i in range(count):
+        function(i)
+    return 1e3 * (time.perf_counter() - started) / count
+
+
+def stages(source: files.FolderSource) -> dict[str, dict[str, float]]:
+    """{stage: {"here", "opencv"}}: milliseconds of one sample, each stage on its own."""
+    pairs = [source.read(i) for i in range(min(len(source), 8))]
+    classes = cityscapes.label_classes()
+    decoded = [classes.decode(*pair, "image", "label") for pair in pairs]
+    images, labels = ([sample[key] for sample in decoded] for key in ("image", "label"))
+    count = len(pairs)
+
+    def resized(i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        size = transforms.random_size(labels[i % count].shape, None, SCALE, None, rng)
+        return transforms.random_window(images[i % count], labels[i % count], size, CROP, CAT_MAX_RATIO, rng)
+
+    def opencv_resized(i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        return opencv_crop(*opencv_resize(images[i % count], labels[i % count], rng), rng)
+
+    crops = [np.ascontiguousarray(image[: CROP[0], : CROP[1]]) for image in images]
+    two = {
+        "read and decode": (
+            lambda i: classes.decode(*source.read(i % count), "image", "label"),
+            lambda i: opencv_decode(
+                *(path.read_bytes() for path in source.pairs[i % count]), classes.label_ids
+            ),
+        ),
+        "resize and crop": (
+            lambda i: resized(i, np.random.default_rng(i)),
+            lambda i: opencv_resized(i, np.random.default_rng(i)),
+        ),
+        "distort": (
+            lambda i: transforms.random_distortion(crops[i % count], np.random.default_rng(i)),
+            lambda i: opencv_distort(crops[i % count], np.random.default_rng(i)),
+        ),
+        "stack": (
+            lambda i: np.stack(crops[:BATCH]),
+            lambda i: torch.stack([torch.from_numpy(crop) for crop in crops[:BATCH]]),
+        ),
+    }
+    shares = {"stack": BATCH}
+    return {
+        stage: {
+            "here": milliseconds(here) / shares.get(stage, 1),
+            "opencv": milliseconds(opencv) / shares.get(stage, 1),
+        }
+        for stage, (here, opencv) in two.items()
+    }
+
+
+def decoders(source: files.FolderSource) -> dict[str, dict[str, float]]:
+    """{"png" or "jpeg": {decoder: milliseconds a 2048x1024 picture}}."""
+    pngs = [source.read(i)[0] for i in range(4)]
+    jpegs = [cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(p, np.uint8), 1))[1].tobytes() for p in pngs]
+
+    def opencv(data: bytes) -> np.ndarray:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+
+    def pillow(data: bytes) -> np.ndarray:
+        return np.array(Image.open(io.BytesIO(data)))
+
+    table = {
+        "png": {"imagecodecs": imagecodecs.png_decode, "OpenCV": opencv, "Pillow": pillow},
+        "jpeg": {"imagecodecs": imagecodecs.jpeg8_decode, "OpenCV": opencv, "Pillow": pillow},
+    }
+    datas = {"png": pngs, "jpeg": jpegs}
+    return {
+        kind: {
+            name: milliseconds(lambda i, kind=kind, decode=decode: decode(datas[kind][i % 4]))
+            for name, decode in row.items()
+        }
+        for kind, row in table.items()
+    }
+
+
+def measured(source: files.FolderSource, workers: list[int], rounds: int, count: int) -> dict[str, Any]:
+    """{workers: {"here", "opencv", "ratio"}}: medians over the rounds, a second and worker."""
+    makers = {"here": grain_batches, "opencv": torch_batches}
+    result = {}
+    for number in workers:
+        rates = {name: [] for name in makers}
+        for _ in tqdm.trange(rounds, desc=f"{number} workers", leave=False):
+            for name, make in makers.items():
+                batches = make(source, number)
+                rates[name].append(samples_per_second(batches, count) / number)
+                del batches  # ends its workers before the other's start
+        ratios = [here / opencv for here, opencv in zip(rates["here"], rates["opencv"], strict=True)]
+        result[str(number)] = {name: statistics.median(values) for name, values in rates.items()}
+        result[str(number)] |= {"ratio": statistics.median(ratios), "ratios": ratios}
+    return result
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    rows = ["| samples/s and worker | here | DataLoader + OpenCV | ratio |", "|---|---|---|---|"]
+    for number, row in report["samples_per_second_and_worker"].items():
+        workers = f"{number} worker" + ("s" if number != "1" else "")
+        rows.append(f"| {workers} | {row['here']:.1f} | {row['opencv']:.1f} | {row['ratio']:.2f} |")
+    rows += ["", "| ms a sample, one thread | here | DataLoader + OpenCV |", "|---|---|---|"]
+    for stage, row in report["milliseconds"].items():
+        rows.append(f"| {stage} | {row['here']:.1f} | {row['opencv']:.1f} |")
+    rows += ["", "| ms a 2048x1024 picture | imagecodecs | OpenCV | Pillow |", "|---|---|---|---|"]
+    for kind, row in report["decoders"].items():
+        rows.append(f"| {kind.upper()} | " + " | ".join(f"{value:.1f}" for value in row.values()) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def main() -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--data-dir", help="a Cityscapes folder; default pictures made up for the purpose")
+    parser.add_argument("--rounds", type=int, default=3, help="of both in turn")
+    parser.add_argument("--batches", type=int, default=40, help="timed in each round")
+    parser.add_argument("--pictures", type=int, default=32, help="to make up")
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS / "data_throughput.json")
+    arguments = parser.parse_args()
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as made_up:
+        if arguments.data_dir is None:
+            write_pictures(pathlib.Path(made_up), arguments.pictures)
+        source = cityscapes.open_split(arguments.data_dir or made_up, "train")
+        sizes = [path.stat().st_size for path, _ in source.pairs]
+        report = {
+            "commit": bench.commit(),
+            "pictures": "made up" if arguments.data_dir is None else "Cityscapes",
+            "png_megabytes": statistics.mean(sizes) / 1e6,
+            "versions": {"opencv": cv2.__version__, "torch": torch.__version__}
+            | {"imagecodecs": imagecodecs.__version__},
+            "milliseconds": stages(source),
+            "decoders": decoders(source),
+            "samples_per_second_and_worker": measured(
+                source, arguments.workers, arguments.rounds, arguments.batches
+            ),
+        }
+    bench.write_json(arguments.output, report)
+    arguments.output.with_suffix(".md").write_text(table(report))
+    print(table(report), end="")
+
+
+if __name__ == "__main__":
+    main()
