@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 
@@ -98,17 +99,11 @@ def load_variables(folder: pathlib.Path, which: str, like: Any) -> tuple[Any, in
     Raises:
       UserError: there is no such checkpoint, or it is of another network.
     """
-    root = (
-        folder.resolve() / "checkpoints" / which
-        if which in ("best", "last")
-        else pathlib.Path(which).resolve()
-    )
-    if not (root / "variables").is_dir():
-        root = root / str(max(_steps(root), default=0))
-    if not (root / "variables").is_dir():
+    root = step_folder(folder, which)
+    if root is None:
         raise UserError(
-            f"{root.parent} holds no checkpoint; train first, or name a run with --workdir and one of its "
-            "checkpoints with --checkpoint (best, last, or a folder)"
+            f"{_checkpoint_folder(folder, which)} holds no checkpoint; train first, or name a run with "
+            "--workdir and one of its checkpoints with --checkpoint (best, last, or a folder)"
         )
     with ocp.StandardCheckpointer() as checkpointer:
         try:
@@ -121,12 +116,35 @@ def load_variables(folder: pathlib.Path, which: str, like: Any) -> tuple[Any, in
     return variables, int(root.name) if root.name.isdigit() else None
 
 
+def load_arrays(folder: pathlib.Path) -> Any:
+    """All variables in a `step_folder`, of whatever network, as NumPy arrays."""
+    with ocp.PyTreeCheckpointer() as checkpointer:
+        there = checkpointer.metadata(folder / "variables").item_metadata.tree
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), there)
+        return checkpointer.restore(folder / "variables", ocp.args.PyTreeRestore(restore_args=kinds))
+
+
+def step_folder(folder: pathlib.Path, which: str) -> pathlib.Path | None:
+    """The folder STEP of a checkpoint, chosen as by `load_variables`; None where there is none."""
+    root = _checkpoint_folder(folder, which)
+    for candidate in (root, root / str(max(_steps(root), default=0))):
+        if (candidate / "variables").is_dir():
+            return candidate
+    return None
+
+
 def variables_like(model: CCNet, mesh: Mesh) -> Any:
     """`jax.ShapeDtypeStruct`s of the network's variables, on every device of the mesh."""
     variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "uint8"))
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)), variables
     )
+
+
+def _checkpoint_folder(folder: pathlib.Path, which: str) -> pathlib.Path:
+    if which in ("best", "last"):
+        return folder.resolve() / "checkpoints" / which
+    return pathlib.Path(which).resolve()
 
 
 def _steps(folder: pathlib.Path) -> list[int]:

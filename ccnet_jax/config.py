@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import ml_collections
 
-from ccnet_jax.data.pipeline import DATASETS
+from ccnet_jax.data.pipeline import DATASETS, SOURCES
 from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import FLAVOURS, CCNet
 from ccnet_jax.models.context import CONTEXTS
@@ -25,20 +25,31 @@ _KEYS: dict[str, tuple] = {
     "eval_every": (int,),  # updates between validations; 0 validates never
     "eval_batch_size": (int,),  # pictures, of each process
     "checkpoint_every": (int,),  # updates
+    "eval_window": (tuple, type(None)),  # (height, width) of sliding windows, or the whole picture
+    "eval_stride": (tuple, type(None)),  # (down, across) from one window to the next
+    "pretrained": (str, type(None)),  # path of backbone weights to start from
     "distributed": (bool,),  # several hosts: call jax.distributed.initialize()
     "data.name": (str,),
+    "data.source": (str,),
     "data.dir": (str, type(None)),
+    "data.features": (tuple, type(None)),  # (image, label) feature names of a TFDS data set
+    "data.classes": (tuple, type(None)),  # class names of a TFDS data set that has none
     "data.train_split": (str,),
     "data.eval_split": (str,),
+    "data.fit": (tuple, type(None)),  # (long, short) sides into which pictures are fitted, in testing too
     "data.scale": (tuple, type(None)),  # (lowest, highest) ratio of random resizing
+    "data.short_sides": (tuple, type(None)),  # or the shorter side's lengths to draw from
     "data.crop": (tuple, type(None)),  # (height, width), or the whole picture
+    "data.cat_max_ratio": _NUMBER,  # largest share of one class in a crop; 1 takes any crop
     "data.flip": (bool,),
+    "data.distort": (bool,),  # photometric distortion
     "data.workers": (int,),  # processes that make batches; 0 makes them in threads
     "model.depth": (int,),
     "model.flavour": (str,),
     "model.context": (str,),
     "model.loops": (int,),
     "model.width": _NUMBER,
+    "model.align_corners": (bool, type(None)),  # of the logits' upsampling; None is the flavour's
     "model.implementation": (str, type(None)),
     "model.remat": (bool,),
     "optimizer.learning_rate": _NUMBER,
@@ -53,7 +64,7 @@ _KEYS: dict[str, tuple] = {
 }
 _CHOICES: dict[str, tuple] = {
     "dtype": ("float32", "bfloat16"),
-    "data.name": DATASETS,
+    "data.source": SOURCES,
     "model.depth": tuple(BLOCKS),
     "model.flavour": tuple(FLAVOURS),
     "model.context": CONTEXTS,
@@ -63,7 +74,28 @@ _AT_LEAST = dict.fromkeys(
     ("steps", "batch_size", "log_every", "eval_batch_size", "checkpoint_every", "model.loops"), 1
 )
 _AT_LEAST |= dict.fromkeys(("seed", "eval_every", "data.workers", "loss.ohem_min_kept"), 0)
-_ABOVE_0 = ("model.width", "optimizer.learning_rate")
+_ABOVE_0 = ("model.width", "optimizer.learning_rate", "data.cat_max_ratio")
+_PAIRS = {  # keys that hold two sides in pixels, and the least each may be
+    "data.fit": ("(long, short) side", 1),
+    "data.crop": ("(height, width)", 32),
+    "eval_window": ("(height, width)", 32),
+    "eval_stride": ("(down, across)", 1),
+}
+
+# What runs of before these keys were trained with.
+_DEFAULTS = {
+    "eval_window": None,
+    "eval_stride": None,
+    "pretrained": None,
+    "data.source": "folder",
+    "data.features": None,
+    "data.classes": None,
+    "data.fit": None,
+    "data.short_sides": None,
+    "data.cat_max_ratio": 1.0,
+    "data.distort": False,
+    "model.align_corners": None,
+}
 
 # A run may go on with other values of these: they do not change what the weights mean.
 _FREE = (
@@ -71,8 +103,13 @@ _FREE = (
     "log_every",
     "eval_every",
     "eval_batch_size",
+    "eval_window",
+    "eval_stride",
     "checkpoint_every",
+    "pretrained",
+    "data.source",
     "data.dir",
+    "data.features",
     "data.workers",
     "model.implementation",
     "model.remat",
@@ -108,17 +145,43 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{key} must be at least {_AT_LEAST[key]}, not {value}")
         if key in _ABOVE_0 and value <= 0:
             raise UserError(f"config.{key} must be above 0, not {value}")
-    scale, crop = values["data.scale"], values["data.crop"]
+    for key, (meaning, least) in _PAIRS.items():
+        pair = values[key]
+        if pair is not None and not (len(pair) == 2 and all(_is_whole(v) and v >= least for v in pair)):
+            raise UserError(f"config.{key} must be {meaning}, at least {least} pixels each, not {pair!r}")
+    scale, sides = values["data.scale"], values["data.short_sides"]
     if scale is not None and not (
         len(scale) == 2 and all(_is_number(v) for v in scale) and 0 < scale[0] <= scale[1]
     ):
         raise UserError(f"config.data.scale must be (lowest, highest) ratio above 0, not {scale!r}")
-    if crop is not None and not (len(crop) == 2 and all(isinstance(v, int) and v >= 32 for v in crop)):
-        raise UserError(f"config.data.crop must be (height, width), at least 32 pixels each, not {crop!r}")
-    if scale is not None and crop is None:
+    if sides is not None and not (sides and all(_is_whole(v) and v >= 1 for v in sides)):
+        raise UserError(f"config.data.short_sides must be lengths in pixels, not {sides!r}")
+    if (scale is not None or sides is not None) and values["data.crop"] is None:
         raise UserError(
-            "config.data.scale makes pictures of many sizes: set config.data.crop to the size of a batch's"
+            "config.data.scale and short_sides make pictures of many sizes: set config.data.crop to the "
+            "size of a batch's"
         )
+    if (values["eval_window"] is None) != (values["eval_stride"] is None):
+        raise UserError("config.eval_window and config.eval_stride go together: set both or neither")
+    check_data(values)
+
+
+def check_data(values: dict[str, Any]) -> None:
+    """Raise UserError where `data.name` and what belongs to it do not fit `data.source`."""
+    if values["data.source"] == "folder":
+        if values["data.name"] not in DATASETS:
+            raise UserError(
+                f"config.data.name={values['data.name']!r} does not exist; choose one of "
+                f"{', '.join(DATASETS)}, or a TFDS data set with --config.data.source=tfds"
+            )
+        for key in ("data.features", "data.classes"):
+            if values[key] is not None:
+                raise UserError(f"config.{key} is for TFDS data sets: set --config.data.source=tfds too")
+    features, classes = values["data.features"], values["data.classes"]
+    if features is not None and not (len(features) == 2 and all(isinstance(v, str) for v in features)):
+        raise UserError(f"config.data.features must be names (image, label), not {features!r}")
+    if classes is not None and not (classes and all(isinstance(v, str) for v in classes)):
+        raise UserError(f"config.data.classes must be class names, not {classes!r}")
 
 
 def check_device(config: ml_collections.ConfigDict) -> None:
@@ -134,6 +197,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, _NUMBER) and not isinstance(value, bool)
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def build_model(config: ml_collections.ConfigDict, num_classes: int) -> CCNet:
     """The network that the config describes."""
     model = config.model
@@ -144,6 +211,7 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> CCNet:
         context=model.context,
         loops=model.loops,
         width=model.width,
+        align_corners=model.align_corners,
         implementation=model.implementation,
         remat=model.remat,
         dtype=jnp.dtype(config.dtype),
@@ -161,16 +229,30 @@ def load(folder: pathlib.Path) -> ml_collections.ConfigDict:
     """The config of the run in `folder`. Raises UserError where there is none."""
     path = folder / "config.json"
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(), object_hook=_with_tuples)
     except FileNotFoundError:
         raise UserError(
             f"{folder} is not a run: it has no config.json; train first, or pass --workdir"
         ) from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); restore it") from None
-    data = values.get("data", {})
-    data |= {key: tuple(value) for key, value in data.items() if isinstance(value, list)}
-    return ml_collections.ConfigDict(values)
+    config = ml_collections.ConfigDict(values)
+    for key in _DEFAULTS.keys() - flat(config).keys():
+        _set(config, key, _DEFAULTS[key])
+    return config
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Lists, JSON's word for tuples, as tuples; in a ConfigDict a list would stay one."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+
+
+def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
+    *groups, leaf = key.split(".")
+    with config.unlocked():
+        for group in groups:
+            config = config[group]
+        config[leaf] = value
 
 
 def let_op_choose_if_needed(config: ml_collections.ConfigDict) -> None:

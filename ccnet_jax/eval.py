@@ -2,8 +2,9 @@
 
     python -m ccnet_jax.eval [--ms-flip] [--workdir DIR] [--split NAME] [--checkpoint last|best|DIR]
 
-With no argument: the newest run (runs/latest) on the split it validates on. Prints IoU and accuracy of
-each class, mIoU, mAcc and pixel accuracy, writes them as JSON, and draws the first pictures.
+With no argument: the newest run (runs/latest) on the split it validates on, whole or with sliding windows as
+its config says. Prints IoU and accuracy of each class, mIoU, mAcc and pixel accuracy, writes them as JSON,
+and draws the first pictures.
 """
 
 import json
@@ -14,6 +15,7 @@ from absl import flags, logging
 from ccnet_jax import checkpoint, errors, inference, metrics, sharding
 from ccnet_jax import config as configuration
 from ccnet_jax.data import pipeline
+from ccnet_jax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/latest", "folder of the run")
 _SPLIT = flags.DEFINE_string("split", None, "split of the data set; default the run's data.eval_split")
@@ -44,7 +46,7 @@ def main() -> None:
     like = checkpoint.variables_like(model, sharding.data_mesh())
     variables, step = checkpoint.load_variables(workdir, _CHECKPOINT.value, like)
 
-    mode = "ms-flip" if _MS_FLIP.value else "whole"
+    testing = inference.Testing.of(config, _MS_FLIP.value)
     name = split
     if _CHECKPOINT.value != "last":
         name += f"-{pathlib.Path(_CHECKPOINT.value).name}"
@@ -52,16 +54,21 @@ def main() -> None:
         name += "-ms-flip"
     if _LIMIT.value:
         name += f"-first{_LIMIT.value}"
-    predict = (inference.multi_scale_flip if _MS_FLIP.value else inference.whole_image)(model)
-    print(f"{workdir.resolve()}, step {step}, split {split}, {mode}")
+    print(f"{workdir.resolve()}, step {step}, split {split}, {testing}")
+    predict = inference.predictor(model, testing)
     result = inference.evaluate(
         predict, variables, source, config.eval_batch_size, workdir / "pictures" / name, _LIMIT.value
     )
+    if not any(map(any, result["confusion"])):
+        raise UserError(
+            f"split {split} of {config.data.name} has no labels to score; choose another with --split (what "
+            f"the network predicts for its first pictures is in {workdir / 'pictures' / name})"
+        )
 
     print(metrics.table(result, source.classes))
     print(f"{result['pictures']} pictures, {result['images_per_second']:.1f} images/s with compilation")
     output = pathlib.Path(_OUTPUT.value or workdir / f"eval-{name}.json")
-    report = {"split": split, "mode": mode, "step": step, "checkpoint": _CHECKPOINT.value, **result}
+    report = {"split": split, "mode": str(testing), "step": step, "checkpoint": _CHECKPOINT.value, **result}
     report |= {"classes": list(source.classes)}
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(output.name + ".tmp")

@@ -3,8 +3,6 @@
 import json
 import pathlib
 
-import tensorboardX
-
 
 class MetricLog:
     """Appends to `metrics.jsonl` and to TensorBoard's events in a run's folder.
@@ -20,6 +18,8 @@ class MetricLog:
         self._enabled = enabled
         if not enabled:
             return
+        import tensorboardX  # not above: where PyTorch is installed it takes two seconds
+
         path = folder / "metrics.jsonl"
         kept = []
         for line in path.read_text().splitlines() if path.exists() else []:

@@ -29,11 +29,11 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from ccnet_jax import config as configuration
-from ccnet_jax import errors, losses, sharding
+from ccnet_jax import errors, losses, pretrained, sharding
 from ccnet_jax.checkpoint import Checkpoints
 from ccnet_jax.data import pipeline
 from ccnet_jax.errors import UserError
-from ccnet_jax.inference import DRAWN, evaluate, whole_image
+from ccnet_jax.inference import DRAWN, Testing, evaluate, predictor
 from ccnet_jax.logs import MetricLog
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.optimizer import poly_schedule, sgd
@@ -113,6 +113,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Train to `config.steps` updates in `workdir`, from its last checkpoint if it has one."""
     # ---------------------------------------------------------------- set up
     configuration.check(config)
+    if config.pretrained and not Checkpoints.there(workdir):
+        pretrained.check_path(config.pretrained)
     if config.distributed:
         join_hosts()
     configuration.check_device(config)
@@ -137,7 +139,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     )()
 
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
-        # ----------------------------------------------------------- resume
+        # ---------------------------------------------- resume, or pretrained
         checkpoints = closing.enter_context(Checkpoints(workdir))
         start = checkpoints.latest_step() or 0
         if start:
@@ -145,6 +147,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             variables, buffers = checkpoints.restore_last(state.variables, state.optimizer)
             state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
             say(f"going on from step {start} of {workdir}")
+        elif config.pretrained:
+            state = state.replace(variables=pretrained.load_backbone(config.pretrained, state.variables))
         if start >= config.steps:
             say(f"{workdir} has all its {config.steps} steps; nothing to train")
             return
@@ -157,7 +161,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
         # ------------------------------------------------------------ steps
         train_step = make_train_step(model, optimizer, config.loss, config.seed)
-        predict = whole_image(model)
+        predict = predictor(model, Testing.of(config))
         log = closing.enter_context(MetricLog(workdir, start, enabled=process == 0))
         stop = closing.enter_context(StopSignal())
         parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))

@@ -1,11 +1,15 @@
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax import CCNet, inference
+from ccnet_jax import CCNet, inference, sharding
+from ccnet_jax import config as configuration
+from ccnet_jax.checkpoint import Checkpoints, variables_like
 from ccnet_jax.data.streets import Streets
-from tests.models.test_ccnet import bilinear_by_hand
+from tests import helpers
+from tests.miniatures import write_camvid
 
 
 class Mixed:
@@ -28,11 +32,13 @@ class Mixed:
         return f"picture{i}"
 
 
-def network(flavour="mmseg"):
-    model = CCNet(3, 10, flavour, width=0.125)
+def network():
+    model = CCNet(3, 10, "official", width=0.125)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
     strong = jax.tree_util.tree_map_with_path(  # predictions that vary over the picture
-        lambda path, x: jax.random.normal(jax.random.key(5), x.shape) if path[-2].key == "classifier" else x,
+        lambda path, x: (
+            jax.random.normal(jax.random.key(5), x.shape) / 20 if path[-2].key == "classifier" else x
+        ),
         variables["params"],
     )
     return model, {**variables, "params": strong}
@@ -66,46 +72,181 @@ def test_scores_are_exact_over_pictures_of_different_sizes_and_a_device_mesh(tmp
     assert inference.evaluate(record, {"one": jnp.uint8(1)}, source, 2, limit=2)["pictures"] == 2
 
 
-def test_whole_image_is_the_largest_logit():
-    model, variables = network()
-    images = jnp.asarray(Streets("val")[0]["image"][None, :48, :64])
-    logits, _ = jax.jit(model.apply)(variables, images)
-    predicted = inference.whole_image(model)(variables, images)
-    np.testing.assert_array_equal(predicted, np.asarray(logits).argmax(-1))
-    assert len(np.unique(predicted)) > 1
+class Toy(CCNet):
+    """Quick to compile; a pixel's logits depend on its place, and on all of the window it is shown in."""
+
+    traced = []  # noqa: RUF012 - the shapes that it was compiled for
+
+    def __call__(self, images, train=False):
+        self.traced.append(images.shape)
+        x = images / 128 - 1
+        rows, columns = (jnp.arange(side) / side for side in images.shape[1:3])
+        place = rows[:, None] - columns
+        frequencies = 1 + jnp.arange(self.num_classes)
+        context = x.mean((1, 2, 3))[:, None, None] + place
+        return 3 * jnp.sin(frequencies * (x.sum(-1) + 2 * context)[..., None]), None
 
 
-@pytest.mark.parametrize(("flavour", "align_corners"), [("mmseg", False), ("official", True)])
-def test_multi_scale_flip_averages_probabilities(flavour, align_corners):
-    model, variables = network(flavour)
-    image = Streets("val")[0]["image"][:48, :64]
-    apply = jax.jit(model.apply)
+def bilinear(x, size, align_corners):
+    """x [h, w, c] in float64 to [*size, c], as PyTorch documents `interpolate`."""
+    for axis, out in enumerate(size):
+        side = x.shape[axis]
+        if align_corners:
+            position = np.arange(out) * (side - 1) / max(out - 1, 1)
+        else:
+            position = np.maximum((np.arange(out) + 0.5) * side / out - 0.5, 0)
+        low = np.minimum(np.floor(position).astype(int), side - 1)
+        high = np.minimum(low + 1, side - 1)
+        share = (position - low).reshape([-1 if i == axis else 1 for i in range(3)])
+        x = (1 - share) * x.take(low, axis) + share * x.take(high, axis)
+    return x
+
+
+def loop_by_hand(apply, image, testing, align_corners):
+    """One picture's logits [H, W, classes], or the sum of several softmaxes, window by window in float64."""
+    height, width = image.shape[:2]
+    factor = 1
+    if testing.fit:
+        factor = min(testing.fit[0] / max(height, width), testing.fit[1] / min(height, width))
     total = 0
-    for scale in inference.SCALES:
-        size = [max(round(side * scale), 32) for side in image.shape[:2]]
-        resized = np.stack(
-            [bilinear_by_hand(image[..., c].astype(float), *size, False) for c in range(3)], -1
-        )
-        for mirror in (False, True):
+    for scale in testing.scales:
+        h, w = (max(int(side * factor * scale + 0.5), 32) for side in (height, width))
+        resized = bilinear(image.astype(float), (h, w), False)
+        for mirror in (False, True) if testing.flip else (False,):
             x = resized[:, ::-1] if mirror else resized
-            logits = np.asarray(apply(variables, jnp.asarray(x[None], jnp.float32))[0][0])
-            logits = np.stack([bilinear_by_hand(logits[..., c], 48, 64, align_corners) for c in range(3)], -1)
-            p = np.exp(logits - logits.max(-1, keepdims=True))
-            p /= p.sum(-1, keepdims=True)
-            total = total + (p[:, ::-1] if mirror else p)
-    wanted = total / (2 * len(inference.SCALES))
-    predict = inference.multi_scale_flip(model)
-    got = np.asarray(predict(variables, jnp.asarray(image[None])))[0]
+            window = testing.window or (h, w)
+            logits = slid_by_hand(apply, x, *window, *(testing.stride or window))
+            logits = bilinear(logits, (height, width), align_corners)
+            if testing.flip or len(testing.scales) > 1:
+                logits = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+            total = total + (logits[:, ::-1] if mirror else logits)
+    return total
+
+
+def slid_by_hand(apply, x, window_height, window_width, down, across):
+    height, width = x.shape[:2]
+    total, count = 0, np.zeros((height, width, 1))
+    for i in range(max(height - window_height + down - 1, 0) // down + 1):
+        for j in range(max(width - window_width + across - 1, 0) // across + 1):
+            bottom, right = min(i * down + window_height, height), min(j * across + window_width, width)
+            top, left = max(bottom - window_height, 0), max(right - window_width, 0)
+            logits = apply(x[top:bottom, left:right])
+            padding = ((top, height - bottom), (left, width - right), (0, 0))
+            total = total + np.pad(logits, padding)
+            count[top:bottom, left:right] += 1
+    assert count.min() > 0
+    return total / count
+
+
+def applied(model, variables):
+    """picture [h, w, 3] -> logits [h, w, classes]"""
+    apply = jax.jit(model.apply)
+    return lambda x: np.asarray(apply(variables, jnp.asarray(x[None], jnp.float32))[0][0], np.float64)
+
+
+def assert_classes(got, wanted):
+    """`got` [H, W] is the largest of `wanted` [H, W, classes], except where two are nearly equal."""
     assert got.dtype == np.uint8
-    clear = np.sort(wanted, -1)[..., -1] - np.sort(wanted, -1)[..., -2] > 1e-3
-    assert clear.mean() > 0.9
+    first, second = np.sort(wanted, -1)[..., :-3:-1].T
+    clear = (first - second).T > 1e-3
+    assert clear.mean() > 0.95
     np.testing.assert_array_equal(got[clear], wanted.argmax(-1)[clear])
     assert len(np.unique(got)) > 1
 
 
-def test_flip_makes_prediction_symmetric():
+SLIDE = {"window": (32, 40), "stride": (20, 27)}
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("size", "settings"),
+    [
+        ((57, 98), SLIDE),  # the last windows are moved back
+        ((52, 94), SLIDE),  # a multiple of the strides
+        ((64, 80), {"window": (32, 40), "stride": (32, 40)}),  # no overlap
+        ((36, 34), SLIDE),  # narrower than the window
+        ((34, 35), {"window": (64, 64), "stride": (43, 43)}),  # smaller than the window
+        ((20, 50), {}),  # smaller than the network takes
+        ((50, 81), {"fit": (120, 48)}),  # the short side decides
+        ((50, 81), {"fit": (60, 48)}),  # the long side decides
+        ((81, 50), {"fit": (150, 75), **SLIDE}),
+        ((50, 81), {"scales": (0.5, 1.25), "flip": True}),
+        ((50, 81), {"fit": (95, 60), "scales": (0.5, 1.75), "flip": True, **SLIDE}),
+    ],
+)
+def test_every_way_of_testing_equals_the_loop_by_hand(size, settings, align_corners):
+    model = Toy(8, align_corners=align_corners)
+    testing = inference.Testing(**settings)
+    image = Streets("val")[0]["image"][: size[0], : size[1]]
+    got = inference.predictor(model, testing)({}, jnp.asarray(image[None]))
+    wanted = loop_by_hand(applied(model, {}), image, testing, align_corners)
+    assert_classes(np.asarray(got)[0], wanted)
+
+
+def test_the_network_is_compiled_once_for_each_window_shape():
+    model = Toy(8, name="compiled_nowhere_else")
+    predict = inference.predictor(model, inference.Testing(**SLIDE, scales=(1.0, 1.5)))
+    Toy.traced.clear()
+    for size in ((57, 98), (34, 98)):
+        predict({}, jnp.zeros((2, *size, 3), jnp.uint8))
+    assert Toy.traced == [(2, 32, 40, 3)]
+    whole = inference.predictor(model, inference.Testing(fit=(96, 48)))
+    for size in ((50, 100), (24, 48)):
+        whole({}, jnp.zeros((2, *size, 3), jnp.uint8))
+    assert Toy.traced == [(2, 32, 40, 3), (2, 48, 96, 3)]
+
+
+def test_a_batch_stays_split_over_the_devices():
+    model = Toy(8)
+    images = np.random.default_rng(0).integers(0, 256, (8, 40, 50, 3), np.uint8)
+    split = sharding.batch_sharding(sharding.data_mesh())
+    testing = inference.Testing(fit=(70, 52), scales=(1.0, 1.25), flip=True, **SLIDE)
+    on_eight = jax.device_put(images, split)
+    got = inference.predictor(model, testing)({}, on_eight)
+    assert got.sharding.is_equivalent_to(split, got.ndim)
+    logits = inference._logits(model, {}, on_eight, testing.window, testing.stride)
+    assert logits.sharding.is_equivalent_to(split, logits.ndim)
+    on_one = inference.predictor(model, testing)({}, jnp.asarray(images))
+    assert (np.asarray(got) == np.asarray(on_one)).mean() > 0.999
+
+
+def test_ccnet_is_tested_so_too():
     model, variables = network()
-    image = jnp.asarray(Streets("val")[0]["image"][None])
-    predict = inference.multi_scale_flip(model, (1.0,))
-    straight, mirrored = (np.asarray(predict(variables, x)) for x in (image, image[:, :, ::-1]))
-    assert (straight == mirrored[:, :, ::-1]).mean() > 0.999
+    image = Streets("val")[0]["image"][:48, :64]
+    apply = applied(model, variables)
+    whole = inference.predictor(model)(variables, jnp.asarray(image[None]))
+    assert_classes(np.asarray(whole)[0], apply(image))
+    testing = inference.Testing(scales=(1.0,), flip=True)
+    mirrored = inference.predictor(model, testing)(variables, jnp.asarray(image[None]))
+    assert_classes(np.asarray(mirrored)[0], loop_by_hand(apply, image, testing, True))
+
+
+def test_the_config_says_how_and_the_name_tells():
+    config = helpers.load_config("demo")
+    assert str(inference.Testing.of(config)) == "whole"
+    assert inference.Testing.of(config) == inference.WHOLE
+    assert str(inference.Testing.of(config, ms_flip=True)) == "whole, ms-flip"
+    config.eval_window, config.eval_stride, config.data.fit = (769, 769), (513, 513), (2049, 1025)
+    testing = inference.Testing.of(config, ms_flip=True)
+    assert str(testing) == "fit 2049x1025, slide 769x769/513x513, ms-flip"
+    assert testing.shown_size((1024, 2048), 0.5) == (512, 1025)  # 2049 / 2, rounded up
+    assert str(inference.Testing(scales=(1.0, 2.0))) == "whole, scales 1.0, 2.0"
+
+
+def test_eval_tests_as_the_config_says_and_refuses_a_split_without_labels(tmp_path):
+    folder = write_camvid(tmp_path / "camvid", pictures=2)
+    for path in (folder / "labels/val").iterdir():
+        cv2.imwrite(str(path), np.full((64, 96), 255, np.uint8))
+    changes = {"data__name": "camvid", "data__dir": str(folder), "eval_window": (64, 64)}
+    config = helpers.load_config("demo", **changes, eval_stride=(43, 43))
+    (tmp_path / "run").mkdir()
+    configuration.save(config, tmp_path / "run")
+    like = variables_like(configuration.build_model(config, 11), sharding.data_mesh())
+    variables = jax.tree.map(lambda x: jnp.zeros(x.shape), like)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save_last(3, variables, {"momentum": jnp.zeros(1)})
+    code, out, err = helpers.run("ccnet_jax.eval", "--workdir=run", cwd=tmp_path)
+    assert code == 2, err
+    assert "step 3, split val, slide 64x64/43x43" in out
+    assert "error: split val of camvid has no labels to score; choose another with --split" in err
+    assert not list((tmp_path / "run").glob("eval*"))

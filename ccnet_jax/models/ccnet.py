@@ -1,6 +1,7 @@
 """CCNet: a dilated ResNet, a head around a context module, an auxiliary head. Paper: Figure 2."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -23,7 +24,7 @@ class Flavour:
       negative_slope: of the leaky ReLU in the heads; 0 is ReLU.
       auxiliary_channels: of the auxiliary head.
       auxiliary_bias: its 3x3 convolution has a bias.
-      align_corners: how logits are upsampled.
+      align_corners: how logits, and PSP's pooled features, are upsampled.
       mean, std: input normalisation, in RGB order, for values 0 to 255.
       bgr: the network reads blue first.
     """
@@ -133,6 +134,7 @@ class CCNet(nn.Module):
       context: a name in `context.CONTEXTS`; "rcca" is CCNet.
       loops: of RCCA.
       width: multiplier of every channel count.
+      align_corners: how logits, and PSP's pooled features, are upsampled; None is the flavour's way.
       implementation: backend of criss-cross attention; None chooses by device.
       remat: recompute ResNet blocks, and RCCA's projections, in the backward pass.
       dtype: of the computation, float32 or bfloat16; parameters, statistics and logits are float32.
@@ -144,9 +146,20 @@ class CCNet(nn.Module):
     context: str = "rcca"
     loops: int = 2
     width: float = 1.0
+    align_corners: bool | None = None
     implementation: str | None = None
     remat: bool = False
     dtype: Any = jnp.float32
+
+    @property
+    def aligned(self) -> bool:
+        """`align_corners`, or the flavour's."""
+        flavour = FLAVOURS[self.flavour]
+        return flavour.align_corners if self.align_corners is None else self.align_corners
+
+    def upsample(self, logits: jax.Array, size: Sequence[int]) -> jax.Array:
+        """Logits [B, h, w, classes] to float32 of `size` = (height, width)."""
+        return resize_bilinear(logits.astype(jnp.float32), size, self.aligned)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array | None]:
@@ -176,7 +189,7 @@ class CCNet(nn.Module):
             self.context,
             self.loops,
             self.implementation,
-            flavour.align_corners,
+            self.aligned,
             flavour.negative_slope,
             self.remat,
             self.dtype,
@@ -199,10 +212,7 @@ class CCNet(nn.Module):
             name="auxiliary_head",
         )
 
-        def upsampled(logits: jax.Array) -> jax.Array:
-            return resize_bilinear(logits.astype(jnp.float32), images.shape[1:3], flavour.align_corners)
-
-        logits = upsampled(head(stage4, train))
+        logits = self.upsample(head(stage4, train), images.shape[1:3])
         if not (train or self.is_initializing()):
             return logits, None
-        return logits, upsampled(auxiliary_head(stage3, train))
+        return logits, self.upsample(auxiliary_head(stage3, train), images.shape[1:3])
