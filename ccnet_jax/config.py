@@ -6,10 +6,12 @@ from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
+from ccnet_jax.data.files import Source
 from ccnet_jax.data.pipeline import DATASETS, SOURCES
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.ccnet import FLAVOURS, CCNet
+from ccnet_jax.models.ccnet import FLAVOURS, STEMS, CCNet
 from ccnet_jax.models.context import CONTEXTS
 from ccnet_jax.models.resnet import BLOCKS
 from kernels.criss_cross import IMPLEMENTATIONS
@@ -49,6 +51,7 @@ _KEYS: dict[str, tuple] = {
     "model.context": (str,),
     "model.loops": (int,),
     "model.width": _NUMBER,
+    "model.stem": (str,),
     "model.align_corners": (bool, type(None)),  # of the logits' upsampling; None is the flavour's
     "model.implementation": (str, type(None)),
     "model.remat": (bool,),
@@ -67,6 +70,7 @@ _CHOICES: dict[str, tuple] = {
     "data.source": SOURCES,
     "model.depth": tuple(BLOCKS),
     "model.flavour": tuple(FLAVOURS),
+    "model.stem": STEMS,
     "model.context": CONTEXTS,
     "model.implementation": (None, *IMPLEMENTATIONS),
 }
@@ -94,6 +98,7 @@ _DEFAULTS = {
     "data.short_sides": None,
     "data.cat_max_ratio": 1.0,
     "data.distort": False,
+    "model.stem": "deep",
     "model.align_corners": None,
 }
 
@@ -211,6 +216,7 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> CCNet:
         context=model.context,
         loops=model.loops,
         width=model.width,
+        stem=model.stem,
         align_corners=model.align_corners,
         implementation=model.implementation,
         remat=model.remat,
@@ -223,6 +229,35 @@ def save(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
     temporary = folder / "config.json.tmp"
     temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
     temporary.replace(folder / "config.json")
+
+
+def save_classes(source: Source, folder: pathlib.Path) -> None:
+    """Write `classes.json`, names and colours, into a run's folder: to predict one needs no data set."""
+    values = {"classes": list(source.classes), "palette": source.palette.tolist()}
+    temporary = folder / "classes.json.tmp"
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    temporary.replace(folder / "classes.json")
+
+
+def load_classes(
+    folder: pathlib.Path, config: ml_collections.ConfigDict
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Class names and palette [classes, 3] of a run; of one from before `classes.json`, those of its data.
+
+    Raises UserError where neither tells.
+    """
+    path = folder / "classes.json"
+    try:
+        values = json.loads(path.read_text())
+        return tuple(values["classes"]), np.array(values["palette"], np.uint8)
+    except FileNotFoundError:
+        if config.data.name not in DATASETS:
+            raise UserError(
+                f"{folder} has no classes.json and {config.data.name} names no classes; restore that file"
+            ) from None
+        return DATASETS[config.data.name].CLASSES, DATASETS[config.data.name].PALETTE
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); restore it") from None
 
 
 def load(folder: pathlib.Path) -> ml_collections.ConfigDict:

@@ -11,8 +11,11 @@ class UserError(Exception):
     """Something the user can put right: its message names the file, key or shape, and the remedy."""
 
 
-def run(main: Callable[[], None]) -> None:
-    """Parse the command line and run `main`, turning a user's mistake into one sentence."""
+def run(main: Callable[..., None], positional: str | None = None) -> None:
+    """Parse the command line and run `main`, turning a user's mistake into one sentence.
+
+    Where `positional` names an argument without a flag, `main` is called with its one value or more.
+    """
 
     def parse(arguments: list[str]) -> list[str]:
         _check_config_file(arguments)
@@ -20,13 +23,15 @@ def run(main: Callable[[], None]) -> None:
             rest = flags.FLAGS(arguments)
         except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
             _exit(_last_line(error))  # all but the first come from ml_collections and --config.KEY
-        if len(rest) > 1:
+        if positional is None and len(rest) > 1:
             _exit(f"unknown argument {rest[1]!r}; --help lists what there is")
+        if positional is not None and len(rest) == 1:
+            _exit(f"name the {positional}; --help lists what else there is")
         return rest
 
-    def guarded(_: list[str]) -> None:
+    def guarded(arguments: list[str]) -> None:
         try:
-            main()
+            main(*arguments[1:])
         except Exception as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, UserError):
@@ -36,6 +41,21 @@ def run(main: Callable[[], None]) -> None:
             _exit(str(cause))
 
     app.run(guarded, flags_parser=parse)
+
+
+def whole_numbers(flag: str, text: str, wanted: str) -> tuple[int, ...]:
+    """ "200,310" as (200, 310), as many as `wanted` ("ROW,COLUMN") has words; "..." at its end: any number.
+
+    Raises UserError where they are not that.
+    """
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    count = len(wanted.split(","))
+    if not values or (len(values) != count and not wanted.endswith("...")):
+        raise UserError(f"{flag}={text} must be {wanted} in whole numbers")
+    return values
 
 
 def _check_config_file(arguments: list[str]) -> None:

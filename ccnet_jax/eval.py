@@ -1,15 +1,18 @@
 """Evaluate a run.
 
     python -m ccnet_jax.eval [--ms-flip] [--workdir DIR] [--split NAME] [--checkpoint last|best|DIR]
+    python -m ccnet_jax.eval --window 769,769                  # slides by two thirds of the window
+    python -m ccnet_jax.eval --split test --labels DIR         # for Cityscapes' test server
 
 With no argument: the newest run (runs/latest) on the split it validates on, whole or with sliding windows as
 its config says. Prints IoU and accuracy of each class, mIoU, mAcc and pixel accuracy, writes them as JSON,
-and draws the first pictures.
+and draws the first pictures. --labels writes every prediction in the data set's own numbers.
 """
 
 import json
 import pathlib
 
+import ml_collections
 from absl import flags, logging
 
 from ccnet_jax import checkpoint, errors, inference, metrics, sharding
@@ -27,6 +30,11 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file; default WORKDIR/eval-SPLIT.json, with -best, -ms-flip, -firstN as asked"
 )
 _DATA_DIR = flags.DEFINE_string("data-dir", None, "the data's folder, where it is not the run's data.dir")
+_WINDOW = flags.DEFINE_string(
+    "window", None, "HEIGHT,WIDTH of sliding windows, or whole; default the config's"
+)
+_STRIDE = flags.DEFINE_string("stride", None, "DOWN,ACROSS between windows; default two thirds of the window")
+_LABELS = flags.DEFINE_string("labels", None, "folder for all predictions, as label files of the data set")
 _LIMIT = flags.DEFINE_integer("limit", None, "evaluate the first pictures only", lower_bound=1)
 
 
@@ -39,6 +47,7 @@ def main() -> None:
         config.data.dir = _DATA_DIR.value
     configuration.let_op_choose_if_needed(config)
     configuration.check(config)
+    set_window(config)
     split = _SPLIT.value or config.data.eval_split
     source = pipeline.open_source(config.data, split)
 
@@ -52,14 +61,21 @@ def main() -> None:
         name += f"-{pathlib.Path(_CHECKPOINT.value).name}"
     if _MS_FLIP.value:
         name += "-ms-flip"
+    if _WINDOW.value:
+        name += f"-{_WINDOW.value.replace(',', 'x')}"
     if _LIMIT.value:
         name += f"-first{_LIMIT.value}"
     print(f"{workdir.resolve()}, step {step}, split {split}, {testing}")
     predict = inference.predictor(model, testing)
+    labels = pathlib.Path(_LABELS.value) if _LABELS.value else None
     result = inference.evaluate(
-        predict, variables, source, config.eval_batch_size, workdir / "pictures" / name, _LIMIT.value
+        predict, variables, source, config.eval_batch_size, workdir / "pictures" / name, _LIMIT.value, labels
     )
+    if labels is not None:
+        print(f"{result['pictures']} predictions in {labels}")
     if not any(map(any, result["confusion"])):
+        if labels is not None:
+            return  # what a test split is evaluated for
         raise UserError(
             f"split {split} of {config.data.name} has no labels to score; choose another with --split (what "
             f"the network predicts for its first pictures is in {workdir / 'pictures' / name})"
@@ -75,6 +91,23 @@ def main() -> None:
     temporary.write_text(json.dumps(metrics.without_nan(report), indent=2) + "\n")
     temporary.replace(output)
     print(f"scores in {output}, pictures in {workdir / 'pictures' / name}")
+
+
+def set_window(config: ml_collections.ConfigDict) -> None:
+    """Set the config's `eval_window` and `eval_stride` to what the command line says, if it does."""
+    if _WINDOW.value is None:
+        if _STRIDE.value is not None:
+            raise UserError("--stride goes with --window; pass both")
+        return
+    window = stride = None
+    if _WINDOW.value != "whole":
+        window = errors.whole_numbers("--window", _WINDOW.value, "HEIGHT,WIDTH")
+        stride = tuple(-(-2 * side // 3) for side in window)
+        if _STRIDE.value is not None:
+            stride = errors.whole_numbers("--stride", _STRIDE.value, "DOWN,ACROSS")
+    with config.ignore_type():
+        config.eval_window, config.eval_stride = window, stride
+    configuration.check(config)
 
 
 if __name__ == "__main__":

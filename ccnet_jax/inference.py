@@ -26,6 +26,8 @@ from ccnet_jax.models.layers import resize_bilinear
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 DRAWN = 8  # pictures an evaluation draws
 _SMALLEST = 32  # pixels a side; what the network takes at least
+_WINDOWS = 4  # of each picture at once through the network
+_BLOCK_BYTES = 2**27  # of full-size logits at once
 
 Predict = Callable[[Any, jax.Array], jax.Array]
 
@@ -40,6 +42,8 @@ class Testing:
       stride: (down, across) from one window to the next; goes with `window`.
       scales: ratios of the fitted size at which it is shown.
       flip: at each of them its mirror image is shown too.
+      average_logits: what is averaged over scales and mirror images: logits, as the authors' code does, or
+        probabilities, as mmsegmentation does.
     """
 
     fit: tuple[int, int] | None = None
@@ -47,12 +51,14 @@ class Testing:
     stride: tuple[int, int] | None = None
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
+    average_logits: bool = False
 
     @classmethod
     def of(cls, config: ml_collections.ConfigDict, ms_flip: bool = False) -> "Testing":
         """What a run's config says, at one scale, or at `SCALES` with mirror images."""
         scales = SCALES if ms_flip else (1.0,)
-        return cls(config.data.fit, config.eval_window, config.eval_stride, scales, ms_flip)
+        official = config.model.flavour == "official"
+        return cls(config.data.fit, config.eval_window, config.eval_stride, scales, ms_flip, official)
 
     def __str__(self) -> str:
         """For example "fit 2049x1025, slide 769x769/513x513, ms-flip"; sizes as the config has them."""
@@ -67,6 +73,15 @@ class Testing:
             words += [f"scales {', '.join(map(str, self.scales))}", *["flip"] * self.flip]
         return ", ".join(words)
 
+    def passes(self) -> list[tuple[float, bool]]:
+        """(scale, mirrored or not) of every pass through the network."""
+        return list(itertools.product(self.scales, (False, True) if self.flip else (False,)))
+
+    @property
+    def sums_probabilities(self) -> bool:
+        """Whether `scorer` sums probabilities, not logits."""
+        return len(self.passes()) > 1 and not self.average_logits
+
     def shown_size(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
         """The (height, width) at which a picture of `size` is shown at one of the scales."""
         height, width = size if self.fit is None else fitted_size(size, self.fit)
@@ -79,26 +94,43 @@ WHOLE = Testing()
 def predictor(model: CCNet, testing: Testing = WHOLE) -> Predict:
     """(variables, images uint8 [B, H, W, 3]) -> predicted classes uint8 [B, H, W].
 
-    Logits are upsampled to the pictures' own size, as the model does it; with several scales or mirror
-    images their softmax is averaged there. Pictures are resized on the device, bilinearly and with
-    half-pixel centres. All is compiled inside; the network, which takes most of the time, once for each
-    size in which it is shown pictures or windows, whatever the pictures' own sizes.
+    Pictures are resized on the device, bilinearly and with half-pixel centres. Logits are upsampled, as the
+    model does it, to the size in which pictures were shown and from there to their own, a block of rows at
+    a time: all of them never lie in memory at once, unless several scales or windows are summed. All is
+    compiled inside; the network, which takes most of the time, once for each size in which it is shown
+    pictures or windows, whatever the pictures' own sizes.
     """
-    passes = list(itertools.product(testing.scales, (False, True) if testing.flip else (False,)))
-
-    def logits(variables: Any, images: jax.Array, scale: float, mirror: bool) -> jax.Array:
-        x = _shown(images, testing.shown_size(images.shape[1:3], scale), mirror)
-        return _logits(model, variables, x, testing.window, testing.stride)
+    scores = scorer(model, testing)
 
     def predict(variables: Any, images: jax.Array) -> jax.Array:
-        if len(passes) == 1:
-            return _largest(_upsampled(model, logits(variables, images, *passes[0]), images.shape[1:3]))
-        total = jnp.zeros((*images.shape[:3], model.num_classes), device=images.sharding)
-        for scale, mirror in passes:
-            total = _add_probabilities(model, total, logits(variables, images, scale, mirror), mirror)
-        return _largest(total)
+        if len(testing.passes()) > 1:
+            return _largest(scores(variables, images))
+        logits, rows, columns = _shown_logits(model, variables, images, testing, *testing.passes()[0])
+        return _largest_resized(logits, rows, columns)[:, : images.shape[1]]
 
     return predict
+
+
+def scorer(model: CCNet, testing: Testing = WHOLE) -> Predict:
+    """(variables, images uint8 [B, H, W, 3]) -> scores float32 [B, H, W, classes], of which the largest wins.
+
+    They are the sum of probabilities over scales and mirror images, or of logits where there is but one of
+    them or where `testing` averages those (`testing.sums_probabilities`).
+    """
+
+    def scores(variables: Any, images: jax.Array) -> jax.Array:
+        total = None
+        for scale, mirror in testing.passes():
+            logits, rows, columns = _shown_logits(model, variables, images, testing, scale, mirror)
+            if total is None:
+                blocks = rows.shape[:2] if rows is not None else (1, images.shape[1])
+                shape = (len(images), *blocks, images.shape[2], model.num_classes)
+                total = jnp.zeros(shape, device=images.sharding)
+            total = _add(total, logits, rows, columns, testing.sums_probabilities)
+        height = total.shape[1] * total.shape[2]
+        return total.reshape(len(images), height, *total.shape[3:])[:, : images.shape[1]]
+
+    return scores
 
 
 def evaluate(
@@ -108,6 +140,7 @@ def evaluate(
     batch_size: int,
     pictures: pathlib.Path | None = None,
     limit: int | None = None,
+    labels: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Scores of the network on every picture of `source`, at the pictures' own sizes.
 
@@ -120,6 +153,7 @@ def evaluate(
       batch_size: pictures at once, of each process; raised to a multiple of its devices.
       pictures: folder for the first `DRAWN` comparisons, None for none.
       limit: take only the first pictures.
+      labels: folder for all predictions as 8-bit PNGs in the data set's own numbers, None for none.
 
     Returns:
       `metrics.scores`, the "confusion" matrix behind them, "pictures" (their number) and "images_per_second".
@@ -140,6 +174,8 @@ def evaluate(
             )
             confusion += metrics.confusion_matrix(batch["label"], predicted, len(source.classes))
             for i, index in enumerate(batch["index"]):
+                if labels is not None and index >= 0:
+                    visualize.save_grey(labels / f"{source.name(index)}.png", source.numbers[predicted[i]])
                 if pictures is not None and 0 <= index < DRAWN:
                     drawing = visualize.comparison(
                         batch["image"][i], batch["label"][i], predicted[i], source.classes, source.palette
@@ -164,25 +200,56 @@ def window_starts(side: int, window: int, stride: int) -> list[int]:
     return [max(min(i * stride, side - window), 0) for i in range(count)]
 
 
-def _logits(
-    model: CCNet,
-    variables: Any,
-    x: jax.Array,
-    window: tuple[int, int] | None,
-    stride: tuple[int, int] | None,
-) -> jax.Array:
-    """The network's logits [B, h, w, classes] for pictures x [B, h, w, 3], from the whole or from windows.
+def _shown_logits(
+    model: CCNet, variables: Any, images: jax.Array, testing: Testing, scale: float, mirror: bool
+) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+    """Logits of the pictures shown at one scale, and what resizes them to the pictures' own size.
 
-    Where windows overlap, their logits are averaged. A window larger than the picture is cut to it.
+    Returns:
+      logits [B, h, w, classes], mirrored back; `rows` [blocks, rows of a block, h] and `columns` [W, w],
+      weights to multiply them with; None where logits have the pictures' size.
     """
-    if window is None:
-        return _network(model, variables, x)
+    size = images.shape[1:3]
+    shown = testing.shown_size(size, scale)
+    x = _shown(images, shown, mirror)
+    if testing.window is None:
+        logits = _network(model, variables, x)
+    else:
+        logits = _slid(model, variables, x, testing.window, testing.stride)
+    if mirror:
+        logits = logits[:, :, ::-1]
+    if logits.shape[1:3] == size:
+        return logits, None, None
+    rows, columns = (
+        _resizing((there, between, own), model.aligned)
+        for there, between, own in zip(logits.shape[1:3], shown, size, strict=True)
+    )
+    blocks = -(-len(images) * size[0] * size[1] * model.num_classes * 4 // _BLOCK_BYTES)
+    rows_of_a_block = -(-size[0] // blocks)
+    padding = ((0, blocks * rows_of_a_block - size[0]), (0, 0))
+    return logits, np.pad(rows, padding).reshape(blocks, rows_of_a_block, -1), columns
+
+
+def _slid(
+    model: CCNet, variables: Any, x: jax.Array, window: tuple[int, int], stride: tuple[int, int]
+) -> jax.Array:
+    """The network's logits [B, h, w, classes] for pictures x [B, h, w, 3], averaged where windows overlap.
+
+    A window larger than the picture is cut to it. Windows go through the network `_WINDOWS` at a time.
+    """
     size = x.shape[1:3]
     window = tuple(map(min, window, size))
     tops, lefts = map(window_starts, size, window, stride)
+    corners = np.array(list(itertools.product(tops, lefts)), np.int32)
+    at_once = min(_WINDOWS, len(corners))
     total = jnp.zeros((*x.shape[:3], model.num_classes), device=x.sharding)
-    for top, left in itertools.product(tops, lefts):
-        total = _add_at(total, _network(model, variables, _cut(x, top, left, window)), top, left)
+    for i in range(0, len(corners), at_once):
+        some = corners[i : i + at_once]
+        missing = at_once - len(some)  # of the last: filled with windows that count nothing
+        counts = np.pad(np.ones(len(some), np.float32), (0, missing))
+        some = np.pad(some, ((0, missing), (0, 0)), mode="edge")
+        logits = _network(model, variables, _cut(x, some, window))
+        total = _add_windows(total, logits, some, counts, window, model.aligned)
     # a pixel's windows are those over its row times those over its column
     rows, columns = map(_windows_over, size, window, (tops, lefts))
     return _divided(total, rows, columns)
@@ -194,13 +261,28 @@ def _windows_over(side: int, window: int, starts: list[int]) -> np.ndarray:
     return ((first <= pixel) & (pixel < first + window)).sum(1).astype(np.float32)
 
 
+@functools.lru_cache(maxsize=64)
+def _resizing(sides: tuple[int, ...], align_corners: bool) -> np.ndarray:
+    """Weights float32 [last, first] that resize a side through all of `sides`, as `resize_bilinear` does."""
+    weights = np.eye(sides[0])
+    for side, out in itertools.pairwise(sides):
+        if align_corners:
+            position = np.arange(out) * (side - 1) / max(out - 1, 1)
+        else:
+            position = np.clip((np.arange(out) + 0.5) * side / out - 0.5, 0, side - 1)
+        away = np.abs(position[:, None] - np.arange(side))
+        weights = np.maximum(1 - away, 0) @ weights if side != out else weights
+    return weights.astype(np.float32)
+
+
 # The steps of a prediction are programs of their own, so that the network's, slow to compile, does not depend
 # on the size of the pictures that windows are cut from, nor on the size to which logits are upsampled.
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _network(model: CCNet, variables: Any, x: jax.Array) -> jax.Array:
-    return model.apply(variables, x)[0]
+    """Logits as the head gives them, an eighth of each side."""
+    return model.apply(variables, x, upsample=False)[0]
 
 
 @functools.partial(jax.jit, static_argnames="size")
@@ -210,33 +292,73 @@ def _shown(images: jax.Array, size: tuple[int, int], mirror: jax.Array) -> jax.A
     return jnp.where(mirror, x[:, :, ::-1], x)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "size"))
-def _upsampled(model: CCNet, logits: jax.Array, size: tuple[int, int]) -> jax.Array:
-    return model.upsample(logits, size)
-
-
-@functools.partial(jax.jit, static_argnames="model", donate_argnames="total")
-def _add_probabilities(model: CCNet, total: jax.Array, logits: jax.Array, mirror: jax.Array) -> jax.Array:
-    probabilities = jax.nn.softmax(model.upsample(logits, total.shape[1:3]))
-    return total + jnp.where(mirror, probabilities[:, :, ::-1], probabilities)
-
-
-@jax.jit
-def _largest(scores: jax.Array) -> jax.Array:
-    return scores.argmax(-1).astype(jnp.uint8)
-
-
 @functools.partial(jax.jit, static_argnames="window")
-def _cut(x: jax.Array, top: jax.Array, left: jax.Array, window: tuple[int, int]) -> jax.Array:
-    return jax.lax.dynamic_slice(x, (0, top, left, 0), (x.shape[0], *window, x.shape[3]))
+def _cut(x: jax.Array, corners: jax.Array, window: tuple[int, int]) -> jax.Array:
+    """The windows at N corners of every picture, [B * N, *window, 3], a picture's one after the other."""
+    size = (x.shape[0], *window, x.shape[3])
+    parts = jax.vmap(lambda corner: jax.lax.dynamic_slice(x, (0, *corner, 0), size), out_axes=1)(corners)
+    return parts.reshape(-1, *parts.shape[2:])
 
 
-@functools.partial(jax.jit, donate_argnames="total")
-def _add_at(total: jax.Array, part: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
-    there = jax.lax.dynamic_slice(total, (0, top, left, 0), part.shape)
-    return jax.lax.dynamic_update_slice(total, there + part, (0, top, left, 0))
+@functools.partial(jax.jit, static_argnames=("window", "align_corners"), donate_argnames="total")
+def _add_windows(
+    total: jax.Array,
+    logits: jax.Array,
+    corners: jax.Array,
+    counts: jax.Array,
+    window: tuple[int, int],
+    align_corners: bool,
+) -> jax.Array:
+    """`total` with the windows' logits, upsampled to their size, times `counts`, added at the corners."""
+    logits = logits.reshape(total.shape[0], len(corners), *logits.shape[1:])
+    for i in range(len(corners)):
+        part = counts[i] * resize_bilinear(logits[:, i], window, align_corners)
+        start = (0, corners[i, 0], corners[i, 1], 0)
+        there = jax.lax.dynamic_slice(total, start, part.shape)
+        total = jax.lax.dynamic_update_slice(total, there + part, start)
+    return total
 
 
 @functools.partial(jax.jit, donate_argnames="total")
 def _divided(total: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     return total / (rows[:, None, None] * columns[:, None])
+
+
+@functools.partial(jax.jit, static_argnames="probabilities", donate_argnames="total")
+def _add(
+    total: jax.Array,
+    logits: jax.Array,
+    rows: jax.Array | None,
+    columns: jax.Array | None,
+    probabilities: bool,
+) -> jax.Array:
+    """`total` [B, blocks, rows of a block, W, classes] with the resized logits, or their softmax, added."""
+    scores = jax.nn.softmax if probabilities else lambda logits: logits
+    if rows is None:
+        return total + scores(logits)[:, None]
+
+    def add_block(i: int, total: jax.Array) -> jax.Array:
+        return total.at[:, i].add(scores(_resized_block(logits, rows[i], columns)))
+
+    return jax.lax.fori_loop(0, len(rows), add_block, total)
+
+
+@jax.jit
+def _largest_resized(logits: jax.Array, rows: jax.Array | None, columns: jax.Array | None) -> jax.Array:
+    """The classes [B, >= H, W] of the largest resized logits, of which it holds only a block at a time."""
+    if rows is None:
+        return _largest(logits)
+    blocks = jax.lax.map(lambda block: _largest(_resized_block(logits, block, columns)), rows)
+    return jnp.moveaxis(blocks, 0, 1).reshape(len(logits), -1, len(columns))
+
+
+def _resized_block(logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """logits [B, h, w, K], rows [r, h], columns [W, w] -> [B, r, W, K], in full float32 on any device."""
+    exact = jax.lax.Precision.HIGHEST
+    part = jnp.einsum("rh,bhwk->brwk", rows, logits, precision=exact)
+    return jnp.einsum("Ww,brwk->brWk", columns, part, precision=exact)
+
+
+@jax.jit
+def _largest(scores: jax.Array) -> jax.Array:
+    return scores.argmax(-1).astype(jnp.uint8)

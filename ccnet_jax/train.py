@@ -32,6 +32,7 @@ from ccnet_jax import config as configuration
 from ccnet_jax import errors, losses, pretrained, sharding
 from ccnet_jax.checkpoint import Checkpoints
 from ccnet_jax.data import pipeline
+from ccnet_jax.data.files import Source
 from ccnet_jax.errors import UserError
 from ccnet_jax.inference import DRAWN, Testing, evaluate, predictor
 from ccnet_jax.logs import MetricLog
@@ -126,7 +127,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
     train_source = pipeline.open_source(config.data, config.data.train_split)
     eval_source = pipeline.open_source(config.data, config.data.eval_split) if config.eval_every else None
-    prepare_workdir(config, workdir)
+    prepare_workdir(config, train_source, workdir)
 
     # ------------------------------------------------- mesh, model, optimizer
     mesh = sharding.data_mesh(jax.devices()[: math.gcd(config.batch_size, jax.device_count())])
@@ -141,8 +142,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
         # ---------------------------------------------- resume, or pretrained
         checkpoints = closing.enter_context(Checkpoints(workdir))
-        start = checkpoints.latest_step() or 0
-        if start:
+        resumed = checkpoints.latest_step()  # 0 of a converted checkpoint
+        start = resumed or 0
+        if resumed is not None:
             checkpoints.drop_best_after(start)
             variables, buffers = checkpoints.restore_last(state.variables, state.optimizer)
             state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
@@ -291,8 +293,8 @@ def join_hosts() -> None:
         ) from None
 
 
-def prepare_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Make the folder and keep the config in it.
+def prepare_workdir(config: ml_collections.ConfigDict, source: Source, workdir: pathlib.Path) -> None:
+    """Make the folder and keep the config and the names of the classes in it.
 
     Raises UserError where the folder holds a run of another config, or is no folder.
     """
@@ -303,6 +305,7 @@ def prepare_workdir(config: ml_collections.ConfigDict, workdir: pathlib.Path) ->
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         configuration.save(config, workdir)
+        configuration.save_classes(source, workdir)
 
 
 def point_latest(workdir: pathlib.Path) -> None:

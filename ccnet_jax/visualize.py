@@ -1,10 +1,13 @@
-"""Pictures of what a network sees: input, truth and prediction side by side, over a colour legend."""
+"""Pictures of what a network sees, predicts and attends to, with titles and a colour legend."""
 
 import pathlib
+from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from ccnet_jax.attention import attention_maps
 from ccnet_jax.data.files import VOID
 
 _FONT, _LINE = cv2.FONT_HERSHEY_SIMPLEX, 22  # the legend's font, and its lines in pixels
@@ -70,22 +73,86 @@ def comparison(
     Returns:
       RGB uint8, pictures enlarged to at least 320 pixels of width.
     """
-    height, width = label.shape
-    zoom = max(1, -(-320 // width))
-    panels = []
-    for title, panel in (
-        ("input", image),
-        ("truth", colourize(label, palette)),
-        ("prediction", colourize(prediction, palette)),
-    ):
-        panel = cv2.resize(panel, (width * zoom, height * zoom), interpolation=cv2.INTER_NEAREST)
-        bar = np.full((_LINE, panel.shape[1], 3), 255, np.uint8)
-        _write(bar, title, 4, 16)
-        panels.append(np.concatenate([bar, panel]))
-        panels.append(np.full((len(panels[0]), 6, 3), 255, np.uint8))
-    row = np.concatenate(panels[:-1], 1)
+    row = side_by_side(
+        {"input": image, "truth": colourize(label, palette), "prediction": colourize(prediction, palette)}
+    )
     used = np.union1d(label, prediction)
     return np.concatenate([row, legend(classes, palette, row.shape[1], used)])
+
+
+def side_by_side(pictures: dict[str, np.ndarray]) -> np.ndarray:
+    """Pictures of one size, uint8 [H, W, 3], in a row under their titles, made at least 320 pixels wide."""
+    panels = []
+    for title, picture in pictures.items():
+        height, width = picture.shape[:2]
+        zoom = max(1, -(-320 // width))
+        picture = cv2.resize(picture, (width * zoom, height * zoom), interpolation=cv2.INTER_NEAREST)
+        bar = np.full((_LINE, picture.shape[1], 3), 255, np.uint8)
+        _write(bar, title, 4, 16)
+        panels.append(np.concatenate([bar, picture]))
+        panels.append(np.full((len(panels[0]), 6, 3), 255, np.uint8))
+    return np.concatenate(panels[:-1], 1)
+
+
+def prediction_figure(
+    image: np.ndarray, predictions: dict[str, np.ndarray], classes: tuple[str, ...], palette: np.ndarray
+) -> np.ndarray:
+    """The picture and predictions over it, in a row above the legend: the paper's Figure 5.
+
+    Args:
+      image: uint8 [H, W, 3] RGB.
+      predictions: {title: class ids [H, W]}, for example for 1, 2 and 3 loops.
+      classes, palette: of the network.
+
+    Returns:
+      RGB uint8.
+    """
+    drawn = {title: overlay(image, label, palette) for title, label in predictions.items()}
+    row = side_by_side({"input": image, **drawn})
+    used = np.unique(np.concatenate([label.ravel() for label in predictions.values()]))
+    return np.concatenate([row, legend(classes, palette, row.shape[1], used)])
+
+
+def attention_map(model: Any, image: np.ndarray, point: tuple[int, int]) -> np.ndarray:
+    """What a pixel attends to after each loop, float32 [loops, h, w]; see `attention.attention_maps`.
+
+    Args:
+      model: a `Model` with the context "rcca".
+      image: uint8 [H, W, 3] RGB.
+      point: (row, column) in the picture.
+    """
+    return attention_maps(model.network, model.variables, image, point)
+
+
+def attention_figure(image: np.ndarray, maps: np.ndarray, point: tuple[int, int]) -> np.ndarray:
+    """The picture with a green cross at the point, then what it attends to after each loop: Figure 6.
+
+    Args:
+      image: uint8 [H, W, 3] RGB.
+      maps: [loops, h, w] from `attention_map`, drawn as the root of their share of the largest.
+      point: (row, column) in the picture.
+
+    Returns:
+      RGB uint8.
+    """
+    height, width = image.shape[:2]
+    cross, line = max(width // 20, 9), max(width // 300, 1)
+    marked = cv2.drawMarker(image.copy(), point[::-1], (0, 255, 0), cv2.MARKER_CROSS, cross, line)
+    panels = {"picture": marked}
+    for loops, weights in enumerate(maps, 1):
+        heat = np.sqrt(weights / max(weights.max(), 1e-12))
+        heat = cv2.resize((255 * heat).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
+        heat = cv2.cvtColor(cv2.applyColorMap(heat, cv2.COLORMAP_JET), cv2.COLOR_BGR2RGB)
+        panels[f"{loops} loop" + "s" * (loops > 1)] = cv2.addWeighted(image, 0.4, heat, 0.6, 0)
+    return side_by_side(panels)
+
+
+def save_labels(path: pathlib.Path, label: np.ndarray, palette: np.ndarray) -> None:
+    """Write class ids [H, W] as a palette PNG: its pixels are the ids, shown in the classes' colours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(label.astype(np.uint8), "P")
+    picture.putpalette(palette.astype(np.uint8).tobytes())
+    picture.save(path)
 
 
 def legend(classes: tuple[str, ...], palette: np.ndarray, width: int, used: np.ndarray) -> np.ndarray:
@@ -108,6 +175,12 @@ def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
     """Write RGB uint8 [H, W, 3] as PNG, making the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+
+
+def save_grey(path: pathlib.Path, values: np.ndarray) -> None:
+    """Write uint8 [H, W] as a grey PNG, making the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", values)[1].tobytes())
 
 
 def _write(canvas: np.ndarray, text: str, x: int, y: int) -> None:

@@ -72,6 +72,7 @@ def get_config(variant: str = "official-r101-512x512-160k") -> ml_collections.Co
                 "context": "rcca",
                 "loops": 2,
                 "width": 1.0,
+                "stem": "deep",
                 "align_corners": config_dict.placeholder(bool),
                 "implementation": config_dict.placeholder(str),
                 "remat": False,

@@ -48,6 +48,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "context": "rcca",
                 "loops": 2,
                 "width": 1.0,
+                "stem": "deep",
                 "align_corners": config_dict.placeholder(bool),
                 "implementation": config_dict.placeholder(str),
                 "remat": False,

@@ -79,6 +79,7 @@ def get_config(variant: str = "official-r101-769x769-60k") -> ml_collections.Con
                 "context": "rcca",
                 "loops": 2,
                 "width": 1.0,
+                "stem": "deep",
                 "align_corners": True if slide else config_dict.placeholder(bool),
                 "implementation": config_dict.placeholder(str),
                 "remat": False,

@@ -51,6 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
                 "context": "rcca",
                 "loops": 2,
                 "width": 0.125,
+                "stem": "deep",
                 "align_corners": config_dict.placeholder(bool),
                 "implementation": config_dict.placeholder(str),
                 "remat": False,

@@ -72,6 +72,7 @@ def get_config(variant: str = "official-r101-512x512-40k") -> ml_collections.Con
                 "context": "rcca",
                 "loops": 2,
                 "width": 1.0,
+                "stem": "deep",
                 "align_corners": config_dict.placeholder(bool),
                 "implementation": config_dict.placeholder(str),
                 "remat": False,

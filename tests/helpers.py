@@ -6,10 +6,15 @@ import pathlib
 import subprocess
 import sys
 import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
+
+from ccnet_jax import config as configuration
+from ccnet_jax.checkpoint import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -30,6 +35,26 @@ def load_config(name: str, **changes) -> ml_collections.ConfigDict:
     return config
 
 
+def random_variables(model, seed: int = 0):
+    """Random parameters and batch statistics, drawn by NumPy: initializing would cost a compilation."""
+    rng = np.random.default_rng(seed)
+
+    def drawn(path, like):
+        match path[-1].key:
+            case "kernel":
+                values = rng.normal(0, (2 / np.prod(like.shape[:-1])) ** 0.5, like.shape)
+            case "scale" | "var":
+                values = rng.uniform(0.5, 1.5, like.shape)
+            case "gamma":
+                values = rng.uniform(0.5, 1.0, like.shape)
+            case _:
+                values = rng.normal(0, 0.1, like.shape)
+        return jnp.asarray(values, like.dtype)
+
+    like = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "uint8"))
+    return jax.tree_util.tree_map_with_path(drawn, like)
+
+
 def with_gamma(variables, gamma: float):
     """The variables with every attention's gamma set, so that attention takes part."""
     return jax.tree_util.tree_map_with_path(
@@ -37,9 +62,21 @@ def with_gamma(variables, gamma: float):
     )
 
 
+def write_run(folder: pathlib.Path, config: ml_collections.ConfigDict, source) -> Any:
+    """A run's folder as training leaves it, of a random network; its variables. `source` has the classes."""
+    folder.mkdir(parents=True)
+    configuration.save(config, folder)
+    configuration.save_classes(source, folder)
+    variables = random_variables(configuration.build_model(config, len(source.classes)))
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save_last(3, variables, {"momentum": jnp.zeros(1)})
+    return variables
+
+
 def start(program: str, *arguments: str, cwd: pathlib.Path) -> subprocess.Popen:
     """`python -m PROGRAM ARGUMENTS` on one CPU device."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # see conftest.py
     environment["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "jax")
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     return subprocess.Popen(

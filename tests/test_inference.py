@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from ccnet_jax import CCNet, inference, sharding
-from ccnet_jax import config as configuration
-from ccnet_jax.checkpoint import Checkpoints, variables_like
+from ccnet_jax.data import pipeline
 from ccnet_jax.data.streets import Streets
 from tests import helpers
-from tests.miniatures import write_camvid
+from tests.miniatures import write_camvid, write_cityscapes
 
 
 class Mixed:
@@ -77,7 +76,7 @@ class Toy(CCNet):
 
     traced = []  # noqa: RUF012 - the shapes that it was compiled for
 
-    def __call__(self, images, train=False):
+    def __call__(self, images, train=False, upsample=True):
         self.traced.append(images.shape)
         x = images / 128 - 1
         rows, columns = (jnp.arange(side) / side for side in images.shape[1:3])
@@ -117,7 +116,7 @@ def loop_by_hand(apply, image, testing, align_corners):
             window = testing.window or (h, w)
             logits = slid_by_hand(apply, x, *window, *(testing.stride or window))
             logits = bilinear(logits, (height, width), align_corners)
-            if testing.flip or len(testing.scales) > 1:
+            if (testing.flip or len(testing.scales) > 1) and not testing.average_logits:
                 logits = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
             total = total + (logits[:, ::-1] if mirror else logits)
     return total
@@ -172,6 +171,7 @@ SLIDE = {"window": (32, 40), "stride": (20, 27)}
         ((81, 50), {"fit": (150, 75), **SLIDE}),
         ((50, 81), {"scales": (0.5, 1.25), "flip": True}),
         ((50, 81), {"fit": (95, 60), "scales": (0.5, 1.75), "flip": True, **SLIDE}),
+        ((50, 81), {"fit": (95, 60), "scales": (0.75, 1.5), "flip": True, "average_logits": True}),
     ],
 )
 def test_every_way_of_testing_equals_the_loop_by_hand(size, settings, align_corners):
@@ -183,17 +183,31 @@ def test_every_way_of_testing_equals_the_loop_by_hand(size, settings, align_corn
     assert_classes(np.asarray(got)[0], wanted)
 
 
+@pytest.mark.parametrize(
+    "settings", [{"fit": (95, 60)}, {"fit": (95, 60), "scales": (0.75, 1.5), "flip": True}]
+)
+def test_rows_are_upsampled_in_blocks(settings, monkeypatch):
+    model, testing = Toy(8), inference.Testing(**settings)
+    images = jnp.asarray(Streets("val")[0]["image"][None, :50, :81])
+    whole = np.asarray(inference.scorer(model, testing)({}, images))
+    monkeypatch.setattr(inference, "_BLOCK_BYTES", 2**15)  # 50 rows in four blocks of 13
+    np.testing.assert_allclose(inference.scorer(model, testing)({}, images), whole, atol=1e-5)
+    got = np.asarray(inference.predictor(model, testing)({}, images))
+    assert got.shape == (1, 50, 81)
+    assert_classes(got[0], whole[0])
+
+
 def test_the_network_is_compiled_once_for_each_window_shape():
     model = Toy(8, name="compiled_nowhere_else")
     predict = inference.predictor(model, inference.Testing(**SLIDE, scales=(1.0, 1.5)))
     Toy.traced.clear()
     for size in ((57, 98), (34, 98)):
         predict({}, jnp.zeros((2, *size, 3), jnp.uint8))
-    assert Toy.traced == [(2, 32, 40, 3)]
+    assert Toy.traced == [(8, 32, 40, 3)]  # four windows of each picture
     whole = inference.predictor(model, inference.Testing(fit=(96, 48)))
     for size in ((50, 100), (24, 48)):
         whole({}, jnp.zeros((2, *size, 3), jnp.uint8))
-    assert Toy.traced == [(2, 32, 40, 3), (2, 48, 96, 3)]
+    assert Toy.traced == [(8, 32, 40, 3), (2, 48, 96, 3)]
 
 
 def test_a_batch_stays_split_over_the_devices():
@@ -204,7 +218,7 @@ def test_a_batch_stays_split_over_the_devices():
     on_eight = jax.device_put(images, split)
     got = inference.predictor(model, testing)({}, on_eight)
     assert got.sharding.is_equivalent_to(split, got.ndim)
-    logits = inference._logits(model, {}, on_eight, testing.window, testing.stride)
+    logits = inference._slid(model, {}, on_eight, testing.window, testing.stride)
     assert logits.sharding.is_equivalent_to(split, logits.ndim)
     on_one = inference.predictor(model, testing)({}, jnp.asarray(images))
     assert (np.asarray(got) == np.asarray(on_one)).mean() > 0.999
@@ -239,14 +253,31 @@ def test_eval_tests_as_the_config_says_and_refuses_a_split_without_labels(tmp_pa
         cv2.imwrite(str(path), np.full((64, 96), 255, np.uint8))
     changes = {"data__name": "camvid", "data__dir": str(folder), "eval_window": (64, 64)}
     config = helpers.load_config("demo", **changes, eval_stride=(43, 43))
-    (tmp_path / "run").mkdir()
-    configuration.save(config, tmp_path / "run")
-    like = variables_like(configuration.build_model(config, 11), sharding.data_mesh())
-    variables = jax.tree.map(lambda x: jnp.zeros(x.shape), like)
-    with Checkpoints(tmp_path / "run") as checkpoints:
-        checkpoints.save_last(3, variables, {"momentum": jnp.zeros(1)})
+    helpers.write_run(tmp_path / "run", config, pipeline.open_source(config.data, "val"))
     code, out, err = helpers.run("ccnet_jax.eval", "--workdir=run", cwd=tmp_path)
     assert code == 2, err
     assert "step 3, split val, slide 64x64/43x43" in out
     assert "error: split val of camvid has no labels to score; choose another with --split" in err
     assert not list((tmp_path / "run").glob("eval*"))
+
+
+def test_a_test_servers_folder_holds_every_prediction_in_the_data_sets_own_numbers(tmp_path):
+    folder = write_cityscapes(tmp_path / "cityscapes", pictures=2)
+    config = helpers.load_config("demo", data__name="cityscapes", data__dir=str(folder))
+    source = pipeline.open_source(config.data, "test")
+    helpers.write_run(tmp_path / "run", config, source)
+    arguments = ("--workdir=run", "--split=test", "--labels=server", "--window=64,64")
+    code, out, err = helpers.run("ccnet_jax.eval", *arguments, cwd=tmp_path)
+    assert code == 0, err
+    assert "split test, slide 64x64/43x43" in out
+    assert "2 predictions in server" in out
+    names = [source.name(i) for i in range(2)]
+    assert names[0].startswith("aachen_")
+    assert sorted(path.stem for path in (tmp_path / "server").iterdir()) == names
+    published = {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33}
+    for name in names:
+        ids = cv2.imread(str(tmp_path / "server" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert ids.shape == (64, 128)
+        assert ids.dtype == np.uint8
+        assert set(np.unique(ids)) <= published
+        assert len(np.unique(ids)) > 1

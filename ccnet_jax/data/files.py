@@ -29,6 +29,7 @@ class Source(Protocol):
 
     classes: tuple[str, ...]
     palette: np.ndarray  # uint8 [len(classes), 3] RGB
+    numbers: np.ndarray  # uint8 [len(classes)], what stands for each class in the data set's label files
 
     def __len__(self) -> int: ...
 
@@ -54,6 +55,7 @@ class Classes:
             label_ids[: len(names)] = np.arange(len(names))
             label_ids[VOID] = VOID
         self.names, self.palette, self.label_ids = names, palette, label_ids
+        self.numbers = np.array([np.argmax(label_ids == i) for i in range(len(names))], np.uint8)
 
     def decode(self, image: bytes, label: bytes | None, image_name: object, label_name: object) -> dict:
         """A sample (see `Source`) from the bytes of its two files; without a label all of it is void.
@@ -91,7 +93,7 @@ class FolderSource:
 
     def __init__(self, pairs: list[tuple[pathlib.Path, pathlib.Path | None]], classes: Classes):
         self.pairs, self._classes = pairs, classes
-        self.classes, self.palette = classes.names, classes.palette
+        self.classes, self.palette, self.numbers = classes.names, classes.palette, classes.numbers
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -112,7 +114,8 @@ class JoinedSource:
     """Several sources of the same classes, one after the other."""
 
     def __init__(self, parts: list[Source]):
-        self.parts, self.classes, self.palette = parts, parts[0].classes, parts[0].palette
+        self.parts = parts
+        self.classes, self.palette, self.numbers = parts[0].classes, parts[0].palette, parts[0].numbers
         self._starts = [sum(map(len, parts[:i])) for i in range(len(parts))]
 
     def __len__(self) -> int:

@@ -83,6 +83,7 @@ class Streets:
 
     classes = CLASSES
     palette = PALETTE
+    numbers = np.arange(len(CLASSES), dtype=np.uint8)
 
     def __init__(self, split: str):
         check_split(split, tuple(SPLITS), "streets")

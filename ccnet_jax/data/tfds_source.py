@@ -41,7 +41,7 @@ class TfdsSource:
         self, title: str, files: list[Any], specs: dict[str, Any], image: str, label: str, classes: Classes
     ):
         self._title, self._image, self._label, self._classes = title, image, label, classes
-        self.classes, self.palette = classes.names, classes.palette
+        self.classes, self.palette, self.numbers = classes.names, classes.palette, classes.numbers
         # Not the sources that TFDS's builders make: those pickle the builder, which reads its folder again.
         self._records = array_record_data_source.ArrayRecordDataSource(files)
         self._parser = example_parser.ExampleParserNp(specs)

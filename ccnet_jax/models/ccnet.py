@@ -1,7 +1,6 @@
 """CCNet: a dilated ResNet, a head around a context module, an auxiliary head. Paper: Figure 2."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +17,7 @@ class Flavour:
     """Where the two published CCNet code bases differ.
 
     Attributes:
-      stem_channels: of the three 3x3 convolutions of the stem.
+      stem_channels: of the three 3x3 convolutions of the deep stem.
       ceil_pool: max pool rounds sizes up.
       contract_dilation: the first block of stages 3 and 4 has half the dilation.
       negative_slope: of the leaky ReLU in the heads; 0 is ReLU.
@@ -69,6 +68,10 @@ FLAVOURS = {
         bgr=False,
     ),
 }
+
+
+# The backbone's first layers: the flavour's three 3x3 convolutions, or torchvision's one of 7x7.
+STEMS = ("deep", "7x7")
 
 
 def normalize(images: jax.Array, flavour: Flavour) -> jax.Array:
@@ -134,6 +137,7 @@ class CCNet(nn.Module):
       context: a name in `context.CONTEXTS`; "rcca" is CCNet.
       loops: of RCCA.
       width: multiplier of every channel count.
+      stem: of the ResNet, one of `STEMS`; both code bases have the deep one.
       align_corners: how logits, and PSP's pooled features, are upsampled; None is the flavour's way.
       implementation: backend of criss-cross attention; None chooses by device.
       remat: recompute ResNet blocks, and RCCA's projections, in the backward pass.
@@ -146,6 +150,7 @@ class CCNet(nn.Module):
     context: str = "rcca"
     loops: int = 2
     width: float = 1.0
+    stem: str = "deep"
     align_corners: bool | None = None
     implementation: str | None = None
     remat: bool = False
@@ -157,17 +162,17 @@ class CCNet(nn.Module):
         flavour = FLAVOURS[self.flavour]
         return flavour.align_corners if self.align_corners is None else self.align_corners
 
-    def upsample(self, logits: jax.Array, size: Sequence[int]) -> jax.Array:
-        """Logits [B, h, w, classes] to float32 of `size` = (height, width)."""
-        return resize_bilinear(logits.astype(jnp.float32), size, self.aligned)
-
     @nn.compact
-    def __call__(self, images: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array | None]:
+    def __call__(
+        self, images: jax.Array, train: bool = False, upsample: bool = True
+    ) -> tuple[jax.Array, jax.Array | None]:
         """RGB pictures to logits of the same size.
 
         Args:
           images: [B, H, W, 3], 0 to 255, uint8 or floating; H and W from 32.
           train: use and update batch statistics, drop channels (rng "dropout"), run the auxiliary head.
+          upsample: to the pictures' size; else logits stay [B, h, w, num_classes] as the heads give them,
+            an eighth of each side, for who resizes them on.
 
         Returns:
           logits [B, H, W, num_classes] in float32, and the auxiliary head's, None unless training.
@@ -176,7 +181,7 @@ class CCNet(nn.Module):
         x = normalize(images, flavour).astype(self.dtype)
         stage3, stage4 = ResNet(
             self.depth,
-            flavour.stem_channels,
+            (64,) if self.stem == "7x7" else flavour.stem_channels,
             flavour.ceil_pool,
             flavour.contract_dilation,
             self.width,
@@ -212,7 +217,11 @@ class CCNet(nn.Module):
             name="auxiliary_head",
         )
 
-        logits = self.upsample(head(stage4, train), images.shape[1:3])
+        def sized(logits: jax.Array) -> jax.Array:
+            logits = logits.astype(jnp.float32)
+            return resize_bilinear(logits, images.shape[1:3], self.aligned) if upsample else logits
+
+        logits = sized(head(stage4, train))
         if not (train or self.is_initializing()):
             return logits, None
-        return logits, self.upsample(auxiliary_head(stage3, train), images.shape[1:3])
+        return logits, sized(auxiliary_head(stage3, train))

@@ -1,4 +1,4 @@
-"""Dilated ResNet at output stride 8, with the deep (three 3x3) stem of both CCNet code bases."""
+"""Dilated ResNet at output stride 8, with the deep (three 3x3) stem of both CCNet code bases or a 7x7 one."""
 
 from typing import Any
 
@@ -81,7 +81,8 @@ class ResNet(nn.Module):
 
     Attributes:
       depth: a key of `BLOCKS`.
-      stem_channels: of the stem's three 3x3 convolutions, the first of stride 2.
+      stem_channels: of the stem's three 3x3 convolutions, the first of stride 2; a single number is that
+        of one 7x7 convolution of stride 2, torchvision's stem.
       ceil_pool: max pool rounds sizes up (official CCNet) or down (mmsegmentation).
       contract_dilation: the first block of stages 3 and 4 has half its stage's dilation.
       width: multiplier of every channel count.
@@ -90,7 +91,7 @@ class ResNet(nn.Module):
     """
 
     depth: int = 50
-    stem_channels: tuple[int, int, int] = (64, 64, 128)
+    stem_channels: tuple[int, ...] = (64, 64, 128)
     ceil_pool: bool = True
     contract_dilation: bool = False
     width: float = 1.0
@@ -103,9 +104,10 @@ class ResNet(nn.Module):
 
         h and w are H / 8 and W / 8 rounded up by the rule of `max_pool`: 97 for 769, 65 or 64 for 512.
         """
+        size = 7 if len(self.stem_channels) == 1 else 3
         for i, channels in enumerate(self.stem_channels):
             channels = scaled(channels, self.width)
-            x = conv(channels, 3, stride=1 if i else 2, dtype=self.dtype, name=f"stem_conv{i + 1}")(x)
+            x = conv(channels, size, stride=1 if i else 2, dtype=self.dtype, name=f"stem_conv{i + 1}")(x)
             x = nn.relu(batch_norm(train, dtype=self.dtype, name=f"stem_norm{i + 1}")(x))
         x = max_pool(x, self.ceil_pool)
 

@@ -1,0 +1,126 @@
+"""A trained network as one object: call it on pictures, jit it, ask it for a label map.
+
+model = ccnet_jax.load("runs/latest")
+logits = jax.jit(model)(images)            # uint8 RGB [B, H, W, 3] -> float32 [B, H, W, classes]
+prediction = model.predict("street.jpg")   # any size; .label, .probabilities, .overlay
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ccnet_jax import checkpoint, inference, sharding, visualize
+from ccnet_jax import config as configuration
+from ccnet_jax.data.files import decode_image
+from ccnet_jax.errors import UserError
+from ccnet_jax.inference import Testing
+from ccnet_jax.models.ccnet import CCNet
+
+
+@flax.struct.dataclass
+class Prediction:
+    """What a network says of one picture.
+
+    Attributes:
+      label: uint8 [H, W], the index of the likeliest class.
+      probabilities: float32 [H, W, classes]; they sum to 1.
+      overlay: uint8 [H, W, 3] RGB, the picture with the classes' colours half over it.
+    """
+
+    label: np.ndarray
+    probabilities: np.ndarray
+    overlay: np.ndarray
+
+
+@flax.struct.dataclass(eq=False)
+class Model:
+    """A network with its weights; a pytree, of which the weights are the leaves.
+
+    `jax.jit(model)`, `jax.vmap(model)` and `jax.jit(lambda model, images: model(images))` work; a batch that
+    is split over devices stays so, if the weights lie on all of them (`jax.device_put(model, sharding)`).
+
+    Attributes:
+      variables: {"params", "batch_stats"}.
+      network: the Flax module.
+      classes: names.
+      colours: (red, green, blue) of each class.
+      testing: how `predict` shows a picture to the network; `replace(testing=...)` changes it.
+    """
+
+    variables: Any
+    network: CCNet = flax.struct.field(pytree_node=False)
+    classes: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    colours: tuple[tuple[int, int, int], ...] = flax.struct.field(pytree_node=False)
+    testing: Testing = flax.struct.field(pytree_node=False, default=inference.WHOLE)
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The classes' colours, uint8 [classes, 3] RGB."""
+        return np.array(self.colours, np.uint8)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """RGB pictures uint8 (or floating, 0 to 255) [B, H, W, 3] -> logits float32 [B, H, W, classes]."""
+        return self.network.apply(self.variables, images)[0]
+
+    def predict(self, image: str | os.PathLike | np.ndarray) -> Prediction:
+        """What the network says of one picture, shown to it as `testing` says.
+
+        Args:
+          image: a file's path, or uint8 [H, W, 3] RGB of any size.
+
+        Raises:
+          UserError: the file cannot be read, or the array is no such picture.
+        """
+        image = read_picture(image)
+        scores = inference.scorer(self.network, self.testing)(self.variables, jnp.asarray(image[None]))[0]
+        probabilities = np.asarray(_normalized(scores, self.testing.sums_probabilities))
+        label = probabilities.argmax(-1).astype(np.uint8)
+        return Prediction(label, probabilities, visualize.overlay(image, label, self.palette))
+
+
+@jax.jit
+def _normalized(scores: jax.Array, are_probabilities: jax.Array) -> jax.Array:
+    return jnp.where(are_probabilities, scores / scores.sum(-1, keepdims=True), jax.nn.softmax(scores))
+
+
+def read_picture(image: str | os.PathLike | np.ndarray) -> np.ndarray:
+    """A file or an array as uint8 [H, W, 3] RGB. Raises UserError where it is none."""
+    if not isinstance(image, str | os.PathLike):
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+            raise UserError(
+                f"a picture must be uint8 [H, W, 3] RGB, not {image.dtype} {list(image.shape)}; convert it"
+            )
+        return image
+    try:
+        data = pathlib.Path(image).read_bytes()
+    except OSError as error:
+        raise UserError(f"{image} cannot be read ({error.strerror}); correct the path") from None
+    return decode_image(data, image)
+
+
+def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Model:
+    """The network of a run, or of a converted checkpoint.
+
+    Args:
+      folder: of the run.
+      checkpoint_name: "last", "best", or the folder of a checkpoint.
+
+    Raises:
+      UserError: there is no run or checkpoint.
+    """
+    folder = pathlib.Path(folder)
+    config = configuration.load(folder)
+    configuration.let_op_choose_if_needed(config)
+    configuration.check(config)
+    classes, palette = configuration.load_classes(folder, config)
+    network = configuration.build_model(config, len(classes))
+    like = checkpoint.variables_like(network, sharding.data_mesh(jax.local_devices()[:1]))
+    variables, _ = checkpoint.load_variables(folder, checkpoint_name, like)
+    colours = tuple(tuple(map(int, colour)) for colour in palette)
+    return Model(variables, network, classes, colours, Testing.of(config))

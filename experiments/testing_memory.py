@@ -1,0 +1,115 @@
+"""Device memory of testing a 1024x2048 picture, as XLA plans it for an H200: no GPU needed.
+
+    python experiments/testing_memory.py [--depth 101]
+
+For 19 and for 150 classes, float32, batch 1: whole, in windows of 769x769 by 513, and at the largest of the
+multi-scale ratios (1.75, whole, probabilities summed). Of every step of a prediction it adds up what lies in
+memory: weights, picture, sums, logits and the step's temporaries; the largest step counts. Prints GB, and
+writes experiments/results/testing_memory.{json,md}. What compiling for a GPU needs is in `kernels.aot`.
+"""
+
+import argparse
+import pathlib
+
+from kernels import aot  # before JAX starts
+
+import jax  # isort: skip
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+
+from ccnet_jax import CCNet, inference
+from kernels.criss_cross import bench
+
+RESULTS = pathlib.Path(__file__).parents[1] / "experiments" / "results"
+PICTURE = (1024, 2048)
+
+
+def size(tree: object) -> int:
+    """Bytes of a tree of arrays or shapes."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def on_any(model: CCNet) -> CCNet:
+    """The same network with the attention that any device can trace."""
+    return model.clone(implementation="xla")
+
+
+def planned(function: object, *arguments: object) -> int:
+    """The temporaries of a program on an H200, in bytes."""
+    return aot.compile_for("h200", function, *arguments).temporary_bytes
+
+
+def steps(model: CCNet, variables: object, mode: str) -> dict[str, int]:
+    """{step: bytes that lie in memory while it runs}."""
+    scale = 1.75 if mode == "multi-scale" else 1.0
+    shown = tuple(int(side * scale) for side in PICTURE)
+    window, at_once = ((769, 769), 4) if mode == "slide" else (shown, 1)
+    x = jax.ShapeDtypeStruct((1, *shown, 3), jnp.float32)
+    cut = jax.ShapeDtypeStruct((at_once, *window, 3), jnp.float32)
+    logits = jax.eval_shape(lambda v, x: on_any(model).apply(v, x, upsample=False)[0], variables, cut)
+    full = jax.ShapeDtypeStruct((1, *shown, model.num_classes), jnp.float32)
+    held = size((variables, x))
+    if mode != "whole":
+        held += size(full) if mode == "slide" else PICTURE[0] * PICTURE[1] * model.num_classes * 4
+    network = planned(lambda v, x: model.apply(v, x, upsample=False)[0], variables, cut)
+    found = {"network": held + size((cut, logits)) + network}
+    if mode == "slide":
+        corners = jax.ShapeDtypeStruct((at_once, 2), jnp.int32)
+        counts = jax.ShapeDtypeStruct((at_once,), jnp.float32)
+
+        def add(total: jax.Array, logits: jax.Array, corners: jax.Array, counts: jax.Array) -> jax.Array:
+            return inference._add_windows(total, logits, corners, counts, window, model.aligned)
+
+        found["add windows"] = held + size(logits) + planned(add, full, logits, corners, counts)
+        found["largest"] = held + planned(inference._largest_resized, full, None, None)
+        return found
+    rows, columns = (
+        inference._resizing((there, between, own), model.aligned)
+        for there, between, own in zip(logits.shape[1:3], shown, PICTURE, strict=True)
+    )
+    blocks = -(-np.prod(PICTURE) * model.num_classes * 4 // inference._BLOCK_BYTES)
+    rows = np.pad(rows, ((0, -len(rows) % blocks), (0, 0))).reshape(blocks, -1, rows.shape[1])
+    if mode == "whole":
+        found["largest"] = held + size(logits) + planned(inference._largest_resized, logits, rows, columns)
+        return found
+    total = jax.ShapeDtypeStruct((1, *rows.shape[:2], PICTURE[1], model.num_classes), jnp.float32)
+
+    def add(total: jax.Array, logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+        return inference._add(total, logits, rows, columns, True)
+
+    found["add"] = held + size(logits) + planned(add, total, logits, rows, columns)
+    return found
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: a line for each mode."""
+    lines = ["| GB | 19 classes | 150 classes |", "|---|---|---|"]
+    for mode in dict.fromkeys(row["mode"] for row in rows):
+        largest = {row["classes"]: max(row["steps"].values()) / 1e9 for row in rows if row["mode"] == mode}
+        lines.append(f"| {mode} | " + " | ".join(f"{largest[k]:.1f}" for k in (19, 150)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--depth", type=int, default=101)
+    arguments = parser.parse_args()
+    if missing := aot.unavailable():
+        parser.error(missing)
+    rows = []
+    modes = [(mode, classes) for mode in ("whole", "slide", "multi-scale") for classes in (19, 150)]
+    for mode, classes in tqdm.tqdm(modes, unit="case"):
+        model = CCNet(classes, arguments.depth, "mmseg", implementation="triton")
+        small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+        variables = jax.eval_shape(on_any(model).init, jax.random.key(0), small)
+        rows.append({"mode": mode, "classes": classes, "steps": steps(model, variables, mode)})
+    print(table(rows))
+    about = {"gpu": "H200, compiled for, not run", "jax": jax.__version__, "commit": bench.commit()}
+    bench.write_json(RESULTS / "testing_memory.json", about | {"depth": arguments.depth, "rows": rows})
+    (RESULTS / "testing_memory.md").write_text(table(rows))
+
+
+if __name__ == "__main__":
+    main()

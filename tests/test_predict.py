@@ -1,0 +1,105 @@
+"""The program that labels pictures: files in, files out."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ccnet_jax
+from ccnet_jax import errors, predict
+from ccnet_jax.data.streets import Streets
+from ccnet_jax.errors import UserError
+from tests import helpers
+from tests.miniatures import ORIENTATION, scene, write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """runs/demo, and pictures/ of several kinds and sizes."""
+    folder = tmp_path_factory.mktemp("user")
+    helpers.write_run(folder / "runs/demo", helpers.load_config("demo"), Streets("val"))
+    image, _ = scene(0, 48, 80)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    write(folder / "pictures/colour.png", image)
+    write(folder / "pictures/turned.jpg", image, exif=exif, quality=95)
+    write(folder / "pictures/grey.jpg", image[..., 1].copy(), quality=95)
+    (folder / "pictures/notes.txt").write_text("no picture")
+    return folder
+
+
+def test_a_folder_is_labelled(folder):
+    code, out, err = helpers.run(
+        "ccnet_jax.predict", "pictures", "--workdir=runs/demo", "--out=labels", cwd=folder
+    )
+    assert code == 0, err
+    assert "3 pictures labelled in labels" in out
+    assert "100%" in err  # the progress bar
+    kinds = ("", "-overlay", "-figure")
+    names = {f"{name}{kind}.png" for name in ("colour", "turned", "grey") for kind in kinds}
+    assert {path.name for path in (folder / "labels").iterdir()} == names
+    model = ccnet_jax.load(folder / "runs/demo")
+    for name, size in (("colour.png", (48, 80)), ("turned.jpg", (80, 48)), ("grey.jpg", (48, 80))):
+        stem = name.split(".")[0]
+        with Image.open(folder / "labels" / f"{stem}.png") as label:
+            assert label.mode == "P"
+            ids = np.array(label)
+            colours = np.array(label.convert("RGB"))
+        assert ids.shape == size
+        prediction = model.predict(folder / "pictures" / name)
+        assert (ids == prediction.label).mean() > 0.999
+        np.testing.assert_array_equal(colours, model.palette[ids])
+        overlay = np.array(Image.open(folder / "labels" / f"{stem}-overlay.png"))
+        assert (overlay == prediction.overlay).mean() > 0.99
+
+
+def test_attention_and_loops_are_drawn_too(folder, tmp_path):
+    model = ccnet_jax.load(folder / "runs/demo")
+    path = folder / "pictures/colour.png"
+    predict.label_picture(model, path, tmp_path / "a", point=(20, 30), loops=(1, 2))
+    kinds = ("", "-overlay", "-figure", "-attention", "-loops")
+    assert {path.name for path in tmp_path.iterdir()} == {f"a{kind}.png" for kind in kinds}
+    width = 80 * 4 + 6  # enlarged to 320 pixels
+    assert Image.open(tmp_path / "a-attention.png").width == 3 * width - 6
+    assert Image.open(tmp_path / "a-loops.png").width == 3 * width - 6
+    once, twice = (model.replace(network=model.network.clone(loops=n)).predict(path).label for n in (1, 2))
+    assert (once != twice).any()
+
+
+def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path):
+    for arguments, words in (
+        ((), "name the pictures or folders to label"),
+        (("pictures", "--workdir=runs/other"), "runs/other is not a run"),
+        (("gone.png", "--workdir=runs/demo"), "gone.png is not there"),
+    ):
+        code, _, err = helpers.run("ccnet_jax.predict", *arguments, "--out=nothing", cwd=folder)
+        assert code == 2
+        assert words in err
+        assert "Traceback" not in err
+    assert not (folder / "nothing").exists()
+
+
+def test_which_pictures(folder, tmp_path):
+    found = predict.pictures((str(folder / "pictures"),))
+    assert list(found) == ["colour", "grey", "turned"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="empty holds no picture .*.jpg"):
+        predict.pictures((str(tmp_path / "empty"),))
+    image, _ = scene(0, 32, 32)
+    for name in ("a.png", "a.jpg"):
+        write(tmp_path / "twice" / name, image)
+    assert list(predict.pictures((str(tmp_path / "twice"),))) == ["a-jpg", "a-png"]
+    with pytest.raises(UserError, match="several of these pictures have one name"):
+        predict.pictures((str(tmp_path / "twice"), str(tmp_path / "twice")))
+
+
+def test_numbers():
+    assert errors.whole_numbers("--attention", "200,310", "ROW,COLUMN") == (200, 310)
+    assert errors.whole_numbers("--loops", "1,2,3", "N,...") == (1, 2, 3)
+    for text, wanted in (
+        ("1,2,3", "ROW,COLUMN"),
+        ("5", "ROW,COLUMN"),
+        ("a,b", "ROW,COLUMN"),
+        ("1,,2", "N,..."),
+    ):
+        with pytest.raises(UserError, match=f"--flag={text} must be {wanted}"):
+            errors.whole_numbers("--flag", text, wanted)
