@@ -1,1 +1,1 @@
-"""Data sets and the input pipeline. Nothing here imports jax: it runs in worker processes."""
+"""Data sets and the input pipeline, for worker processes: NumPy and OpenCV, no computation with jax."""
