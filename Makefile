@@ -1,11 +1,13 @@
 # make demo   set up, train on the built-in scenes, evaluate, write pictures
 # make test   set up, lint, run every test
-# PYTHON=python3.12 picks the interpreter; each version has an environment of its own.
+# PYTHON=python3.12 picks the interpreter; each version has an environment of its own, and one for tests:
+# the CUDA plugin in it compiles for GPUs without one, and complains where a program looks for one to run on.
 
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python
+DEV := .venv/$(VERSION)-dev
 DEMO := runs/demo
 
 .PHONY: demo test lint format setup clean check-python
@@ -15,16 +17,16 @@ demo: $(VENV)/.installed
 	@$(RUN) -m ccnet_jax.eval --workdir $(DEMO)
 	@echo "Look at the pictures in $(DEMO)/pictures/val: input, truth and prediction side by side."
 
-test: $(VENV)/.installed-dev lint
-	$(RUN) -m pytest -n 2
+test: $(DEV)/.installed lint
+	$(DEV)/bin/python -m pytest -n 2
 
-lint: $(VENV)/.installed-dev
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+lint: $(DEV)/.installed
+	$(DEV)/bin/ruff check .
+	$(DEV)/bin/ruff format --check .
 
-format: $(VENV)/.installed-dev
-	$(VENV)/bin/ruff check --fix .
-	$(VENV)/bin/ruff format .
+format: $(DEV)/.installed
+	$(DEV)/bin/ruff check --fix .
+	$(DEV)/bin/ruff format .
 
 setup: $(VENV)/.installed
 
@@ -34,8 +36,11 @@ $(VENV)/.installed: requirements.txt pyproject.toml | check-python
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt $(VENV)/.installed
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+$(DEV)/.installed: requirements.txt requirements-dev.txt pyproject.toml | check-python
+	@echo "Installing into $(DEV) ..."
+	@$(PYTHON) -m venv $(DEV)
+	@$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --requirement requirements.txt --requirement requirements-dev.txt
 	@touch $@
 
 check-python:
