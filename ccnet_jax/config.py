@@ -134,6 +134,9 @@ def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raise UserError, naming the key, where the config cannot be run."""
+    for key, value in flat(config).items():
+        if value == (None,):  # what the command line makes of --config.data.fit=None
+            _set(config, key, None)
     values = flat(config)
     for key in sorted(set(_KEYS) ^ set(values)):
         if key in _KEYS:
@@ -168,6 +171,11 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if (values["eval_window"] is None) != (values["eval_stride"] is None):
         raise UserError("config.eval_window and config.eval_stride go together: set both or neither")
+    window, stride = values["eval_window"], values["eval_stride"]
+    if window is not None and (stride[0] > window[0] or stride[1] > window[1]):
+        raise UserError(
+            f"config.eval_stride={stride} leaves gaps between windows of {window}; make it at most the window"
+        )
     check_data(values)
 
 
@@ -265,12 +273,12 @@ def load(folder: pathlib.Path) -> ml_collections.ConfigDict:
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text(), object_hook=_with_tuples)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{folder} is not a run: it has no config.json; train first, or pass --workdir"
         ) from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore it") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); restore it") from None
     config = ml_collections.ConfigDict(values)
     for key in _DEFAULTS.keys() - flat(config).keys():
         _set(config, key, _DEFAULTS[key])
@@ -284,9 +292,9 @@ def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
 
 def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
     *groups, leaf = key.split(".")
-    with config.unlocked():
-        for group in groups:
-            config = config[group]
+    for group in groups:
+        config = config[group]
+    with config.unlocked(), config.ignore_type():
         config[leaf] = value
 
 

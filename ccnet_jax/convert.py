@@ -273,6 +273,12 @@ def check_recipe(config: ml_collections.ConfigDict, found: Found, told: Told, so
                 f"--config has {key}={asked}, the weights in {source} {has}; choose another variant, or set "
                 f"--config.{key}={has}"
             )
+    base = re.split("[/:]", config.data.name)[0]
+    if told.classes is not None and base in DATASETS and data_set_of(found.num_classes, told.classes) != base:
+        raise UserError(
+            f"--config is for {base}, the classes in {source} are {', '.join(told.classes[:3])}, ...; choose "
+            "the config of their data set"
+        )
     classes = legend_of(config, found.num_classes, Told()).classes
     if len(classes) != found.num_classes:
         raise UserError(
@@ -455,7 +461,8 @@ def export_weights(run: pathlib.Path, out: pathlib.Path, which: str, in_place: b
     state = torch_state(
         variables, naming_for(config), in_place, int(folder.name) if folder.name.isdigit() else 0
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
+    with errors.writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     torch_weights.write(out, state, meta_of(config, run), nested=config.model.flavour == "mmseg")
     print(f"{len(variables)} tensors and {len(state) - len(variables)} counters of {folder} in {out}")
     if config.model.flavour == "official" and not in_place:

@@ -1,8 +1,9 @@
 """How a user's mistake is told: one sentence, exit code 2, no traceback."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from absl import app, flags
 
@@ -41,6 +42,15 @@ def run(main: Callable[..., None], positional: str | None = None) -> None:
             _exit(str(cause))
 
     app.run(guarded, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def writing(path: object, remedy: str = "choose another place") -> Iterator[None]:
+    """Tell in one sentence why `path` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}); {remedy}") from None
 
 
 def whole_numbers(flag: str, text: str, wanted: str) -> tuple[int, ...]:

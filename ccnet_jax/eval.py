@@ -23,9 +23,7 @@ from ccnet_jax.errors import UserError
 _WORKDIR = flags.DEFINE_string("workdir", "runs/latest", "folder of the run")
 _SPLIT = flags.DEFINE_string("split", None, "split of the data set; default the run's data.eval_split")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", "last", "last, best, or the folder of a checkpoint")
-_MS_FLIP = flags.DEFINE_bool(
-    "ms-flip", False, "average probabilities over scales 0.5 to 1.75 and mirror images"
-)
+_MS_FLIP = flags.DEFINE_bool("ms-flip", False, "average over several scales and mirror images")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "JSON file; default WORKDIR/eval-SPLIT.json, with -best, -ms-flip, -firstN as asked"
 )
@@ -48,6 +46,10 @@ def main() -> None:
     configuration.let_op_choose_if_needed(config)
     configuration.check(config)
     set_window(config)
+    if _OUTPUT.value and pathlib.Path(_OUTPUT.value).is_dir():
+        raise UserError(f"--output {_OUTPUT.value} is a folder; name a JSON file")
+    if _LABELS.value and pathlib.Path(_LABELS.value).is_file():
+        raise UserError(f"--labels {_LABELS.value} is a file; name a folder")
     split = _SPLIT.value or config.data.eval_split
     source = pipeline.open_source(config.data, split)
 
@@ -63,6 +65,8 @@ def main() -> None:
         name += "-ms-flip"
     if _WINDOW.value:
         name += f"-{_WINDOW.value.replace(',', 'x')}"
+    if _STRIDE.value:
+        name += f"-by-{_STRIDE.value.replace(',', 'x')}"
     if _LIMIT.value:
         name += f"-first{_LIMIT.value}"
     print(f"{workdir.resolve()}, step {step}, split {split}, {testing}")
@@ -86,10 +90,11 @@ def main() -> None:
     output = pathlib.Path(_OUTPUT.value or workdir / f"eval-{name}.json")
     report = {"split": split, "mode": str(testing), "step": step, "checkpoint": _CHECKPOINT.value, **result}
     report |= {"classes": list(source.classes)}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(output.name + ".tmp")
-    temporary.write_text(json.dumps(metrics.without_nan(report), indent=2) + "\n")
-    temporary.replace(output)
+    with errors.writing(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = output.with_name(output.name + ".tmp")
+        temporary.write_text(json.dumps(metrics.without_nan(report), indent=2) + "\n")
+        temporary.replace(output)
     print(f"scores in {output}, pictures in {workdir / 'pictures' / name}")
 
 

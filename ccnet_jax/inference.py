@@ -18,12 +18,12 @@ from jax.experimental import multihost_utils
 from ccnet_jax import metrics, sharding, visualize
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.files import Source
-from ccnet_jax.data.transforms import fitted_size
+from ccnet_jax.data.transforms import scaled_size
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.layers import resize_bilinear
 
-# The ratios of "ms + flip" testing.
-SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+# The ratios of "ms + flip" testing, as each code base has them.
+SCALES = {"official": (0.75, 1.0, 1.25, 1.5, 1.75, 2.0), "mmseg": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}
 DRAWN = 8  # pictures an evaluation draws
 _SMALLEST = 32  # pixels a side; what the network takes at least
 _WINDOWS = 4  # of each picture at once through the network
@@ -55,10 +55,14 @@ class Testing:
 
     @classmethod
     def of(cls, config: ml_collections.ConfigDict, ms_flip: bool = False) -> "Testing":
-        """What a run's config says, at one scale, or at `SCALES` with mirror images."""
-        scales = SCALES if ms_flip else (1.0,)
-        official = config.model.flavour == "official"
-        return cls(config.data.fit, config.eval_window, config.eval_stride, scales, ms_flip, official)
+        """What a run's config says, at one scale, or at the flavour's `SCALES` with mirror images."""
+        testing = cls(config.data.fit, config.eval_window, config.eval_stride)
+        return testing.ms_flip(config.model.flavour) if ms_flip else testing
+
+    def ms_flip(self, flavour: str) -> "Testing":
+        """The same at several scales with mirror images, as the flavour's code averages them."""
+        official = flavour == "official"
+        return dataclasses.replace(self, scales=SCALES[flavour], flip=True, average_logits=official)
 
     def __str__(self) -> str:
         """For example "fit 2049x1025, slide 769x769/513x513, ms-flip"; sizes as the config has them."""
@@ -67,7 +71,7 @@ class Testing:
             words += ["whole"]
         else:
             words += ["slide {}x{}/{}x{}".format(*self.window, *self.stride)]
-        if self.scales == SCALES and self.flip:
+        if self.scales in SCALES.values() and self.flip:
             words += ["ms-flip"]
         elif self.scales != (1.0,) or self.flip:
             words += [f"scales {', '.join(map(str, self.scales))}", *["flip"] * self.flip]
@@ -84,8 +88,8 @@ class Testing:
 
     def shown_size(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
         """The (height, width) at which a picture of `size` is shown at one of the scales."""
-        height, width = size if self.fit is None else fitted_size(size, self.fit)
-        return tuple(max(int(side * scale + 0.5), _SMALLEST) for side in (height, width))
+        sides = scaled_size(size, self.fit, scale)
+        return tuple(max(side, _SMALLEST) for side in sides)
 
 
 WHOLE = Testing()
@@ -123,7 +127,7 @@ def scorer(model: CCNet, testing: Testing = WHOLE) -> Predict:
         for scale, mirror in testing.passes():
             logits, rows, columns = _shown_logits(model, variables, images, testing, scale, mirror)
             if total is None:
-                blocks = rows.shape[:2] if rows is not None else (1, images.shape[1])
+                blocks = _blocks(images.shape, model.num_classes)
                 shape = (len(images), *blocks, images.shape[2], model.num_classes)
                 total = jnp.zeros(shape, device=images.sharding)
             total = _add(total, logits, rows, columns, testing.sums_probabilities)
@@ -224,10 +228,15 @@ def _shown_logits(
         _resizing((there, between, own), model.aligned)
         for there, between, own in zip(logits.shape[1:3], shown, size, strict=True)
     )
-    blocks = -(-len(images) * size[0] * size[1] * model.num_classes * 4 // _BLOCK_BYTES)
-    rows_of_a_block = -(-size[0] // blocks)
+    blocks, rows_of_a_block = _blocks(images.shape, model.num_classes)
     padding = ((0, blocks * rows_of_a_block - size[0]), (0, 0))
     return logits, np.pad(rows, padding).reshape(blocks, rows_of_a_block, -1), columns
+
+
+def _blocks(shape: tuple[int, ...], num_classes: int) -> tuple[int, int]:
+    """In how many blocks of rows the scores of pictures [B, H, W, 3] are made, and the rows of each."""
+    blocks = -(-shape[0] * shape[1] * shape[2] * num_classes * 4 // _BLOCK_BYTES)
+    return blocks, -(-shape[1] // blocks)
 
 
 def _slid(
@@ -335,7 +344,9 @@ def _add(
     """`total` [B, blocks, rows of a block, W, classes] with the resized logits, or their softmax, added."""
     scores = jax.nn.softmax if probabilities else lambda logits: logits
     if rows is None:
-        return total + scores(logits)[:, None]
+        missing = total.shape[1] * total.shape[2] - logits.shape[1]  # rows of the last block
+        padded = jnp.pad(scores(logits), ((0, 0), (0, missing), (0, 0), (0, 0)))
+        return total + padded.reshape(total.shape)
 
     def add_block(i: int, total: jax.Array) -> jax.Array:
         return total.at[:, i].add(scores(_resized_block(logits, rows[i], columns)))

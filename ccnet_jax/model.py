@@ -77,7 +77,9 @@ class Model:
           UserError: the file cannot be read, or the array is no such picture.
         """
         image = read_picture(image)
-        scores = inference.scorer(self.network, self.testing)(self.variables, jnp.asarray(image[None]))[0]
+        where = jax.tree.leaves(self.variables)[0].sharding
+        images = jax.device_put(image[None], where)
+        scores = inference.scorer(self.network, self.testing)(self.variables, images)[0]
         probabilities = np.asarray(_normalized(scores, self.testing.sums_probabilities))
         label = probabilities.argmax(-1).astype(np.uint8)
         return Prediction(label, probabilities, visualize.overlay(image, label, self.palette))

@@ -11,16 +11,16 @@ predictions with these numbers of loops.
 """
 
 import collections
-import dataclasses
 import pathlib
 
 import tqdm
 from absl import flags, logging
 
-from ccnet_jax import errors, inference, visualize
+from ccnet_jax import errors, visualize
 from ccnet_jax.errors import UserError
 from ccnet_jax.model import Model, load, read_picture
 
+_KINDS = ("", "-overlay", "-figure", "-attention", "-loops")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -47,6 +47,16 @@ def pictures(paths: tuple[str, ...]) -> dict[str, pathlib.Path]:
             "several of these pictures have one name; label them in separate runs, with an --out each"
         )
     return names
+
+
+def check_out(out: pathlib.Path, files: dict[str, pathlib.Path]) -> None:
+    """Raise UserError where `out` is a file, or a result there would replace one of the pictures."""
+    if out.is_file():
+        raise UserError(f"--out {out} is a file; name a folder")
+    written = {(out / f"{name}{kind}.png").resolve() for name in files for kind in _KINDS}
+    for path in files.values():
+        if path.resolve() in written:
+            raise UserError(f"--out {out} would replace the picture {path}; choose another folder")
 
 
 def label_picture(
@@ -88,13 +98,14 @@ def main(*paths: str) -> None:
         raise UserError(f"--loops={given.loops} must be 1 or more each")
     model = load(given.workdir, given.checkpoint)
     if given["ms-flip"].value:
-        model = model.replace(testing=dataclasses.replace(model.testing, scales=inference.SCALES, flip=True))
+        model = model.replace(testing=model.testing.ms_flip(model.network.flavour))
     if (point or loops) and model.network.context != "rcca":
         raise UserError(
             f"--attention and --loops are RCCA's; the network in {given.workdir} has the context "
             f"{model.network.context!r}"
         )
     out = pathlib.Path(given.out)
+    check_out(out, files)
     for name, path in tqdm.tqdm(files.items(), unit="picture", dynamic_ncols=True):
         label_picture(model, path, out / name, point, loops)
     print(f"{len(files)} pictures labelled in {out}")
@@ -104,7 +115,7 @@ if __name__ == "__main__":  # the flags too: who imports this has a --workdir of
     flags.DEFINE_string("workdir", "runs/latest", "folder of the run, or of a converted checkpoint")
     flags.DEFINE_string("checkpoint", "last", "last, best, or the folder of a checkpoint")
     flags.DEFINE_string("out", "predictions", "folder for the results")
-    flags.DEFINE_bool("ms-flip", False, "average over scales 0.5 to 1.75 and mirror images")
+    flags.DEFINE_bool("ms-flip", False, "average over several scales and mirror images")
     flags.DEFINE_string("attention", None, "ROW,COLUMN of a pixel, to draw what it attends to")
     flags.DEFINE_string("loops", None, "numbers of loops to compare, for example 1,2,3")
     errors.run(main, "pictures or folders to label")

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ccnet_jax.attention import attention_maps
 from ccnet_jax.data.files import VOID
+from ccnet_jax.errors import writing
 
 _FONT, _LINE = cv2.FONT_HERSHEY_SIMPLEX, 22  # the legend's font, and its lines in pixels
 
@@ -149,10 +150,11 @@ def attention_figure(image: np.ndarray, maps: np.ndarray, point: tuple[int, int]
 
 def save_labels(path: pathlib.Path, label: np.ndarray, palette: np.ndarray) -> None:
     """Write class ids [H, W] as a palette PNG: its pixels are the ids, shown in the classes' colours."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     picture = Image.fromarray(label.astype(np.uint8), "P")
     picture.putpalette(palette.astype(np.uint8).tobytes())
-    picture.save(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
 
 
 def legend(classes: tuple[str, ...], palette: np.ndarray, width: int, used: np.ndarray) -> np.ndarray:
@@ -173,14 +175,18 @@ def legend(classes: tuple[str, ...], palette: np.ndarray, width: int, used: np.n
 
 def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
     """Write RGB uint8 [H, W, 3] as PNG, making the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    _write_file(path, cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def save_grey(path: pathlib.Path, values: np.ndarray) -> None:
     """Write uint8 [H, W] as a grey PNG, making the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", values)[1].tobytes())
+    _write_file(path, cv2.imencode(".png", values)[1].tobytes())
+
+
+def _write_file(path: pathlib.Path, data: bytes) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def _write(canvas: np.ndarray, text: str, x: int, y: int) -> None:

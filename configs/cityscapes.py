@@ -64,7 +64,11 @@ def get_config(variant: str = "official-r101-769x769-60k") -> ml_collections.Con
                 "classes": config_dict.placeholder(tuple),
                 "train_split": "train",
                 "eval_split": "val",
-                "fit": (2049, 1025) if slide else config_dict.placeholder(tuple),
+                "fit": config_dict.placeholder(tuple)
+                if official
+                else (2049, 1025)
+                if slide
+                else (2048, 1024),
                 "scale": (0.75, 2.0) if official else (0.5, 2.0),
                 "short_sides": config_dict.placeholder(tuple),
                 "crop": crop,

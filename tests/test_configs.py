@@ -120,7 +120,11 @@ def test_every_variant_is_the_recipe_that_its_name_says(name):
     slide = (flavour, crop) == ("mmseg", "769x769")
     assert (config.eval_window, config.eval_stride) == (((769, 769), (513, 513)) if slide else (None, None))
     assert config.model.align_corners == (True if slide else None)
-    fits = {"cityscapes": (2049, 1025) if slide else None, "ade20k": (2048, 512), "voc12aug": (2048, 512)}
+    fits = {
+        "cityscapes": (2049, 1025) if slide else (2048, 1024),
+        "ade20k": (2048, 512),
+        "voc12aug": (2048, 512),
+    }
     assert config.data.fit == (None if official else fits[data_set])
 
 
@@ -180,6 +184,7 @@ def test_a_run_from_before_some_keys_still_loads(tmp_path):
         ({"data__cat_max_ratio": 0.0}, "data.cat_max_ratio must be above 0"),
         ({"eval_window": (64, 64)}, "eval_window and config.eval_stride go together"),
         ({"eval_window": (64, 64), "eval_stride": (0, 8)}, "eval_stride must be"),
+        ({"eval_window": (64, 64), "eval_stride": (64, 65)}, "eval_stride=.64, 65. leaves gaps"),
         ({"data__source": "cloud"}, "data.source='cloud'.*folder, tfds"),
         ({"data__classes": ("a", "b")}, "data.classes is for TFDS data sets"),
         (
@@ -191,6 +196,12 @@ def test_a_run_from_before_some_keys_still_loads(tmp_path):
 def test_values_that_cannot_be_run_are_named(changes, words):
     with pytest.raises(UserError, match=words):
         configuration.check(load_config("demo", **changes))
+
+
+def test_a_tuple_is_unset_as_the_command_line_says_it():
+    config = load_config("ade20k", data__short_sides=(None,), data__scale=(0.5, 2.0))
+    configuration.check(config)
+    assert config.data.short_sides is None
 
 
 def test_missing_and_unknown_keys_are_named():

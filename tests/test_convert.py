@@ -383,6 +383,12 @@ def test_a_recipe_must_agree_with_the_weights(tmp_path):
         with pytest.raises(UserError, match=words):
             imported(path, tmp_path / "other", recipe=recipe(**changes))
         assert not (tmp_path / "other").exists()
+    others = {"CLASSES": [f"crop {i}" for i in range(11)]}
+    path = saved(random_state("mmseg", classes=11), tmp_path / "crops.safetensors", others)
+    with pytest.raises(
+        UserError, match="for camvid, the classes in .* are crop 0, crop 1, crop 2, ...; choose"
+    ):
+        imported(path, tmp_path / "other", recipe=recipe())
 
 
 @pytest.mark.parametrize(

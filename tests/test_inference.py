@@ -104,12 +104,13 @@ def bilinear(x, size, align_corners):
 def loop_by_hand(apply, image, testing, align_corners):
     """One picture's logits [H, W, classes], or the sum of several softmaxes, window by window in float64."""
     height, width = image.shape[:2]
-    factor = 1
-    if testing.fit:
-        factor = min(testing.fit[0] / max(height, width), testing.fit[1] / min(height, width))
     total = 0
     for scale in testing.scales:
-        h, w = (max(int(side * factor * scale + 0.5), 32) for side in (height, width))
+        factor = scale
+        if testing.fit:  # the box is scaled, in whole pixels
+            long, short = (int(side * scale) for side in testing.fit)
+            factor = min(long / max(height, width), short / min(height, width))
+        h, w = (max(int(side * factor + 0.5), 32) for side in (height, width))
         resized = bilinear(image.astype(float), (h, w), False)
         for mirror in (False, True) if testing.flip else (False,):
             x = resized[:, ::-1] if mirror else resized
@@ -184,7 +185,13 @@ def test_every_way_of_testing_equals_the_loop_by_hand(size, settings, align_corn
 
 
 @pytest.mark.parametrize(
-    "settings", [{"fit": (95, 60)}, {"fit": (95, 60), "scales": (0.75, 1.5), "flip": True}]
+    "settings",
+    [
+        {"fit": (95, 60)},
+        {"fit": (95, 60), "scales": (0.75, 1.5), "flip": True},
+        {**SLIDE, "scales": (0.75, 1.0), "flip": True},  # at 1.0 nothing is to be resized
+        {**SLIDE, "scales": (1.0, 0.75), "flip": True},
+    ],
 )
 def test_rows_are_upsampled_in_blocks(settings, monkeypatch):
     model, testing = Toy(8), inference.Testing(**settings)
@@ -243,7 +250,12 @@ def test_the_config_says_how_and_the_name_tells():
     config.eval_window, config.eval_stride, config.data.fit = (769, 769), (513, 513), (2049, 1025)
     testing = inference.Testing.of(config, ms_flip=True)
     assert str(testing) == "fit 2049x1025, slide 769x769/513x513, ms-flip"
-    assert testing.shown_size((1024, 2048), 0.5) == (512, 1025)  # 2049 / 2, rounded up
+    shown = [testing.shown_size((1024, 2048), scale) for scale in inference.SCALES["mmseg"]]
+    assert shown == [(512, 1024), (768, 1536), (1025, 2049), (1281, 2561), (1537, 3073), (1793, 3585)]
+    config.model.flavour = "official"
+    official = inference.Testing.of(config, ms_flip=True)
+    assert official.average_logits
+    assert official.scales == (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
     assert str(inference.Testing(scales=(1.0, 2.0))) == "whole, scales 1.0, 2.0"
 
 

@@ -66,6 +66,9 @@ def test_a_batch_that_is_split_over_devices_stays_so(model):
     logits = jax.jit(lambda model, images: model(images))(everywhere, jax.device_put(images, split))
     assert logits.sharding.is_equivalent_to(split, logits.ndim)
     assert_close(logits[:2], jax.jit(model)(images[:2]))
+    two = everywhere.replace(testing=inference.Testing(window=(48, 48), stride=(32, 32)))
+    one = model.replace(testing=two.testing)
+    assert (two.predict(image()).label == one.predict(image()).label).mean() > 0.999
 
 
 def test_a_prediction_is_label_probabilities_and_overlay(model, tmp_path):
@@ -96,6 +99,9 @@ def test_several_scales_and_mirror_images_still_give_probabilities(model):
 def test_what_cannot_be_loaded_or_predicted_is_one_sentence(model, run, tmp_path):
     with pytest.raises(UserError, match="nowhere is not a run: it has no config.json"):
         ccnet_jax.load(tmp_path / "nowhere")
+    (tmp_path / "weights.pth").write_bytes(b"weights")
+    with pytest.raises(UserError, match="weights.pth is not a run: it has no config.json"):
+        ccnet_jax.load(tmp_path / "weights.pth")
     with pytest.raises(UserError, match="holds no checkpoint"):
         ccnet_jax.load(run[0], "best")
     with pytest.raises(UserError, match=r"must be uint8 \[H, W, 3\] RGB, not float32 \[64, 96, 3\]"):

@@ -92,6 +92,17 @@ def test_which_pictures(folder, tmp_path):
         predict.pictures((str(tmp_path / "twice"), str(tmp_path / "twice")))
 
 
+def test_results_never_replace_a_picture(tmp_path):
+    image, _ = scene(0, 32, 32)
+    write(tmp_path / "a.png", image)
+    files = predict.pictures((str(tmp_path),))
+    with pytest.raises(UserError, match="would replace the picture .*a.png; choose another folder"):
+        predict.check_out(tmp_path, files)
+    predict.check_out(tmp_path / "labels", files)
+    with pytest.raises(UserError, match="a.png is a file; name a folder"):
+        predict.check_out(tmp_path / "a.png", files)
+
+
 def test_numbers():
     assert errors.whole_numbers("--attention", "200,310", "ROW,COLUMN") == (200, 310)
     assert errors.whole_numbers("--loops", "1,2,3", "N,...") == (1, 2, 3)

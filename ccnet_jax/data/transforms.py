@@ -16,10 +16,17 @@ from ccnet_jax.data.files import VOID
 MEAN_COLOUR = (123, 117, 104)
 
 
-def fitted_size(size: tuple[int, int], box: tuple[int, int]) -> tuple[float, float]:
-    """`size` = (height, width) times the largest factor with which it fits into `box` = (long, short)."""
-    factor = min(box[0] / max(size), box[1] / min(size))
-    return size[0] * factor, size[1] * factor
+def scaled_size(size: tuple[int, int], fit: tuple[int, int] | None, ratio: float) -> tuple[int, int]:
+    """The (height, width) of a picture of `size` times a ratio.
+
+    With `fit` = (long, short) side of a box: the largest that fits into the box times the ratio, in whole
+    pixels, as mmsegmentation has it.
+    """
+    if fit is not None:
+        long, short = int(max(fit) * ratio), int(min(fit) * ratio)
+        ratio = min(long / max(size), short / min(size))
+    height, width = (max(int(side * ratio + 0.5), 1) for side in size)
+    return height, width
 
 
 def random_size(
@@ -33,19 +40,15 @@ def random_size(
 
     Args:
       size: of the picture.
-      fit: (long, short) sides of a box into which it is fitted first, or None.
+      fit: (long, short) sides of a box into which it is fitted, or None.
       scale: (lowest, highest) of an evenly drawn ratio, or None.
-      short_sides: lengths of the shorter side, one of which is drawn, or None.
+      short_sides: lengths of the shorter side, one of which is drawn in place of fitting, or None.
       rng: of the draws.
     """
-    height, width = size if fit is None else fitted_size(size, fit)
+    ratio = 1.0 if scale is None else rng.uniform(*scale)
     if short_sides is not None:
-        factor = rng.choice(short_sides) / min(height, width)
-        height, width = height * factor, width * factor
-    if scale is not None:
-        ratio = rng.uniform(*scale)
-        height, width = height * ratio, width * ratio
-    return max(int(height + 0.5), 1), max(int(width + 0.5), 1)
+        return scaled_size(size, None, ratio * rng.choice(short_sides) / min(size))
+    return scaled_size(size, fit, ratio)
 
 
 def image_window(
