@@ -1,6 +1,6 @@
 """Device memory of RCCA and of Non-local attention, as XLA plans it for an H200: no GPU needed.
 
-    python experiments/attention_memory.py [--plot]
+    python -m experiments.attention_memory [--plot]
 
 Compiles the whole module (projections included), batch 1, C = 512, for the paper's sizes: forward, and
 forward + backward with the gradients of input and parameters of sum(out^2). Prints the temporaries in

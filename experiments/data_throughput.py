@@ -1,6 +1,6 @@
 """Cityscapes-sized training samples per second: this pipeline beside a PyTorch DataLoader with OpenCV.
 
-    python experiments/data_throughput.py [--workers 1 2] [--data-dir /path/to/cityscapes]
+    python -m experiments.data_throughput [--workers 1 2] [--data-dir /path/to/cityscapes]
 
 Both read the same PNGs, and decode, resize by 0.5 to 2, crop 512x1024 with at most 75 % of one class, flip,
 distort colours and pad; both hand over uint8 batches of 4 from the same number of worker processes. They

@@ -1,6 +1,6 @@
 """Which context modules can name what only a far signal tells: the built-in `streets` scenes.
 
-    python experiments/streets_context.py [--runs runs/streets_context] [--seeds 1]
+    python -m experiments.streets_context [--runs runs/streets_context] [--seeds 1]
 
 Trains configs/demo.py with each context module (the paper's Table 4, in small), evaluates the last
 checkpoint on the validation scenes, at one scale and with multi-scale + flip, and writes

@@ -1,6 +1,6 @@
 """Device memory of testing a 1024x2048 picture, as XLA plans it for an H200: no GPU needed.
 
-    python experiments/testing_memory.py [--depth 101]
+    python -m experiments.testing_memory [--depth 101]
 
 For 19 and for 150 classes, float32, batch 1: whole, in windows of 769x769 by 513, and at the largest of the
 multi-scale ratios (1.75, whole, probabilities summed). Of every step of a prediction it adds up what lies in

@@ -90,6 +90,15 @@ def test_help(program, folder):
     assert "python -m ccnet_jax." + program in out + err
 
 
+@pytest.mark.parametrize("name", ["attention_memory", "streets_context", "testing_memory"])
+def test_experiments_start_as_the_readme_says(name):
+    code, out, err = helpers.run(f"experiments.{name}", "--help", cwd=helpers.ROOT)
+    assert code == 0, err
+    assert "usage: " in out
+    readme = (helpers.ROOT / "README.md").read_text().replace("\n", " ")
+    assert f"python -m experiments.{name}" in readme
+
+
 def test_wrong_keys_and_values_are_named(folder):
     assert_one_sentence(train(folder, "--config.model.dept=18"), "dept", "depth")
     assert_one_sentence(train(folder, "--config.modle.depth=18"), "modle", "model")
