@@ -83,10 +83,19 @@ def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
     assert json.loads((folder / "a/b.json").read_text())["split"] == "train"
 
 
-@pytest.mark.parametrize("program", ["train", "eval"])
-def test_help(program, folder):
+@pytest.mark.parametrize(
+    ("program", "flag"),
+    [
+        ("train", "--workdir"),
+        ("eval", "--labels"),
+        ("predict", "--attention"),
+        ("convert", "--source"),
+        ("data.preview", "--crops"),
+    ],
+)
+def test_help(program, flag, folder):
     _, out, err = helpers.run(f"ccnet_jax.{program}", "--help", cwd=folder)
-    assert "--workdir" in out + err
+    assert flag in out + err
     assert "python -m ccnet_jax." + program in out + err
 
 
