@@ -11,6 +11,7 @@ import numpy as np
 from ccnet_jax.data.files import Source
 from ccnet_jax.data.pipeline import DATASETS, SOURCES
 from ccnet_jax.errors import UserError
+from ccnet_jax.json_files import write_json
 from ccnet_jax.models.ccnet import FLAVOURS, STEMS, CCNet
 from ccnet_jax.models.context import CONTEXTS
 from ccnet_jax.models.resnet import BLOCKS
@@ -234,17 +235,13 @@ def build_model(config: ml_collections.ConfigDict, num_classes: int) -> CCNet:
 
 def save(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
     """Write `config.json` into a run's folder."""
-    temporary = folder / "config.json.tmp"
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    temporary.replace(folder / "config.json")
+    write_json(folder / "config.json", config.to_dict())
 
 
 def save_classes(source: Source, folder: pathlib.Path) -> None:
     """Write `classes.json`, names and colours, into a run's folder: to predict one needs no data set."""
     values = {"classes": list(source.classes), "palette": source.palette.tolist()}
-    temporary = folder / "classes.json.tmp"
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    temporary.replace(folder / "classes.json")
+    write_json(folder / "classes.json", values)
 
 
 def load_classes(

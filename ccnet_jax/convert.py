@@ -381,7 +381,7 @@ def converted(
         for key, shape in wanted.items()
     }
     if in_place:
-        values |= {k: torch_weights.in_place_scale(v) for k, v in values.items() if k[-1] == "scale"}
+        values = torch_weights.with_in_place_scales(values)
     variables = jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(values))
     return variables, set(names.values())
 

@@ -9,7 +9,6 @@ its config says. Prints IoU and accuracy of each class, mIoU, mAcc and pixel acc
 and draws the first pictures. --labels writes every prediction in the data set's own numbers.
 """
 
-import json
 import pathlib
 
 import ml_collections
@@ -19,6 +18,7 @@ from ccnet_jax import checkpoint, errors, inference, metrics, sharding
 from ccnet_jax import config as configuration
 from ccnet_jax.data import pipeline
 from ccnet_jax.errors import UserError
+from ccnet_jax.json_files import write_json
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/latest", "folder of the run")
 _SPLIT = flags.DEFINE_string("split", None, "split of the data set; default the run's data.eval_split")
@@ -92,9 +92,7 @@ def main() -> None:
     report |= {"classes": list(source.classes)}
     with errors.writing(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = output.with_name(output.name + ".tmp")
-        temporary.write_text(json.dumps(metrics.without_nan(report), indent=2) + "\n")
-        temporary.replace(output)
+        write_json(output, metrics.without_nan(report))
     print(f"scores in {output}, pictures in {workdir / 'pictures' / name}")
 
 

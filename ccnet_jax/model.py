@@ -16,7 +16,7 @@ import numpy as np
 
 from ccnet_jax import checkpoint, inference, sharding, visualize
 from ccnet_jax import config as configuration
-from ccnet_jax.data.files import decode_image
+from ccnet_jax.data.files import decode_image, read_bytes
 from ccnet_jax.errors import UserError
 from ccnet_jax.inference import Testing
 from ccnet_jax.models.ccnet import CCNet
@@ -99,11 +99,7 @@ def read_picture(image: str | os.PathLike | np.ndarray) -> np.ndarray:
                 f"a picture must be uint8 [H, W, 3] RGB, not {image.dtype} {list(image.shape)}; convert it"
             )
         return image
-    try:
-        data = pathlib.Path(image).read_bytes()
-    except OSError as error:
-        raise UserError(f"{image} cannot be read ({error.strerror}); correct the path") from None
-    return decode_image(data, image)
+    return decode_image(read_bytes(pathlib.Path(image), "correct the path"), image)
 
 
 def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Model:

@@ -12,10 +12,8 @@ from ccnet_jax import checkpoint, torch_weights
 from ccnet_jax.errors import UserError
 from ccnet_jax.torch_weights import Key, Naming
 
-# Parts of a checkpoint that are no backbone, and PyTorch's counters of batches.
-_NOT_BACKBONE = re.compile(
-    r"(module\.)?(backbone\.)?(fc|head|classifier|dsn|decode_head|auxiliary_head)\.|.*num_batches_tracked$"
-)
+# Parts of a checkpoint that are no backbone.
+_NOT_BACKBONE = re.compile(r"(module\.)?(backbone\.)?(fc|head|classifier|dsn|decode_head|auxiliary_head)\.")
 _REMEDY = (
     "set config.model.flavour (the official stem is 64-64-128 wide, mmseg's 32-32-64) and width to the "
     "weights', or take others"
@@ -78,8 +76,9 @@ def _from_file(source: pathlib.Path, wanted: dict[Key, tuple]) -> tuple[dict[Key
         for key, shape in wanted.items()
     }
     if torch_weights.has_in_place_norms(tensors, naming):
-        values |= {k: torch_weights.in_place_scale(v) for k, v in values.items() if k[-1] == "scale"}
-    return values, sorted(name for name in set(tensors) - names if not _NOT_BACKBONE.match(name))
+        values = torch_weights.with_in_place_scales(values)
+    unused = {name for name in set(tensors) - names if not torch_weights.is_counter(name)}
+    return values, sorted(name for name in unused if not _NOT_BACKBONE.match(name))
 
 
 def _from_run(source: pathlib.Path, wanted: dict[Key, tuple]) -> dict[Key, np.ndarray]:

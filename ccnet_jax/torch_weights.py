@@ -267,6 +267,11 @@ def in_place_scale(weight: np.ndarray) -> np.ndarray:
     return np.abs(weight) + _EPSILON
 
 
+def with_in_place_scales(values: dict[Key, np.ndarray]) -> dict[Key, np.ndarray]:
+    """Variables of ours of which the norms' scales are those that in-place ABN makes of its weights."""
+    return {key: in_place_scale(value) if key[-1] == "scale" else value for key, value in values.items()}
+
+
 def in_place_weight(scale: np.ndarray) -> np.ndarray:
     """The weight of which `in_place_scale` is `scale` to the bit; NaN where a scale is below 1e-5.
 

@@ -104,7 +104,7 @@ class FolderSource:
     def read(self, index: int) -> tuple[bytes, bytes | None]:
         """The bytes of the picture's file and of its label's. Raises UserError if they cannot be read."""
         image, label = self.pairs[index]
-        return _read(image), None if label is None else _read(label)
+        return read_bytes(image), None if label is None else read_bytes(label)
 
     def name(self, index: int) -> str:
         return self.pairs[index][0].stem
@@ -202,13 +202,12 @@ def _undecodable(name: object, data: bytes) -> str:
     return f"{name} {what} ({len(data):,} bytes); fetch or unpack that file again"
 
 
-def _read(path: pathlib.Path) -> bytes:
+def read_bytes(path: pathlib.Path, remedy: str = "put it back or correct the data folder") -> bytes:
+    """What a file holds. Raises UserError, with the remedy, where it cannot be read."""
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); put it back or correct the data folder"
-        ) from None
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
 
 
 def data_folder(folder: str | None, dataset: str, layout: str, inside: tuple[str, ...] = ()) -> pathlib.Path:

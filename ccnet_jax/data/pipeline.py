@@ -30,13 +30,13 @@ def open_source(data: Any, split: str) -> Source:
     """The pictures of a split.
 
     Args:
-      data: the config's `data`, of which `name` and `dir` say where they are.
+      data: the config's `data`, of which `name`, `source` and `dir` say where they are.
       split: of the data set; "train+val" is one after the other.
 
     Raises:
       UserError: there is no such data set or split, or a file of it is missing.
     """
-    if getattr(data, "source", "folder") == "tfds":
+    if data.source == "tfds":
         from ccnet_jax.data import tfds_source  # who reads folders need not wait for TFDS's import
 
         return tfds_source.open_split(data, split)

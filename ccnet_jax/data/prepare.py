@@ -42,6 +42,7 @@ from ccnet_jax import errors
 from ccnet_jax.data.files import VOID, Classes, FolderSource, MissingSplit, Source
 from ccnet_jax.data.pipeline import DATASETS
 from ccnet_jax.errors import UserError
+from ccnet_jax.json_files import write_json
 
 _DATASET = flags.DEFINE_enum("dataset", None, list(DATASETS), "the data set")
 _SOURCE = flags.DEFINE_string("source", None, "its folder, as for data.dir in training; streets needs none")
@@ -252,7 +253,7 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
     with _writing(folder):
         for left_over in folder.glob("*.tmp"):
             left_over.unlink()
-        _write_json(folder / CHECKSUMS, checksums)
+        write_json(folder / CHECKSUMS, checksums)
     todo = [shard for shard in plan.shards if shard.file not in checksums["shards"]]
     if len(todo) < len(plan.shards):
         print(f"{folder} holds {len(plan.shards) - len(todo)} of {len(plan.shards)} files: going on")
@@ -277,7 +278,7 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
                 records = pool.map(make, range(shard.start, shard.stop))
                 checksums["shards"][shard.file] = _write_shard(folder / shard.file, records, count)
                 with _writing(folder):
-                    _write_json(folder / CHECKSUMS, checksums)
+                    write_json(folder / CHECKSUMS, checksums)
         except BaseException:
             pool.shutdown(cancel_futures=True)  # else what is queued would be made first
             raise
@@ -342,12 +343,6 @@ def _write_metadata(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
     info.set_file_format("array_record")
     info.set_splits(tfds.core.SplitDict(infos))
     info.write_to_directory(folder)
-
-
-def _write_json(path: pathlib.Path, value: Any) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    temporary.replace(path)
 
 
 @contextlib.contextmanager
