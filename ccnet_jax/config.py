@@ -1,312 +1,314 @@
-"""The configuration of a run: what its keys may hold, how it is kept, the network it describes."""
+"""The configuration of a run: the rooms' settings put together.
 
-import json
-import pathlib
+Every key, its default, its type, what it may hold and what it means stand once, in the dataclass of the room
+that uses it. From them come the config that `configs/*.py` start from (`default`), the check (`parse`), what an
+old run's config.json lacks, what two configs of the same run may differ in, and the table in the manual.
+"""
+
+import ast
+import dataclasses
+import os
+from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
+from ml_collections import config_dict
 
-from ccnet_jax.data.files import Source
-from ccnet_jax.data.pipeline import DATASETS, SOURCES
+from ccnet_jax.data.config import LARGEST, SMALLEST, DataConfig
 from ccnet_jax.errors import UserError
-from ccnet_jax.json_files import write_json
-from ccnet_jax.models.ccnet import FLAVOURS, STEMS, CCNet
-from ccnet_jax.models.context import CONTEXTS
-from ccnet_jax.models.resnet import BLOCKS
-from kernels.criss_cross import IMPLEMENTATIONS
+from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.models.ccnet import FLAVOURS
+from ccnet_jax.models.config import ModelConfig
+from ccnet_jax.settings import Key, described, fits, is_optional, is_tuple, keys_of, nearest, plain, setting
+from ccnet_jax.training.losses import LossConfig
+from ccnet_jax.training.optimizers import OptimizerConfig
 
-# Every key, and what it takes; None in a tuple of types stands for "not set".
-_NUMBER = (int, float)
-_KEYS: dict[str, tuple] = {
-    "steps": (int,),  # updates
-    "batch_size": (int,),  # pictures an update, over all devices
-    "seed": (int,),  # of initial weights, order, augmentation and dropout
-    "dtype": (str,),  # of the computation: float32 or bfloat16
-    "log_every": (int,),  # updates
-    "eval_every": (int,),  # updates between validations; 0 validates never
-    "eval_batch_size": (int,),  # pictures, of each process
-    "checkpoint_every": (int,),  # updates
-    "eval_window": (tuple, type(None)),  # (height, width) of sliding windows, or the whole picture
-    "eval_stride": (tuple, type(None)),  # (down, across) from one window to the next
-    "pretrained": (str, type(None)),  # path of backbone weights to start from
-    "distributed": (bool,),  # several hosts: call jax.distributed.initialize()
-    "data.name": (str,),
-    "data.source": (str,),
-    "data.dir": (str, type(None)),
-    "data.features": (tuple, type(None)),  # (image, label) feature names of a TFDS data set
-    "data.classes": (tuple, type(None)),  # class names of a TFDS data set that has none
-    "data.train_split": (str,),
-    "data.eval_split": (str,),
-    "data.fit": (tuple, type(None)),  # (long, short) sides into which pictures are fitted, in testing too
-    "data.scale": (tuple, type(None)),  # (lowest, highest) ratio of random resizing
-    "data.short_sides": (tuple, type(None)),  # or the shorter side's lengths to draw from
-    "data.crop": (tuple, type(None)),  # (height, width), or the whole picture
-    "data.cat_max_ratio": _NUMBER,  # largest share of one class in a crop; 1 takes any crop
-    "data.flip": (bool,),
-    "data.distort": (bool,),  # photometric distortion
-    "data.workers": (int,),  # processes that make batches; 0 makes them in threads
-    "model.depth": (int,),
-    "model.flavour": (str,),
-    "model.context": (str,),
-    "model.loops": (int,),
-    "model.width": _NUMBER,
-    "model.stem": (str,),
-    "model.align_corners": (bool, type(None)),  # of the logits' upsampling; None is the flavour's
-    "model.implementation": (str, type(None)),
-    "model.remat": (bool,),
-    "optimizer.learning_rate": _NUMBER,
-    "optimizer.min_learning_rate": _NUMBER,
-    "optimizer.momentum": _NUMBER,
-    "optimizer.weight_decay": _NUMBER,
-    "optimizer.power": _NUMBER,
-    "loss.auxiliary_weight": _NUMBER,
-    "loss.ohem": (bool,),
-    "loss.ohem_threshold": _NUMBER,  # probability of the true class
-    "loss.ohem_min_kept": (int,),  # pixels a picture
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that a run is made from."""
+
+    steps: int = setting(40_000, "updates", at_least=1, resumable=True)
+    batch_size: int = setting(8, "pictures of an update, over all devices", at_least=1)
+    seed: int = setting(
+        0, "of initial weights, order, augmentation and dropout", at_least=0, at_most=2**31 - 1
+    )
+    dtype: str = setting("float32", "of the computation", choices=("float32", "bfloat16"))
+    log_every: int = setting(20, "updates from one logged line to the next", at_least=1, resumable=True)
+    eval_every: int = setting(
+        5000, "updates from one validation to the next; 0 validates never", at_least=0, resumable=True
+    )
+    eval_batch_size: int = setting(1, "pictures that each process tests at once", at_least=1, resumable=True)
+    eval_window: tuple[int, int] | None = setting(
+        None,
+        "(height, width) in pixels of sliding windows in testing; None tests whole pictures",
+        sides="(height, width) in pixels",
+        at_least=SMALLEST,
+        at_most=LARGEST,
+        resumable=True,
+        before=None,
+    )
+    eval_stride: tuple[int, int] | None = setting(
+        None,
+        "(down, across) in pixels from one window to the next",
+        sides="(down, across) in pixels",
+        at_least=1,
+        at_most=LARGEST,
+        resumable=True,
+        before=None,
+    )
+    checkpoint_every: int = setting(
+        1000, "updates from one checkpoint to the next", at_least=1, resumable=True
+    )
+    pretrained: str | None = setting(
+        None, "file or run whose backbone weights training starts from", resumable=True, before=None
+    )
+    distributed: bool = setting(False, "several hosts: call `jax.distributed.initialize()`")
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    loss: LossConfig = LossConfig()
+
+    def complaints(self) -> list[str]:
+        """Sentences about settings that do not go together, of all rooms."""
+        found = []
+        for group in (self.data, self.model, self.optimizer, self.loss):
+            found += group.complaints()
+        window, stride = self.eval_window, self.eval_stride
+        if (window is None) != (stride is None):
+            found.append("config.eval_window and config.eval_stride go together: set both or neither")
+        if window is not None and stride is not None and (stride[0] > window[0] or stride[1] > window[1]):
+            found.append(
+                f"config.eval_stride={stride} leaves gaps between windows of {window}; make it at most the window"
+            )
+        height, width = self.data.crop or (SMALLEST, SMALLEST)
+        needed, memory = self.batch_size * height * width * 4, _memory()  # three colours and a label
+        if needed > memory:
+            found.append(
+                f"config.batch_size={self.batch_size} needs {needed / 1e9:,.1f} GB for one batch of pictures, "
+                f"and this machine has {memory / 1e9:,.1f} GB; make it smaller"
+            )
+        return found
+
+    def test_mode(self, ms_flip: bool = False) -> TestMode:
+        """How pictures are tested: at one scale, or at the flavour's scales with mirror images."""
+        mode = TestMode(self.data.resize, self.eval_window, self.eval_stride)
+        return mode.ms_flip(FLAVOURS[self.model.flavour]) if ms_flip else mode
+
+
+KEYS: dict[str, Key] = {key.name: key for key in keys_of(Config)}
+OLD_NAMES = {
+    ".".join([*name.split(".")[:-1], key.setting.old_name]): name
+    for name, key in KEYS.items()
+    if key.setting.old_name is not None
 }
-_CHOICES: dict[str, tuple] = {
-    "dtype": ("float32", "bfloat16"),
-    "data.source": SOURCES,
-    "model.depth": tuple(BLOCKS),
-    "model.flavour": tuple(FLAVOURS),
-    "model.stem": STEMS,
-    "model.context": CONTEXTS,
-    "model.implementation": (None, *IMPLEMENTATIONS),
-}
-_AT_LEAST = dict.fromkeys(
-    ("steps", "batch_size", "log_every", "eval_batch_size", "checkpoint_every", "model.loops"), 1
-)
-_AT_LEAST |= dict.fromkeys(("seed", "eval_every", "data.workers", "loss.ohem_min_kept"), 0)
-_ABOVE_0 = ("model.width", "optimizer.learning_rate", "data.cat_max_ratio")
-_PAIRS = {  # keys that hold two sides in pixels, and the least each may be
-    "data.fit": ("(long, short) side", 1),
-    "data.crop": ("(height, width)", 32),
-    "eval_window": ("(height, width)", 32),
-    "eval_stride": ("(down, across)", 1),
-}
-
-# What runs of before these keys were trained with.
-_DEFAULTS = {
-    "eval_window": None,
-    "eval_stride": None,
-    "pretrained": None,
-    "data.source": "folder",
-    "data.features": None,
-    "data.classes": None,
-    "data.fit": None,
-    "data.short_sides": None,
-    "data.cat_max_ratio": 1.0,
-    "data.distort": False,
-    "model.stem": "deep",
-    "model.align_corners": None,
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+# What other tools call a key.
+_ELSEWHERE = {
+    "lr": "optimizer.learning_rate",
+    "base_lr": "optimizer.learning_rate",
+    "min_lr": "optimizer.min_learning_rate",
+    "wd": "optimizer.weight_decay",
+    "warmup": "optimizer.warmup_steps",
+    "epochs": "steps",
+    "max_epochs": "steps",
+    "iterations": "steps",
+    "max_iters": "steps",
+    "num_steps": "steps",
+    "batch": "batch_size",
+    "samples_per_gpu": "batch_size",
+    "num_workers": "data.workers",
+    "workers_per_gpu": "data.workers",
+    "num_classes": "data.classes",
+    "classes": "data.classes",
+    "dataset": "data.name",
+    "data_root": "data.dir",
+    "crop_size": "data.crop",
+    "rotate": "data.flip",
+    "recurrence": "model.loops",
+    "backbone": "model.depth",
+    "precision": "dtype",
+    "aux_weight": "loss.auxiliary_weight",
 }
 
-# A run may go on with other values of these: they do not change what the weights mean.
-_FREE = (
-    "steps",
-    "log_every",
-    "eval_every",
-    "eval_batch_size",
-    "eval_window",
-    "eval_stride",
-    "checkpoint_every",
-    "pretrained",
-    "data.source",
-    "data.dir",
-    "data.features",
-    "data.workers",
-    "model.implementation",
-    "model.remat",
-)
+
+def default() -> ml_collections.ConfigDict:
+    """A config with every key and its default, to change key by key."""
+    return to_config_dict(Config())
 
 
-def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """{"data.name": "streets", ...}: every leaf under its dotted key."""
+def to_config_dict(config: Any) -> ml_collections.ConfigDict:
+    """A `Config`, or a group of it, as the ConfigDict that `parse` reads."""
+    values = {}
+    keys = {key.name: key for key in keys_of(type(config)) if "." not in key.name}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values[field.name] = to_config_dict(value)
+        elif value is None:
+            hint = plain(keys[field.name].hint)
+            values[field.name] = config_dict.placeholder(tuple if is_tuple(hint) else hint)
+        else:
+            values[field.name] = value
+    return ml_collections.ConfigDict(values)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested dictionaries and plain values, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def flat(values: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any]:
+    """{"data.name": "streets", ...}: every leaf of nested dictionaries under its dotted key."""
     leaves = {}
-    for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
+    for key, value in values.items():
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
             leaves |= {f"{key}.{inner}": leaf for inner, leaf in flat(value).items()}
         else:
             leaves[key] = value
     return leaves
 
 
-def check(config: ml_collections.ConfigDict) -> None:
-    """Raise UserError, naming the key, where the config cannot be run."""
-    for key, value in flat(config).items():
-        if value == (None,):  # what the command line makes of --config.data.fit=None
-            _set(config, key, None)
-    values = flat(config)
-    for key in sorted(set(_KEYS) ^ set(values)):
-        if key in _KEYS:
-            raise UserError(f"the config has no key {key}; see configs/ for what a config holds")
-        raise UserError(f"the config has a key {key} that means nothing; remove it")
-    for key, value in values.items():
-        if not isinstance(value, _KEYS[key]) or (isinstance(value, bool) and bool not in _KEYS[key]):
-            wanted = " or ".join("None" if t is type(None) else t.__name__ for t in _KEYS[key])
-            raise UserError(f"config.{key} must be {wanted}, not {value!r}")
-        if key in _CHOICES and value not in _CHOICES[key]:
-            choices = ", ".join(map(str, _CHOICES[key]))
-            raise UserError(f"config.{key}={value!r} does not exist; choose one of {choices}")
-        if key in _AT_LEAST and value < _AT_LEAST[key]:
-            raise UserError(f"config.{key} must be at least {_AT_LEAST[key]}, not {value}")
-        if key in _ABOVE_0 and value <= 0:
-            raise UserError(f"config.{key} must be above 0, not {value}")
-    for key, (meaning, least) in _PAIRS.items():
-        pair = values[key]
-        if pair is not None and not (len(pair) == 2 and all(_is_whole(v) and v >= least for v in pair)):
-            raise UserError(f"config.{key} must be {meaning}, at least {least} pixels each, not {pair!r}")
-    scale, sides = values["data.scale"], values["data.short_sides"]
-    if scale is not None and not (
-        len(scale) == 2 and all(_is_number(v) for v in scale) and 0 < scale[0] <= scale[1]
-    ):
-        raise UserError(f"config.data.scale must be (lowest, highest) ratio above 0, not {scale!r}")
-    if sides is not None and not (sides and all(_is_whole(v) and v >= 1 for v in sides)):
-        raise UserError(f"config.data.short_sides must be lengths in pixels, not {sides!r}")
-    if (scale is not None or sides is not None) and values["data.crop"] is None:
-        raise UserError(
-            "config.data.scale and short_sides make pictures of many sizes: set config.data.crop to the "
-            "size of a batch's"
-        )
-    if (values["eval_window"] is None) != (values["eval_stride"] is None):
-        raise UserError("config.eval_window and config.eval_stride go together: set both or neither")
-    window, stride = values["eval_window"], values["eval_stride"]
-    if window is not None and (stride[0] > window[0] or stride[1] > window[1]):
-        raise UserError(
-            f"config.eval_stride={stride} leaves gaps between windows of {window}; make it at most the window"
-        )
-    check_data(values)
+def parse(
+    values: Mapping[str, Any] | ml_collections.ConfigDict,
+    overrides: Mapping[str, str] | None = None,
+    made_elsewhere: bool = False,
+) -> Config:
+    """The checked config.
 
+    Args:
+      values: nested, as `default()` or a config.json. Earlier names of keys are understood, and keys that an
+        earlier version did not have get the value of what it did.
+      overrides: {dotted key: text}, from the command line.
+      made_elsewhere: the config is that of a run: it may name a data set, a backend, a loss, an optimizer or
+        a schedule that this installation does not have, since a trained network does not need them.
 
-def check_data(values: dict[str, Any]) -> None:
-    """Raise UserError where `data.name` and what belongs to it do not fit `data.source`."""
-    if values["data.source"] == "folder":
-        if values["data.name"] not in DATASETS:
-            raise UserError(
-                f"config.data.name={values['data.name']!r} does not exist; choose one of "
-                f"{', '.join(DATASETS)}, or a TFDS data set with --config.data.source=tfds"
-            )
-        for key in ("data.features", "data.classes"):
-            if values[key] is not None:
-                raise UserError(f"config.{key} is for TFDS data sets: set --config.data.source=tfds too")
-    features, classes = values["data.features"], values["data.classes"]
-    if features is not None and not (len(features) == 2 and all(isinstance(v, str) for v in features)):
-        raise UserError(f"config.data.features must be names (image, label), not {features!r}")
-    if classes is not None and not (classes and all(isinstance(v, str) for v in classes)):
-        raise UserError(f"config.data.classes must be class names, not {classes!r}")
-
-
-def check_device(config: ml_collections.ConfigDict) -> None:
-    """Raise UserError where this device cannot run the config. Starts JAX: hosts must have joined."""
-    name = config.model.implementation
-    if name is not None and (reason := IMPLEMENTATIONS[name].unavailable()):
-        raise UserError(
-            f"config.model.implementation={name!r} {reason}; leave it None, which chooses what runs here"
-        )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, _NUMBER) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def build_model(config: ml_collections.ConfigDict, num_classes: int) -> CCNet:
-    """The network that the config describes."""
-    model = config.model
-    return CCNet(
-        num_classes=num_classes,
-        depth=model.depth,
-        flavour=model.flavour,
-        context=model.context,
-        loops=model.loops,
-        width=model.width,
-        stem=model.stem,
-        align_corners=model.align_corners,
-        implementation=model.implementation,
-        remat=model.remat,
-        dtype=jnp.dtype(config.dtype),
-    )
-
-
-def save(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
-    """Write `config.json` into a run's folder."""
-    write_json(folder / "config.json", config.to_dict())
-
-
-def save_classes(source: Source, folder: pathlib.Path) -> None:
-    """Write `classes.json`, names and colours, into a run's folder: to predict one needs no data set."""
-    values = {"classes": list(source.classes), "palette": source.palette.tolist()}
-    write_json(folder / "classes.json", values)
-
-
-def load_classes(
-    folder: pathlib.Path, config: ml_collections.ConfigDict
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class names and palette [classes, 3] of a run; of one from before `classes.json`, those of its data.
-
-    Raises UserError where neither tells.
+    Raises:
+      UserError: one sentence for each mistake.
     """
-    path = folder / "classes.json"
-    try:
-        values = json.loads(path.read_text())
-        return tuple(values["classes"]), np.array(values["palette"], np.uint8)
-    except FileNotFoundError:
-        if config.data.name not in DATASETS:
-            raise UserError(
-                f"{folder} has no classes.json and {config.data.name} names no classes; restore that file"
-            ) from None
-        return DATASETS[config.data.name].CLASSES, DATASETS[config.data.name].PALETTE
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); restore it") from None
-
-
-def load(folder: pathlib.Path) -> ml_collections.ConfigDict:
-    """The config of the run in `folder`. Raises UserError where there is none."""
-    path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text(), object_hook=_with_tuples)
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(
-            f"{folder} is not a run: it has no config.json; train first, or pass --workdir"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); restore it") from None
-    config = ml_collections.ConfigDict(values)
-    for key in _DEFAULTS.keys() - flat(config).keys():
-        _set(config, key, _DEFAULTS[key])
+    found = {OLD_NAMES.get(name, name): _renamed(name, value) for name, value in flat(values).items()}
+    found = {name: _plain_value(value) for name, value in found.items()}
+    complaints = [_unknown(name) for name in found if name not in KEYS]
+    for name, text in (overrides or {}).items():
+        new_name = OLD_NAMES.get(name, name)
+        if new_name not in KEYS:
+            complaints.append(_unknown(name))
+            continue
+        try:
+            found[new_name] = _renamed(name, _from_text(text, name, KEYS[new_name]))
+        except ValueError:
+            complaints.append(f"config.{name} must be {KEYS[new_name].wanted()}, not {text!r}")
+    for name, key in KEYS.items():
+        if name not in found and key.setting.required:
+            complaints.append(f"the config has no key {name}; start from ccnet_jax.config.default()")
+        elif complaint := key.complaint(found.setdefault(name, key.setting.before), not made_elsewhere):
+            complaints.append(complaint)
+    if not complaints:
+        config = _built(Config, found)
+        complaints = config.complaints() + ([] if made_elsewhere else config.data.unknown_name())
+    if complaints:
+        raise UserError(in_one_message(complaints))
     return config
 
 
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """Lists, JSON's word for tuples, as tuples; in a ConfigDict a list would stay one."""
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+def checked(config: Config) -> Config:
+    """The config, after the check that `parse` makes; for configs with changed fields. Raises UserError."""
+    return parse(to_dict(config), made_elsewhere=True)
 
 
-def _set(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
-    *groups, leaf = key.split(".")
-    for group in groups:
-        config = config[group]
-    with config.unlocked(), config.ignore_type():
-        config[leaf] = value
+def in_one_message(complaints: list[str]) -> str:
+    """One sentence, or several in a list."""
+    if len(complaints) == 1:
+        return complaints[0]
+    return "\n  - ".join([f"the config has {len(complaints)} mistakes:", *complaints])
 
 
-def let_op_choose_if_needed(config: ml_collections.ConfigDict) -> None:
-    """Set `model.implementation` to None where this device cannot run what the run was trained with."""
-    name = config.model.implementation
-    if name is not None and (name not in IMPLEMENTATIONS or IMPLEMENTATIONS[name].unavailable()):
-        print(f"model.implementation={name!r} cannot run here: the op chooses another")
-        config.model.implementation = None
+def different_keys(here: Config, there: Config) -> list[str]:
+    """The keys in which two configs of one run must not differ, and do."""
+    one, other = flat(to_dict(here)), flat(to_dict(there))
+    return [name for name, key in KEYS.items() if not key.setting.resumable and one[name] != other[name]]
 
 
-def check_same_run(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
-    """Raise UserError where the run in `folder` was started with another config, naming the keys."""
-    here, there = flat(config), flat(load(folder))
-    different = [key for key in _KEYS if key not in _FREE and here[key] != there.get(key)]
-    if different:
-        listed = ", ".join(f"{key}={there.get(key)!r}, not {here[key]!r}" for key in different)
-        raise UserError(f"{folder} holds a run with {listed}; repeat its config, or choose another --workdir")
+def key_table() -> str:
+    """Every key as a Markdown table: default, allowed values, meaning, whether a run may go on with another."""
+    lines = ["| key | default | allowed | meaning | resume with another |", "|---|---|---|---|---|"]
+    for name, key in KEYS.items():
+        allowed = (
+            ", ".join(f"`{value}`" for value in key.setting.allowed()) or key.bounds() or described(key.hint)
+        )
+        if is_optional(key.hint):
+            allowed += ", or `None`"
+        resume = "yes" if key.setting.resumable else "no"
+        lines.append(f"| `{name}` | `{key.default}` | {allowed} | {key.setting.meaning} | {resume} |")
+    return "\n".join(lines) + "\n"
+
+
+def _built(group: type, values: dict[str, Any], prefix: str = "") -> Any:
+    """A config dataclass from its flat values."""
+    arguments = {}
+    for field in dataclasses.fields(group):
+        name = prefix + field.name
+        nested = dataclasses.is_dataclass(field.default)
+        arguments[field.name] = _built(type(field.default), values, f"{name}.") if nested else values[name]
+    return group(**arguments)
+
+
+def _plain_value(value: Any) -> Any:
+    """Lists, JSON's word for tuples, as tuples; (None,) as None, which earlier command lines made of "None"."""
+    if isinstance(value, list | tuple):
+        value = tuple(map(_plain_value, value))
+        return None if value == (None,) else value
+    return value
+
+
+def _renamed(name: str, value: Any) -> Any:
+    """The value of a key under its new name, if `name` is an earlier one."""
+    if name not in OLD_NAMES:
+        return value
+    values = KEYS[OLD_NAMES[name]].setting.old_values
+    return value if values is None else values.get(value, value)
+
+
+def _from_text(text: str, name: str, key: Key) -> Any:
+    """A value from the command line. Raises ValueError where the text is none of the key's type."""
+    hint = bool if name in OLD_NAMES and key.setting.old_values else plain(key.hint)
+    if text == "None" and is_optional(key.hint):
+        return None
+    if hint is bool:
+        if text.lower() not in _BOOLEANS:
+            raise ValueError(text)
+        return _BOOLEANS[text.lower()]
+    if hint is str:
+        return text
+    if hint in (int, float):
+        return hint(text)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = tuple(part.strip() for part in text.split(","))  # names without quotation marks
+    value = _plain_value(value if isinstance(value, list | tuple) else (value,))
+    if not fits(value, key.hint):
+        raise ValueError(text)
+    return value
+
+
+def _unknown(name: str) -> str:
+    """A sentence about a key that does not exist, with the nearest that does."""
+    leaf = name.split(".")[-1]
+    if leaf in _ELSEWHERE:
+        meant = KEYS[_ELSEWHERE[leaf]]
+        return f"config.{name} does not exist; did you mean config.{meant.name} ({meant.setting.meaning})?"
+    group = name.rpartition(".")[0]
+    inside = [key for key in KEYS if group and key.startswith(f"{group}.")]
+    if inside:
+        leaves = [key.rpartition(".")[2] for key in inside]
+        suggestion = nearest(leaf, leaves)
+        return f"config.{name} does not exist; config.{group} has {', '.join(leaves)}{suggestion}"
+    suggestion = nearest(name, KEYS) or nearest(leaf, [key.rpartition(".")[2] for key in KEYS])
+    groups = dict.fromkeys(key.split(".")[0] for key in KEYS)
+    return f"config.{name} does not exist; the config has {', '.join(groups)}{suggestion}"
+
+
+def _memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

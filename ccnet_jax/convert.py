@@ -37,15 +37,17 @@ from absl import flags, logging
 from flax import traverse_util
 from ml_collections import config_dict, config_flags
 
-from ccnet_jax import checkpoint, errors, torch_weights
 from ccnet_jax import config as configuration
-from ccnet_jax.data.pipeline import DATASETS
-from ccnet_jax.data.voc2012 import palette
+from ccnet_jax import errors
+from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.errors import UserError
+from ccnet_jax.labels import numbered_palette
 from ccnet_jax.models.ccnet import FLAVOURS
 from ccnet_jax.models.resnet import ResNet
-from ccnet_jax.optimizer import sgd
-from ccnet_jax.torch_weights import Key, Naming
+from ccnet_jax.run import checkpoints
+from ccnet_jax.training.optimizers import sgd
+from ccnet_jax.weights import torch_weights
+from ccnet_jax.weights.torch_weights import Key, Naming
 
 SOURCES = ("official", "mmseg", "torchvision", "timm")
 
@@ -300,7 +302,7 @@ def legend_of(config: ml_collections.ConfigDict, num_classes: int, told: Told) -
     if base in DATASETS:
         names, colours = DATASETS[base].CLASSES, DATASETS[base].PALETTE
     else:
-        names, colours = config.data.classes or _numbered(num_classes), palette(num_classes)
+        names, colours = config.data.classes or _numbered(num_classes), numbered_palette(num_classes)
     return Legend(told.classes or names, colours if told.palette is None else told.palette)
 
 
@@ -342,7 +344,7 @@ def import_weights(
             configuration.save(config, folder)
             configuration.save_classes(legend_of(config, found.num_classes, told), folder)
             optimizer = sgd(config.optimizer, config.steps).init(variables["params"])
-            with checkpoint.Checkpoints(folder) as checkpoints:
+            with checkpoints.Checkpoints(folder) as checkpoints:
                 checkpoints.save_last(0, variables, optimizer)
 
     print(f"{source} is a {found}")
@@ -451,13 +453,13 @@ def export_weights(run: pathlib.Path, out: pathlib.Path, which: str, in_place: b
         )
     if in_place and config.model.flavour != "official":
         raise UserError(f"{run} is of the mmseg flavour, whose norms are never in-place; omit --inplace-abn")
-    folder = checkpoint.step_folder(run, which)
+    folder = checkpoints.step_folder(run, which)
     if folder is None:
         raise UserError(
             f"{run} holds no checkpoint {which}; choose another --checkpoint (last, best, a folder)"
         )
 
-    variables = traverse_util.flatten_dict(checkpoint.load_arrays(folder))
+    variables = traverse_util.flatten_dict(checkpoints.load_arrays(folder))
     state = torch_state(
         variables, naming_for(config), in_place, int(folder.name) if folder.name.isdigit() else 0
     )

@@ -1,375 +1,140 @@
-"""Testing as papers do: whole pictures or sliding windows, at one scale or at several with mirror images."""
+"""A trained network as one object: call it on pictures, jit it, ask it for a label map.
 
-import dataclasses
-import functools
-import itertools
+model = ccnet_jax.load("runs/latest")
+logits = jax.jit(model)(images)            # uint8 RGB [B, H, W, 3] -> float32 [B, H, W, classes]
+prediction = model.predict("street.jpg")   # any size; .label, .probabilities, .overlay
+"""
+
+import os
 import pathlib
-import time
-from collections.abc import Callable
 from typing import Any
 
+import flax
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
-import tqdm
-from jax.experimental import multihost_utils
 
-from ccnet_jax import metrics, sharding, visualize
-from ccnet_jax.data import pipeline
-from ccnet_jax.data.files import Source
-from ccnet_jax.data.transforms import scaled_size
+from ccnet_jax import devices, figures
+from ccnet_jax.data.images import decode_image, read_bytes
+from ccnet_jax.errors import UserError
+from ccnet_jax.evaluation import prediction
+from ccnet_jax.evaluation.attention import attention_maps
+from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
 from ccnet_jax.models.ccnet import CCNet
-from ccnet_jax.models.layers import resize_bilinear
-
-# The ratios of "ms + flip" testing, as each code base has them.
-SCALES = {"official": (0.75, 1.0, 1.25, 1.5, 1.75, 2.0), "mmseg": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}
-DRAWN = 8  # pictures an evaluation draws
-_SMALLEST = 32  # pixels a side; what the network takes at least
-_WINDOWS = 4  # of each picture at once through the network
-_BLOCK_BYTES = 2**27  # of full-size logits at once
-
-Predict = Callable[[Any, jax.Array], jax.Array]
+from ccnet_jax.models.config import build_network
+from ccnet_jax.run import checkpoints
+from ccnet_jax.run.folder import RunFolder
 
 
-@dataclasses.dataclass(frozen=True)
-class Testing:
-    """How pictures are tested, in the words of mmsegmentation's configs; without arguments whole as they are.
+@flax.struct.dataclass
+class Prediction:
+    """What a network says of one picture.
 
     Attributes:
-      fit: (long, short) sides of a box into which a picture is resized first, None leaves it.
-      window: (height, width) of sliding windows, None shows the network the whole picture.
-      stride: (down, across) from one window to the next; goes with `window`.
-      scales: ratios of the fitted size at which it is shown.
-      flip: at each of them its mirror image is shown too.
-      average_logits: what is averaged over scales and mirror images: logits, as the authors' code does, or
-        probabilities, as mmsegmentation does.
+      label: uint8 [H, W], the index of the likeliest class.
+      probabilities: float32 [H, W, classes]; they sum to 1.
+      overlay: uint8 [H, W, 3] RGB, the picture with the classes' colours half over it.
     """
 
-    fit: tuple[int, int] | None = None
-    window: tuple[int, int] | None = None
-    stride: tuple[int, int] | None = None
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    average_logits: bool = False
+    label: np.ndarray
+    probabilities: np.ndarray
+    overlay: np.ndarray
 
-    @classmethod
-    def of(cls, config: ml_collections.ConfigDict, ms_flip: bool = False) -> "Testing":
-        """What a run's config says, at one scale, or at the flavour's `SCALES` with mirror images."""
-        testing = cls(config.data.fit, config.eval_window, config.eval_stride)
-        return testing.ms_flip(config.model.flavour) if ms_flip else testing
 
-    def ms_flip(self, flavour: str) -> "Testing":
-        """The same at several scales with mirror images, as the flavour's code averages them."""
-        official = flavour == "official"
-        return dataclasses.replace(self, scales=SCALES[flavour], flip=True, average_logits=official)
+@flax.struct.dataclass(eq=False)
+class Model:
+    """A network with its weights; a pytree, of which the weights are the leaves.
 
-    def __str__(self) -> str:
-        """For example "fit 2049x1025, slide 769x769/513x513, ms-flip"; sizes as the config has them."""
-        words = [] if self.fit is None else ["fit {}x{}".format(*self.fit)]
-        if self.window is None:
-            words += ["whole"]
-        else:
-            words += ["slide {}x{}/{}x{}".format(*self.window, *self.stride)]
-        if self.scales in SCALES.values() and self.flip:
-            words += ["ms-flip"]
-        elif self.scales != (1.0,) or self.flip:
-            words += [f"scales {', '.join(map(str, self.scales))}", *["flip"] * self.flip]
-        return ", ".join(words)
+    `jax.jit(model)`, `jax.vmap(model)` and `jax.jit(lambda model, images: model(images))` work; a batch that
+    is split over devices stays so, if the weights lie on all of them (`jax.device_put(model, sharding)`).
 
-    def passes(self) -> list[tuple[float, bool]]:
-        """(scale, mirrored or not) of every pass through the network."""
-        return list(itertools.product(self.scales, (False, True) if self.flip else (False,)))
+    Attributes:
+      variables: {"params", "batch_stats"}.
+      network: the Flax module.
+      classes: names.
+      colours: (red, green, blue) of each class.
+      mode: how `predict` tests a picture; `replace(mode=...)` changes it.
+    """
+
+    variables: Any
+    network: CCNet = flax.struct.field(pytree_node=False)
+    classes: tuple[str, ...] = flax.struct.field(pytree_node=False)
+    colours: tuple[tuple[int, int, int], ...] = flax.struct.field(pytree_node=False)
+    mode: TestMode = flax.struct.field(pytree_node=False, default=WHOLE)
 
     @property
-    def sums_probabilities(self) -> bool:
-        """Whether `scorer` sums probabilities, not logits."""
-        return len(self.passes()) > 1 and not self.average_logits
+    def palette(self) -> np.ndarray:
+        """The classes' colours, uint8 [classes, 3] RGB."""
+        return np.array(self.colours, np.uint8)
 
-    def shown_size(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
-        """The (height, width) at which a picture of `size` is shown at one of the scales."""
-        sides = scaled_size(size, self.fit, scale)
-        return tuple(max(side, _SMALLEST) for side in sides)
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """RGB pictures uint8 (or floating, 0 to 255) [B, H, W, 3] -> logits float32 [B, H, W, classes]."""
+        return self.network.apply(self.variables, images)[0]
 
+    def predict(self, image: str | os.PathLike | np.ndarray) -> Prediction:
+        """What the network says of one picture, shown to it as `mode` says.
 
-WHOLE = Testing()
+        Args:
+          image: a file's path, or uint8 [H, W, 3] RGB of any size.
 
-
-def predictor(model: CCNet, testing: Testing = WHOLE) -> Predict:
-    """(variables, images uint8 [B, H, W, 3]) -> predicted classes uint8 [B, H, W].
-
-    Pictures are resized on the device, bilinearly and with half-pixel centres. Logits are upsampled, as the
-    model does it, to the size in which pictures were shown and from there to their own, a block of rows at
-    a time: all of them never lie in memory at once, unless several scales or windows are summed. All is
-    compiled inside; the network, which takes most of the time, once for each size in which it is shown
-    pictures or windows, whatever the pictures' own sizes.
-    """
-    scores = scorer(model, testing)
-
-    def predict(variables: Any, images: jax.Array) -> jax.Array:
-        if len(testing.passes()) > 1:
-            return _largest(scores(variables, images))
-        logits, rows, columns = _shown_logits(model, variables, images, testing, *testing.passes()[0])
-        return _largest_resized(logits, rows, columns)[:, : images.shape[1]]
-
-    return predict
+        Raises:
+          UserError: the file cannot be read, or the array is no such picture.
+        """
+        image = read_picture(image)
+        where = jax.tree.leaves(self.variables)[0].sharding
+        images = jax.device_put(image[None], where)
+        scores = prediction.scorer(self.network, self.mode)(self.variables, images)[0]
+        probabilities = np.asarray(_normalized(scores, self.mode.sums_probabilities))
+        label = probabilities.argmax(-1).astype(np.uint8)
+        return Prediction(label, probabilities, figures.overlay(image, label, self.palette))
 
 
-def scorer(model: CCNet, testing: Testing = WHOLE) -> Predict:
-    """(variables, images uint8 [B, H, W, 3]) -> scores float32 [B, H, W, classes], of which the largest wins.
-
-    They are the sum of probabilities over scales and mirror images, or of logits where there is but one of
-    them or where `testing` averages those (`testing.sums_probabilities`).
-    """
-
-    def scores(variables: Any, images: jax.Array) -> jax.Array:
-        total = None
-        for scale, mirror in testing.passes():
-            logits, rows, columns = _shown_logits(model, variables, images, testing, scale, mirror)
-            if total is None:
-                blocks = _blocks(images.shape, model.num_classes)
-                shape = (len(images), *blocks, images.shape[2], model.num_classes)
-                total = jnp.zeros(shape, device=images.sharding)
-            total = _add(total, logits, rows, columns, testing.sums_probabilities)
-        height = total.shape[1] * total.shape[2]
-        return total.reshape(len(images), height, *total.shape[3:])[:, : images.shape[1]]
-
-    return scores
+@jax.jit
+def _normalized(scores: jax.Array, are_probabilities: jax.Array) -> jax.Array:
+    return jnp.where(are_probabilities, scores / scores.sum(-1, keepdims=True), jax.nn.softmax(scores))
 
 
-def evaluate(
-    predict: Predict,
-    variables: Any,
-    source: Source,
-    batch_size: int,
-    pictures: pathlib.Path | None = None,
-    limit: int | None = None,
-    labels: pathlib.Path | None = None,
-) -> dict[str, Any]:
-    """Scores of the network on every picture of `source`, at the pictures' own sizes.
+def read_picture(image: str | os.PathLike | np.ndarray) -> np.ndarray:
+    """A file or an array as uint8 [H, W, 3] RGB. Raises UserError where it is none."""
+    if not isinstance(image, str | os.PathLike):
+        image = np.asarray(image)
+        if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
+            raise UserError(
+                f"a picture must be uint8 [H, W, 3] RGB, not {image.dtype} {list(image.shape)}; convert it"
+            )
+        return image
+    return decode_image(read_bytes(pathlib.Path(image), "correct the path"), image)
 
-    Each process predicts its share of the pictures on its own devices; the counts are added up.
+
+def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Model:
+    """The network of a run, or of a converted checkpoint.
 
     Args:
-      predict: from `predictor`.
-      variables: of the network, on all devices.
-      source: the pictures.
-      batch_size: pictures at once, of each process; raised to a multiple of its devices.
-      pictures: folder for the first `DRAWN` comparisons, None for none.
-      limit: take only the first pictures.
-      labels: folder for all predictions as 8-bit PNGs in the data set's own numbers, None for none.
+      folder: of the run.
+      checkpoint_name: "last", "best", or the folder of a checkpoint.
 
-    Returns:
-      `metrics.scores`, the "confusion" matrix behind them, "pictures" (their number) and "images_per_second".
+    Raises:
+      UserError: there is no run or checkpoint.
     """
-    mesh = sharding.data_mesh(jax.local_devices())
-    variables = sharding.on_this_process(variables, mesh)
-    batch_size = -(-batch_size // mesh.size) * mesh.size
-    process, processes = jax.process_index(), jax.process_count()
-    count = min(limit or len(source), len(source))
-    confusion = np.zeros((len(source.classes), len(source.classes)), np.int64)
-    started = time.perf_counter()
-    with tqdm.tqdm(
-        total=len(range(process, count, processes)), unit="image", leave=False, disable=process != 0
-    ) as bar:
-        for batch in pipeline.evaluation_batches(source, count, batch_size, process, processes):
-            predicted = np.asarray(
-                predict(variables, jax.device_put(batch["image"], sharding.batch_sharding(mesh)))
-            )
-            confusion += metrics.confusion_matrix(batch["label"], predicted, len(source.classes))
-            for i, index in enumerate(batch["index"]):
-                if labels is not None and index >= 0:
-                    visualize.save_grey(labels / f"{source.name(index)}.png", source.numbers[predicted[i]])
-                if pictures is not None and 0 <= index < DRAWN:
-                    drawing = visualize.comparison(
-                        batch["image"][i], batch["label"][i], predicted[i], source.classes, source.palette
-                    )
-                    visualize.save_picture(pictures / f"{source.name(index)}.png", drawing)
-            bar.update(int((batch["index"] >= 0).sum()))
-    seconds = time.perf_counter() - started
-    if processes > 1:  # as int32 halves: JAX keeps no int64 unless told
-        halves = multihost_utils.process_allgather(confusion.view(np.int32))
-        confusion = np.ascontiguousarray(halves).view(np.int64).sum(0)
-    return {
-        **metrics.scores(confusion),
-        "confusion": confusion.tolist(),
-        "pictures": count,
-        "images_per_second": count / seconds,
-    }
+    run = RunFolder.at(folder)
+    config = run.load_config()
+    classes = run.load_classes()
+    network = build_network(config.model, len(classes.names), config.dtype)
+    like = checkpoints.variables_like(network, devices.data_mesh(jax.local_devices()[:1]))
+    variables, _ = checkpoints.load_variables(run, checkpoint_name, like)
+    colours = tuple(tuple(map(int, colour)) for colour in classes.palette)
+    return Model(variables, network, classes.names, colours, config.test_mode())
 
 
-def window_starts(side: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows that cover a side; the last one is moved back inside."""
-    count = max(side - window + stride - 1, 0) // stride + 1
-    return [max(min(i * stride, side - window), 0) for i in range(count)]
+def attention_map(model: Model, image: str | os.PathLike | np.ndarray, point: tuple[int, int]) -> np.ndarray:
+    """What a pixel attends to after each loop, float32 [loops, h, w]; see `evaluation.attention`.
 
+    Args:
+      model: with the context "rcca".
+      image: a file's path, or uint8 [H, W, 3] RGB.
+      point: (row, column) in the picture.
 
-def _shown_logits(
-    model: CCNet, variables: Any, images: jax.Array, testing: Testing, scale: float, mirror: bool
-) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """Logits of the pictures shown at one scale, and what resizes them to the pictures' own size.
-
-    Returns:
-      logits [B, h, w, classes], mirrored back; `rows` [blocks, rows of a block, h] and `columns` [W, w],
-      weights to multiply them with; None where logits have the pictures' size.
+    Raises:
+      UserError: another context, a point outside the picture, no such file.
     """
-    size = images.shape[1:3]
-    shown = testing.shown_size(size, scale)
-    x = _shown(images, shown, mirror)
-    if testing.window is None:
-        logits = _network(model, variables, x)
-    else:
-        logits = _slid(model, variables, x, testing.window, testing.stride)
-    if mirror:
-        logits = logits[:, :, ::-1]
-    if logits.shape[1:3] == size:
-        return logits, None, None
-    rows, columns = (
-        _resizing((there, between, own), model.aligned)
-        for there, between, own in zip(logits.shape[1:3], shown, size, strict=True)
-    )
-    blocks, rows_of_a_block = _blocks(images.shape, model.num_classes)
-    padding = ((0, blocks * rows_of_a_block - size[0]), (0, 0))
-    return logits, np.pad(rows, padding).reshape(blocks, rows_of_a_block, -1), columns
-
-
-def _blocks(shape: tuple[int, ...], num_classes: int) -> tuple[int, int]:
-    """In how many blocks of rows the scores of pictures [B, H, W, 3] are made, and the rows of each."""
-    blocks = -(-shape[0] * shape[1] * shape[2] * num_classes * 4 // _BLOCK_BYTES)
-    return blocks, -(-shape[1] // blocks)
-
-
-def _slid(
-    model: CCNet, variables: Any, x: jax.Array, window: tuple[int, int], stride: tuple[int, int]
-) -> jax.Array:
-    """The network's logits [B, h, w, classes] for pictures x [B, h, w, 3], averaged where windows overlap.
-
-    A window larger than the picture is cut to it. Windows go through the network `_WINDOWS` at a time.
-    """
-    size = x.shape[1:3]
-    window = tuple(map(min, window, size))
-    tops, lefts = map(window_starts, size, window, stride)
-    corners = np.array(list(itertools.product(tops, lefts)), np.int32)
-    at_once = min(_WINDOWS, len(corners))
-    total = jnp.zeros((*x.shape[:3], model.num_classes), device=x.sharding)
-    for i in range(0, len(corners), at_once):
-        some = corners[i : i + at_once]
-        missing = at_once - len(some)  # of the last: filled with windows that count nothing
-        counts = np.pad(np.ones(len(some), np.float32), (0, missing))
-        some = np.pad(some, ((0, missing), (0, 0)), mode="edge")
-        logits = _network(model, variables, _cut(x, some, window))
-        total = _add_windows(total, logits, some, counts, window, model.aligned)
-    # a pixel's windows are those over its row times those over its column
-    rows, columns = map(_windows_over, size, window, (tops, lefts))
-    return _divided(total, rows, columns)
-
-
-def _windows_over(side: int, window: int, starts: list[int]) -> np.ndarray:
-    """How many of the windows lie over each pixel of a side, float32 [side]."""
-    pixel, first = np.arange(side)[:, None], np.array(starts)
-    return ((first <= pixel) & (pixel < first + window)).sum(1).astype(np.float32)
-
-
-@functools.lru_cache(maxsize=64)
-def _resizing(sides: tuple[int, ...], align_corners: bool) -> np.ndarray:
-    """Weights float32 [last, first] that resize a side through all of `sides`, as `resize_bilinear` does."""
-    weights = np.eye(sides[0])
-    for side, out in itertools.pairwise(sides):
-        if align_corners:
-            position = np.arange(out) * (side - 1) / max(out - 1, 1)
-        else:
-            position = np.clip((np.arange(out) + 0.5) * side / out - 0.5, 0, side - 1)
-        away = np.abs(position[:, None] - np.arange(side))
-        weights = np.maximum(1 - away, 0) @ weights if side != out else weights
-    return weights.astype(np.float32)
-
-
-# The steps of a prediction are programs of their own, so that the network's, slow to compile, does not depend
-# on the size of the pictures that windows are cut from, nor on the size to which logits are upsampled.
-
-
-@functools.partial(jax.jit, static_argnames="model")
-def _network(model: CCNet, variables: Any, x: jax.Array) -> jax.Array:
-    """Logits as the head gives them, an eighth of each side."""
-    return model.apply(variables, x, upsample=False)[0]
-
-
-@functools.partial(jax.jit, static_argnames="size")
-def _shown(images: jax.Array, size: tuple[int, int], mirror: jax.Array) -> jax.Array:
-    """float32 of `size`, as OpenCV resizes, mirrored if `mirror`."""
-    x = resize_bilinear(images.astype(jnp.float32), size, align_corners=False)
-    return jnp.where(mirror, x[:, :, ::-1], x)
-
-
-@functools.partial(jax.jit, static_argnames="window")
-def _cut(x: jax.Array, corners: jax.Array, window: tuple[int, int]) -> jax.Array:
-    """The windows at N corners of every picture, [B * N, *window, 3], a picture's one after the other."""
-    size = (x.shape[0], *window, x.shape[3])
-    parts = jax.vmap(lambda corner: jax.lax.dynamic_slice(x, (0, *corner, 0), size), out_axes=1)(corners)
-    return parts.reshape(-1, *parts.shape[2:])
-
-
-@functools.partial(jax.jit, static_argnames=("window", "align_corners"), donate_argnames="total")
-def _add_windows(
-    total: jax.Array,
-    logits: jax.Array,
-    corners: jax.Array,
-    counts: jax.Array,
-    window: tuple[int, int],
-    align_corners: bool,
-) -> jax.Array:
-    """`total` with the windows' logits, upsampled to their size, times `counts`, added at the corners."""
-    logits = logits.reshape(total.shape[0], len(corners), *logits.shape[1:])
-    for i in range(len(corners)):
-        part = counts[i] * resize_bilinear(logits[:, i], window, align_corners)
-        start = (0, corners[i, 0], corners[i, 1], 0)
-        there = jax.lax.dynamic_slice(total, start, part.shape)
-        total = jax.lax.dynamic_update_slice(total, there + part, start)
-    return total
-
-
-@functools.partial(jax.jit, donate_argnames="total")
-def _divided(total: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    return total / (rows[:, None, None] * columns[:, None])
-
-
-@functools.partial(jax.jit, static_argnames="probabilities", donate_argnames="total")
-def _add(
-    total: jax.Array,
-    logits: jax.Array,
-    rows: jax.Array | None,
-    columns: jax.Array | None,
-    probabilities: bool,
-) -> jax.Array:
-    """`total` [B, blocks, rows of a block, W, classes] with the resized logits, or their softmax, added."""
-    scores = jax.nn.softmax if probabilities else lambda logits: logits
-    if rows is None:
-        missing = total.shape[1] * total.shape[2] - logits.shape[1]  # rows of the last block
-        padded = jnp.pad(scores(logits), ((0, 0), (0, missing), (0, 0), (0, 0)))
-        return total + padded.reshape(total.shape)
-
-    def add_block(i: int, total: jax.Array) -> jax.Array:
-        return total.at[:, i].add(scores(_resized_block(logits, rows[i], columns)))
-
-    return jax.lax.fori_loop(0, len(rows), add_block, total)
-
-
-@jax.jit
-def _largest_resized(logits: jax.Array, rows: jax.Array | None, columns: jax.Array | None) -> jax.Array:
-    """The classes [B, >= H, W] of the largest resized logits, of which it holds only a block at a time."""
-    if rows is None:
-        return _largest(logits)
-    blocks = jax.lax.map(lambda block: _largest(_resized_block(logits, block, columns)), rows)
-    return jnp.moveaxis(blocks, 0, 1).reshape(len(logits), -1, len(columns))
-
-
-def _resized_block(logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-    """logits [B, h, w, K], rows [r, h], columns [W, w] -> [B, r, W, K], in full float32 on any device."""
-    exact = jax.lax.Precision.HIGHEST
-    part = jnp.einsum("rh,bhwk->brwk", rows, logits, precision=exact)
-    return jnp.einsum("Ww,brwk->brWk", columns, part, precision=exact)
-
-
-@jax.jit
-def _largest(scores: jax.Array) -> jax.Array:
-    return scores.argmax(-1).astype(jnp.uint8)
+    return attention_maps(model.network, model.variables, read_picture(image), point)

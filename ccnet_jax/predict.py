@@ -13,24 +13,24 @@ predictions with these numbers of loops.
 import collections
 import pathlib
 
-import tqdm
-from absl import flags, logging
-
-from ccnet_jax import errors, visualize
+from ccnet_jax import command_line, figures
 from ccnet_jax.errors import UserError
-from ccnet_jax.model import Model, load, read_picture
+from ccnet_jax.inference import Model, attention_map, load, read_picture
+from ccnet_jax.models.ccnet import FLAVOURS
+from ccnet_jax.progress import progress_bar
+from ccnet_jax.run.folder import LATEST
 
 _KINDS = ("", "-overlay", "-figure", "-attention", "-loops")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def pictures(paths: tuple[str, ...]) -> dict[str, pathlib.Path]:
+def pictures(paths: list[str]) -> dict[str, pathlib.Path]:
     """{name for the results: file} of files, and of folders' pictures.
 
     Raises UserError where a path is not there, or a folder holds no picture.
     """
     files = []
-    for path in map(pathlib.Path, paths):
+    for path in (pathlib.Path(text).expanduser() for text in paths):
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
             if not inside:
@@ -39,7 +39,7 @@ def pictures(paths: tuple[str, ...]) -> dict[str, pathlib.Path]:
         elif path.is_file():
             files.append(path)
         else:
-            raise UserError(f"{path} is not there; name pictures or folders of pictures")
+            raise UserError(f"{path} does not exist; name pictures or folders of pictures")
     stems = collections.Counter(path.stem for path in files)
     names = {path.stem if stems[path.stem] == 1 else path.name.replace(".", "-"): path for path in files}
     if len(names) < len(files):
@@ -65,16 +65,14 @@ def label_picture(
     """Write the results for one picture, as OUT/NAME is."""
     image = read_picture(path)
     prediction = model.predict(image)
-    visualize.save_labels(out.with_name(out.name + ".png"), prediction.label, model.palette)
-    visualize.save_picture(out.with_name(out.name + "-overlay.png"), prediction.overlay)
-    figure = visualize.prediction_figure(
-        image, {"prediction": prediction.label}, model.classes, model.palette
-    )
-    visualize.save_picture(out.with_name(out.name + "-figure.png"), figure)
+    figures.save_labels(out.with_name(out.name + ".png"), prediction.label, model.palette)
+    figures.save_picture(out.with_name(out.name + "-overlay.png"), prediction.overlay)
+    figure = figures.prediction_figure(image, {"prediction": prediction.label}, model.classes, model.palette)
+    figures.save_picture(out.with_name(out.name + "-figure.png"), figure)
     if point is not None:
-        maps = visualize.attention_map(model, image, point)
-        visualize.save_picture(
-            out.with_name(out.name + "-attention.png"), visualize.attention_figure(image, maps, point)
+        maps = attention_map(model, image, point)
+        figures.save_picture(
+            out.with_name(out.name + "-attention.png"), figures.attention_figure(image, maps, point)
         )
     if loops:
         labels = {
@@ -83,39 +81,57 @@ def label_picture(
             .label
             for n in loops
         }
-        figure = visualize.prediction_figure(image, labels, model.classes, model.palette)
-        visualize.save_picture(out.with_name(out.name + "-loops.png"), figure)
+        figure = figures.prediction_figure(image, labels, model.classes, model.palette)
+        figures.save_picture(out.with_name(out.name + "-loops.png"), figure)
 
 
-def main(*paths: str) -> None:
+def main() -> None:
     """The program."""
-    logging.set_verbosity(logging.ERROR)
-    given = flags.FLAGS
-    files = pictures(paths)
-    point = errors.whole_numbers("--attention", given.attention, "ROW,COLUMN") if given.attention else None
-    loops = errors.whole_numbers("--loops", given.loops, "N,...") if given.loops else ()
-    if any(n < 1 for n in loops):
-        raise UserError(f"--loops={given.loops} must be 1 or more each")
-    model = load(given.workdir, given.checkpoint)
-    if given["ms-flip"].value:
-        model = model.replace(testing=model.testing.ms_flip(model.network.flavour))
+    arguments = flags().parsed()
+    command_line.run_parts(arguments)
+    files = pictures(arguments.images)
+    point = loops = None
+    if arguments.attention:
+        point = command_line.whole_numbers("--attention", arguments.attention, "ROW,COLUMN")
+    if arguments.loops:
+        loops = command_line.whole_numbers("--loops", arguments.loops, "N,...")
+        if any(n < 1 for n in loops):
+            raise UserError(f"--loops={arguments.loops} must be 1 or more each")
+    model = load(arguments.workdir, arguments.checkpoint)
+    if arguments.ms_flip:
+        model = model.replace(mode=model.mode.ms_flip(FLAVOURS[model.network.flavour]))
     if (point or loops) and model.network.context != "rcca":
         raise UserError(
-            f"--attention and --loops are RCCA's; the network in {given.workdir} has the context "
+            f"--attention and --loops are RCCA's; the network in {arguments.workdir} has the context "
             f"{model.network.context!r}"
         )
-    out = pathlib.Path(given.out)
+    out = pathlib.Path(arguments.out).expanduser()
     check_out(out, files)
-    for name, path in tqdm.tqdm(files.items(), unit="picture", dynamic_ncols=True):
-        label_picture(model, path, out / name, point, loops)
+    for name, path in progress_bar(files.items(), unit="picture"):
+        label_picture(model, path, out / name, point, loops or ())
     print(f"{len(files)} pictures labelled in {out}")
 
 
-if __name__ == "__main__":  # the flags too: who imports this has a --workdir of their own
-    flags.DEFINE_string("workdir", "runs/latest", "folder of the run, or of a converted checkpoint")
-    flags.DEFINE_string("checkpoint", "last", "last, best, or the folder of a checkpoint")
-    flags.DEFINE_string("out", "predictions", "folder for the results")
-    flags.DEFINE_bool("ms-flip", False, "average over several scales and mirror images")
-    flags.DEFINE_string("attention", None, "ROW,COLUMN of a pixel, to draw what it attends to")
-    flags.DEFINE_string("loops", None, "numbers of loops to compare, for example 1,2,3")
-    errors.run(main, "pictures or folders to label")
+def flags() -> command_line.Parser:
+    """The command line."""
+    parser = command_line.Parser("ccnet_jax.predict", __doc__)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures or folders to label")
+    parser.add_argument(
+        "--workdir",
+        default=str(LATEST),
+        metavar="RUN",
+        help="folder of the run, or of a converted checkpoint",
+    )
+    parser.add_parts()
+    parser.add_argument("--checkpoint", default="last", help="last, best, or the folder of a checkpoint")
+    parser.add_argument("--out", default="predictions", help="folder for the results")
+    parser.add_argument(
+        "--ms-flip", action="store_true", help="average over several scales and mirror images"
+    )
+    parser.add_argument("--attention", metavar="ROW,COLUMN", help="draw what that pixel attends to")
+    parser.add_argument("--loops", metavar="N,...", help="numbers of loops to compare, for example 1,2,3")
+    return parser
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,188 +1,112 @@
 """Train CCNet.
 
-    python -m ccnet_jax.train --config configs/NAME.py[:VARIANT] [--workdir DIR] [--config.KEY=VALUE ...]
+    python -m ccnet_jax.train --config NAME[:VARIANT] [--workdir DIR] [--config.KEY=VALUE ...]
+    python -m ccnet_jax.train --resume [RUN]        # go on with a run, by default the newest
+    python -m ccnet_jax.train --list                # all configs and variants with their published scores
+    python -m ccnet_jax.train --config NAME --show  # every key of a config
 
-The same command with the same --workdir goes on where the run was stopped, killed or cut off. A run's
-folder holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best} and pictures/.
+The same command with the same --workdir goes on where the run was stopped, killed or cut off. The folder of a
+run holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best} and pictures/.
 """
 
+import argparse
 import contextlib
-import datetime
 import functools
+import json
 import math
-import os
-import pathlib
-import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
-import ml_collections
-import optax
-import tqdm
-from absl import flags, logging
-from jax.experimental import multihost_utils
-from ml_collections import config_flags
 
+from ccnet_jax import command_line, config_files, devices
 from ccnet_jax import config as configuration
-from ccnet_jax import errors, losses, pretrained, sharding
-from ccnet_jax.checkpoint import Checkpoints
+from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
-from ccnet_jax.data.files import Source
+from ccnet_jax.data.sources import Source
+from ccnet_jax.devices import say
 from ccnet_jax.errors import UserError
-from ccnet_jax.inference import DRAWN, Testing, evaluate, predictor
-from ccnet_jax.logs import MetricLog
-from ccnet_jax.models.ccnet import CCNet
-from ccnet_jax.optimizer import poly_schedule, sgd
-
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="configs/NAME.py[:VARIANT]")
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "folder of the run, new or to go on with; default runs/NAME-DATE-TIME"
-)
-
-
-@flax.struct.dataclass
-class State:
-    """All that training changes: step int32 [], {"params", "batch_stats"}, the optimizer's buffers."""
-
-    step: jax.Array
-    variables: Any
-    optimizer: Any
+from ccnet_jax.evaluation.evaluate import DRAWN, evaluate
+from ccnet_jax.evaluation.prediction import predictor
+from ccnet_jax.models.config import build_network
+from ccnet_jax.progress import progress_bar
+from ccnet_jax.run.checkpoints import Checkpoints
+from ccnet_jax.run.folder import LATEST, RunFolder
+from ccnet_jax.run.metric_log import MetricLog
+from ccnet_jax.training.optimizers import build_optimizer
+from ccnet_jax.training.schedules import build_schedule
+from ccnet_jax.training.step import State, initial_state, make_train_step
+from ccnet_jax.training.stopping import StopSignal
+from ccnet_jax.weights import pretrained
+from kernels.criss_cross import IMPLEMENTATIONS
 
 
-def initial_state(model: CCNet, optimizer: optax.GradientTransformation, seed: int) -> State:
-    """Random weights (gamma 0), running mean 0 and variance 1, empty buffers."""
-    variables = model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
-    return State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
-
-
-def make_loss(model: CCNet, loss: Any) -> Callable[..., tuple[jax.Array, Any]]:
-    """The training loss: main head's (OHEM) cross-entropy + auxiliary_weight * the auxiliary head's."""
-    main_loss = losses.cross_entropy
-    if loss.ohem:
-        main_loss = functools.partial(
-            losses.ohem_cross_entropy, threshold=loss.ohem_threshold, min_kept=loss.ohem_min_kept
-        )
-
-    def loss_fn(params: Any, batch_stats: Any, batch: dict[str, jax.Array], key: jax.Array):
-        """-> loss [], (metrics, the new batch_stats)."""
-        (logits, auxiliary), updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            batch["image"],
-            train=True,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
-        main = main_loss(logits, batch["label"])
-        side = losses.cross_entropy(auxiliary, batch["label"])
-        total = main + loss.auxiliary_weight * side
-        return total, ({"loss": total, "main_loss": main, "auxiliary_loss": side}, updated["batch_stats"])
-
-    return loss_fn
-
-
-def make_train_step(
-    model: CCNet, optimizer: optax.GradientTransformation, loss: Any, seed: int
-) -> Callable[[State, dict[str, jax.Array]], tuple[State, dict[str, jax.Array]]]:
-    """(state, batch) -> (state, metrics), compiled.
-
-    The batch is {"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}, split over the mesh; since the
-    program is written for the whole batch, its mean loss, gradients and batch statistics are the
-    global batch's on any number of devices. The state's buffers are reused.
-    """
-    gradient = jax.value_and_grad(make_loss(model, loss), has_aux=True)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state: State, batch: dict[str, jax.Array]):
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
-        params = state.variables["params"]
-        (_, (metrics, batch_stats)), gradients = gradient(params, state.variables["batch_stats"], batch, key)
-        metrics["gradient_norm"] = optax.tree.norm(gradients)
-        updates, buffers = optimizer.update(gradients, state.optimizer, params)
-        params = optax.apply_updates(params, updates)
-        metrics["parameter_norm"] = optax.tree.norm(params)
-        return State(state.step + 1, {"params": params, "batch_stats": batch_stats}, buffers), metrics
-
-    return train_step
-
-
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-    """Train to `config.steps` updates in `workdir`, from its last checkpoint if it has one."""
+def train(config: Config, run: RunFolder) -> None:
+    """Train to `config.steps` updates in the folder of the run, from its last checkpoint if it has one."""
     # ---------------------------------------------------------------- set up
-    configuration.check(config)
-    if config.pretrained and not Checkpoints.there(workdir):
+    if config.pretrained and not Checkpoints.exists(run):
         pretrained.check_path(config.pretrained)
     if config.distributed:
-        join_hosts()
-    configuration.check_device(config)
+        devices.join_hosts()
     process, processes = jax.process_index(), jax.process_count()
-    if processes > 1 and config.batch_size % jax.device_count():
-        raise UserError(
-            f"config.batch_size={config.batch_size} cannot be split evenly over the {jax.device_count()} "
-            f"devices of {processes} hosts; choose a multiple"
-        )
+    check_devices(config)
     train_source = pipeline.open_source(config.data, config.data.train_split)
     eval_source = pipeline.open_source(config.data, config.data.eval_split) if config.eval_every else None
-    prepare_workdir(config, train_source, workdir)
+    prepare_folder(config, train_source, run)
 
-    # ------------------------------------------------- mesh, model, optimizer
-    mesh = sharding.data_mesh(jax.devices()[: math.gcd(config.batch_size, jax.device_count())])
-    model = configuration.build_model(config, len(train_source.classes))
-    optimizer = sgd(config.optimizer, config.steps)
-    schedule = poly_schedule(config.optimizer, config.steps)
+    # ------------------------------------------------- mesh, network, optimizer
+    mesh = devices.data_mesh(jax.devices()[: math.gcd(config.batch_size, jax.device_count())])
+    network = build_network(config.model, len(train_source.classes), config.dtype)
+    optimizer = build_optimizer(config.optimizer, config.steps)
+    schedule = build_schedule(config.optimizer, config.steps)
     state = jax.jit(
-        functools.partial(initial_state, model, optimizer, config.seed),
-        out_shardings=sharding.replicated(mesh),
+        functools.partial(initial_state, network, optimizer, config.seed),
+        out_shardings=devices.replicated(mesh),
     )()
 
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
         # ---------------------------------------------- resume, or pretrained
-        checkpoints = closing.enter_context(Checkpoints(workdir))
+        checkpoints = closing.enter_context(Checkpoints(run))
         resumed = checkpoints.latest_step()  # 0 of a converted checkpoint
         start = resumed or 0
         if resumed is not None:
             checkpoints.drop_best_after(start)
             variables, buffers = checkpoints.restore_last(state.variables, state.optimizer)
             state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
-            say(f"going on from step {start} of {workdir}")
+            say(f"going on from step {start} of {run}")
         elif config.pretrained:
             state = state.replace(variables=pretrained.load_backbone(config.pretrained, state.variables))
         if start >= config.steps:
-            say(f"{workdir} has all its {config.steps} steps; nothing to train")
+            say(f"{run} has all its {config.steps} steps; nothing to train")
             return
 
         # ------------------------------------------------------------- data
         batches = pipeline.train_batches(
             train_source, config.data, config.batch_size, config.seed, start, process, processes
         )
-        batches = sharding.prefetched(batches, mesh)
+        batches = devices.prefetched(batches, mesh)
 
         # ------------------------------------------------------------ steps
-        train_step = make_train_step(model, optimizer, config.loss, config.seed)
-        predict = predictor(model, Testing.of(config))
-        log = closing.enter_context(MetricLog(workdir, start, enabled=process == 0))
+        train_step = make_train_step(network, optimizer, config.loss, config.seed)
+        predict = predictor(network, config.test_mode())
+        log = closing.enter_context(MetricLog(run, start, enabled=process == 0))
         stop = closing.enter_context(StopSignal())
         parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
         say(
             f"{parameters:,} parameters, {mesh.size} of {jax.device_count()} devices "
-            f"({jax.devices()[0].device_kind}), run folder {workdir}"
+            f"({jax.devices()[0].device_kind}), run folder {run}"
         )
 
-        bar = tqdm.tqdm(
-            total=config.steps, initial=start, unit="step", dynamic_ncols=True, disable=process != 0
-        )
+        bar = progress_bar(total=config.steps, initial=start, unit="step", disable=process != 0)
         closing.enter_context(bar)
         since, last_logged, metrics = time.perf_counter(), start, {}
         for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
             jax.block_until_ready(metrics)  # one step ahead of the devices and no more: Ctrl-C is prompt
             state, metrics = train_step(state, batch)
             bar.update()
-            if step == start + 1:
-                point_latest(workdir)
+            if step == start + 1 and process == 0:
+                run.point_latest()
             final = step == config.steps
             log_due = final or step % config.log_every == 0
             checkpoint_due = final or step % config.checkpoint_every == 0
@@ -197,7 +121,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                     raise UserError(
                         f"at step {step} the loss is {values['loss']} and the gradient's norm "
                         f"{values['gradient_norm']}: lower --config.optimizer.learning_rate, in another "
-                        f"--workdir; {workdir} keeps its last good checkpoint"
+                        f"--workdir; {run} keeps its last good checkpoint"
                     )
                 now = time.perf_counter()
                 rate = config.batch_size * (step - last_logged) / (now - since)
@@ -217,7 +141,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                     state.variables,
                     eval_source,
                     config.eval_batch_size,
-                    workdir / "pictures" / split,
+                    run.pictures(split),
                 )
                 log.write(
                     step, {f"{split}/{name}": result[name] for name in ("mIoU", "mAcc", "pixel_accuracy")}
@@ -234,103 +158,79 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 since = time.perf_counter()
             if stopped_by and not final:
                 bar.close()
-                say(
-                    f"stopped after step {step}; the same command with --workdir {workdir} goes on from there"
-                )
+                say(f"stopped after step {step}; the same command with --workdir {run} goes on from there")
                 sys.exit(128 + stopped_by)
 
         # ---------------------------------------------------------- the end
         if not config.eval_every:  # no validation has drawn pictures
             split = config.data.train_split
-            pictures = workdir / "pictures" / split
+            pictures = run.pictures(split)
             evaluate(predict, state.variables, train_source, config.eval_batch_size, pictures, limit=DRAWN)
-    say(f"finished; pictures in {workdir / 'pictures'}, scores: python -m ccnet_jax.eval --workdir {workdir}")
+    say(f"finished; pictures in {run.path / 'pictures'}, scores: python -m ccnet_jax.eval --workdir {run}")
 
 
-class StopSignal:
-    """Inside `with`, a first Ctrl-C or SIGTERM is noted, so that training ends after a step, saved.
-
-    A second one ends the process at once.
-    """
-
-    def __enter__(self) -> "StopSignal":
-        self._received = 0
-        self._before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: Any) -> None:
-        self._received = number
-        for other in self._before:
-            signal.signal(other, signal.SIG_DFL)
-
-    def agreed(self) -> int:
-        """The signal's number, 0 for none; the same in all processes, whichever of them received one."""
-        if jax.process_count() == 1:
-            return self._received
-        return int(multihost_utils.process_allgather(jnp.int32(self._received)).max())
-
-
-def say(line: str) -> None:
-    """Print, in the first process only."""
-    if jax.process_index() == 0:
-        print(line, flush=True)
-
-
-def join_hosts() -> None:
-    """Connect this process with the run's others. Raises UserError where nothing says how."""
-    try:
-        jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
+def check_devices(config: Config) -> None:
+    """Raise UserError where the devices at hand cannot run the config. Starts JAX: hosts must have joined."""
+    name = config.model.implementation
+    if name is not None and (reason := IMPLEMENTATIONS[name].unavailable()):
         raise UserError(
-            f"config.distributed is True but the hosts cannot find one another ({error}); start under SLURM, "
-            "Open MPI or Kubernetes, or leave it False on one machine"
-        ) from None
+            f"config.model.implementation={name!r} {reason}; leave it None, which chooses what runs here"
+        )
+    if jax.process_count() > 1 and config.batch_size % jax.device_count():
+        raise UserError(
+            f"config.batch_size={config.batch_size} cannot be split evenly over the {jax.device_count()} "
+            f"devices of {jax.process_count()} hosts; choose a multiple"
+        )
 
 
-def prepare_workdir(config: ml_collections.ConfigDict, source: Source, workdir: pathlib.Path) -> None:
+def prepare_folder(config: Config, source: Source, run: RunFolder) -> None:
     """Make the folder and keep the config and the names of the classes in it.
 
-    Raises UserError where the folder holds a run of another config, or is no folder.
+    Raises UserError where the folder holds a run of another config.
     """
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir {workdir} is a file; choose a folder")
-    if Checkpoints.there(workdir):
-        configuration.check_same_run(config, workdir)
+    if Checkpoints.exists(run):
+        run.check_same_run(config)
     if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        configuration.save(config, workdir)
-        configuration.save_classes(source, workdir)
-
-
-def point_latest(workdir: pathlib.Path) -> None:
-    """Make runs/latest a link to the run."""
-    if jax.process_index() == 0:
-        runs = pathlib.Path("runs")
-        runs.mkdir(exist_ok=True)
-        link = runs / f".latest-{os.getpid()}"
-        link.symlink_to(os.path.relpath(workdir.resolve(), runs.resolve()))
-        link.replace(runs / "latest")
+        run.save_config(config)
+        run.save_classes(source.classes, source.palette)
+        run.add_versions()
 
 
 def main() -> None:
     """The program."""
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every file at the levels below
-    if _CONFIG.value is None:
-        raise UserError("pass --config configs/NAME.py; --help lists what else there is")
-    workdir = _WORKDIR.value
-    if workdir is None and _CONFIG.value.get("distributed"):
+    parser = command_line.Parser("ccnet_jax.train", __doc__)
+    parser.add_config()
+    parser.add_argument(
+        "--workdir", help="folder of the run, new or to go on with; default runs/NAME-DATE-TIME"
+    )
+    parser.add_argument("--resume", nargs="?", const=str(LATEST), metavar="RUN", help="go on with this run")
+    parser.add_argument("--list", action="store_true", help="print every config and variant, and end")
+    parser.add_argument("--show", action="store_true", help="print every key of the config, and end")
+    arguments = parser.parsed()
+    if arguments.list:
+        print(config_files.listing())
+        return
+    if arguments.resume is not None:
+        run, config = resumed_run(arguments)
+    else:
+        config = command_line.config_of(arguments)
+        run = None if arguments.workdir is None else RunFolder.at(arguments.workdir)
+    if arguments.show:
+        print(json.dumps(configuration.to_dict(config), indent=2))
+        return
+    if run is None and config.distributed:
         raise UserError("with --config.distributed=True pass --workdir, so that all hosts share one folder")
-    if workdir is None:
-        name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-        workdir = f"runs/{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    train(_CONFIG.value, pathlib.Path(workdir))
+    train(config, run or RunFolder.new(command_line.config_name(arguments).title))
+
+
+def resumed_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
+    """The run that --resume names, and its config with the changes on the command line."""
+    if arguments.workdir is not None or command_line.config_name(arguments) is not None:
+        raise UserError("--resume takes config and folder from the run; omit --config and --workdir")
+    run = RunFolder.at(arguments.resume)
+    config = run.load_config()
+    return run, configuration.parse(configuration.to_dict(config), arguments.overrides)
 
 
 if __name__ == "__main__":
-    errors.run(main)
+    command_line.run(main)

@@ -28,8 +28,9 @@ import torch
 import tqdm
 from PIL import Image
 
-from ccnet_jax.data import cityscapes, files, pipeline, transforms
-from ccnet_jax.data.streets import Streets
+from ccnet_jax.data.datasets import cityscapes
+from ccnet_jax.data import pipeline, sources, transforms
+from ccnet_jax.data.datasets.streets import Streets
 from kernels.criss_cross import bench
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -99,7 +100,7 @@ def opencv_crop(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) 
         top = rng.integers(max(label.shape[0] - CROP[0], 0) + 1)
         left = rng.integers(max(label.shape[1] - CROP[1], 0) + 1)
         window = label[top : top + CROP[0], left : left + CROP[1]]
-        counts = np.bincount(window.ravel(), minlength=256)[: files.VOID]
+        counts = np.bincount(window.ravel(), minlength=256)[: sources.VOID]
         if np.count_nonzero(counts) > 1 and counts.max() < CAT_MAX_RATIO * counts.sum():
             break
     return image[top : top + CROP[0], left : left + CROP[1]], window
@@ -129,14 +130,14 @@ def opencv_distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image
 
 
-def grain_batches(source: files.FolderSource, workers: int) -> Iterator[Any]:
+def grain_batches(source: sources.FolderSource, workers: int) -> Iterator[Any]:
     """This project's batches."""
     data = {"fit": None, "scale": SCALE, "short_sides": None, "crop": CROP, "cat_max_ratio": CAT_MAX_RATIO}
     data |= {"flip": True, "distort": True, "workers": workers}
     return pipeline.train_batches(source, ml_collections.ConfigDict(data), BATCH, seed=0)
 
 
-def torch_batches(source: files.FolderSource, workers: int) -> Iterator[Any]:
+def torch_batches(source: sources.FolderSource, workers: int) -> Iterator[Any]:
     """The DataLoader's batches."""
     dataset = OpenCVDataset(source.pairs, cityscapes.label_classes().label_ids)
     endless = torch.utils.data.RandomSampler(dataset, num_samples=10**7)
@@ -170,7 +171,7 @@ def milliseconds(function: Callable[[int], Any], count: int = 24) -> float:
     return 1e3 * (time.perf_counter() - started) / count
 
 
-def stages(source: files.FolderSource) -> dict[str, dict[str, float]]:
+def stages(source: sources.FolderSource) -> dict[str, dict[str, float]]:
     """{stage: {"here", "opencv"}}: milliseconds of one sample, each stage on its own."""
     pairs = [source.read(i) for i in range(min(len(source), 8))]
     classes = cityscapes.label_classes()
@@ -216,7 +217,7 @@ def stages(source: files.FolderSource) -> dict[str, dict[str, float]]:
     }
 
 
-def decoders(source: files.FolderSource) -> dict[str, dict[str, float]]:
+def decoders(source: sources.FolderSource) -> dict[str, dict[str, float]]:
     """{"png" or "jpeg": {decoder: milliseconds a 2048x1024 picture}}."""
     pngs = [source.read(i)[0] for i in range(4)]
     jpegs = [cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(p, np.uint8), 1))[1].tobytes() for p in pngs]
@@ -241,7 +242,7 @@ def decoders(source: files.FolderSource) -> dict[str, dict[str, float]]:
     }
 
 
-def measured(source: files.FolderSource, workers: list[int], rounds: int, count: int) -> dict[str, Any]:
+def measured(source: sources.FolderSource, workers: list[int], rounds: int, count: int) -> dict[str, Any]:
     """{workers: {"here", "opencv", "ratio"}}: medians over the rounds, a second and worker."""
     makers = {"here": grain_batches, "opencv": torch_batches}
     result = {}

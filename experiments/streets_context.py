@@ -20,7 +20,7 @@ import sys
 
 import jax
 
-from ccnet_jax.data.streets import CONTEXT_CLASSES
+from ccnet_jax.data.datasets.streets import CONTEXT_CLASSES
 
 ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 
-from ccnet_jax import CCNet, inference
+from ccnet_jax import CCNet
+from ccnet_jax.evaluation import prediction
 from kernels.criss_cross import bench
 
 RESULTS = pathlib.Path(__file__).parents[1] / "experiments" / "results"
@@ -59,24 +60,24 @@ def steps(model: CCNet, variables: object, mode: str) -> dict[str, int]:
         counts = jax.ShapeDtypeStruct((at_once,), jnp.float32)
 
         def add(total: jax.Array, logits: jax.Array, corners: jax.Array, counts: jax.Array) -> jax.Array:
-            return inference._add_windows(total, logits, corners, counts, window, model.aligned)
+            return prediction._add_windows(total, logits, corners, counts, window, model.aligned)
 
         found["add windows"] = held + size(logits) + planned(add, full, logits, corners, counts)
-        found["largest"] = held + planned(inference._largest_resized, full, None, None)
+        found["largest"] = held + planned(prediction._largest_resized, full, None, None)
         return found
     rows, columns = (
-        inference._resizing((there, between, own), model.aligned)
+        prediction._resizing((there, between, own), model.aligned)
         for there, between, own in zip(logits.shape[1:3], shown, PICTURE, strict=True)
     )
-    blocks = -(-np.prod(PICTURE) * model.num_classes * 4 // inference._BLOCK_BYTES)
+    blocks = -(-np.prod(PICTURE) * model.num_classes * 4 // prediction._BLOCK_BYTES)
     rows = np.pad(rows, ((0, -len(rows) % blocks), (0, 0))).reshape(blocks, -1, rows.shape[1])
     if mode == "whole":
-        found["largest"] = held + size(logits) + planned(inference._largest_resized, logits, rows, columns)
+        found["largest"] = held + size(logits) + planned(prediction._largest_resized, logits, rows, columns)
         return found
     total = jax.ShapeDtypeStruct((1, *rows.shape[:2], PICTURE[1], model.num_classes), jnp.float32)
 
     def add(total: jax.Array, logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-        return inference._add(total, logits, rows, columns, True)
+        return prediction._add(total, logits, rows, columns, True)
 
     found["add"] = held + size(logits) + planned(add, total, logits, rows, columns)
     return found

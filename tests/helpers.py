@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from ccnet_jax import config as configuration
-from ccnet_jax.checkpoint import Checkpoints
+from ccnet_jax.run.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 

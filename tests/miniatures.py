@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from ccnet_jax.data import camvid, cityscapes, voc2012
-from ccnet_jax.data.streets import Streets
+from ccnet_jax.data.datasets import camvid, cityscapes, voc2012
+from ccnet_jax.data.datasets.streets import Streets
 
 ORIENTATION = 0x0112  # the EXIF tag
 

@@ -10,8 +10,8 @@ import pytest
 from ccnet_jax import config as configuration
 from ccnet_jax.data import pipeline
 from ccnet_jax.errors import UserError
-from ccnet_jax.optimizer import sgd
-from ccnet_jax.train import initial_state, make_train_step
+from ccnet_jax.training.optimizers import sgd
+from ccnet_jax.training.step import initial_state, make_train_step
 from tests.helpers import ROOT, load_config, load_config_file
 from tests.miniatures import WRITERS
 

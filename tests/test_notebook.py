@@ -2,7 +2,7 @@
 
 import json
 
-from ccnet_jax.data.streets import Streets
+from ccnet_jax.data.datasets.streets import Streets
 from tests import helpers
 
 

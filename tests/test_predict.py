@@ -6,7 +6,7 @@ from PIL import Image
 
 import ccnet_jax
 from ccnet_jax import errors, predict
-from ccnet_jax.data.streets import Streets
+from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError
 from tests import helpers
 from tests.miniatures import ORIENTATION, scene, write

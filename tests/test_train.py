@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ccnet_jax import config as configuration
-from ccnet_jax import sharding, train
-from ccnet_jax.checkpoint import Checkpoints, load_variables, variables_like
-from ccnet_jax.data.streets import Streets
+from ccnet_jax import devices, train
+from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
+from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError
-from ccnet_jax.optimizer import sgd
+from ccnet_jax.training.optimizers import sgd
 from tests.helpers import load_config, with_gamma
 from tests.miniatures import write_camvid
 
@@ -58,11 +58,11 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implem
     gradient = jax.jit(jax.value_and_grad(train.make_loss(model, config.loss), has_aux=True))
     results = []
     for count in (1, 8):
-        mesh = sharding.data_mesh(jax.devices()[:count])
+        mesh = devices.data_mesh(jax.devices()[:count])
         state = jax.jit(lambda: train.initial_state(model, optimizer, 0))()
         state = state.replace(variables=with_gamma(state.variables, 0.5))
-        state = jax.device_put(state, sharding.replicated(mesh))
-        batch = sharding.put_batch(batch_of(8), mesh)
+        state = jax.device_put(state, devices.replicated(mesh))
+        batch = devices.put_batch(batch_of(8), mesh)
         assert len(batch["image"].addressable_shards) == count
         assert batch["image"].addressable_shards[0].data.shape[0] == 8 // count
         variables = state.variables
@@ -143,7 +143,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     assert [line["step"] for line in parts] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose([a[k] for k in LOGGED], [b[k] for k in LOGGED], rtol=1e-5)
-    like = variables_like(configuration.build_model(config, 11), sharding.data_mesh())
+    like = variables_like(configuration.build_model(config, 11), devices.data_mesh())
     (a, step_a), (b, step_b) = (load_variables(tmp_path / name, "last", like) for name in ("whole", "parts"))
     assert step_a == step_b == 6
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)

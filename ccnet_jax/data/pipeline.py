@@ -10,27 +10,21 @@ import grain.python as grain
 import numpy as np
 from absl import flags
 
-from ccnet_jax.data import ade20k, camvid, cityscapes, streets, transforms, voc2012
-from ccnet_jax.data.files import VOID, JoinedSource, Source
+from ccnet_jax.data import transforms
+from ccnet_jax.data.config import DataConfig
+from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.sources import JoinedSource, Source
 from ccnet_jax.errors import UserError
+from ccnet_jax.labels import VOID
 
-# Every data set: a module with SPLITS and open_split(folder, split).
-DATASETS = {
-    "ade20k": ade20k,
-    "camvid": camvid,
-    "cityscapes": cityscapes,
-    "streets": streets,
-    "voc2012": voc2012,
-}
-SOURCES = ("folder", "tfds")  # where a data set's files come from
 _EPOCHS = 10**9  # for ever; Grain's own "for ever" overflows where a batch is one picture
 
 
-def open_source(data: Any, split: str) -> Source:
+def open_source(data: DataConfig, split: str) -> Source:
     """The pictures of a split.
 
     Args:
-      data: the config's `data`, of which `name`, `source` and `dir` say where they are.
+      data: `config.data`, of which `name`, `source` and `dir` say where they are.
       split: of the data set; "train+val" is one after the other.
 
     Raises:
@@ -42,13 +36,13 @@ def open_source(data: Any, split: str) -> Source:
         return tfds_source.open_split(data, split)
     if data.name not in DATASETS:
         raise UserError(f"data.name={data.name!r} does not exist; choose one of {', '.join(DATASETS)}")
-    parts = [DATASETS[data.name].open_split(data.dir, part) for part in split.split("+")]
+    parts = [DATASETS[data.name].open(data, part) for part in split.split("+")]
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
 
 
 def train_batches(
     source: Source,
-    data: Any,
+    data: DataConfig,
     batch_size: int,
     seed: int,
     start: int = 0,
@@ -62,7 +56,7 @@ def train_batches(
 
     Args:
       source: the pictures; every epoch visits each once, in a new order.
-      data: the config's `data`: `fit`, `scale`, `short_sides`, `crop`, `cat_max_ratio`, `flip` and
+      data: `config.data`: `resize`, `scale`, `short_sides`, `crop`, `cat_max_ratio`, `flip` and
         `distort` as in `augmented`; `workers` (processes; 0 reads in threads).
       batch_size: of all processes together.
       seed: of order and augmentation.
@@ -88,18 +82,20 @@ def train_batches(
     return iter(batches)
 
 
-def augmented(sample: dict[str, np.ndarray], data: Any, rng: np.random.Generator) -> dict[str, np.ndarray]:
+def augmented(
+    sample: dict[str, np.ndarray], data: DataConfig, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """A sample as training sees it: resized, cropped, flipped, distorted in colour, padded, in this order.
 
     Args:
       sample: "image" uint8 [H, W, 3] and "label" uint8 [H, W].
-      data: the config's `data`: `fit`, `scale` and `short_sides` as in `transforms.random_size`, `crop`
+      data: `config.data`: `resize`, `scale` and `short_sides` as in `transforms.random_size`, `crop`
         (height, width) and `cat_max_ratio` as in `transforms.random_window`, `flip`, `distort`. Where
         `crop` is None the whole picture is taken.
       rng: of all draws.
     """
     image, label = sample["image"], sample["label"]
-    size = transforms.random_size(label.shape, data.fit, data.scale, data.short_sides, rng)
+    size = transforms.random_size(label.shape, data.resize, data.scale, data.short_sides, rng)
     crop = data.crop or size
     image, label = transforms.random_window(image, label, size, crop, data.cat_max_ratio, rng)
     if data.flip:

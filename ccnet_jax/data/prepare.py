@@ -39,10 +39,11 @@ from absl import flags, logging
 from array_record.python import array_record_module
 
 from ccnet_jax import errors
-from ccnet_jax.data.files import VOID, Classes, FolderSource, MissingSplit, Source
-from ccnet_jax.data.pipeline import DATASETS
-from ccnet_jax.errors import UserError
-from ccnet_jax.json_files import write_json
+from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.images import decode_sample
+from ccnet_jax.data.sources import FolderSource, MissingSplit, Source
+from ccnet_jax.errors import UserError, write_json
+from ccnet_jax.labels import VOID, Classes
 
 _DATASET = flags.DEFINE_enum("dataset", None, list(DATASETS), "the data set")
 _SOURCE = flags.DEFINE_string("source", None, "its folder, as for data.dir in training; streets needs none")
@@ -290,7 +291,7 @@ def _record_maker(source: Source, classes: Classes, features: Any) -> Callable[[
     def make(index: int) -> bytes:
         image, label = source.read(index)
         names = source.pairs[index] if isinstance(source, FolderSource) else [source.name(index)] * 2
-        shape = classes.decode(image, label, *names)["label"].shape
+        shape = decode_sample(classes, image, label, *names)["label"].shape
         if label is None:
             label = cv2.imencode(".png", np.full(shape, VOID, np.uint8))[1].tobytes()
         return features.serialize_example({"image": image, "label": label, "name": source.name(index)})

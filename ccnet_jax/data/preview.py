@@ -18,7 +18,7 @@ from ml_collections import config_flags
 from ccnet_jax import config as configuration
 from ccnet_jax import errors, visualize
 from ccnet_jax.data import pipeline
-from ccnet_jax.data.files import Source
+from ccnet_jax.data.sources import Source
 from ccnet_jax.errors import UserError
 
 

@@ -17,10 +17,10 @@ from array_record.python import array_record_data_source
 from tensorflow_datasets.core import example_parser, naming, read_only_builder
 from tensorflow_datasets.core.utils import file_utils, version
 
-from ccnet_jax.data.files import Classes
-from ccnet_jax.data.pipeline import DATASETS
-from ccnet_jax.data.voc2012 import palette
+from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.images import decode_sample
 from ccnet_jax.errors import UserError
+from ccnet_jax.labels import Classes, numbered_palette
 
 _PREPARE = "python -m ccnet_jax.data.prepare"
 _FEATURES = """--config.data.features="('IMAGE','LABEL')\""""  # as ml_collections and shells want it
@@ -53,8 +53,8 @@ class TfdsSource:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         where = f"record {index} of {self._title}"
-        return self._classes.decode(
-            *self.read(index), f"{self._image} of {where}", f"{self._label} of {where}"
+        return decode_sample(
+            self._classes, *self.read(index), f"{self._image} of {where}", f"{self._label} of {where}"
         )
 
     def read(self, index: int) -> tuple[bytes, bytes | None]:
@@ -200,9 +200,9 @@ def _classes(data: Any, label: Any) -> Classes:
     """Of a data set known here its own, else the config's, else those that the label feature names."""
     base = _base_name(data.name)
     if base in DATASETS:
-        if data.classes is not None and tuple(data.classes) != DATASETS[base].CLASSES:
+        if data.classes is not None and tuple(data.classes) != DATASETS[base].classes.names:
             raise UserError(f"{base} has classes of its own; remove --config.data.classes")
-        return DATASETS[base].label_classes()
+        return DATASETS[base].classes
     names = tuple(data.classes or _label_names(label))
     if not names:
         raise UserError(
@@ -211,7 +211,7 @@ def _classes(data: Any, label: Any) -> Classes:
         )
     if len(names) > 254:
         raise UserError(f"{data.name} has {len(names)} classes; at most 254 fit a label of 8 bits")
-    return Classes(names, palette(len(names)))
+    return Classes(names, numbered_palette(len(names)))
 
 
 def _label_names(label: Any) -> list[str]:

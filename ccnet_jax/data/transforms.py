@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from ccnet_jax.data.files import VOID
+from ccnet_jax.labels import VOID
 
 # ImageNet's mean colour, which both flavours subtract: padding is close to 0 after normalisation.
 MEAN_COLOUR = (123, 117, 104)

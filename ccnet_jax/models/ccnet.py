@@ -26,6 +26,9 @@ class Flavour:
       align_corners: how logits, and PSP's pooled features, are upsampled.
       mean, std: input normalisation, in RGB order, for values 0 to 255.
       bgr: the network reads blue first.
+      scales: ratios of multi-scale testing.
+      average_logits: multi-scale testing averages logits; otherwise probabilities.
+      in_place_norms: norms are in-place ABN, whose scale is |weight| + 1e-5.
     """
 
     stem_channels: tuple[int, int, int]
@@ -38,6 +41,9 @@ class Flavour:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     bgr: bool
+    scales: tuple[float, ...]
+    average_logits: bool
+    in_place_norms: bool
 
 
 FLAVOURS = {
@@ -53,6 +59,9 @@ FLAVOURS = {
         mean=(122.67891434, 116.66876762, 104.00698793),
         std=(1.0, 1.0, 1.0),
         bgr=True,
+        scales=(0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+        average_logits=True,
+        in_place_norms=True,
     ),
     # mmsegmentation's R-50-D8 and R-101-D8
     "mmseg": Flavour(
@@ -66,6 +75,9 @@ FLAVOURS = {
         mean=(123.675, 116.28, 103.53),
         std=(58.395, 57.12, 57.375),
         bgr=False,
+        scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
+        average_logits=False,
+        in_place_norms=False,
     ),
 }
 

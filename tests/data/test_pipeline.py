@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ccnet_jax.data import pipeline
-from ccnet_jax.data.streets import Streets
+from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError
 
 

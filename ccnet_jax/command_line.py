@@ -1,0 +1,173 @@
+"""What the programs' command lines have in common: flags, configs by name, a user's mistake in one sentence."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from absl import logging
+
+from ccnet_jax import config_files
+from ccnet_jax.config import Config, parse
+from ccnet_jax.config_files import ConfigName
+from ccnet_jax.errors import UserError
+from ccnet_jax.run.folder import LATEST, RunFolder
+from ccnet_jax.settings import nearest
+from ccnet_jax.version import __version__
+
+_CONFIG_PREFIX = "--config."
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags of a program; its docstring is the help text.
+
+    Args:
+      program: as in `python -m PROGRAM`.
+      text: the program's docstring.
+    """
+
+    def __init__(self, program: str, text: str):
+        super().__init__(
+            prog=f"python -m {program}",
+            description=text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument("--version", action="version", version=f"ccnet_jax {__version__}")
+
+    def add_config(self) -> None:
+        """Add `--config NAME`, also as the first argument without a flag, and `--config.KEY=VALUE`."""
+        self.add_argument("named", nargs="?", metavar="CONFIG", help="the same as --config CONFIG")
+        self.add_argument(
+            "--config",
+            metavar="NAME",
+            help=f"{', '.join(config_files.names())} or a file, with :VARIANT where it has some",
+        )
+        self.epilog = (
+            "--config.KEY=VALUE changes any key of the config, for example --config.model.context=psp; the keys "
+            "are in docs/train.md, and `python -m ccnet_jax.train --config NAME --show` prints them."
+        )
+
+    def add_run(self, text: str) -> None:
+        """Add `--workdir RUN`, also as the first argument without a flag, and `--parts FILE`."""
+        self.add_argument("named", nargs="?", metavar="RUN", help="the same as --workdir RUN")
+        self.add_argument("--workdir", metavar="RUN", help=text)
+        self.add_parts()
+
+    def add_parts(self) -> None:
+        """Add `--parts FILE`."""
+        self.add_argument(
+            "--parts",
+            metavar="FILE",
+            help="Python file that registers parts of your own, which the run needs",
+        )
+
+    def parsed(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """The flags; `overrides` of the result is {key: text} of every --config.KEY=VALUE.
+
+        Ends the program with one sentence where an argument is unknown or wrong.
+        """
+        rest, overrides = _without_overrides(sys.argv[1:] if arguments is None else arguments)
+        known, unknown = self.parse_known_args(rest)
+        if unknown:
+            flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+            self.error(f"unknown argument {unknown[0]!r}{nearest(unknown[0].split('=')[0], flags)}")
+        known.overrides = overrides
+        return known
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with one sentence and exit code 2."""
+        fail(f"{message}; --help lists what there is")
+
+
+def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments without every --config.KEY=VALUE or --config.KEY VALUE, and {KEY: VALUE}; the last wins."""
+    rest, overrides = [], {}
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if not argument.startswith(_CONFIG_PREFIX):
+            rest.append(argument)
+            continue
+        key, equals, value = argument.removeprefix(_CONFIG_PREFIX).partition("=")
+        if not equals:
+            value = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "True"
+        overrides[key] = value
+    return rest, overrides
+
+
+def config_name(arguments: argparse.Namespace) -> ConfigName | None:
+    """The config that the command line names, None where it names none.
+
+    Raises UserError where it names two, or one that does not exist.
+    """
+    given = [name for name in (arguments.config, arguments.named) if name is not None]
+    if len(given) > 1:
+        raise UserError(f"the command line names two configs, {given[0]} and {given[1]}; name one")
+    return ConfigName.of(given[0]) if given else None
+
+
+def config_of(arguments: argparse.Namespace) -> Config:
+    """The checked config that the command line names, with its changes. Raises UserError."""
+    name = config_name(arguments)
+    if name is None:
+        raise UserError(
+            f"pass --config NAME, one of {', '.join(config_files.names())}, or a file of your own"
+        )
+    return parse(config_files.load(name), arguments.overrides)
+
+
+def run_of(arguments: argparse.Namespace) -> RunFolder:
+    """The run that the command line names, by default the newest. Raises UserError where it names two."""
+    given = [name for name in (arguments.workdir, arguments.named) if name is not None]
+    if len(given) > 1:
+        raise UserError(f"the command line names two runs, {given[0]} and {given[1]}; name one")
+    return RunFolder.at(given[0] if given else LATEST)
+
+
+def run_parts(arguments: argparse.Namespace) -> None:
+    """Run the file that registers parts of the user's own, if the command line names one."""
+    if arguments.parts is not None:
+        config_files.module_of(ConfigName.of(arguments.parts).path)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1. Raises ArgumentTypeError where the text is none."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
+
+
+def whole_numbers(flag: str, text: str, wanted: str) -> tuple[int, ...]:
+    """ "200,310" as (200, 310), as many as `wanted` ("ROW,COLUMN") has words; "..." at its end: any number.
+
+    Raises UserError where the text is not that.
+    """
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    count = len(wanted.split(","))
+    if not values or (len(values) != count and not wanted.endswith("...")):
+        raise UserError(f"{flag}={text} must be {wanted} in whole numbers")
+    return values
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Run a program; a user's mistake becomes one sentence and exit code 2, without a traceback."""
+    logging.set_verbosity(logging.ERROR)  # Orbax reports every file at the levels below
+    try:
+        main()
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__ or cause.__context__  # a data worker wraps the error that it met
+        if cause is None:
+            raise
+        fail(str(cause))
+
+
+def fail(sentence: str) -> NoReturn:
+    """End the program with a sentence on standard error and exit code 2."""
+    print(f"error: {sentence}", file=sys.stderr, flush=True)
+    raise SystemExit(2)

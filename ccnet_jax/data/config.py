@@ -1,0 +1,101 @@
+"""The settings of the data: where they lie, and how training sees them."""
+
+import dataclasses
+
+from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.sources import Location
+from ccnet_jax.settings import nearest, setting
+
+SOURCES = ("folder", "tfds")  # where a data set's files come from
+SMALLEST, LARGEST = 32, 2**15  # pixels a side
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Location):
+    """`config.data`: a data set, its splits, and random resizing, cropping, flipping and distortion."""
+
+    name: str = setting("streets", "data set: a key of `DATASETS`, or with source=tfds a TFDS name")
+    source: str = setting(
+        "folder", "`folder`, or `tfds` for a TFDS data set", choices=SOURCES, resumable=True, before="folder"
+    )
+    features: tuple[str, str] | None = setting(
+        None, "names of a TFDS data set's (image, label) features", resumable=True, before=None
+    )
+    train_split: str = setting("train", "split to train on; `train+val` is both")
+    eval_split: str = setting("val", "split to validate and test on")
+    resize: tuple[int, int] | None = setting(
+        None,
+        "(long, short) sides in pixels of a box into which pictures are resized first, in testing too",
+        sides="(long, short) sides in pixels",
+        at_least=SMALLEST,
+        at_most=LARGEST,
+        before=None,
+        old_name="fit",
+    )
+    scale: tuple[float, float] | None = setting(
+        None,
+        "(lowest, highest) ratio of random resizing",
+        sides="(lowest, highest) ratio",
+        at_least=SMALLEST / LARGEST,
+        at_most=LARGEST / SMALLEST,
+    )
+    short_sides: tuple[int, ...] | None = setting(
+        None,
+        "lengths of the shorter side in pixels, one of which is drawn at random",
+        sides="lengths in pixels",
+        at_least=SMALLEST,
+        at_most=LARGEST,
+        before=None,
+    )
+    crop: tuple[int, int] | None = setting(
+        None,
+        "(height, width) in pixels of random crops; None takes whole pictures",
+        sides="(height, width) in pixels",
+        at_least=SMALLEST,
+        at_most=LARGEST,
+    )
+    cat_max_ratio: float = setting(
+        1.0, "largest share of one class in a crop; 1 takes any crop", above=0, at_most=1, before=1.0
+    )
+    flip: bool = setting(False, "mirror pictures at random")
+    distort: bool = setting(False, "photometric distortion at random", before=False)
+    workers: int = setting(
+        0, "processes that make batches; 0 makes them in threads", at_least=0, at_most=1024, resumable=True
+    )
+
+    def complaints(self) -> list[str]:
+        """Sentences about settings that do not go together."""
+        found = []
+        if self.scale is not None and self.scale[0] > self.scale[1]:
+            found.append(f"config.data.scale must be (lowest, highest) ratio, not {self.scale}")
+        if (self.scale is not None or self.short_sides is not None) and self.crop is None:
+            found.append(
+                "config.data.scale and short_sides make pictures of many sizes: set config.data.crop to the "
+                "size of a batch's"
+            )
+        if self.scale is not None and self.resize is not None:
+            lowest, highest = min(self.resize) * self.scale[0], max(self.resize) * self.scale[1]
+            if lowest < SMALLEST or highest > LARGEST:
+                found.append(
+                    f"config.data.resize={self.resize} times config.data.scale={self.scale} gives sides of "
+                    f"{lowest:.0f} to {highest:.0f} pixels; keep them from {SMALLEST} to {LARGEST}"
+                )
+        if self.features is not None and self.source != "tfds":
+            found.append(
+                "config.data.features is for TFDS data sets: set --config.data.source=tfds too, or leave it None"
+            )
+        if self.palette is not None and len(self.palette) != len(self.classes or ()):
+            found.append(
+                f"config.data.palette has {len(self.palette)} colours but config.data.classes "
+                f"{len(self.classes or ())} names; give one colour for each class"
+            )
+        return found
+
+    def unknown_name(self) -> list[str]:
+        """A sentence where the data set is none that this installation can open from a folder."""
+        if self.source != "folder" or self.name in DATASETS:
+            return []
+        return [
+            f"config.data.name={self.name!r} does not exist; choose one of {', '.join(DATASETS)}, or a TFDS data "
+            f"set with --config.data.source=tfds{nearest(self.name, DATASETS)}"
+        ]

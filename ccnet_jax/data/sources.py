@@ -1,0 +1,187 @@
+"""Pictures and labels from files, checked: every complaint names the file and the remedy."""
+
+import bisect
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from ccnet_jax.data.images import decode_sample, read_bytes
+from ccnet_jax.errors import UserError
+from ccnet_jax.labels import Classes
+from ccnet_jax.settings import setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+    """Where the files of a data set lie, and what nothing but the user can say of them."""
+
+    dir: str | None = setting(None, "folder of the data; None where they are built in", resumable=True)
+    images: str | None = setting(
+        None,
+        "of `folder`: pattern of the picture folders below dir, as `img/{split}`",
+        resumable=True,
+        before=None,
+    )
+    labels: str | None = setting(
+        None,
+        "of `folder`: pattern of the label folders below dir, as `ann/{split}`",
+        resumable=True,
+        before=None,
+    )
+    classes: tuple[str, ...] | None = setting(
+        None, "class names of a `folder` or TFDS data set, in the order of their numbers", before=None
+    )
+    palette: tuple[tuple[int, int, int], ...] | None = setting(
+        None, "(red, green, blue) of each class of a `folder` data set", at_least=0, at_most=255, before=None
+    )
+    val_share: float | None = setting(
+        None,
+        "of `folder`: share of the training pictures that becomes the split val",
+        above=0,
+        below=1,
+        before=None,
+    )
+
+
+class MissingSplit(UserError):
+    """The folder or list of a split is not there: people leave out splits that they do not use."""
+
+
+class Source(Protocol):
+    """A data set: random access to pairs, and what their numbers mean.
+
+    `source[i]` is {"image": uint8 [H, W, 3] RGB, "label": uint8 [H, W]}; a label is an index into
+    `classes` or 255, which is ignored everywhere.
+    """
+
+    classes: tuple[str, ...]
+    palette: np.ndarray  # uint8 [len(classes), 3] RGB
+    numbers: np.ndarray  # uint8 [len(classes)], what stands for each class in the data set's label files
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
+
+    def name(self, index: int) -> str:
+        """A short name of picture `index`, fit for a file name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """All that the rest of the program needs to know of a data set.
+
+    Attributes:
+      classes: names, colours and label ids; None where they are found in the data.
+      splits: names of its splits.
+      open: (location, split) -> the pictures of a split. Raises UserError naming what is missing.
+      layout: how the folder must lie; None of a data set that is built in.
+      description: where to get it, and how it must lie.
+    """
+
+    classes: Classes | None
+    splits: tuple[str, ...]
+    open: Callable[[Location, str], Source]
+    layout: str | None = None
+    description: str = ""
+
+
+class FolderSource:
+    """A `Source` of pairs of picture and label files.
+
+    Args:
+      pairs: (image path, label path) of every sample; None for the label of a test picture.
+      classes: of the label files.
+    """
+
+    def __init__(self, pairs: list[tuple[pathlib.Path, pathlib.Path | None]], classes: Classes):
+        self.pairs, self._classes = pairs, classes
+        self.classes, self.palette, self.numbers = classes.names, classes.palette, classes.numbers
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return decode_sample(self._classes, *self.read(index), *self.pairs[index])
+
+    def read(self, index: int) -> tuple[bytes, bytes | None]:
+        """The bytes of the picture's file and of its label's. Raises UserError if they cannot be read."""
+        image, label = self.pairs[index]
+        return read_bytes(image), None if label is None else read_bytes(label)
+
+    def name(self, index: int) -> str:
+        return self.pairs[index][0].stem
+
+
+class JoinedSource:
+    """Several sources of the same classes, one after the other."""
+
+    def __init__(self, parts: list[Source]):
+        self.parts = parts
+        self.classes, self.palette, self.numbers = parts[0].classes, parts[0].palette, parts[0].numbers
+        self._starts = [sum(map(len, parts[:i])) for i in range(len(parts))]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        part, there = self._find(index)
+        return part[there]
+
+    def name(self, index: int) -> str:
+        part, there = self._find(index)
+        return part.name(there)
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        part = bisect.bisect_right(self._starts, index) - 1
+        return self.parts[part], index - self._starts[part]
+
+
+def data_folder(folder: str | None, dataset: str, layout: str, inside: tuple[str, ...] = ()) -> pathlib.Path:
+    """`folder` as a path, or the first of the folders `inside` it that is there.
+
+    Raises UserError, with the `layout` wanted, where it is not given or not there.
+    """
+    if not folder:
+        raise UserError(
+            f"{dataset} needs its data: pass --config.data.dir=FOLDER, where FOLDER holds {layout}"
+        )
+    path = pathlib.Path(folder).expanduser()
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; --config.data.dir for {dataset} must hold {layout}")
+    return next((path / name for name in inside if (path / name).is_dir()), path)
+
+
+def check_split(split: str, splits: tuple[str, ...], dataset: str) -> None:
+    """Raise UserError where the data set has no such split."""
+    if split not in splits:
+        raise UserError(f"{dataset} has the splits {', '.join(splits)}, not {split!r}")
+
+
+def paired(
+    images: list[pathlib.Path], label_of: dict[pathlib.Path, pathlib.Path], remedy: str
+) -> list[tuple[pathlib.Path, pathlib.Path]]:
+    """(image, label) of every image. Raises UserError naming the first image whose label is not there."""
+    for image in images:
+        if not label_of[image].is_file():
+            raise UserError(f"{image} has no label {label_of[image]}; {remedy}")
+    return [(image, label_of[image]) for image in images]
+
+
+def read_list(path: pathlib.Path, dataset: str, remedy: str) -> list[str]:
+    """The names in a split's list: of each line the first word, without folder and suffix.
+
+    Raises MissingSplit where there is no list, UserError where it is empty or not text.
+    """
+    try:
+        lines = path.read_text().split("\n")
+    except FileNotFoundError:
+        raise MissingSplit(f"{dataset} has no list {path}; {remedy}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a list of names ({error}); {remedy}") from None
+    names = [pathlib.PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{path} names no picture; {remedy}")
+    return names

@@ -1,0 +1,64 @@
+"""Where arrays live: one `data` axis over all devices, batches split along it, the rest on every device."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ccnet_jax.errors import UserError
+
+
+def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """All devices of all processes (or those given) in a row named `data`."""
+    return Mesh(np.array(devices if devices is not None else jax.devices()), ("data",))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Splits the first axis over the devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def put_batch(batch: Any, mesh: Mesh) -> Any:
+    """This process's part of a batch, NumPy [b, ...], as global arrays [batch, ...] split over the mesh."""
+    sharding = batch_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def prefetched(batches: Iterable[Any], mesh: Mesh) -> Iterator[Any]:
+    """`put_batch` of each, one batch ahead, so that copies to the devices overlap with their work."""
+    ahead = None
+    for batch in batches:
+        ready, ahead = ahead, put_batch(batch, mesh)
+        if ready is not None:
+            yield ready
+    if ahead is not None:
+        yield ahead
+
+
+def on_this_process(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that every device holds whole, as arrays of a mesh of this process's devices alone."""
+    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated(mesh))
+
+
+def join_hosts() -> None:
+    """Connect this process with the run's others. Raises UserError where nothing says how."""
+    try:
+        jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"config.distributed is True but the hosts cannot find one another ({error}); start under SLURM, "
+            "Open MPI or Kubernetes, or leave it False on one machine"
+        ) from None
+
+
+def say(line: str) -> None:
+    """Print, in the first process only."""
+    if jax.process_index() == 0:
+        print(line, flush=True)

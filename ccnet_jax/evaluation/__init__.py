@@ -1,0 +1,1 @@
+"""Testing as papers do: test modes, predictions, scores, what a pixel attends to."""

@@ -1,0 +1,69 @@
+"""How pictures are tested: whole or in sliding windows, at one scale or at several with mirror images."""
+
+import dataclasses
+import itertools
+
+from ccnet_jax.data.transforms import scaled_size
+from ccnet_jax.models.ccnet import FLAVOURS, Flavour
+
+_SMALLEST = 32  # pixels a side; what the network takes at least
+
+
+@dataclasses.dataclass(frozen=True)
+class TestMode:
+    """How pictures are tested, in the words of mmsegmentation's configs; by default whole and unchanged.
+
+    Attributes:
+      resize: (long, short) sides of a box into which a picture is resized first; None leaves it unchanged.
+      window: (height, width) of sliding windows; None shows the network the whole picture.
+      stride: (down, across) from one window to the next; goes with `window`.
+      scales: ratios of the resized size at which the network sees the picture.
+      flip: at each scale the network also sees the mirror image.
+      average_logits: scales and mirror images are averaged as logits, as the authors' code does. Otherwise
+        probabilities are averaged, as mmsegmentation does.
+    """
+
+    __test__ = False  # pytest: the name does not make this a test
+
+    resize: tuple[int, int] | None = None
+    window: tuple[int, int] | None = None
+    stride: tuple[int, int] | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    average_logits: bool = False
+
+    def ms_flip(self, flavour: Flavour) -> "TestMode":
+        """The same mode at several scales with mirror images, averaged as the flavour's code averages them."""
+        return dataclasses.replace(
+            self, scales=flavour.scales, flip=True, average_logits=flavour.average_logits
+        )
+
+    def __str__(self) -> str:
+        """For example "resize 2049x1025, slide 769x769/513x513, ms-flip"; sizes in the config's order."""
+        words = [] if self.resize is None else ["resize {}x{}".format(*self.resize)]
+        if self.window is None or self.stride is None:
+            words += ["whole"]
+        else:
+            words += ["slide {}x{}/{}x{}".format(*self.window, *self.stride)]
+        if self.flip and self.scales in [flavour.scales for flavour in FLAVOURS.values()]:
+            words += ["ms-flip"]
+        elif self.scales != (1.0,) or self.flip:
+            words += [f"scales {', '.join(map(str, self.scales))}", *["flip"] * self.flip]
+        return ", ".join(words)
+
+    def passes(self) -> list[tuple[float, bool]]:
+        """(scale, mirrored or not) of every pass through the network."""
+        return list(itertools.product(self.scales, (False, True) if self.flip else (False,)))
+
+    @property
+    def sums_probabilities(self) -> bool:
+        """Whether `prediction.scorer` sums probabilities instead of logits."""
+        return len(self.passes()) > 1 and not self.average_logits
+
+    def input_size(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
+        """The (height, width) at which the network sees a picture of `size`, at one of the scales."""
+        height, width = scaled_size(size, self.resize, scale)
+        return max(height, _SMALLEST), max(width, _SMALLEST)
+
+
+WHOLE = TestMode()

@@ -1,0 +1,44 @@
+"""What the numbers in a label map mean: classes, their names and colours, and void."""
+
+import numpy as np
+
+VOID = 255  # the label of pixels that count nowhere
+UNKNOWN = 254  # in a table of label ids: no such id
+
+
+class Classes:
+    """The classes of a data set, and what the numbers in its label files mean.
+
+    Args:
+      names: of the classes.
+      palette: uint8 [len(names), 3] RGB.
+      label_ids: [256] uint8 table from the files' numbers to indices into `names`, `VOID`, or `UNKNOWN`
+        for those that the data set does not have; None where the files hold the indices and 255.
+
+    Attributes:
+      names, palette, label_ids: as given.
+      numbers: uint8 [len(names)], the number that stands for each class in the label files.
+    """
+
+    def __init__(self, names: tuple[str, ...], palette: np.ndarray, label_ids: np.ndarray | None = None):
+        if label_ids is None:
+            label_ids = np.full(256, UNKNOWN, np.uint8)
+            label_ids[: len(names)] = np.arange(len(names))
+            label_ids[VOID] = VOID
+        self.names, self.palette, self.label_ids = names, palette, label_ids
+        self.numbers = np.array([np.argmax(label_ids == i) for i in range(len(names))], np.uint8)
+
+
+def numbered_palette(count: int) -> np.ndarray:
+    """The colours of the Pascal VOC challenge for any number of classes, at most 256: uint8 [count, 3] RGB.
+
+    Bit 3k + c of a class number is bit 7 - k of its colour's channel c.
+    """
+    numbers = np.arange(count)[:, None]
+    channels = np.arange(3)
+    return sum(((numbers >> (3 * k + channels)) & 1) << (7 - k) for k in range(3)).astype(np.uint8)
+
+
+def numbered_names(count: int) -> tuple[str, ...]:
+    """ "class 0", "class 1", ...: names for classes that nothing names."""
+    return tuple(f"class {i}" for i in range(count))

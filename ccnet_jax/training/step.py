@@ -1,0 +1,77 @@
+"""The state of training, the loss of a batch, and one update."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import optax
+
+from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.training.losses import LOSSES, LossConfig, cross_entropy
+
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class State:
+    """All that training changes: step int32 [], {"params", "batch_stats"}, the optimizer's buffers."""
+
+    step: jax.Array
+    variables: Any
+    optimizer: Any
+
+
+def initial_state(network: CCNet, optimizer: optax.GradientTransformation, seed: int) -> State:
+    """Random weights (gamma 0), running mean 0 and variance 1, empty buffers."""
+    variables = network.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
+    return State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
+
+
+def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
+    """The training loss: the main head's + auxiliary_weight * the auxiliary head's cross-entropy."""
+    main_loss = LOSSES[config.name](config)
+
+    def loss_fn(params: Any, batch_stats: Any, batch: dict[str, jax.Array], key: jax.Array):
+        """-> loss [], (metrics, the new batch_stats)."""
+        (logits, auxiliary_logits), updated = network.apply(
+            {"params": params, "batch_stats": batch_stats},
+            batch["image"],
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        main = main_loss(logits, batch["label"])
+        auxiliary = cross_entropy(auxiliary_logits, batch["label"])
+        total = main + config.auxiliary_weight * auxiliary
+        metrics = {"loss": total, "main_loss": main, "auxiliary_loss": auxiliary}
+        return total, (metrics, updated["batch_stats"])
+
+    return loss_fn
+
+
+def make_train_step(
+    network: CCNet, optimizer: optax.GradientTransformation, config: LossConfig, seed: int
+) -> Callable[[State, dict[str, jax.Array]], tuple[State, Metrics]]:
+    """(state, batch) -> (state, metrics), compiled.
+
+    The batch is {"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}, split over the mesh. The program is
+    written for the whole batch: its mean loss, gradients and batch statistics are those of the global batch
+    on any number of devices. The state's buffers are reused.
+    """
+    gradient = jax.value_and_grad(make_loss(network, config), has_aux=True)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+        params = state.variables["params"]
+        (_, (metrics, batch_stats)), gradients = gradient(params, state.variables["batch_stats"], batch, key)
+        metrics["gradient_norm"] = optax.tree.norm(gradients)
+        updates, buffers = optimizer.update(gradients, state.optimizer, params)
+        params = optax.apply_updates(params, updates)
+        metrics["parameter_norm"] = optax.tree.norm(params)
+        return State(state.step + 1, {"params": params, "batch_stats": batch_stats}, buffers), metrics
+
+    return train_step

@@ -1,0 +1,37 @@
+"""Ending training after a step when the user, or the system, asks for it."""
+
+import signal
+from types import FrameType
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import multihost_utils
+
+
+class StopSignal:
+    """Inside `with`, a first Ctrl-C or SIGTERM is noted, so that training ends after a step, saved.
+
+    A second one ends the process at once.
+    """
+
+    def __enter__(self) -> "StopSignal":
+        self._received = 0
+        self._before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+        for other in self._before:
+            signal.signal(other, signal.SIG_DFL)
+
+    def agreed(self) -> int:
+        """The signal's number, 0 for none; the same in all processes, whichever of them received one."""
+        if jax.process_count() == 1:
+            return self._received
+        return int(multihost_utils.process_allgather(jnp.int32(self._received)).max())

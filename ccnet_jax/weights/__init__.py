@@ -1,0 +1,1 @@
+"""PyTorch's names, files and arrays of weights; pretrained backbones; import and export."""

@@ -1,0 +1,592 @@
+import importlib.util
+import json
+import os
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from flax import traverse_util
+
+from ccnet_jax import CCNet, convert, devices, train
+from ccnet_jax.run import checkpoints
+from ccnet_jax.weights import torch_weights
+from ccnet_jax import config as configuration
+from ccnet_jax.data.datasets.ade20k import CLASSES as ADE20K
+from ccnet_jax.errors import UserError
+from ccnet_jax.models.ccnet import FLAVOURS
+from ccnet_jax.weights.pretrained import load_backbone
+from tests import helpers
+from tests.helpers import load_config
+from tests.miniatures import write_camvid
+
+HERE = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not HERE, reason="PyTorch is not installed")
+METRICS = ("loss", "main_loss", "auxiliary_loss", "gradient_norm", "parameter_norm")
+EACH_FORMAT = pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pth", marks=needs_torch)])
+
+
+# ------------------------------------------------------------------- state dicts as PyTorch writes them
+def conv(name, outside, inside, size, bias=False):
+    return {f"{name}.weight": (outside, inside, size, size)} | ({f"{name}.bias": (outside,)} if bias else {})
+
+
+def norm(name, channels, counted):
+    shapes = {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
+    return shapes | ({f"{name}.num_batches_tracked": ()} if counted else {})
+
+
+def scaled(width):
+    return lambda channels: max(8, round(channels * width / 8) * 8)
+
+
+def backbone_shapes(depth, n, stem, prefix="", counted=True):
+    """{name: shape} of a ResNet; stem: the names and channels of its convolutions and norms."""
+    shapes, inside = {}, 3
+    for conv_name, norm_name, channels, size in stem:
+        shapes |= conv(prefix + conv_name, channels, inside, size)
+        shapes |= norm(prefix + norm_name, channels, counted)
+        inside = channels
+    sizes = (1, 3, 1) if depth >= 50 else (3, 3)
+    blocks = {10: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
+    for stage, count in enumerate(blocks, 1):
+        channels = n(32 * 2**stage)
+        for i in range(count):
+            block, before = f"{prefix}layer{stage}.{i}", inside
+            widths = (
+                (inside, channels, channels, 4 * channels) if depth >= 50 else (inside, channels, channels)
+            )
+            for j, size in enumerate(sizes, 1):
+                shapes |= conv(f"{block}.conv{j}", widths[j], widths[j - 1], size)
+                shapes |= norm(f"{block}.bn{j}", widths[j], counted)
+            inside = widths[-1]
+            if i == 0 and (before != inside or stage == 2):
+                shapes |= conv(f"{block}.downsample.0", inside, before, 1)
+                shapes |= norm(f"{block}.downsample.1", inside, counted)
+    return shapes
+
+
+def stem_of(naming, n):
+    wide = (n(64), n(64), n(128)) if naming == "official" else (n(32), n(32), n(64))
+    names = {
+        "official": (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
+        "mmseg": (("stem.0", "stem.1"), ("stem.3", "stem.4"), ("stem.6", "stem.7")),
+        "timm": (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")),
+    }
+    if naming == "torchvision":
+        return [("conv1", "bn1", n(64), 7)]
+    return [(*pair, channels, 3) for pair, channels in zip(names[naming], wide, strict=True)]
+
+
+def state_shapes(flavour, depth, width=1.0, classes=19):
+    """{name: shape} of the CCNet authors' network, with in-place ABN, or mmsegmentation's."""
+    n = scaled(width)
+    deep, side, middle = (2048, 1024, 512) if depth >= 50 else (512, 256, 512)
+    expansion = 4 if depth >= 50 else 1
+    deep, side, middle = expansion * n(512), expansion * n(256), n(512)
+    if flavour == "official":
+        shapes = backbone_shapes(depth, n, stem_of("official", n), counted=False)
+        for name, inside, bias in (
+            ("head.conva", deep, False),
+            ("head.convb", middle, False),
+            ("head.bottleneck", deep + middle, False),
+            ("dsn", side, True),
+        ):
+            shapes |= conv(f"{name}.0", middle, inside, 3, bias) | norm(f"{name}.1", middle, counted=False)
+        for name in ("head.bottleneck.3", "dsn.3"):
+            shapes |= conv(name, classes, middle, 1, bias=True)
+        cca, gamma = "head.cca", {"head.cca.gamma": (1,)}
+    else:
+        shapes = backbone_shapes(depth, n, stem_of("mmseg", n), "backbone.")
+        for name, outside, inside in (
+            ("decode_head.convs.0", middle, deep),
+            ("decode_head.convs.1", middle, middle),
+            ("decode_head.conv_cat", middle, deep + middle),
+            ("auxiliary_head.convs.0", n(256), side),
+        ):
+            shapes |= conv(f"{name}.conv", outside, inside, 3) | norm(f"{name}.bn", outside, counted=True)
+        shapes |= conv("decode_head.conv_seg", classes, middle, 1, bias=True)
+        shapes |= conv("auxiliary_head.conv_seg", classes, n(256), 1, bias=True)
+        cca, gamma = "decode_head.cca", {"decode_head.cca.gamma.scale": ()}
+    for part, outside in (("query", middle // 8), ("key", middle // 8), ("value", middle)):
+        shapes |= conv(f"{cca}.{part}_conv", outside, middle, 1, bias=True)
+    return shapes | gamma
+
+
+def filled(shapes, seed=0, prefix=""):
+    """Random numbers, of either sign but for variances; counters are 0."""
+    rng = np.random.default_rng(seed)
+
+    def values(name, shape):
+        if name.endswith("num_batches_tracked"):
+            return np.array(0, np.int64)
+        low = 0.1 if name.endswith("running_var") else -1
+        return np.asarray(rng.uniform(low, 1, shape), np.float32)
+
+    return {prefix + name: values(name, shape) for name, shape in shapes.items()}
+
+
+def random_state(flavour, depth=10, classes=19, **changes):
+    return filled(state_shapes(flavour, depth, 1 / 16, classes), **changes)
+
+
+def saved(state, path, meta=None):
+    if path.suffix == ".safetensors":
+        about = None if meta is None else {"meta": json.dumps(meta)}
+        safetensors.numpy.save_file(state, path, metadata=about)
+    else:
+        import torch
+
+        tensors = {name: torch.tensor(value) for name, value in state.items()}
+        torch.save(tensors if meta is None else {"state_dict": tensors, "meta": meta}, path)
+    return path
+
+
+def imported(path, out, source=None, in_place=None, recipe=None):
+    """(config, flat variables, step) of the run that the file becomes."""
+    convert.import_weights(path, out, source, in_place, recipe)
+    return run_in(out)
+
+
+def run_in(folder):
+    config = configuration.load(folder)
+    configuration.check(config)
+    classes, _ = configuration.load_classes(folder, config)
+    model = configuration.build_model(config, len(classes))
+    like = checkpoints.variables_like(model, devices.data_mesh(jax.devices()[:1]))
+    variables, step = checkpoints.load_variables(folder, "last", like)
+    return config, traverse_util.flatten_dict(variables, sep="/"), step
+
+
+def assert_states_equal(got, wanted):
+    assert sorted(got) == sorted(wanted)
+    for name, value in wanted.items():
+        assert got[name].dtype == value.dtype
+        assert got[name].shape == value.shape, name
+        np.testing.assert_array_equal(got[name], value, name)
+
+
+def refused(*arguments, **options):
+    """The sentence."""
+    with pytest.raises(UserError) as error:
+        imported(*arguments, **options)
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    return sentence
+
+
+# -------------------------------------------------------------------------------------------- conversion
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("depth", [50, 101])
+def test_the_names_are_those_of_the_published_networks(flavour, depth):
+    shapes = state_shapes(flavour, depth)
+    trained = {name: shape for name, shape in shapes.items() if "running" not in name and "num_" not in name}
+    published = {("official", 50): 52_295_783, ("official", 101): 71_287_911}
+    published |= {("mmseg", 50): 49_826_055, ("mmseg", 101): 68_818_183}
+    assert sum(int(np.prod(shape)) for shape in trained.values()) == published[flavour, depth]
+    # and ours, one for one
+    model = CCNet(19, depth, flavour)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.uint8)
+    like = traverse_util.flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
+    config = convert.plain_config(convert.Found(None, flavour, depth, 1.0, "deep", 19), convert.Told())
+    naming = convert.naming_for(config)
+    wanted = {naming.name(key): naming.torch_shape(value.shape) for key, value in like.items()}
+    assert wanted == {name: shape for name, shape in shapes.items() if "num_" not in name}
+
+
+PLACES = {  # our variable: its name in either
+    "params/backbone/stem_conv2/kernel": ("conv2.weight", "backbone.stem.3.weight"),
+    "batch_stats/backbone/stem_norm3/var": ("bn3.running_var", "backbone.stem.7.running_var"),
+    "params/backbone/layer3_0/conv2/kernel": ("layer3.0.conv2.weight", "backbone.layer3.0.conv2.weight"),
+    "params/backbone/layer4_0/downsample_norm/bias": (
+        "layer4.0.downsample.1.bias",
+        "backbone.layer4.0.downsample.1.bias",
+    ),
+    "params/head/before/conv/kernel": ("head.conva.0.weight", "decode_head.convs.0.conv.weight"),
+    "batch_stats/head/before/norm/mean": ("head.conva.1.running_mean", "decode_head.convs.0.bn.running_mean"),
+    "params/head/context/rcca/attention/query/kernel": (
+        "head.cca.query_conv.weight",
+        "decode_head.cca.query_conv.weight",
+    ),
+    "params/head/context/rcca/attention/key/bias": (
+        "head.cca.key_conv.bias",
+        "decode_head.cca.key_conv.bias",
+    ),
+    "params/head/context/rcca/attention/value/kernel": (
+        "head.cca.value_conv.weight",
+        "decode_head.cca.value_conv.weight",
+    ),
+    "params/head/context/rcca/attention/gamma": ("head.cca.gamma", "decode_head.cca.gamma.scale"),
+    "params/head/after/norm/bias": ("head.convb.1.bias", "decode_head.convs.1.bn.bias"),
+    "params/head/fuse/conv/kernel": ("head.bottleneck.0.weight", "decode_head.conv_cat.conv.weight"),
+    "params/head/classifier/kernel": ("head.bottleneck.3.weight", "decode_head.conv_seg.weight"),
+    "params/auxiliary_head/conv/conv/kernel": ("dsn.0.weight", "auxiliary_head.convs.0.conv.weight"),
+    "batch_stats/auxiliary_head/conv/norm/var": (
+        "dsn.1.running_var",
+        "auxiliary_head.convs.0.bn.running_var",
+    ),
+    "params/auxiliary_head/classifier/bias": ("dsn.3.bias", "auxiliary_head.conv_seg.bias"),
+}
+
+
+@pytest.mark.parametrize(
+    ("flavour", "prefix", "suffix"),
+    [
+        ("official", "module.", ".safetensors"),
+        ("mmseg", "", ".safetensors"),
+        pytest.param("official", "", ".pth", marks=needs_torch),
+        pytest.param("mmseg", "module.", ".pth", marks=needs_torch),
+    ],
+)
+def test_a_checkpoint_becomes_a_run_and_the_way_back_is_exact(tmp_path, capsys, flavour, prefix, suffix):
+    state = random_state(flavour, prefix=prefix)
+    if flavour == "official":  # of a port with PyTorch's own batch norm
+        counters = {n.replace("running_var", "num_batches_tracked") for n in state if "running_var" in n}
+        state |= dict.fromkeys(counters, np.array(0, np.int64))
+    path = saved(state | {"odd.weight": np.ones(3, np.float32)}, tmp_path / f"w{suffix}")
+    config, variables, step = imported(path, tmp_path / "run", source=flavour)
+    out = capsys.readouterr().out
+    assert "ResNet-10 of 0.0625 times the width with the deep stem, 19 classes" in out
+    counted = sum("num_batches" in name for name in state)
+    assert f"{len(state) - counted} of its {len(state) + 1} tensors used" in out
+    assert f"{counted} counters of batches; not used: odd.weight" in out
+    model = config.model
+    assert (model.flavour, model.depth, model.width) == (flavour, 10, 1 / 16)
+    assert (model.stem, model.loops) == ("deep", 2)
+    assert (config.data.name, step) == ("cityscapes", 0)
+    for ours, names in PLACES.items():
+        value = state[prefix + names[flavour == "mmseg"]]
+        if value.ndim == 4:
+            value = value.transpose(2, 3, 1, 0)
+        np.testing.assert_array_equal(variables[ours], value.reshape(variables[ours].shape), ours)
+
+    back = tmp_path / f"back{suffix}"
+    convert.export_weights(tmp_path / "run", back, "last", in_place=False)
+    tensors, _ = torch_weights.read(back)
+    assert_states_equal({prefix + name: value for name, value in tensors.items()}, state)
+    _, again, _ = imported(back, tmp_path / "again")
+    assert all((again[name] == value).all() for name, value in variables.items())
+    if flavour == "mmseg":
+        assert configuration.load_classes(tmp_path / "again", config)[0][:2] == ("road", "sidewalk")
+
+
+def test_in_place_norms(tmp_path, capsys):
+    state = random_state("official")
+    path = saved(state, tmp_path / "w.safetensors")
+    _, variables, _ = imported(path, tmp_path / "run")
+    assert "in-place ABN" in capsys.readouterr().out
+    weight = state["layer4.0.bn2.weight"]
+    assert (weight < 0).any()
+    got = variables["params/backbone/layer4_0/norm2/scale"]
+    np.testing.assert_array_equal(got, np.abs(weight) + np.float32(1e-5))
+    _, plain, _ = imported(path, tmp_path / "plain", in_place=False)
+    np.testing.assert_array_equal(plain["params/backbone/layer4_0/norm2/scale"], weight)
+
+    convert.export_weights(tmp_path / "run", tmp_path / "back.safetensors", "last", in_place=True)
+    tensors, _ = torch_weights.read(tmp_path / "back.safetensors")
+    assert sorted(tensors) == sorted(state)
+    np.testing.assert_allclose(tensors["layer4.0.bn2.weight"], np.abs(weight), atol=1e-7)
+    _, again, _ = imported(tmp_path / "back.safetensors", tmp_path / "again")
+    assert all((again[name] == value).all() for name, value in variables.items())
+    with pytest.raises(UserError, match="scale holds scales below 1e-5.*omit --inplace-abn"):
+        convert.export_weights(tmp_path / "plain", tmp_path / "b.safetensors", "last", in_place=True)
+
+
+def test_scales_from_1e_minus_5_have_an_in_place_weight():
+    rng = np.random.default_rng(0)
+    scale = np.exp(rng.uniform(np.log(1e-5), np.log(100), 200_000)).astype(np.float32)
+    scale = scale[scale >= np.float32(1e-5)]
+    weight = torch_weights.in_place_weight(scale)
+    assert (weight >= 0).all()
+    back = torch_weights.in_place_scale(weight)
+    np.testing.assert_array_almost_equal_nulp(back, scale, 1)
+    exact = (scale < 7e-5) | (scale > 12.3e-5)
+    np.testing.assert_array_equal(back[exact], scale[exact])
+    assert np.isnan(torch_weights.in_place_weight(np.float32([9e-6, 0, -1]))).all()
+
+
+CCHEAD = """model = dict(
+    decode_head=dict(
+        type='CCHead',
+        recurrence={},
+        align_corners={}),
+)"""
+
+
+@EACH_FORMAT
+def test_what_mmsegmentation_notes_is_used(tmp_path, suffix):
+    meta = {"CLASSES": ["ground", "tree", "lake"], "PALETTE": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
+    meta |= {"config": CCHEAD.format(3, True), "iter": 7}
+    path = saved(random_state("mmseg", classes=3), tmp_path / f"w{suffix}", meta)
+    config, _, _ = imported(path, tmp_path / "run")
+    assert (config.model.loops, config.model.align_corners) == (3, True)
+    assert (config.data.name, config.data.source) == ("unknown", "tfds")
+    assert config.data.classes == ("ground", "tree", "lake")
+    classes, palette = configuration.load_classes(tmp_path / "run", config)
+    assert (classes, palette.tolist()) == (("ground", "tree", "lake"), meta["PALETTE"])
+    back = tmp_path / f"back{suffix}"
+    convert.export_weights(tmp_path / "run", back, "last", in_place=False)
+    _, noted = torch_weights.read(back)
+    assert noted["CLASSES"] == noted["dataset_meta"]["classes"] == meta["CLASSES"]
+    assert noted["PALETTE"] == meta["PALETTE"]
+    again, _, _ = imported(back, tmp_path / "again")
+    assert configuration.flat(again) == configuration.flat(config)
+
+
+def test_notes_that_make_no_sense_are_not_used():
+    told = convert.told_by(
+        {"CLASSES": ["a"], "PALETTE": [[1, 2, 300]] * 2, "config": 3, "dataset_meta": []}, 2
+    )
+    assert told == convert.Told()
+    told = convert.told_by(
+        {"dataset_meta": {"classes": ("a", "b"), "palette": "x"}, "cfg": "recurrence=1"}, 2
+    )
+    assert told == convert.Told(classes=("a", "b"), loops=1)
+
+
+def test_data_sets_are_known_by_names_or_number():
+    assert [convert.data_set_of(n, None) for n in (19, 150, 21, 7)] == [
+        "cityscapes",
+        "ade20k",
+        "voc2012",
+        None,
+    ]
+    voc = (
+        "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike"
+    )
+    voc += " person pottedplant sheep sofa train tvmonitor"
+    assert convert.data_set_of(21, tuple(voc.split())) == "voc2012"
+    assert convert.data_set_of(150, tuple(f" {name.upper()}" for name in ADE20K)) == "ade20k"
+    assert convert.data_set_of(19, tuple(f"class {i}" for i in range(19))) is None
+
+
+def test_a_recipe_must_agree_with_the_weights(tmp_path):
+    path = saved(
+        random_state("mmseg", classes=11), tmp_path / "w.safetensors", {"cfg": CCHEAD.format(1, False)}
+    )
+    fits = {"data__name": "camvid", "model__width": 1 / 16, "model__loops": 1}
+
+    def recipe(**changes):
+        return load_config("demo", **{**fits, **changes})
+
+    config, _, _ = imported(path, tmp_path / "run", recipe=recipe(steps=77))
+    assert (config.steps, config.data.name, config.model.loops) == (77, "camvid", 1)
+    for changes, words in (
+        ({"model__depth": 18}, "model.depth=18, the weights in .* 10; .*--config.model.depth=10"),
+        ({"model__flavour": "official"}, "--config.model.flavour=mmseg"),
+        ({"model__width": 1.0}, "--config.model.width=0.0625"),
+        ({"model__stem": "7x7"}, "--config.model.stem=deep"),
+        ({"model__context": "psp"}, "--config.model.context=rcca"),
+        ({"model__loops": 2}, "--config.model.loops=1"),
+        ({"model__align_corners": True}, "--config.model.align_corners=False"),
+        ({"data__name": "streets"}, "streets with 13 classes, the weights in .* have 11"),
+    ):
+        with pytest.raises(UserError, match=words):
+            imported(path, tmp_path / "other", recipe=recipe(**changes))
+        assert not (tmp_path / "other").exists()
+    others = {"CLASSES": [f"crop {i}" for i in range(11)]}
+    path = saved(random_state("mmseg", classes=11), tmp_path / "crops.safetensors", others)
+    with pytest.raises(
+        UserError, match="for camvid, the classes in .* are crop 0, crop 1, crop 2, ...; choose"
+    ):
+        imported(path, tmp_path / "other", recipe=recipe())
+
+
+@pytest.mark.parametrize(
+    ("naming", "source"),
+    [("torchvision", "torchvision"), ("timm", "timm"), ("mmseg", "mmseg"), ("official", "official")],
+)
+def test_a_backbone_alone_is_for_pretrained(tmp_path, capsys, naming, source):
+    n = scaled(1 / 16)
+    state = filled(backbone_shapes(10, n, stem_of(naming, n)) | {"fc.weight": (10, 32), "fc.bias": (10,)})
+    path = saved(state, tmp_path / "w.safetensors")
+    convert.import_weights(path, tmp_path / "backbone", source, None, None)
+    out = capsys.readouterr().out
+    assert "not used: fc.bias, fc.weight" in out
+    assert f"--config.pretrained={tmp_path / 'backbone'}" in out
+    flavour, stem = (
+        "official" if naming == "official" else "mmseg",
+        "7x7" if naming == "torchvision" else "deep",
+    )
+    like = checkpoints.variables_like(
+        CCNet(3, 10, flavour, width=1 / 16, stem=stem), devices.data_mesh(jax.devices()[:1])
+    )
+    start = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), like)
+    of_folder, of_file = (load_backbone(str(p), start) for p in (tmp_path / "backbone", path))
+    jax.tree.map(np.testing.assert_array_equal, of_folder, of_file)
+    got = of_file["params"]["backbone"]["layer2_0"]["downsample_conv"]["kernel"]
+    np.testing.assert_array_equal(got[0, 0], state["layer2.0.downsample.0.weight"][:, :, 0, 0].T)
+    with pytest.raises(UserError, match="is not a run: it has no config.json"):
+        configuration.load(tmp_path / "backbone")
+    other = checkpoints.variables_like(
+        CCNet(3, 10, flavour, width=1 / 16, stem="deep" if stem == "7x7" else "7x7"),
+        devices.data_mesh(jax.devices()[:1]),
+    )
+    for where in (path, tmp_path / "backbone"):
+        with pytest.raises(UserError, match="config.model.(stem|flavour)"):
+            load_backbone(str(where), other)
+
+
+def test_a_converted_run_is_trained_on(tmp_path, monkeypatch, capsys):
+    """From its weights with empty buffers; what a step computes is not compiled here."""
+    monkeypatch.chdir(tmp_path)
+    path = saved(random_state("mmseg", classes=11), tmp_path / "w.safetensors")
+    config = load_config("demo", data__name="camvid", model__width=1 / 16, batch_size=2, eval_every=0)
+    config.update({"data": {"dir": str(write_camvid(tmp_path / "camvid")), "crop": (48, 64)}, "steps": 1})
+    _, before, _ = imported(path, tmp_path / "run", recipe=config)
+
+    def make_step(*_):
+        return lambda state, batch: (state.replace(step=state.step + 1), dict.fromkeys(METRICS, 0.0))
+
+    monkeypatch.setattr(train, "make_train_step", make_step)
+    monkeypatch.setattr(train, "evaluate", lambda *_, **__: None)
+    train.train(config, tmp_path / "run")
+    assert "going on from step 0" in capsys.readouterr().out
+    _, after, step = run_in(tmp_path / "run")
+    assert step == 1
+    assert all((after[name] == value).all() for name, value in before.items())
+
+
+# ------------------------------------------------------------------------------------------ what is wrong
+def test_weights_that_do_not_fit_are_one_sentence(tmp_path):
+    good = random_state("mmseg", 50)
+
+    def words(changes, without=(), **options):
+        state = {name: value for name, value in good.items() if name not in without}
+        sentence = refused(saved(state | changes, tmp_path / "w.safetensors"), tmp_path / "run", **options)
+        assert not list(tmp_path.glob("*run*"))
+        assert not list(tmp_path.glob(".*"))
+        return sentence
+
+    name = "backbone.layer3.4.bn2.running_var"
+    said = words({}, [name, "decode_head.conv_seg.bias"])
+    assert f"but lacks {name}, decode_head.conv_seg.bias; take a complete file" in said
+    assert "and 12 more; take" in words({}, [n for n in good if ".cca" not in n and "decode" in n])
+    name = "decode_head.convs.0.conv.weight"
+    said = words({name: np.array(good[name].transpose(1, 0, 2, 3))})
+    assert f"{name} in {tmp_path / 'w.safetensors'} is 128x32x3x3 where this network needs 32x128x3x3" in said
+    assert "as if transposed" in said
+    assert "CCNet of the mmseg flavour, ResNet-50" in said
+    ruined = good[name].copy()
+    ruined[3, 2, 0, 1] = np.nan
+    said = words({name: ruined})
+    assert name in said
+    assert "not finite" in said
+    said = words({name: np.ones(good[name].shape, np.int64)})
+    assert name in said
+    assert "int64" in said
+    assert "bottleneck blocks" in words({}, [n for n in good if "layer3.5." in n])
+    assert "are mmseg's; pass --source mmseg" in words({}, source="official")
+    assert "omit --inplace-abn" in words({}, in_place=True)
+
+
+def test_other_networks_are_one_sentence(tmp_path):
+    def words(state):
+        return refused(saved(state, tmp_path / "w.safetensors"), tmp_path / "run")
+
+    pspnet = {n: v for n, v in random_state("mmseg").items() if "decode_head" not in n}
+    pspnet["decode_head.psp_modules.0.1.conv.weight"] = np.ones((8, 32, 1, 1), np.float32)
+    assert "another network than CCNet: it has auxiliary_head" in words(pspnet)
+    assert "holds no ResNet" in words({"blocks.0.weight": np.ones(3, np.float32)})
+    pooled = random_state("official") | {"layer1.0.downsample.2.weight": np.ones(3, np.float32)}
+    assert "ResNet-D" in words(pooled)
+
+
+def test_files_and_folders_that_cannot_be(tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    assert "does not exist" in refused(tmp_path / "w.pth", out)
+    (tmp_path / "w.onnx").touch()
+    assert "of no known kind" in refused(tmp_path / "w.onnx", out)
+    assert "pass --to torch" in refused(tmp_path, out)
+    path = saved(random_state("mmseg"), tmp_path / "w.safetensors")
+    whole = path.read_bytes()
+    for length in (0, 5, 1000, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert "cannot be read as .safetensors" in refused(path, out)
+    path.write_bytes(whole)
+    out.mkdir()
+    (out / "notes.txt").touch()
+    assert "there already and not empty" in refused(path, out)
+    assert sorted(p.name for p in out.iterdir()) == ["notes.txt"]
+    (out / "notes.txt").unlink()
+    imported(path, out)  # an empty folder will do
+
+    def said(run, file, **options):
+        with pytest.raises(UserError) as error:
+            convert.export_weights(
+                run, tmp_path / file, options.pop("which", "last"), options.pop("in_place", False)
+            )
+        return str(error.value)
+
+    assert "is there already" in said(out, "w.safetensors")
+    assert "of no known kind" in said(out, "w.onnx2")
+    assert "takes the folder of a run" in said(path, "b.safetensors")
+    assert "is not a run" in said(tmp_path, "b.safetensors")
+    assert "holds no checkpoint best" in said(out, "b.safetensors", which="best")
+    assert "omit --inplace-abn" in said(out, "b.safetensors", in_place=True)
+    config = configuration.load(out)
+    config.model.context = "psp"
+    configuration.save(config, out)
+    assert "only rcca" in said(out, "b.safetensors")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "choose a .safetensors" in said(out, "b.pth")
+    (tmp_path / "w.pth").touch()
+    assert "pip install torch" in refused(tmp_path / "w.pth", tmp_path / "other")
+
+
+class RunsCode:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@needs_torch
+@pytest.mark.parametrize("modern", [True, False])
+def test_a_pickle_runs_no_code_and_truncated_ones_are_told(tmp_path, modern):
+    import torch
+
+    path, out = tmp_path / "w.pth", tmp_path / "run"
+    state = {name: torch.tensor(value) for name, value in random_state("mmseg").items()}
+    harmful = {"state_dict": state, "meta": {"config": RunsCode(tmp_path / "marker")}}
+    torch.save(harmful, path, _use_new_zipfile_serialization=modern)
+    assert "would be code and is not run" in refused(path, out)
+    assert not (tmp_path / "marker").exists()
+    torch.save({"state_dict": state, "meta": {}}, path, _use_new_zipfile_serialization=modern)
+    whole = path.read_bytes()
+    for length in (0, 1, 50, 300, 2000, 20_000, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert str(path) in refused(path, out)
+    path.write_bytes(whole)
+    imported(path, out)
+
+
+@needs_torch
+def test_half_precision_is_read_exactly(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    state = {name: torch.tensor(value) for name, value in random_state("mmseg").items()}
+    halves = {n: v.bfloat16() if v.is_floating_point() else v for n, v in state.items()}
+    torch.save(halves, tmp_path / "w.pth")
+    save_file(halves, tmp_path / "w.safetensors")
+    for suffix in (".pth", ".safetensors"):
+        _, variables, _ = imported(tmp_path / f"w{suffix}", tmp_path / f"run{suffix}")
+        got = variables["params/head/classifier/bias"]
+        np.testing.assert_array_equal(got, halves["decode_head.conv_seg.bias"].float().numpy())
+
+
+def test_the_program(tmp_path):
+    path = saved(random_state("official"), tmp_path / "w.safetensors")
+    code, out, err = helpers.run(
+        "ccnet_jax.convert", str(path), "--source=official", "--out=run", cwd=tmp_path
+    )
+    assert code == 0, err
+    assert "python -m ccnet_jax.eval --workdir run" in out
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        "checkpoints",
+        "classes.json",
+        "config.json",
+    ]

@@ -1,0 +1,279 @@
+import importlib.util
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+from flax import traverse_util
+
+from ccnet_jax import CCNet, devices, train
+from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
+from ccnet_jax.errors import UserError
+from ccnet_jax.models.ccnet import FLAVOURS
+from ccnet_jax.models.resnet import ResNet
+from ccnet_jax.weights.pretrained import check_path, load_backbone
+from tests.helpers import load_config
+from tests.miniatures import write_camvid
+
+HERE = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not HERE, reason="PyTorch is not installed")
+
+# module of the stem -> its name in each naming
+STEMS = {
+    naming: dict(zip([f"stem_{part}{i}" for i in (1, 2, 3) for part in ("conv", "norm")], names, strict=True))
+    for naming, names in {
+        "official": ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3"),
+        "mmseg": ("stem.0", "stem.1", "stem.3", "stem.4", "stem.6", "stem.7"),
+        "timm": ("conv1.0", "conv1.1", "conv1.3", "conv1.4", "conv1.6", "bn1"),
+    }.items()
+}
+PARTS = {"downsample_conv": "downsample.0", "downsample_norm": "downsample.1"}
+PARTS |= {
+    f"{ours}{i}": f"{theirs}{i}" for ours, theirs in (("conv", "conv"), ("norm", "bn")) for i in (1, 2, 3)
+}
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def random_variables(depth=50, flavour="official", seed=0):
+    """NumPy variables of a network of an eighth of the width, no two values equal."""
+    like = variables_like(CCNet(3, depth, flavour, width=0.125), devices.data_mesh(jax.devices()[:1]))
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: rng.uniform(0.1, 1, x.shape).astype(np.float32), like)
+
+
+def as_torch(variables, naming="official", prefix=""):
+    """The backbone as a PyTorch state dict, with a classifier and counters that a user's file has too."""
+    state = {prefix + "bn1.num_batches_tracked": np.array(5), "fc.weight": np.ones((10, 4), np.float32)}
+    for kind in ("params", "batch_stats"):
+        for module, parts in variables[kind]["backbone"].items():
+            if module.startswith("stem"):
+                parts, names = {module: parts}, STEMS[naming]
+            else:
+                names = {ours: f"{module.replace('_', '.')}.{theirs}" for ours, theirs in PARTS.items()}
+            for part, leaves in parts.items():
+                for leaf, value in leaves.items():
+                    value = np.ascontiguousarray(
+                        np.moveaxis(value, (2, 3), (1, 0)) if value.ndim == 4 else value
+                    )
+                    state[f"{prefix}{names[part]}.{LEAVES[leaf]}"] = value
+    return state
+
+
+def saved(state, path):
+    if path.suffix == ".safetensors":
+        safetensors.numpy.save_file(state, path)
+    else:
+        import torch
+
+        torch.save(jax.tree.map(torch.tensor, state), path)
+    return str(path)
+
+
+def assert_backbone_of(got, wanted, rest):
+    """The backbone equals `wanted`'s, everything else `rest`'s."""
+    got, wanted, rest = map(traverse_util.flatten_dict, (got, wanted, rest))
+    assert list(got) == list(rest)
+    for key, value in got.items():
+        np.testing.assert_array_equal(value, (wanted if key[1] == "backbone" else rest)[key])
+        assert value.dtype == np.float32
+
+
+def refused(path, variables):
+    """The sentence."""
+    with pytest.raises(UserError) as error:
+        load_backbone(str(path), variables)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pth", marks=needs_torch)])
+@pytest.mark.parametrize(
+    ("naming", "prefix", "wrapper"),
+    [
+        ("official", "module.", "state_dict"),
+        ("mmseg", "backbone.", "model"),
+        ("mmseg", "", None),
+        ("timm", "", None),
+    ],
+)
+def test_every_naming_lands_where_it_should(tmp_path, capsys, naming, prefix, wrapper, suffix):
+    flavour = "mmseg" if naming == "mmseg" else "official"
+    theirs, ours = random_variables(50, flavour, seed=1), random_variables(50, flavour, seed=2)
+    state = as_torch(theirs, naming, prefix)
+    state |= {"decode_head.conv_seg.weight": np.ones(2, np.float32), "odd.weight": np.ones(3, np.float32)}
+    if wrapper and suffix == ".pth":
+        state = {wrapper: state, "epoch": np.array(3)}
+    path = saved(state, tmp_path / f"weights{suffix}")
+    assert_backbone_of(load_backbone(path, ours), theirs, ours)
+    count = sum(len(jax.tree.leaves(theirs[kind]["backbone"])) for kind in theirs)
+    assert capsys.readouterr().out == f"backbone from {path}: {count} tensors; not used: odd.weight\n"
+
+
+@needs_torch
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_the_backbone_computes_what_pytorch_does(tmp_path, flavour):
+    """ResNet-10 by PyTorch's functions and the names in the file, against the loaded backbone."""
+    import torch
+    import torch.nn.functional as F
+
+    theirs, ours = (random_variables(10, flavour, seed) for seed in (1, 2))
+    state = as_torch(theirs, "timm")
+    loaded = load_backbone(saved(state, tmp_path / "weights.safetensors"), ours)
+    state = {name: torch.tensor(value) for name, value in state.items()}
+
+    def layer(x, conv, norm, stride=1, dilation=1):
+        weight = state[f"{conv}.weight"]
+        padding = dilation * (weight.shape[-1] // 2)
+        x = F.conv2d(x, weight, stride=stride, padding=padding, dilation=dilation)
+        mean, var, scale, bias = (
+            state[f"{norm}.{n}"] for n in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, var, scale, bias)
+
+    settings = FLAVOURS[flavour]
+    picture = np.random.default_rng(0).standard_normal((1, 44, 61, 3)).astype(np.float32)
+    x = torch.tensor(picture).permute(0, 3, 1, 2)
+    x = F.relu(layer(x, "conv1.0", "conv1.1", stride=2))
+    x = F.relu(layer(x, "conv1.3", "conv1.4"))
+    x = F.relu(layer(x, "conv1.6", "bn1"))
+    x = F.max_pool2d(x, 3, 2, 1, ceil_mode=settings.ceil_pool)
+    dilations = (1, 1, 1, 2) if settings.contract_dilation else (1, 1, 2, 4)
+    for i, stride, dilation in zip((1, 2, 3, 4), (1, 2, 1, 1), dilations, strict=True):
+        name = f"layer{i}.0"
+        out = F.relu(layer(x, f"{name}.conv1", f"{name}.bn1", stride, dilation))
+        out = layer(out, f"{name}.conv2", f"{name}.bn2")
+        if f"{name}.downsample.0.weight" in state:
+            x = layer(x, f"{name}.downsample.0", f"{name}.downsample.1", stride)
+        x = F.relu(out + x)
+
+    backbone = ResNet(10, settings.stem_channels, settings.ceil_pool, settings.contract_dilation, 0.125)
+    variables = {kind: tree["backbone"] for kind, tree in loaded.items()}
+    _, got = jax.jit(backbone.apply, static_argnums=2)(variables, picture, False)
+    wanted = x.permute(0, 2, 3, 1).numpy()
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_a_run_or_its_checkpoint_gives_its_backbone(tmp_path, capsys):
+    theirs, ours = random_variables(10, seed=1), random_variables(10, seed=2)
+    best = jax.tree.map(lambda x: x + 1, theirs)
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        checkpoints.save_best(5, jax.tree.map(jnp.asarray, best), 0.5)
+        checkpoints.save_last(7, jax.tree.map(jnp.asarray, theirs), {"momentum": jnp.zeros(1)})
+    assert_backbone_of(load_backbone(str(tmp_path / "run"), ours), theirs, ours)
+    assert "not used" not in capsys.readouterr().out
+    assert_backbone_of(load_backbone(str(tmp_path / "run/checkpoints/best"), ours), best, ours)
+    assert_backbone_of(load_backbone(str(tmp_path / "run/checkpoints/best/5"), ours), best, ours)
+    words = refused(tmp_path / "run", random_variables(18))
+    assert "holds a ResNet-10, the config asks for a ResNet-18" in words
+    other = random_variables(10)
+    other["params"]["backbone"]["stem_conv1"]["kernel"] = np.zeros((3, 3, 3, 16), np.float32)
+    words = refused(tmp_path / "run", other)
+    assert "params/backbone/stem_conv1/kernel" in words
+    assert "3x3x3x8 where this network needs 3x3x3x16" in words
+    (tmp_path / "empty").mkdir()
+    assert "without a checkpoint" in refused(tmp_path / "empty", ours)
+
+
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path):
+    ours = random_variables()
+    good = as_torch(random_variables(seed=1))
+
+    def words(changes, without=()):
+        state = {name: value for name, value in good.items() if name not in without}
+        return refused(saved(state | changes, tmp_path / "w.safetensors"), ours)
+
+    name = "layer2.0.downsample.0.weight"
+    said = words({name: np.ones((64, 32, 3, 3), np.float32)})
+    for word in (name, "w.safetensors", "64x32x3x3", "64x32x1x1", "config.model.flavour"):
+        assert word in said
+    assert "layer4.2.bn3.running_var (256)" in words({}, ["layer4.2.bn3.running_var"])
+    assert "conv1.weight (8x3x3x3)" in words({}, ["conv1.weight"])
+    ruined = good[name].copy()
+    ruined[3, 2] = np.nan
+    said = words({name: ruined})
+    assert name in said
+    assert "not finite" in said
+    said = words({"conv1.weight": np.ones((64, 3, 7, 7), np.float32)}, ["conv2.weight", "conv3.weight"])
+    for word in ("7x7 stem", "64x3x7x7", "resnet50_v1c"):
+        assert word in said
+    assert "ResNet-D" in words({"layer1.0.downsample.2.weight": np.ones(32, np.float32)})
+    assert "no ResNet with a deep stem" in refused(
+        saved({"blocks.0.weight": np.ones(2)}, tmp_path / "vit.safetensors"), ours
+    )
+
+
+def test_another_depth_is_told_by_name(tmp_path):
+    path = saved(as_torch(random_variables(101)), tmp_path / "w.safetensors")
+    assert "holds a ResNet-101, the config asks for a ResNet-50" in refused(path, random_variables())
+    path = saved(as_torch(random_variables(34)), tmp_path / "w.safetensors")
+    assert "holds a ResNet-34, the config asks for a ResNet-50" in refused(path, random_variables())
+    state = as_torch(random_variables(50))
+    cut = {name: value for name, value in state.items() if not name.startswith("layer3.5")}
+    path = saved(cut, tmp_path / "w.safetensors")
+    assert "a ResNet of 3, 4, 5, 3 bottleneck blocks" in refused(path, random_variables())
+
+
+def test_files_that_cannot_be_read(tmp_path, monkeypatch):
+    ours = random_variables(10)
+    assert "does not exist" in refused(tmp_path / "nowhere.pth", ours)
+    (tmp_path / "w.npz").write_bytes(b"")
+    assert "of no known kind" in refused(tmp_path / "w.npz", ours)
+    (tmp_path / "w.safetensors").write_bytes(b"hello")
+    assert "cannot be read as .safetensors" in refused(tmp_path / "w.safetensors", ours)
+    (tmp_path / "w.pth").write_bytes(b"")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"w.pth .*pip install torch.*\.safetensors"):
+        check_path(str(tmp_path / "w.pth"))
+
+
+class RunsCode:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@needs_torch
+def test_a_pickle_runs_no_code_and_damaged_files_are_told(tmp_path):
+    import torch
+
+    ours, path = random_variables(10), tmp_path / "w.pth"
+    torch.save({"state_dict": {"conv1.weight": RunsCode(tmp_path / "marker")}}, path)
+    assert "is not run" in refused(path, ours)
+    assert not (tmp_path / "marker").exists()
+    for content in (b"", b"garbage", path.read_bytes()[:200]):
+        path.write_bytes(content)
+        assert str(path) in refused(path, ours)
+    torch.save([torch.ones(3)], path)
+    assert "no ResNet with a deep stem" in refused(path, ours)
+
+
+def test_training_starts_from_the_backbone_and_goes_on_without_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    settings = {"data__name": "camvid", "data__dir": str(write_camvid(tmp_path / "camvid")), "batch_size": 8}
+    settings |= {"log_every": 1, "eval_every": 0, "checkpoint_every": 100, "data__crop": (48, 64)}
+    weights = tmp_path / "weights"
+    settings["pretrained"] = str(weights / "w.safetensors")
+    with pytest.raises(UserError, match="pretrained=.*does not exist"):
+        train.train(load_config("demo", steps=1, **settings), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+    theirs = random_variables(10, "mmseg")
+    theirs["batch_stats"] = jax.tree.map(lambda x: x + 1000, theirs["batch_stats"])
+    weights.mkdir()
+    saved(as_torch(theirs, "timm"), weights / "w.safetensors")
+    train.train(load_config("demo", steps=1, **settings), tmp_path / "run")
+    assert f"backbone from {weights / 'w.safetensors'}: " in capsys.readouterr().out
+    like = variables_like(CCNet(11, 10, "mmseg", width=0.125), devices.data_mesh())
+    after, _ = load_variables(tmp_path / "run", "last", like)
+    for got in jax.tree.leaves(after["batch_stats"]["backbone"]):
+        assert got.min() > 800  # of which a step keeps 0.9
+    for got in jax.tree.leaves(after["batch_stats"]["head"]):
+        assert got.max() < 800
+    shutil.rmtree(weights)
+    train.train(load_config("demo", steps=1, **settings), tmp_path / "run")
+    assert "nothing to train" in capsys.readouterr().out
