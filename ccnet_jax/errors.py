@@ -2,10 +2,13 @@
 
 import contextlib
 import os
+import pathlib
 import sys
 from collections.abc import Callable, Iterator
 
 from absl import app, flags
+
+from kernels import whole_file
 
 
 class UserError(Exception):
@@ -51,6 +54,16 @@ def writing(path: object, remedy: str = "choose another place") -> Iterator[None
         yield
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); {remedy}") from None
+
+
+def write_whole(path: pathlib.Path, data: bytes | str) -> None:
+    """Write `data` to `path`, whole or not at all, and make its folder.
+
+    Raises UserError where the file cannot be written.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole_file.write_whole(path, data)
 
 
 def whole_numbers(flag: str, text: str, wanted: str) -> tuple[int, ...]:
