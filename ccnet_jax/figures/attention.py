@@ -56,10 +56,10 @@ def _heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _marked(picture: np.ndarray, at: tuple[int, int]) -> np.ndarray:
     """The picture [H, W, 3] with a white cross, outlined in black, at `at` (row, column)."""
-    side = max(min(picture.shape[:2]) // 12, 13)
+    side = max(min(picture.shape[:2]) // 12, 15)
     marked = picture.copy()
-    cv2.drawMarker(marked, at[::-1], (0, 0, 0), cv2.MARKER_CROSS, side + 4, 5)
-    cv2.drawMarker(marked, at[::-1], (255, 255, 255), cv2.MARKER_CROSS, side, 1)
+    cv2.drawMarker(marked, at[::-1], (0, 0, 0), cv2.MARKER_CROSS, side + 4, 7)
+    cv2.drawMarker(marked, at[::-1], (255, 255, 255), cv2.MARKER_CROSS, side, 3)
     return marked
 
 

@@ -9,7 +9,7 @@ from ccnet_jax.labels import VOID
 
 _SWATCH = 16  # pixels, the side of a colour patch
 _BESIDE = 30  # pixels of a column that are not the name: the patch and the gaps
-_LONGEST = 240  # pixels of a name; a longer one is shortened
+_LONGEST = 160  # pixels of a name; a longer one is shortened
 
 
 def legend(classes: tuple[str, ...], palette: np.ndarray, width: int, used: np.ndarray) -> np.ndarray:
