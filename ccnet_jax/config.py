@@ -295,8 +295,9 @@ def _from_text(text: str, name: str, key: Key) -> Any:
 def _unknown(name: str) -> str:
     """A sentence about a key that does not exist, with the nearest that does."""
     leaf = name.split(".")[-1]
-    if leaf in _ELSEWHERE:
-        meant = KEYS[_ELSEWHERE[leaf]]
+    elsewhere = _ELSEWHERE | {key.rpartition(".")[2]: key for key in KEYS if not key.endswith(".name")}
+    if leaf in elsewhere:
+        meant = KEYS[elsewhere[leaf]]
         return f"config.{name} does not exist; did you mean config.{meant.name} ({meant.setting.meaning})?"
     group = name.rpartition(".")[0]
     inside = [key for key in KEYS if group and key.startswith(f"{group}.")]

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-import ccnet_jax
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.labels import Classes
+from ccnet_jax.version import __version__
 from kernels.criss_cross import IMPLEMENTATIONS
 
 LATEST = pathlib.Path("runs/latest")  # a link to the newest run
@@ -175,7 +175,7 @@ def _versions() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(sys.orig_argv),
-        "ccnet_jax": ccnet_jax.__version__,
+        "ccnet_jax": __version__,
         "commit": commit,
         "python": platform.python_version(),
         "jax": jax.__version__,

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ccnet_jax import CCNet, visualize
-from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.errors import UserError
+from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.inference import Model
 from kernels import criss_cross_attention
 from tests.helpers import random_variables
