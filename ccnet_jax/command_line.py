@@ -1,4 +1,4 @@
-"""What the programs' command lines have in common: flags, configs by name, a user's mistake in one sentence."""
+"""What command lines have in common: flags, configs by name, a user's mistake in one sentence."""
 
 import argparse
 import sys
@@ -44,8 +44,8 @@ class Parser(argparse.ArgumentParser):
             help=f"{', '.join(config_files.names())} or a file, with :VARIANT where it has some",
         )
         self.epilog = (
-            "--config.KEY=VALUE changes any key of the config, for example --config.model.context=psp; the keys "
-            "are in docs/train.md, and `python -m ccnet_jax.train --config NAME --show` prints them."
+            "--config.KEY=VALUE changes any key of the config, for example --config.model.context=psp; the "
+            "keys are in docs/train.md, and `python -m ccnet_jax.train --config NAME --show` prints them."
         )
 
     def add_run(self, text: str) -> None:
@@ -81,7 +81,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The arguments without every --config.KEY=VALUE or --config.KEY VALUE, and {KEY: VALUE}; the last wins."""
+    """The arguments without --config.KEY=VALUE or --config.KEY VALUE, and {KEY: VALUE}; the last wins."""
     rest, overrides = [], {}
     waiting = list(arguments)
     while waiting:

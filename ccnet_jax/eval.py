@@ -5,8 +5,8 @@
     python -m ccnet_jax.eval --split test --labels DIR         # for Cityscapes' test server
 
 With no argument: the newest run (runs/latest) on the split it validates on, on whole pictures or in sliding
-windows as its config says. Prints IoU and accuracy of each class, mIoU, mAcc and pixel accuracy, writes them as
-JSON, and draws the first pictures. --labels writes every prediction in the data set's own numbers.
+windows as its config says. Prints IoU and accuracy of each class, mIoU, mAcc and pixel accuracy, writes them
+as JSON, and draws the first pictures. --labels writes every prediction in the data set's own numbers.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def test_mode(arguments: argparse.Namespace, config: Config) -> TestMode:
 
 
 def name_of(arguments: argparse.Namespace, split: str) -> str:
-    """What the results are called: the split, and each way in which this evaluation differs from the plain one."""
+    """What the results are called: the split, and how this evaluation differs from the plain one."""
     name = split
     if arguments.checkpoint != "last":
         name += f"-{pathlib.Path(arguments.checkpoint).name}"

@@ -43,7 +43,7 @@ FLOORS = {
 }
 # The package's front door imports what notebooks ask for, when they ask for it.
 FRONT_DOOR = "ccnet_jax"
-# What rooms may not need though a floor below has it: to draw or to score, nobody has to install OpenCV or JAX.
+# What a room must do without, though a lower floor has it.
 FORBIDDEN = {
     "kernels": ["ccnet_jax"],
     "ccnet_jax.labels": ["ccnet_jax", "kernels", "cv2", "jax"],
