@@ -161,7 +161,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def flat(values: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any]:
     """{"data.name": "streets", ...}: every leaf of nested dictionaries under its dotted key."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping | ml_collections.ConfigDict):
             leaves |= {f"{key}.{inner}": leaf for inner, leaf in flat(value).items()}
