@@ -1,8 +1,8 @@
 """What PyTorch and this package are compared on: cases, weights and inputs, made by NumPy alone.
 
-`tests/record_torch.py` computes the cases with PyTorch and writes `tests/recorded/torch.npz`; the tests compute
-them with this package and compare. Random numbers come from `numpy.random.RandomState`, whose streams NumPy
-keeps forever, so that weights and inputs need not be stored.
+`tests/record_torch.py` computes the cases with PyTorch and writes `tests/recorded/torch.npz`; the tests
+compute them with this package and compare. Random numbers come from `numpy.random.RandomState`, whose streams
+NumPy keeps forever, so that weights and inputs need not be stored.
 """
 
 import json
@@ -87,7 +87,7 @@ PREDICTIONS = [
 
 
 class Training(NamedTuple):
-    """Three SGD steps of "FLAVOUR-10" on four pictures of 65x65, without dropout.
+    """Three SGD steps of "FLAVOUR-10" on four pictures of 33x41, without dropout.
 
     The rate is learning_rate * (1 - step / steps) ** power; the loss is that of the main head, OHEM or not,
     plus auxiliary_weight times the auxiliary head's cross-entropy.
@@ -105,7 +105,7 @@ class Training(NamedTuple):
 
 
 TRAININGS = {"official": Training(ohem=True), "mmseg": Training(ohem=False)}
-TRAINING_SIZE = (4, 65, 65)
+TRAINING_SIZE = (4, 33, 41)
 
 
 def random_state(name: str, seed: int = 0) -> np.random.RandomState:
@@ -119,7 +119,7 @@ def pictures(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def training_labels() -> np.ndarray:
-    """Uint8 [4, 65, 65] with a corner of void in each picture."""
+    """Uint8 [4, 33, 41] with a corner of void in each picture."""
     labels = random_state("labels").randint(0, CLASSES, TRAINING_SIZE).astype(np.uint8)
     labels[:, :20, :9] = VOID
     return labels
@@ -201,7 +201,8 @@ def loss_inputs() -> tuple[np.ndarray, np.ndarray]:
 
 def features(height: int, width: int) -> np.ndarray:
     """Float32 [2, height, width, 3]."""
-    return random_state(f"features {height}x{width}").standard_normal((2, height, width, 3)).astype(np.float32)
+    random = random_state(f"features {height}x{width}")
+    return random.standard_normal((2, height, width, 3)).astype(np.float32)
 
 
 def resize_key(before: tuple[int, int], after: tuple[int, int], aligned: bool) -> str:
@@ -220,14 +221,14 @@ def max_pool_key(size: tuple[int, int], ceil: bool) -> str:
 
 
 def optimizer_inputs() -> tuple[dict[str, np.ndarray], list[dict[str, np.ndarray]]]:
-    """Parameters {"kernel": [4, 3], "bias": [3]}, and the gradients of five steps (global norms 2 to 6)."""
+    """Parameters {"kernel": [4, 3], "bias": [3]}, and the gradients of five steps (global norms 3 to 4.2)."""
     random = random_state("optimizer")
 
-    def tree(scale: float) -> dict[str, np.ndarray]:
+    def drawn() -> dict[str, np.ndarray]:
         shapes = {"kernel": (4, 3), "bias": (3,)}
-        return {name: (random.standard_normal(shape) * scale).astype(np.float32) for name, shape in shapes.items()}
+        return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
 
-    return tree(1.0), [tree(1.0) for _ in range(OPTIMIZER_STEPS)]
+    return drawn(), [drawn() for _ in range(OPTIMIZER_STEPS)]
 
 
 def poly_rates() -> list[float]:

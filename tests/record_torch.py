@@ -13,12 +13,13 @@ Keys of the file:
     predict/NETWORK/HxW/stage{3,4}      `excerpt` of the features of these ResNet stages
     predict/NETWORK/HxW/stage{3,4}_means
     train/FLAVOUR/metrics               [3 steps, 4]: loss, main loss, auxiliary loss, norm of the gradient
-    train/FLAVOUR/after{1,3}            `sample` of each tensor of the state dict after so many steps, joined in
-                                        the order of their names, counters left out
+    train/FLAVOUR/after{1,3}            `sample` of each tensor of the state dict after so many steps, joined
+                                        in the order of their names, counters left out
     train/FLAVOUR/values                JSON: {name of a running variance: values a channel in one batch}
-    loss/KIND, loss/KIND/gradient       of `loss_inputs`; KIND: plain, weighted, smoothed, weighted_smoothed, ohem
-    optimizer/KIND                      [5 steps, 15]: kernel and bias after each step; KIND: sgd or adamw, with
-                                        _poly, _clipped, _bias_not_decayed or nothing after it
+    loss/KIND, loss/KIND/gradient       of `loss_inputs`, and of its logits; KIND: plain, weighted, smoothed,
+                                        weighted_smoothed, ohem
+    optimizer/KIND                      [5 steps, 15]: kernel and bias after each step; KIND: sgd or adamw,
+                                        then nothing, _poly, _clipped or _bias_not_decayed
     clip/MAX/norm, clip/MAX/clipped     `clip_grad_norm_` of the first gradients, kernel and bias joined
     schedule/{poly,cosine}              the rates of steps 0 to 10 of 10
     resize/{aligned,unaligned}/HxW-HxW  bilinear `interpolate` of `features`
@@ -50,7 +51,8 @@ def recorded() -> dict[str, np.ndarray]:
 
 def built(network: cases.Network) -> torch.nn.Module:
     """A network with weights made by NumPy, in evaluation mode."""
-    model = torch_ccnet.NETWORKS[network.flavour](cases.CLASSES, network.depth, cases.WIDTH, **options(network))
+    build = torch_ccnet.NETWORKS[network.flavour]
+    model = build(cases.CLASSES, network.depth, cases.WIDTH, **options(network))
     arrays = cases.weights(shapes(model), network.negative)
     model.load_state_dict({name: torch.tensor(value) for name, value in arrays.items()})
     return model.eval()
@@ -98,19 +100,25 @@ def predictions() -> dict[str, np.ndarray]:
     for case in cases.PREDICTIONS:
         model = built(cases.NETWORKS[case.network])
         model.align_corners, model.loops = case.align_corners, case.loops
-        backbone = getattr(model, "backbone", model)
-        found = {}
-        for stage in ("3", "4"):
-            getattr(backbone, f"layer{stage}").register_forward_hook(
-                lambda _, inputs, output, stage=stage: found.update({f"stage{stage}": nhwc(output)})
-            )
-        with torch.no_grad():
-            logits, _ = model(nchw(cases.pictures(1, *case.size)))
-        found["logits"] = nhwc(logits)
-        for name, value in found.items():
+        for name, value in outputs(model, nchw(cases.pictures(1, *case.size))).items():
             values[f"{case.key}/{name}"] = cases.excerpt(value)
             values[f"{case.key}/{name}_means"] = cases.means(value)
     return values
+
+
+def outputs(model: torch.nn.Module, images: torch.Tensor) -> dict[str, np.ndarray]:
+    """{"stage3", "stage4", "logits"}: [B, H, W, C]."""
+    found = {}
+    backbone = getattr(model, "backbone", model)
+    for stage in ("stage3", "stage4"):
+
+        def note(_, inputs, output, stage=stage):
+            found[stage] = nhwc(output)
+
+        getattr(backbone, stage.replace("stage", "layer")).register_forward_hook(note)
+    with torch.no_grad():
+        logits, _ = model(images)
+    return {**found, "logits": nhwc(logits)}
 
 
 def ohem(logits: torch.Tensor, labels: torch.Tensor, threshold: float, min_kept: int) -> torch.Tensor:
