@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from ccnet_jax import convert
-from ccnet_jax.models.ccnet import FLAVOURS
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.training.optimizers import poly_schedule, sgd
 from ccnet_jax.training.step import State, make_train_step
 from tests.helpers import load_config
