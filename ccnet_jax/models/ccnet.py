@@ -213,12 +213,12 @@ def check_images(images: Array | np.ndarray) -> None:
         raise ValueError(f"images of shape {shape} are empty; pass at least one picture")
     if min(shape[1:3]) < SMALLEST:
         raise ValueError(
-            f"images have shape {shape}, but each side must have at least {SMALLEST} pixels; resize or pad them"
+            f"images have shape {shape}, but each side must have at least {SMALLEST} pixels; resize them"
         )
     if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
-            f"images have the dtype {images.dtype}, but the network takes uint8, or floating numbers from 0 to "
-            "255; convert them"
+            f"images have the dtype {images.dtype}, but the network takes uint8, or floating numbers from 0 "
+            "to 255; convert them"
         )
 
 
