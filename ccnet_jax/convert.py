@@ -42,8 +42,8 @@ from ccnet_jax import errors
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import numbered_palette
-from ccnet_jax.models.ccnet import FLAVOURS
-from ccnet_jax.models.resnet import ResNet
+from ccnet_jax.models.backbones.resnet import ResNet
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.run import checkpoints
 from ccnet_jax.training.optimizers import sgd
 from ccnet_jax.weights import torch_weights

@@ -16,7 +16,7 @@ import safetensors
 import safetensors.numpy
 
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.resnet import BLOCKS
+from ccnet_jax.models.backbones.resnet import BLOCKS
 
 # Where the stem's convolutions and their norms stand in the state dicts in use.
 STEMS = {
