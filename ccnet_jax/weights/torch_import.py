@@ -72,7 +72,7 @@ def import_weights(
         return
 
     meta = read_meta(raw_meta, network.num_classes)
-    config_given = config is not None
+    chosen_by_user = config is not None or not {"model.loops", "model.align_corners"}.isdisjoint(overrides or ())
     if config is None:
         config = config_from_weights(network, network.num_classes, meta, overrides or {})
     check_config(config, network, network.num_classes, meta, source)
@@ -82,14 +82,14 @@ def import_weights(
         run = RunFolder(folder)
         run.save_config(config)
         run.save_classes(classes.names, classes.palette)
+        run.add_versions()
         optimizer = build_optimizer(config.optimizer, config.steps).init(variables["params"])
         with Checkpoints(run) as saved:
             saved.save_last(0, variables, optimizer)
 
     _print_tensors(tensors, variables, network, in_place, source)
     ccnet = build_network(config.model, network.num_classes)
-    origin = _origin(meta, config_given or bool(overrides))
-    print(f"taken from {origin}: loops={ccnet.loops}, align_corners={ccnet.aligned}")
+    print(f"taken from {_origin(meta, chosen_by_user)}: loops={ccnet.loops}, align_corners={ccnet.aligned}")
     evaluate = f"python -m ccnet_jax.eval --workdir {out} --data-dir FOLDER"
     print(f"run in {out}, data set {config.data.name}: {evaluate}")
     if config.data.name == UNKNOWN_DATA_SET:
@@ -195,9 +195,9 @@ def _unused(names: Collection[str]) -> str:
     return f"not needed: {len(counters)} counters of batches" + (f"; not used: {others}" if others else "")
 
 
-def _origin(meta: CheckpointMeta, set_by_user: bool) -> str:
+def _origin(meta: CheckpointMeta, chosen_by_user: bool) -> str:
     """Where `loops` and `align_corners` come from."""
-    if set_by_user:
+    if chosen_by_user:
         return "--config"
     if meta.loops is not None and meta.align_corners is not None:
         return "the checkpoint's config"
