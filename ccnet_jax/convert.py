@@ -4,22 +4,23 @@
     python -m ccnet_jax.convert RUN --to torch --out FILE.{safetensors,pth} [--checkpoint last|best|DIR]
 
 The first command makes a run at step 0 of a CCNet's weights, the authors' (official) or mmsegmentation's
-(mmseg): `eval` takes it as any other run, and `train --resume DIR` trains on. Of the weights of a ResNet alone
+(mmseg): `eval` takes it as any other run, and `train --resume DIR` trains on. Of a ResNet's weights alone
 (timm's and torchvision's too) it makes a folder for --config.pretrained=DIR.
 
 A .safetensors file needs no PyTorch. Of a .pth file only tensors are read, and no code in it is run. Depth,
 width, flavour, stem and number of classes are found in the weights. The data set is found by the class names
-that mmsegmentation keeps, or else by the number of classes; loops and align_corners by the config that it keeps.
-A recipe given with --config says the rest, and must agree with the weights; without it the weights get the
-recipe of their flavour.
+that mmsegmentation keeps, or else by the number of classes; loops and align_corners by the config that
+mmsegmentation keeps. A recipe given with --config says the rest, and must agree with the weights. Without
+--config the weights get the recipe of their flavour, which --config.KEY=VALUE changes.
 
 The second command writes a run's weights under the names of its flavour's PyTorch network.
 
-Neither command changes a bit of the weights, with one exception. Norms of the authors' network are in-place ABN,
-whose scale is |weight| + 1e-5. Official weights without num_batches_tracked, which only PyTorch's own batch
-norm has, are taken for such, and their scales become |weight| + 1e-5. `--to torch --inplace-abn` writes such
-weights; without it the written weights are the scales. Running variances are not changed either, though PyTorch
-will update them with n / (n - 1) times the variance of a batch, and we with the variance itself.
+Neither command changes a bit of the weights, with one exception. Norms of the authors' network are in-place
+ABN, whose scale is |weight| + 1e-5. Official weights without num_batches_tracked, which only PyTorch's own
+batch norm has, are taken for in-place ABN's, and their scales become |weight| + 1e-5. `--to torch
+--inplace-abn` writes such weights; without it the written weights are the scales. Running variances are
+not changed either, though PyTorch will update them with n / (n - 1) times the variance of a batch of n
+values, and this package with the variance itself.
 
 docs/weights.md says more.
 """
@@ -62,7 +63,9 @@ def recipe(arguments: argparse.Namespace) -> Config | None:
 def flags() -> command_line.Parser:
     """The command line."""
     parser = command_line.Parser("ccnet_jax.convert", __doc__)
-    parser.add_argument("given", metavar="CHECKPOINT|RUN", help="file to read, or with --to torch a run's folder")
+    parser.add_argument(
+        "given", metavar="CHECKPOINT|RUN", help="file to read, or with --to torch a run's folder"
+    )
     parser.add_argument(
         "--out",
         required=True,
@@ -74,8 +77,8 @@ def flags() -> command_line.Parser:
     parser.add_argument(
         "--config",
         metavar="NAME",
-        help=f"recipe of the run: {', '.join(config_files.names())} or a file, with :VARIANT where it has some; "
-        "--config.KEY=VALUE changes a key, also without --config",
+        help=f"recipe of the run: {', '.join(config_files.names())} or a file, with :VARIANT where it has "
+        "some; --config.KEY=VALUE changes a key, also without --config",
     )
     parser.add_argument("--to", choices=["torch"], help="write a run's weights as PyTorch's")
     parser.add_argument(

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import FLAVOURS
+from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.layers import scaled
 from ccnet_jax.weights.naming import CLASSIFIERS, HEAD_NAMES, Naming, StateDict, is_counter, naming_of
 from ccnet_jax.weights.resnet_depth import depth_of, resnet_title
@@ -37,6 +38,11 @@ class DetectedNetwork:
         """The value of `config.model.stem`."""
         return self.naming.stem_names.stem
 
+    @property
+    def model(self) -> ModelConfig:
+        """The settings that build this network; loops and align_corners are not told by weights."""
+        return ModelConfig(depth=self.depth, flavour=self.flavour, stem=self.stem, width=self.width)
+
     def __str__(self) -> str:
         width = "" if self.width == 1 else f" of {self.width:g} times the width"
         title = f"ResNet-{self.depth}{width} with the {self.stem} stem"
@@ -45,9 +51,7 @@ class DetectedNetwork:
         return f"CCNet of the {self.flavour} flavour, {title}, {self.num_classes} classes"
 
 
-def detect_network(
-    tensors: StateDict, expected_source: str | None, source: pathlib.Path
-) -> DetectedNetwork:
+def detect_network(tensors: StateDict, expected_source: str | None, source: pathlib.Path) -> DetectedNetwork:
     """The network that the state dict read from `source` belongs to.
 
     Args:
@@ -90,8 +94,8 @@ def _check_resnet_alone(names_outside_blocks: set[str], naming: Naming, source: 
         if not name.startswith(expected) and not is_counter(name):
             attentions = [f"{heads.attention}.query_conv.weight ({key})" for key, heads in HEAD_NAMES.items()]
             raise UserError(
-                f"{source} holds another network than CCNet: it has {name}, but no {' or '.join(attentions)}; "
-                "take the file of a CCNet or of a ResNet"
+                f"{source} holds another network than CCNet: it has {name}, but no "
+                f"{' or '.join(attentions)}; take the file of a CCNet or of a ResNet"
             )
 
 

@@ -1,4 +1,4 @@
-"""What PyTorch's code bases call the parts of a ResNet and of a CCNet, and which shapes the parts have there."""
+"""What PyTorch's code bases call the parts of a ResNet and of a CCNet, and the shapes of the parts there."""
 
 import dataclasses
 import pathlib
@@ -35,7 +35,8 @@ class StemNames:
       convs: names of the convolutions, in their order.
       norms: names of the norms after them.
       stem: the value of `config.model.stem` for these layers.
-      flavour: the flavour whose pictures these weights were trained on; None where the width of the stem tells.
+      flavour: the flavour that normalises pictures as these weights expect them; None where the width of
+        the stem tells.
     """
 
     convs: tuple[str, ...]

@@ -71,7 +71,7 @@ def load_backbone(path: str, variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_file(source: pathlib.Path, shapes: Shapes) -> tuple[dict[Key, np.ndarray], list[str]]:
-    """The backbone's variables from PyTorch's weights, and the names of tensors that one would expect used."""
+    """The backbone's variables from PyTorch's weights, and the names of further tensors of a backbone."""
     tensors = tensor_files.read(source).tensors
     naming = naming_of(tensors, source)
     _check_stem(tensors, naming, shapes, source)
@@ -107,9 +107,9 @@ def _check_stem(tensors: StateDict, naming: Naming, shapes: Shapes, source: path
     if wants_deep and not has_deep:
         name = naming.backbone_name("conv1.weight")
         raise UserError(
-            f"{source} has a 7x7 stem ({name} is {values.sides(tensors[name].shape)}), this network a deep one "
-            'of three 3x3 convolutions; set config.model.stem="7x7", or take weights that fit, for example '
-            "open-mmlab's resnet50_v1c or timm's resnet50c"
+            f"{source} has a 7x7 stem ({name} is {values.sides(tensors[name].shape)}), this network a deep "
+            'one of three 3x3 convolutions; set config.model.stem="7x7", or take weights that fit, for '
+            "example open-mmlab's resnet50_v1c or timm's resnet50c"
         )
     if has_deep and not wants_deep:
         raise UserError(
@@ -123,8 +123,8 @@ def _check_depth(found: Iterable[str], wanted: Iterable[str], source: pathlib.Pa
     found_title, wanted_title = resnet_title(found), resnet_title(wanted)
     if found_title != wanted_title:
         raise UserError(
-            f"{source} holds a {found_title}, the config asks for a {wanted_title}; set config.model.depth to "
-            "that of the weights, or config.pretrained to weights of that depth"
+            f"{source} holds a {found_title}, the config asks for a {wanted_title}; set config.model.depth "
+            "to that of the weights, or config.pretrained to weights of that depth"
         )
 
 

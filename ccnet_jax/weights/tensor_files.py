@@ -43,8 +43,8 @@ def check_readable(source: pathlib.Path, title: str) -> None:
         raise UserError(f"{title} is of no known kind; give a .safetensors, .pth or .pt file")
     if needs_torch(source) and not has_torch():
         raise UserError(
-            f"{title} is read with PyTorch, which is not installed: pip install torch, or convert the file to "
-            ".safetensors where PyTorch is installed"
+            f"{title} is read with PyTorch, which is not installed: pip install torch, or convert the file "
+            "to .safetensors where PyTorch is installed"
         )
 
 

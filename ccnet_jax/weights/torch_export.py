@@ -18,7 +18,9 @@ from ccnet_jax.weights.checkpoint_meta import written_meta
 from ccnet_jax.weights.naming import COUNTER, HEAD_NAMES, Key, Naming
 
 
-def export_weights(run: RunFolder, out: pathlib.Path, checkpoint: str = "last", in_place: bool = False) -> None:
+def export_weights(
+    run: RunFolder, out: pathlib.Path, checkpoint: str = "last", in_place: bool = False
+) -> None:
     """Write a run's weights as PyTorch's, and print where.
 
     Args:
@@ -104,8 +106,8 @@ def _check_exportable(config: Config, run: RunFolder, in_place: bool) -> None:
     model = config.model
     if model.context != "rcca":
         raise UserError(
-            f"{run} has model.context={model.context}, for which PyTorch's CCNets have no names; only rcca can "
-            "be written"
+            f"{run} has model.context={model.context}, for which PyTorch's CCNets have no names; only rcca "
+            "can be written"
         )
     if in_place and not FLAVOURS[model.flavour].in_place_norms:
         raise UserError(

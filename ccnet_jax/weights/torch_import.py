@@ -65,14 +65,17 @@ def import_weights(
         in_place = values.has_in_place_norms(tensors, network.naming)
     elif in_place and not FLAVOURS[network.flavour].in_place_norms:
         raise UserError(
-            f"{source} is of the {network.flavour} flavour, whose norms are never in-place ABN; omit --inplace-abn"
+            f"{source} is of the {network.flavour} flavour, whose norms are never in-place ABN; omit "
+            "--inplace-abn"
         )
     if network.num_classes is None:
         _import_backbone(tensors, network, in_place, source, out)
         return
 
     meta = read_meta(raw_meta, network.num_classes)
-    chosen_by_user = config is not None or not {"model.loops", "model.align_corners"}.isdisjoint(overrides or ())
+    chosen_by_user = config is not None or not {"model.loops", "model.align_corners"}.isdisjoint(
+        overrides or ()
+    )
     if config is None:
         config = config_from_weights(network, network.num_classes, meta, overrides or {})
     check_config(config, network, network.num_classes, meta, source)
@@ -100,10 +103,7 @@ def _import_backbone(
     tensors: StateDict, network: DetectedNetwork, in_place: bool, source: pathlib.Path, out: pathlib.Path
 ) -> None:
     """Make the folder of a ResNet alone, and print what was found."""
-    model = ModelConfig(
-        depth=network.depth, flavour=network.flavour, stem=network.stem, width=network.width
-    )
-    variables = convert_tensors(tensors, network, model, in_place, source)
+    variables = convert_tensors(tensors, network, network.model, in_place, source)
     with new_folder(out) as folder:
         checkpoints.save_variables(folder, variables)
     _print_tensors(tensors, variables, network, in_place, source)
@@ -113,7 +113,7 @@ def _import_backbone(
 def convert_tensors(
     tensors: StateDict, network: DetectedNetwork, model: ModelConfig, in_place: bool, source: pathlib.Path
 ) -> dict[str, Any]:
-    """The variables of the network found: {"params", "batch_stats"}, of a ResNet alone with its backbone only.
+    """The variables of the network found: {"params", "batch_stats"}, of a ResNet alone those of its backbone.
 
     Args:
       tensors: the state dict.
@@ -130,7 +130,8 @@ def convert_tensors(
     if missing := sorted(set(names.values()) - set(tensors)):
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise UserError(
-            f"{source} holds a {network}, but lacks {', '.join(missing[:_LISTED])}{more}; take a complete file"
+            f"{source} holds a {network}, but lacks {', '.join(missing[:_LISTED])}{more}; take a "
+            "complete file"
         )
     remedy = f"the other tensors are those of a {network}; take another copy"
     converted = {
