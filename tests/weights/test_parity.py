@@ -3,6 +3,7 @@
 Cases, weights and inputs: `tests/weights/parity_cases.py`. What recorded them: `tests/weights/record_torch.py`.
 """
 
+import dataclasses
 import pathlib
 
 import flax.linen as nn
@@ -13,16 +14,21 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from ccnet_jax import convert
+from ccnet_jax.models.config import build_network
 from ccnet_jax.models.context import adaptive_average_pool
 from ccnet_jax.models.layers import resize_bilinear
-from ccnet_jax.models.resnet import max_pool
+from ccnet_jax.models.backbones.resnet import max_pool
 from ccnet_jax.training.optimizers import sgd
-from ccnet_jax.weights.pretrained import load_backbone
 from ccnet_jax.training.step import State, make_train_step
-from tests.weights import parity_cases as cases
+from ccnet_jax.weights.detection import detect_network
+from ccnet_jax.weights.naming import is_counter, naming_of
+from ccnet_jax.weights.pretrained import load_backbone
+from ccnet_jax.weights.torch_export import torch_tensors
+from ccnet_jax.weights.torch_import import convert_tensors
+from ccnet_jax.weights.values import has_in_place_norms
 from tests.helpers import load_config, random_variables
-from tests.weights.test_convert import state_shapes
+from tests.weights import parity_cases as cases
+from tests.weights.state_dicts import state_shapes
 
 NOWHERE = pathlib.Path("weights")  # the state dicts are not read from a file
 TOLERANCE = 1e-5  # of the largest value; measured: at most 1.2e-6
@@ -39,21 +45,17 @@ def state_dict(recorded, network):
 
 def converted(state, align_corners=None, loops=2):
     """(network, variables) of a PyTorch state dict, as `convert` makes them."""
-    found = convert.found_network(state, None, NOWHERE)
-    config = convert.plain_config(found, convert.Told(loops=loops, align_corners=align_corners))
-    in_place = convert.torch_weights.has_in_place_norms(state, found.naming)
-    variables, _ = convert.converted(state, found, config, in_place, NOWHERE)
-    return convert.configuration.build_model(config, found.num_classes), variables
+    found = detect_network(state, None, NOWHERE)
+    model = dataclasses.replace(found.model, loops=loops, align_corners=align_corners)
+    in_place = has_in_place_norms(state, found.naming)
+    return build_network(model, found.num_classes), convert_tensors(state, found, model, in_place, NOWHERE)
 
 
 def torch_state(variables, flavour, network):
     """The PyTorch state dict of variables, as `convert` writes it; counters left out, in order of names."""
-    naming = convert.torch_weights.naming_of(network, NOWHERE)
     flat = {key: np.asarray(value) for key, value in traverse_util.flatten_dict(variables).items()}
-    state = convert.torch_state(flat, naming, flavour == "official", 0)
-    return {
-        name: value for name, value in sorted(state.items()) if not convert.torch_weights.is_counter(name)
-    }
+    state = torch_tensors(flat, naming_of(network, NOWHERE), flavour == "official", 0)
+    return {name: value for name, value in sorted(state.items()) if not is_counter(name)}
 
 
 def assert_same(got, wanted, tolerance=TOLERANCE):

@@ -11,9 +11,8 @@ from flax import traverse_util
 
 from ccnet_jax import CCNet, devices, train
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.ccnet import FLAVOURS
-from ccnet_jax.models.resnet import ResNet
 from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
+from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights.pretrained import check_path, load_backbone
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
@@ -115,7 +114,7 @@ def test_every_naming_lands_where_it_should(tmp_path, capsys, naming, prefix, wr
 def test_a_run_or_its_checkpoint_gives_its_backbone(tmp_path, capsys):
     theirs, ours = random_variables(10, seed=1), random_variables(10, seed=2)
     best = jax.tree.map(lambda x: x + 1, theirs)
-    with Checkpoints(tmp_path / "run") as checkpoints:
+    with Checkpoints(RunFolder(tmp_path / "run")) as checkpoints:
         checkpoints.save_best(5, jax.tree.map(jnp.asarray, best), 0.5)
         checkpoints.save_last(7, jax.tree.map(jnp.asarray, theirs), {"momentum": jnp.zeros(1)})
     assert_backbone_of(load_backbone(str(tmp_path / "run"), ours), theirs, ours)
@@ -215,21 +214,21 @@ def test_training_starts_from_the_backbone_and_goes_on_without_it(tmp_path, monk
     weights = tmp_path / "weights"
     settings["pretrained"] = str(weights / "w.safetensors")
     with pytest.raises(UserError, match="pretrained=.*does not exist"):
-        train.train(load_config("demo", steps=1, **settings), tmp_path / "run")
+        train.train(load_config("demo", steps=1, **settings), RunFolder(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
     theirs = random_variables(10, "mmseg")
     theirs["batch_stats"] = jax.tree.map(lambda x: x + 1000, theirs["batch_stats"])
     weights.mkdir()
     saved(as_torch(theirs, "timm"), weights / "w.safetensors")
-    train.train(load_config("demo", steps=1, **settings), tmp_path / "run")
+    train.train(load_config("demo", steps=1, **settings), RunFolder(tmp_path / "run"))
     assert f"backbone from {weights / 'w.safetensors'}: " in capsys.readouterr().out
     like = variables_like(CCNet(11, 10, "mmseg", width=0.125), devices.data_mesh())
-    after, _ = load_variables(tmp_path / "run", "last", like)
+    after, _ = load_variables(RunFolder(tmp_path / "run"), "last", like)
     for got in jax.tree.leaves(after["batch_stats"]["backbone"]):
         assert got.min() > 800  # of which a step keeps 0.9
     for got in jax.tree.leaves(after["batch_stats"]["head"]):
         assert got.max() < 800
     shutil.rmtree(weights)
-    train.train(load_config("demo", steps=1, **settings), tmp_path / "run")
+    train.train(load_config("demo", steps=1, **settings), RunFolder(tmp_path / "run"))
     assert "nothing to train" in capsys.readouterr().out
