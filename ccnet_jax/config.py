@@ -1,8 +1,8 @@
 """The configuration of a run: the rooms' settings put together.
 
 Every key, its default, its type, what it may hold and what it means stand once, in the dataclass of the room
-that uses it. From them come the config that `configs/*.py` start from (`default`), the check (`parse`), what an
-old run's config.json lacks, what two configs of the same run may differ in, and the table in the manual.
+that uses it. From them come the config that `configs/*.py` start from (`default`), the check (`parse`), what
+an old run's config.json lacks, what two configs of one run may differ in, and the table in the manual.
 """
 
 import ast
@@ -64,10 +64,10 @@ class Config:
         None, "file or run whose backbone weights training starts from", resumable=True, before=None
     )
     distributed: bool = setting(False, "several hosts: call `jax.distributed.initialize()`")
-    data: DataConfig = DataConfig()
-    model: ModelConfig = ModelConfig()
-    optimizer: OptimizerConfig = OptimizerConfig()
-    loss: LossConfig = LossConfig()
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    loss: LossConfig = dataclasses.field(default_factory=LossConfig)
 
     def complaints(self) -> list[str]:
         """Sentences about settings that do not go together, of all rooms."""
@@ -79,14 +79,15 @@ class Config:
             found.append("config.eval_window and config.eval_stride go together: set both or neither")
         if window is not None and stride is not None and (stride[0] > window[0] or stride[1] > window[1]):
             found.append(
-                f"config.eval_stride={stride} leaves gaps between windows of {window}; make it at most the window"
+                f"config.eval_stride={stride} leaves gaps between windows of {window}; make it at most the "
+                "window"
             )
         height, width = self.data.crop or (SMALLEST, SMALLEST)
         needed, memory = self.batch_size * height * width * 4, _memory()  # three colours and a label
         if needed > memory:
             found.append(
-                f"config.batch_size={self.batch_size} needs {needed / 1e9:,.1f} GB for one batch of pictures, "
-                f"and this machine has {memory / 1e9:,.1f} GB; make it smaller"
+                f"config.batch_size={self.batch_size} needs {needed / 1e9:,.1f} GB for one batch of "
+                f"pictures, and this machine has {memory / 1e9:,.1f} GB; make it smaller"
             )
         return found
 
@@ -160,7 +161,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def flat(values: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any]:
     """{"data.name": "streets", ...}: every leaf of nested dictionaries under its dotted key."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping | ml_collections.ConfigDict):
             leaves |= {f"{key}.{inner}": leaf for inner, leaf in flat(value).items()}
@@ -230,7 +231,7 @@ def different_keys(here: Config, there: Config) -> list[str]:
 
 
 def key_table() -> str:
-    """Every key as a Markdown table: default, allowed values, meaning, whether a run may go on with another."""
+    """Every key as a Markdown table: default, allowed values, meaning, whether a run may change it."""
     lines = ["| key | default | allowed | meaning | resume with another |", "|---|---|---|---|---|"]
     for name, key in KEYS.items():
         allowed = (
@@ -247,14 +248,16 @@ def _built(group: type, values: dict[str, Any], prefix: str = "") -> Any:
     """A config dataclass from its flat values."""
     arguments = {}
     for field in dataclasses.fields(group):
-        name = prefix + field.name
-        nested = dataclasses.is_dataclass(field.default)
-        arguments[field.name] = _built(type(field.default), values, f"{name}.") if nested else values[name]
+        name, nested = prefix + field.name, field.default_factory
+        if isinstance(nested, type):
+            arguments[field.name] = _built(nested, values, f"{name}.")
+        else:
+            arguments[field.name] = values[name]
     return group(**arguments)
 
 
 def _plain_value(value: Any) -> Any:
-    """Lists, JSON's word for tuples, as tuples; (None,) as None, which earlier command lines made of "None"."""
+    """Lists, JSON's form of tuples, as tuples; (None,) as None, an earlier form of None."""
     if isinstance(value, list | tuple):
         value = tuple(map(_plain_value, value))
         return None if value == (None,) else value
@@ -295,8 +298,9 @@ def _from_text(text: str, name: str, key: Key) -> Any:
 def _unknown(name: str) -> str:
     """A sentence about a key that does not exist, with the nearest that does."""
     leaf = name.split(".")[-1]
-    if leaf in _ELSEWHERE:
-        meant = KEYS[_ELSEWHERE[leaf]]
+    elsewhere = _ELSEWHERE | {key.rpartition(".")[2]: key for key in KEYS if not key.endswith(".name")}
+    if leaf in elsewhere:
+        meant = KEYS[elsewhere[leaf]]
         return f"config.{name} does not exist; did you mean config.{meant.name} ({meant.setting.meaning})?"
     group = name.rpartition(".")[0]
     inside = [key for key in KEYS if group and key.startswith(f"{group}.")]

@@ -5,8 +5,8 @@
     python -m ccnet_jax.eval --split test --labels DIR         # for Cityscapes' test server
 
 With no argument: the newest run (runs/latest) on the split it validates on, on whole pictures or in sliding
-windows as its config says. Prints IoU and accuracy of each class, mIoU, mAcc and pixel accuracy, writes them as
-JSON, and draws the first pictures. --labels writes every prediction in the data set's own numbers.
+windows as its config says. Prints IoU and accuracy of each class, mIoU, mAcc and pixel accuracy, writes them
+as JSON, and draws the first pictures. --labels writes every prediction in the data set's own numbers.
 """
 
 import argparse
@@ -38,17 +38,17 @@ def test_mode(arguments: argparse.Namespace, config: Config) -> TestMode:
         if arguments.stride is not None:
             raise UserError("--stride goes with a --window of HEIGHT,WIDTH, not with whole; omit it")
         return dataclasses.replace(mode, window=None, stride=None)
-    window = command_line.whole_numbers("--window", arguments.window, "HEIGHT,WIDTH")
-    stride = tuple(-(-2 * side // 3) for side in window)
+    window = command_line.pair("--window", arguments.window, "HEIGHT,WIDTH")
+    stride = -(-2 * window[0] // 3), -(-2 * window[1] // 3)
     if arguments.stride is not None:
-        stride = command_line.whole_numbers("--stride", arguments.stride, "DOWN,ACROSS")
+        stride = command_line.pair("--stride", arguments.stride, "DOWN,ACROSS")
     # the config's own rules hold for them too
     changed = dataclasses.replace(config, eval_window=window, eval_stride=stride)
     return configuration.checked(changed).test_mode(arguments.ms_flip)
 
 
 def name_of(arguments: argparse.Namespace, split: str) -> str:
-    """What the results are called: the split, and each way in which this evaluation differs from the plain one."""
+    """What the results are called: the split, and how this evaluation differs from the plain one."""
     name = split
     if arguments.checkpoint != "last":
         name += f"-{pathlib.Path(arguments.checkpoint).name}"

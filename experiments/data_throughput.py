@@ -28,8 +28,8 @@ import torch
 import tqdm
 from PIL import Image
 
-from ccnet_jax.data.datasets import cityscapes
 from ccnet_jax.data import pipeline, sources, transforms
+from ccnet_jax.data.datasets import cityscapes
 from ccnet_jax.data.datasets.streets import Streets
 from kernels.criss_cross import bench
 

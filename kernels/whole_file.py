@@ -10,8 +10,13 @@ from collections.abc import Iterator
 def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield a temporary path beside `path`; give it the name `path` when the block ends without an error.
 
-    The data are flushed to disk before the rename, so that a crash leaves the old file or the new one.
+    The data are flushed to disk before the rename, so that a crash leaves the old file or the new one. Where
+    `path` is a link, the file it points to is replaced; a device, as /dev/null, is yielded itself.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        yield path
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -1,38 +1,30 @@
 """What several tests share: small configs, a folder of pictures, running the programs as a user does."""
 
-import importlib.util
 import os
 import pathlib
 import subprocess
 import sys
-import types
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from ccnet_jax import config as configuration
+from ccnet_jax import config_files
+from ccnet_jax.config import Config
+from ccnet_jax.config_files import ConfigName
+from ccnet_jax.models.config import build_network
 from ccnet_jax.run.checkpoints import Checkpoints
+from ccnet_jax.run.folder import RunFolder
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-def load_config_file(name: str) -> types.ModuleType:
-    """configs/NAME.py as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def load_config(name: str, **changes) -> ml_collections.ConfigDict:
-    """configs/NAME.py, or NAME:VARIANT of it, with {"dotted__key": value}: double underscores are dots."""
-    name, *variant = name.split(":")
-    config = load_config_file(name).get_config(*variant)
-    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
-    return config
+def load_config(name: str, **changes) -> Config:
+    """A config by name, NAME or NAME:VARIANT, with {"dotted__key": value}: double underscores are dots."""
+    values = configuration.flat(config_files.load(ConfigName.of(name)))
+    return configuration.parse(values | {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def random_variables(model, seed: int = 0):
@@ -62,13 +54,13 @@ def with_gamma(variables, gamma: float):
     )
 
 
-def write_run(folder: pathlib.Path, config: ml_collections.ConfigDict, source) -> Any:
+def write_run(folder: pathlib.Path, config: Config, source) -> Any:
     """A run's folder as training leaves it, of a random network; its variables. `source` has the classes."""
-    folder.mkdir(parents=True)
-    configuration.save(config, folder)
-    configuration.save_classes(source, folder)
-    variables = random_variables(configuration.build_model(config, len(source.classes)))
-    with Checkpoints(folder) as checkpoints:
+    run_folder = RunFolder(folder)
+    run_folder.save_config(config)
+    run_folder.save_classes(source.classes, source.palette)
+    variables = random_variables(build_network(config.model, len(source.classes), config.dtype))
+    with Checkpoints(run_folder) as checkpoints:
         checkpoints.save_last(3, variables, {"momentum": jnp.zeros(1)})
     return variables
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import ccnet_jax
-from ccnet_jax.evaluation import prediction
 from ccnet_jax import devices, visualize
 from ccnet_jax.data.datasets.streets import CLASSES, Streets
 from ccnet_jax.errors import UserError
+from ccnet_jax.evaluation import prediction
 from tests import helpers
 from tests.miniatures import write
 

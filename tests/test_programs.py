@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import time
 
 import cv2
+import jax
 import numpy as np
 import pytest
 
+import ccnet_jax
 from tests import helpers
 from tests.miniatures import write_camvid
 
@@ -91,21 +94,24 @@ def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
         ("predict", "--attention"),
         ("convert", "--source"),
         ("data.preview", "--crops"),
+        ("data.prepare", "--shard-megabytes"),
     ],
 )
 def test_help(program, flag, folder):
-    _, out, err = helpers.run(f"ccnet_jax.{program}", "--help", cwd=folder)
-    assert flag in out + err
-    assert "python -m ccnet_jax." + program in out + err
+    code, out, _ = helpers.run(f"ccnet_jax.{program}", "--help", cwd=folder)
+    assert code == 0
+    assert flag in out
+    assert "python -m ccnet_jax." + program in out
 
 
 @pytest.mark.parametrize("name", ["attention_memory", "streets_context", "testing_memory"])
-def test_experiments_start_as_the_readme_says(name):
+def test_experiments_start_as_the_manual_says(name):
     code, out, err = helpers.run(f"experiments.{name}", "--help", cwd=helpers.ROOT)
     assert code == 0, err
     assert "usage: " in out
-    readme = (helpers.ROOT / "README.md").read_text().replace("\n", " ")
-    assert f"python -m experiments.{name}" in readme
+    pages = [helpers.ROOT / "README.md", *(helpers.ROOT / "docs").glob("*.md")]
+    manual = " ".join(page.read_text() for page in pages).replace("\n", " ")
+    assert f"python -m experiments.{name}" in manual
 
 
 def test_wrong_keys_and_values_are_named(folder):
@@ -124,6 +130,46 @@ def test_wrong_keys_and_values_are_named(folder):
     assert_one_sentence(variant, "has no variant '18', but one of official-r101")
 
 
+def test_a_config_is_named_as_a_user_would(folder):
+    code, out, _ = helpers.run("ccnet_jax.train", "demo", "--config.steps", "7", "--show", cwd=folder)
+    assert code == 0
+    assert json.loads(out)["steps"] == 7
+    changed = ("--config=configs/demo.py", "--config.data.crop=(64, 64)", "--config.data.crop=(96, 128)")
+    code, out, _ = helpers.run("ccnet_jax.train", *changed, "--config.model.remat", "--show", cwd=folder)
+    assert json.loads(out)["data"]["crop"] == [96, 128]  # the last one counts
+    assert json.loads(out)["model"]["remat"] is True
+    two = helpers.run("ccnet_jax.train", "demo", "--config=camvid", cwd=folder)
+    assert_one_sentence(two, "two configs, camvid and demo")
+
+
+def test_programs_list_what_there_is(folder):
+    code, out, _ = helpers.run("ccnet_jax.train", "--list", cwd=folder)
+    assert code == 0
+    assert "cityscapes:mmseg-r50-769x769-80k" in out
+    code, out, _ = helpers.run("ccnet_jax", cwd=folder)
+    assert code == 0
+    for program in ("train", "eval", "predict", "convert", "data.preview", "data.prepare"):
+        assert f"python -m ccnet_jax.{program} " in out
+    assert_one_sentence(helpers.run("ccnet_jax", "eval", cwd=folder), "python -m ccnet_jax.eval")
+    code, out, _ = helpers.run("ccnet_jax.eval", "--version", cwd=folder)
+    assert (code, out) == (0, f"ccnet_jax {ccnet_jax.__version__}\n")
+
+
+def test_a_run_is_resumed_by_its_name(folder):
+    shutil.copytree(folder / "runs/tiny", folder / "runs/more")
+    more = ("--resume", "runs/more", "--config.steps=3")
+    code, out, err = helpers.run("ccnet_jax.train", *more, cwd=folder)
+    assert code == 0, err
+    assert "going on from step 2" in out
+    again = helpers.run("ccnet_jax.train", *more, "--config.model.loops=1", cwd=folder)
+    assert_one_sentence(again, "runs/more holds a run with model.loops=2, not 1")
+    assert_one_sentence(helpers.run("ccnet_jax.train", "--resume=nope", cwd=folder), "nope is not a run")
+    versions = json.loads((folder / "runs/more/versions.json").read_text())
+    assert [entry["jax"] for entry in versions] == [jax.__version__] * 2
+    (folder / "runs/latest").unlink()
+    (folder / "runs/latest").symlink_to("tiny")
+
+
 def test_missing_data_says_what_to_put_where(folder):
     assert_one_sentence(
         helpers.run("ccnet_jax.train", "--config=configs/cityscapes.py", cwd=folder),
@@ -136,6 +182,7 @@ def test_missing_data_says_what_to_put_where(folder):
 
 def test_missing_run_and_checkpoint(folder, tmp_path):
     assert_one_sentence(helpers.run("ccnet_jax.eval", cwd=tmp_path), "runs/latest", "train first")
+    assert_one_sentence(helpers.run("ccnet_jax.eval", "nope", cwd=tmp_path), "nope is not a run")
     assert_one_sentence(train(folder, "--workdir=configs/demo.py"), "configs/demo.py is a file")
     assert_one_sentence(
         helpers.run("ccnet_jax.eval", "--checkpoint=best", cwd=folder), "no checkpoint", "--checkpoint"

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -7,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax import config as configuration
 from ccnet_jax import devices, train
-from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError
-from ccnet_jax.training.optimizers import sgd
+from ccnet_jax.models.config import build_network
+from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
+from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.training import step as training_step
+from ccnet_jax.training.optimizers import build_optimizer
+from ccnet_jax.training.stopping import StopSignal
 from tests.helpers import load_config, with_gamma
 from tests.miniatures import write_camvid
 
@@ -51,15 +55,18 @@ def batch_of(count, size=(48, 64)):
 )
 def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implementation):
     config = load_config(
-        "demo", loss__ohem=ohem, loss__ohem_min_kept=500, model__implementation=implementation
+        "demo",
+        loss__name="ohem" if ohem else "cross_entropy",
+        loss__ohem_min_kept=500,
+        model__implementation=implementation,
     )
-    model = configuration.build_model(config, 13)
-    optimizer = sgd(config.optimizer, 10)
-    gradient = jax.jit(jax.value_and_grad(train.make_loss(model, config.loss), has_aux=True))
+    model = build_network(config.model, 13, config.dtype)
+    optimizer = build_optimizer(config.optimizer, 10)
+    gradient = jax.jit(jax.value_and_grad(training_step.make_loss(model, config.loss), has_aux=True))
     results = []
     for count in (1, 8):
         mesh = devices.data_mesh(jax.devices()[:count])
-        state = jax.jit(lambda: train.initial_state(model, optimizer, 0))()
+        state = jax.jit(lambda: training_step.initial_state(model, optimizer, 0))()
         state = state.replace(variables=with_gamma(state.variables, 0.5))
         state = jax.device_put(state, devices.replicated(mesh))
         batch = devices.put_batch(batch_of(8), mesh)
@@ -69,7 +76,7 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implem
         (loss, (_, batch_stats)), gradients = gradient(
             variables["params"], variables["batch_stats"], batch, jax.random.key(3)
         )
-        step = train.make_train_step(model, optimizer, config.loss, seed=0)
+        step = training_step.make_train_step(model, optimizer, config.loss, seed=0)
         if not ohem:  # which ranks the whole batch's pixels; nothing else may leave its device
             assert "all-gather" not in step.lower(state, batch).compile().as_text()
         after, metrics = step(state, batch)
@@ -89,9 +96,10 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implem
 
 def test_the_loss_is_main_plus_weighted_auxiliary():
     config = load_config("demo", loss__auxiliary_weight=0.25)
-    model = configuration.build_model(config, 13)
-    variables = jax.jit(lambda: train.initial_state(model, sgd(config.optimizer, 10), 0))().variables
-    loss, (metrics, _) = train.make_loss(model, config.loss)(
+    model = build_network(config.model, 13, config.dtype)
+    optimizer = build_optimizer(config.optimizer, 10)
+    variables = jax.jit(lambda: training_step.initial_state(model, optimizer, 0))().variables
+    loss, (metrics, _) = training_step.make_loss(model, config.loss)(
         variables["params"], variables["batch_stats"], batch_of(2), jax.random.key(0)
     )
     np.testing.assert_allclose(loss, metrics["main_loss"] + 0.25 * metrics["auxiliary_loss"], rtol=1e-6)
@@ -107,7 +115,7 @@ def test_a_run_overfits_four_pictures(tmp_path):
         log_every=10,
         data__eval_split="train",
     )
-    train.train(config, tmp_path / "run")
+    train.train(config, RunFolder(tmp_path / "run"))
     lines = logged(tmp_path / "run")
     assert lines[-1]["train/mIoU"] > 0.75
     assert lines[-1]["train/pixel_accuracy"] > 0.93
@@ -120,7 +128,7 @@ def test_a_run_overfits_four_pictures(tmp_path):
 
 def test_bfloat16_learns_too(tmp_path):
     folder = write_camvid(tmp_path / "camvid")
-    train.train(small_config(folder, steps=20, batch_size=4, dtype="bfloat16"), tmp_path / "run")
+    train.train(small_config(folder, steps=20, batch_size=4, dtype="bfloat16"), RunFolder(tmp_path / "run"))
     lines = logged(tmp_path / "run")
     assert lines[-1]["loss"] < 0.4 * lines[0]["loss"]
 
@@ -128,23 +136,25 @@ def test_bfloat16_learns_too(tmp_path):
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     folder = write_camvid(tmp_path / "camvid")
     config = small_config(folder, steps=6, data__crop=(48, 64), data__flip=True)
-    train.train(config, tmp_path / "whole")
+    train.train(config, RunFolder(tmp_path / "whole"))
 
     with monkeypatch.context() as patch:
         received = iter([0, 0, 2])
-        patch.setattr(train.StopSignal, "agreed", lambda _: next(received))
+        patch.setattr(StopSignal, "agreed", lambda _: next(received))
         with pytest.raises(SystemExit) as stopped:
-            train.train(config, tmp_path / "parts")
+            train.train(config, RunFolder(tmp_path / "parts"))
         assert stopped.value.code == 130
     assert [line["step"] for line in logged(tmp_path / "parts")] == [1, 2, 3]
-    train.train(config, tmp_path / "parts")
+    train.train(config, RunFolder(tmp_path / "parts"))
 
     whole, parts = logged(tmp_path / "whole"), logged(tmp_path / "parts")
     assert [line["step"] for line in parts] == [1, 2, 3, 4, 5, 6]
     for a, b in zip(whole, parts, strict=True):
         np.testing.assert_allclose([a[k] for k in LOGGED], [b[k] for k in LOGGED], rtol=1e-5)
-    like = variables_like(configuration.build_model(config, 11), devices.data_mesh())
-    (a, step_a), (b, step_b) = (load_variables(tmp_path / name, "last", like) for name in ("whole", "parts"))
+    like = variables_like(build_network(config.model, 11, config.dtype), devices.data_mesh())
+    (a, step_a), (b, step_b) = (
+        load_variables(RunFolder(tmp_path / name), "last", like) for name in ("whole", "parts")
+    )
     assert step_a == step_b == 6
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
 
@@ -152,21 +162,21 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
 def test_a_finished_run_costs_nothing_and_a_longer_one_goes_on(tmp_path, capsys):
     folder = write_camvid(tmp_path / "camvid")
     config = small_config(folder, steps=2, data__crop=(48, 64))
-    train.train(config, tmp_path / "run")
-    train.train(config, tmp_path / "run")
+    train.train(config, RunFolder(tmp_path / "run"))
+    train.train(config, RunFolder(tmp_path / "run"))
     assert "nothing to train" in capsys.readouterr().out
-    config.steps = 3
-    train.train(config, tmp_path / "run")
+    train.train(dataclasses.replace(config, steps=3), RunFolder(tmp_path / "run"))
     assert [line["step"] for line in logged(tmp_path / "run")] == [1, 2, 3]
 
 
 def test_another_config_in_the_same_folder_is_refused_and_loses_nothing(tmp_path):
     folder = write_camvid(tmp_path / "camvid")
-    train.train(small_config(folder, steps=1, data__crop=(48, 64)), tmp_path / "run")
+    train.train(small_config(folder, steps=1, data__crop=(48, 64)), RunFolder(tmp_path / "run"))
     before = (tmp_path / "run/config.json").read_text()
     with pytest.raises(UserError, match=r"model.context='rcca', not 'psp'.*another --workdir"):
         train.train(
-            small_config(folder, steps=1, data__crop=(48, 64), model__context="psp"), tmp_path / "run"
+            small_config(folder, steps=1, data__crop=(48, 64), model__context="psp"),
+            RunFolder(tmp_path / "run"),
         )
     assert (tmp_path / "run/config.json").read_text() == before
 
@@ -175,45 +185,47 @@ def test_ruined_weights_stop_the_run_and_are_not_saved(tmp_path):
     folder = write_camvid(tmp_path / "camvid")
     settings = {"steps": 30, "data__crop": (48, 64), "checkpoint_every": 1}
     with pytest.raises(UserError, match="lower --config.optimizer.learning_rate"):
-        train.train(small_config(folder, optimizer__learning_rate=1e30, **settings), tmp_path / "run")
+        train.train(
+            small_config(folder, optimizer__learning_rate=1e30, **settings), RunFolder(tmp_path / "run")
+        )
     assert not list((tmp_path / "run/checkpoints/last").iterdir())
     # nothing worth keeping is there, so the folder may be used again
-    train.train(small_config(folder, **(settings | {"steps": 1})), tmp_path / "run")
+    train.train(small_config(folder, **(settings | {"steps": 1})), RunFolder(tmp_path / "run"))
     assert [line["step"] for line in logged(tmp_path / "run")] == [1]
 
 
 def test_a_run_without_validation_leaves_pictures_too(tmp_path):
     folder = write_camvid(tmp_path / "camvid", pictures=2)
-    train.train(small_config(folder, steps=1, data__crop=(48, 64)), tmp_path / "run")
+    train.train(small_config(folder, steps=1, data__crop=(48, 64)), RunFolder(tmp_path / "run"))
     assert sorted(p.name for p in (tmp_path / "run/pictures/train").iterdir()) == ["0.png", "1.png"]
 
 
 def test_best_is_kept_apart_and_forgotten_when_its_steps_are_made_again(tmp_path):
     variables, optimizer = {"params": {"w": jnp.arange(3.0)}}, {"momentum": jnp.zeros(3)}
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(RunFolder(tmp_path)) as checkpoints:
         checkpoints.save_last(4, variables, optimizer)
         checkpoints.save_best(4, variables, 0.5)
         checkpoints.save_best(8, jax.tree.map(lambda x: x + 1, variables), 0.7)
         checkpoints.save_best(9, jax.tree.map(lambda x: x + 2, variables), 0.6)
-    assert Checkpoints.there(tmp_path)
+    assert Checkpoints.exists(RunFolder(tmp_path))
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), variables)
-    best, step = load_variables(tmp_path, "best", like)
+    best, step = load_variables(RunFolder(tmp_path), "best", like)
     assert step == 8
     np.testing.assert_array_equal(best["params"]["w"], [1, 2, 3])
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(RunFolder(tmp_path)) as checkpoints:
         assert checkpoints.latest_step() == 4
         checkpoints.drop_best_after(4)
         checkpoints.save_best(6, variables, 0.55)
-    assert load_variables(tmp_path, "best", like)[1] == 6
+    assert load_variables(RunFolder(tmp_path), "best", like)[1] == 6
     other = jax.tree.map(lambda x: jax.ShapeDtypeStruct((5,), x.dtype, sharding=x.sharding), like)
     with pytest.raises(UserError, match="another network") as error:
-        load_variables(tmp_path, "last", other)
+        load_variables(RunFolder(tmp_path), "last", other)
     assert "\n" not in str(error.value)
 
 
 def test_stop_signal_gives_the_handlers_back():
     before = signal.getsignal(signal.SIGINT)
-    with train.StopSignal() as stop:
+    with StopSignal() as stop:
         assert stop.agreed() == 0
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.agreed() == signal.SIGINT
@@ -223,9 +235,10 @@ def test_stop_signal_gives_the_handlers_back():
 
 def test_dropout_differs_from_step_to_step():
     config = load_config("demo")
-    model = configuration.build_model(config, 13)
-    variables = jax.jit(lambda: train.initial_state(model, sgd(config.optimizer, 10), 0))().variables
-    loss = jax.jit(train.make_loss(model, config.loss))
+    model = build_network(config.model, 13, config.dtype)
+    optimizer = build_optimizer(config.optimizer, 10)
+    variables = jax.jit(lambda: training_step.initial_state(model, optimizer, 0))().variables
+    loss = jax.jit(training_step.make_loss(model, config.loss))
     values = {
         float(loss(variables["params"], variables["batch_stats"], batch_of(2), jax.random.key(i))[0])
         for i in (0, 1)

@@ -6,6 +6,7 @@ import sys
 import jax
 
 from ccnet_jax import train
+from ccnet_jax.run.folder import RunFolder
 from tests.helpers import load_config
 
 if __name__ == "__main__":
@@ -23,4 +24,4 @@ if __name__ == "__main__":
         optimizer__learning_rate=0.01,
         checkpoint_every=2,
     )
-    train.train(config, pathlib.Path(workdir))
+    train.train(config, RunFolder(pathlib.Path(workdir)))

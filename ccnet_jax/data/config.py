@@ -82,7 +82,8 @@ class DataConfig(Location):
                 )
         if self.features is not None and self.source != "tfds":
             found.append(
-                "config.data.features is for TFDS data sets: set --config.data.source=tfds too, or leave it None"
+                "config.data.features is for TFDS data sets: set --config.data.source=tfds too, or leave it "
+                "None"
             )
         if self.palette is not None and len(self.palette) != len(self.classes or ()):
             found.append(
@@ -96,6 +97,6 @@ class DataConfig(Location):
         if self.source != "folder" or self.name in DATASETS:
             return []
         return [
-            f"config.data.name={self.name!r} does not exist; choose one of {', '.join(DATASETS)}, or a TFDS data "
-            f"set with --config.data.source=tfds{nearest(self.name, DATASETS)}"
+            f"config.data.name={self.name!r} does not exist; choose one of {', '.join(DATASETS)}, or a TFDS "
+            f"data set with --config.data.source=tfds{nearest(self.name, DATASETS)}"
         ]

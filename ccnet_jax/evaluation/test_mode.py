@@ -33,7 +33,7 @@ class TestMode:
     average_logits: bool = False
 
     def ms_flip(self, flavour: Flavour) -> "TestMode":
-        """The same mode at several scales with mirror images, averaged as the flavour's code averages them."""
+        """The same mode at the flavour's scales with mirror images, averaged as its code averages them."""
         return dataclasses.replace(
             self, scales=flavour.scales, flip=True, average_logits=flavour.average_logits
         )

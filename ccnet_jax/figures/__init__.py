@@ -1,24 +1,18 @@
-"""Pictures of what a network sees, predicts and attends to; needs arrays only."""
+"""Figures of pictures, labels, predictions and attention, from arrays alone; PNG files of them."""
 
-from ccnet_jax.figures.drawing import (
-    attention_figure,
-    colourize,
-    comparison,
-    contact_sheet,
-    legend,
-    overlay,
-    prediction_figure,
-    save_grey,
-    save_labels,
-    save_picture,
-    side_by_side,
-)
+from ccnet_jax.figures.attention import attention_figure
+from ccnet_jax.figures.colours import colourize, hatching, overlay
+from ccnet_jax.figures.legends import legend
+from ccnet_jax.figures.panels import comparison, prediction_figure, side_by_side
+from ccnet_jax.figures.png import save_grey, save_labels, save_picture
+from ccnet_jax.figures.sheets import contact_sheet
 
 __all__ = [
     "attention_figure",
     "colourize",
     "comparison",
     "contact_sheet",
+    "hatching",
     "legend",
     "overlay",
     "prediction_figure",

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-import ccnet_jax
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.labels import Classes
+from ccnet_jax.version import __version__
 from kernels.criss_cross import IMPLEMENTATIONS
 
 LATEST = pathlib.Path("runs/latest")  # a link to the newest run
@@ -132,9 +132,10 @@ class RunFolder:
         values = self._read_json(self.classes_file)
         if values is None:
             name = self.load_config().data.name
-            if name not in DATASETS or DATASETS[name].classes is None:
+            classes = DATASETS[name].classes if name in DATASETS else None
+            if classes is None:
                 raise UserError(f"{self} has no classes.json and {name} names no classes; restore that file")
-            return DATASETS[name].classes
+            return classes
         try:
             return Classes(tuple(values["classes"]), np.array(values["palette"], np.uint8))
         except (ValueError, KeyError, TypeError, OverflowError) as error:
@@ -175,7 +176,7 @@ def _versions() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(sys.orig_argv),
-        "ccnet_jax": ccnet_jax.__version__,
+        "ccnet_jax": __version__,
         "commit": commit,
         "python": platform.python_version(),
         "jax": jax.__version__,

@@ -18,7 +18,6 @@ from array_record.python import array_record_module
 from tensorflow_datasets.core.utils import file_utils
 
 from ccnet_jax.data import pipeline, prepare
-from ccnet_jax.labels import numbered_palette
 from ccnet_jax.errors import UserError
 from tests import helpers, miniatures
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ccnet_jax import CCNet, visualize
-from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.errors import UserError
+from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.inference import Model
 from kernels import criss_cross_attention
 from tests.helpers import random_variables
@@ -138,16 +138,3 @@ def test_what_cannot_be_shown_is_one_sentence(model):
     other = model.replace(network=model.network.clone(context="psp"))
     with pytest.raises(UserError, match="RCCA's, and this network's context is 'psp'"):
         visualize.attention_map(other, picture(), (0, 0))
-
-
-def test_the_figure_marks_the_point_and_shows_every_loop():
-    image, maps = picture(), np.zeros((2, 5, 7), np.float32)
-    maps[0, 2, 3], maps[1] = 1, 1 / 35
-    figure = visualize.attention_figure(image, maps, (20, 28))
-    zoom, top = 6, 22  # 56 pixels become 336
-    assert figure.shape == (top + 40 * zoom, 3 * 56 * zoom + 12, 3)
-    np.testing.assert_array_equal(figure[top + 20 * zoom, 28 * zoom], (0, 255, 0))
-    one, two = (figure[top:, start : start + 56 * zoom].astype(int) for start in (336 + 6, 2 * (336 + 6)))
-    red = one[..., 0] - one[..., 2]
-    assert red[20 * zoom, 28 * zoom] > 0 > red[0, 0]  # hot there, cold elsewhere
-    assert (two[..., 0] >= two[..., 2] - 110).all()

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from ccnet_jax import CCNet, devices
-from ccnet_jax.evaluation import prediction
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.datasets.streets import Streets
+from ccnet_jax.evaluation import prediction
 from tests import helpers
 from tests.miniatures import write_camvid, write_cityscapes
 

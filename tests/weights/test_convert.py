@@ -10,12 +10,12 @@ import safetensors.numpy
 from flax import traverse_util
 
 from ccnet_jax import CCNet, convert, devices, train
-from ccnet_jax.run import checkpoints
-from ccnet_jax.weights import torch_weights
 from ccnet_jax import config as configuration
 from ccnet_jax.data.datasets.ade20k import CLASSES as ADE20K
 from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import FLAVOURS
+from ccnet_jax.run import checkpoints
+from ccnet_jax.weights import torch_weights
 from ccnet_jax.weights.pretrained import load_backbone
 from tests import helpers
 from tests.helpers import load_config

@@ -10,10 +10,10 @@ import safetensors.numpy
 from flax import traverse_util
 
 from ccnet_jax import CCNet, devices, train
-from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
 from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import FLAVOURS
 from ccnet_jax.models.resnet import ResNet
+from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
 from ccnet_jax.weights.pretrained import check_path, load_backbone
 from tests.helpers import load_config
 from tests.miniatures import write_camvid

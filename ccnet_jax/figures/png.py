@@ -1,0 +1,45 @@
+"""PNG files of labels and pictures, written whole."""
+
+import io
+import pathlib
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from ccnet_jax.errors import write_whole
+from ccnet_jax.figures.colours import HATCH_GROUND
+from ccnet_jax.labels import VOID
+
+
+def save_labels(path: pathlib.Path, label: np.ndarray, palette: np.ndarray) -> None:
+    """Write class ids as a palette PNG: its pixels are the ids, shown in the classes' colours.
+
+    Args:
+      path: of the file; its folder is made.
+      label: [H, W]; 255 is void, which is shown in grey.
+      palette: uint8 [classes, 3] RGB.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    colours = np.zeros(
+        (256, 3), np.uint8
+    )  # all 256: with fewer, Pillow packs pixels in fewer bits, without 255
+    colours[: len(palette)] = palette
+    colours[VOID] = HATCH_GROUND
+    picture = Image.fromarray(label.astype(np.uint8), "P")
+    picture.putpalette(colours.tobytes())
+    file = io.BytesIO()
+    picture.save(file, "png")
+    write_whole(path, file.getvalue())
+
+
+def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
+    """Write RGB uint8 [H, W, 3] as a PNG, making its folder. Raises UserError where it cannot be written."""
+    write_whole(path, cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+
+
+def save_grey(path: pathlib.Path, values: np.ndarray) -> None:
+    """Write uint8 [H, W] as a grey PNG, making its folder. Raises UserError where it cannot be written."""
+    write_whole(path, cv2.imencode(".png", values)[1].tobytes())
