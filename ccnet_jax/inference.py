@@ -144,8 +144,8 @@ def _shape_complaint(images: Any) -> str | None:
 def _value_complaint(images: jax.Array | np.ndarray) -> str | None:
     """What is wrong with the values of floating pictures, and the remedy; None if nothing is seen.
 
-    A black picture passes: it is the same whether white is 1 or 255. Half a grey level beyond 0 and 255 passes
-    too, which resizing may leave. Traced arrays have no values to look at.
+    A black picture passes: it is the same whether white is 1 or 255. Values up to half a grey level outside
+    0 to 255 pass too: resizing makes them. Traced arrays have no values to look at.
     """
     if images.dtype == np.uint8 or isinstance(images, jax.core.Tracer):
         return None

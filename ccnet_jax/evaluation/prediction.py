@@ -1,7 +1,7 @@
 """Predictions in every test mode: whole pictures or sliding windows, one scale or several, mirror images.
 
-The steps of a prediction are separate compiled programs. So the network, which is slow to compile, is compiled
-once for each size in which it sees pictures or windows, whatever the pictures' own sizes.
+The steps of a prediction are separate compiled programs. So the network, which is slow to compile, is
+compiled once for each size in which it sees pictures or windows, whatever the pictures' own sizes.
 """
 
 import functools
