@@ -240,7 +240,11 @@ def test_cheap_commands_run(block, tmp_path, monkeypatch, capsys):
 def test_python(block, tmp_path, monkeypatch, registries):
     tree = ast.parse(block.text)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("ccnet_jax", "kernels", "configs"):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in (
+            "ccnet_jax",
+            "kernels",
+            "configs",
+        ):
             module = importlib.import_module(node.module)
             for alias in node.names:
                 here = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")

@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Iterable
 
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.config import ModelConfig
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.layers import scaled
 from ccnet_jax.weights.naming import CLASSIFIERS, HEAD_NAMES, Naming, StateDict, is_counter, naming_of
 from ccnet_jax.weights.resnet_depth import depth_of, resnet_title

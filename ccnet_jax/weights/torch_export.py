@@ -9,8 +9,8 @@ from flax import traverse_util
 from ccnet_jax.config import Config
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes
-from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.config import build_network
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights import tensor_files, values

@@ -13,8 +13,8 @@ from ccnet_jax import CCNet, devices, train
 from ccnet_jax import config as configuration
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.config import build_network
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.recipes import RECIPES
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
