@@ -71,7 +71,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path):
         (("pictures", "--workdir=runs/other"), "runs/other is not a run"),
         (
             ("gone.png", "--workdir=runs/demo"),
-            "gone.png does not exist; name pictures or folders of pictures",
+            "gone.png does not exist; name pictures",
         ),
     ):
         code, _, err = helpers.run("ccnet_jax.predict", *arguments, "--out=nothing", cwd=folder)
