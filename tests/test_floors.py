@@ -32,6 +32,7 @@ FLOORS = {
     "ccnet_jax.weights": 7,
     "configs": 7,
     "ccnet_jax.__main__": 8,
+    "ccnet_jax.config_table": 8,
     "ccnet_jax.convert": 8,
     "ccnet_jax.data.prepare": 8,
     "ccnet_jax.data.preview": 8,

@@ -1,0 +1,315 @@
+"""The manual: its commands exist, its cheap ones are run, its links lead somewhere.
+
+Every block of commands or Python stands below (or above) a comment that says what it needs:
+
+    <!-- run -->                 the block is run here
+    <!-- needs: Cityscapes -->   it is only checked: programs, flags, configs, keys and imports exist
+"""
+
+import argparse
+import ast
+import dataclasses
+import importlib
+import re
+import shlex
+import sys
+
+import pytest
+
+from ccnet_jax import config as configuration
+from ccnet_jax import config_files
+from ccnet_jax.config_files import ConfigName
+from ccnet_jax.errors import UserError
+from tests.helpers import ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+MARK = re.compile(r"<!-- (run|needs: [^>]+) -->")
+SHELL = ("sh", "bash", "console", "shell")
+# What is not ours to check: everybody's shell has them.
+OTHERS = ("source", "cd", "git", "pip", "ls", "cp", "mv", "mkdir", "unzip", "tar", "tensorboard", "rm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A block of code in a page; `mark` is what its comment says, None where it has none."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+    mark: str | None
+
+    def __str__(self):
+        return f"{self.page}:{self.line}"
+
+
+def blocks_of(page):
+    """The fenced and the indented blocks of a page."""
+    lines = page.read_text().splitlines()
+    found, i = [], 0
+    while i < len(lines):
+        begin = i
+        if fence := re.match(r"\s*```(\w*)", lines[i]):
+            end = next(j for j in range(i + 1, len(lines)) if lines[j].strip() == "```")
+            language, inside, i = fence[1], lines[i + 1 : end], end + 1
+        elif lines[i].startswith("    ") and (i == 0 or not lines[i - 1].strip()) and not in_list(lines, i):
+            while i < len(lines) and (lines[i].startswith("    ") or not lines[i].strip()):
+                i += 1
+            inside = [line[4:] for line in lines[begin:i]]
+            commands = any(line.startswith(("python -m ", "make ", "bash ")) for line in inside)
+            language = "sh" if commands else "text"
+        else:
+            i += 1
+            continue
+        before = next((line for line in reversed(lines[:begin]) if line.strip()), "")
+        after = next((line for line in lines[i:] if line.strip()), "")
+        mark = MARK.fullmatch(before.strip()) or MARK.fullmatch(after.strip())
+        name = str(page.relative_to(ROOT))
+        found.append(Block(name, begin + 1, language, "\n".join(inside), mark and mark[1]))
+    return found
+
+
+def in_list(lines, i):
+    """Whether the indented line belongs to an item of a list."""
+    above = next((line for line in reversed(lines[:i]) if line.strip() and line[0] != " "), "")
+    return bool(re.match(r"([*-]|\d+\.) ", above))
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page) if block.language in (*SHELL, "python")]
+
+
+def commands_of(text):
+    """Every command of a shell block as its words; comments, prompts, variables and redirections are left out."""
+    for line in text.replace("\\\n", " ").splitlines():
+        for part in re.split(r"\s(?:&&|\||>)\s", line.removeprefix("$ ")):
+            words = shlex.split(part, comments=True)
+            while words and (re.fullmatch(r"[A-Z_]+=.*", words[0]) or words[0] in ("srun", "time", "env")):
+                words = words[1:]
+            if words:
+                yield words
+
+
+def check_command(words):
+    """Assert that the program, its flags and its config exist."""
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        for target in words[1:]:
+            assert target in targets or "=" in target, f"the Makefile has no target {target}"
+    elif re.fullmatch(r"(.*/)?python(3[.\d]*)?", words[0]):
+        if words[1] == "-m":
+            check_program(words[2], words[3:])
+        elif words[1] == "-c":
+            ast.parse(words[2])
+        else:
+            assert (ROOT / words[1]).is_file(), f"there is no file {words[1]}"
+    elif words[0] in ("bash", "sh"):
+        assert (ROOT / words[1]).is_file(), f"there is no file {words[1]}"
+    else:
+        assert words[0].rpartition("/")[2] in (*OTHERS, "ruff", "pytest"), f"{words[0]} is no known program"
+
+
+def check_program(name, arguments):
+    if name in ("pytest", "pip", "venv", "ruff", "jupyter"):
+        for path in arguments:
+            if path.startswith("tests/"):
+                assert (ROOT / path.split("::")[0]).exists(), f"there is no {path}"
+        return
+    assert any((ROOT / f"{name.replace('.', '/')}{end}").is_file() for end in (".py", "/__main__.py")), (
+        f"there is no program {name}"
+    )
+    arguments = [word for word in (word.strip("[]") for word in arguments) if word not in ("...", "")]
+    overrides = [word for word in arguments if word.startswith("--config.")]
+    arguments = [word for word in arguments if word not in overrides]
+    parser = parser_of(name) if name.startswith("ccnet_jax") else None
+    if parser is None:
+        known = flags_of(name)
+        for word in arguments:
+            if word.startswith("--"):
+                assert word.split("=")[0] in known, f"{name} has no flag {word}, but {sorted(known)}"
+        config = next((word.partition("=")[2] for word in arguments if word.startswith("--config=")), None)
+        if "--config" in arguments:
+            config = arguments[arguments.index("--config") + 1]
+    else:
+        try:
+            parsed = argparse.ArgumentParser.parse_args(parser, arguments)
+        except SystemExit:
+            raise AssertionError(f"{name} does not take {shlex.join(arguments)}") from None
+        named = getattr(parsed, "named", None) if hasattr(parsed, "config") else None
+        config = getattr(parsed, "config", None) or named
+    check_config(config, overrides)
+
+
+def check_config(name, overrides):
+    """Assert that the config and the keys exist and go together; a file of the reader's own is not there."""
+    theirs = name is None or name.isupper() or (name.endswith(".py") and not (ROOT / name).exists())
+    values = configuration.default() if theirs else config_files.load(ConfigName.of(in_the_house(name)))
+    changes = dict(word.removeprefix("--config.").partition("=")[::2] for word in overrides)
+    own_parts = theirs and name is not None  # such a file may register what a key names
+    try:
+        configuration.parse(values, changes, made_elsewhere=own_parts)
+    except UserError as error:
+        raise AssertionError(f"--config {name} {overrides}: {error}") from None
+
+
+def in_the_house(name):
+    """A config's path in the repository as a path from anywhere."""
+    return str(ROOT / name) if (ROOT / name.split(":")[0]).is_file() else name
+
+
+class Stopped(Exception):
+    """Carries the parser out of a program that was about to read its command line."""
+
+
+def parser_of(name):
+    """The parser of one of our programs, None where it has none yet."""
+
+    def stop(parser, *_):
+        raise Stopped(parser)
+
+    module = name if (ROOT / f"{name.replace('.', '/')}.py").is_file() else f"{name}.__main__"
+    if "command_line" not in (ROOT / f"{module.replace('.', '/')}.py").read_text():
+        return None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
+        try:
+            importlib.import_module(module).main()
+        except Stopped as stopped:
+            return stopped.args[0]
+    raise AssertionError(f"{name} reads no command line")
+
+
+def flags_of(name):
+    """The flags that a program's file defines, without starting it."""
+    path = ROOT / f"{name.replace('.', '/')}.py"
+    found = {"--help"}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            for argument in node.args[:1]:
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    called = ast.unparse(node.func)
+                    if called.endswith("add_argument"):
+                        found.add(argument.value)
+                    elif ".DEFINE_" in called:
+                        found |= {f"--{argument.value}", f"--no{argument.value}"}
+    return found
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_every_block_says_what_it_needs(block):
+    assert block.mark, f"{block}: write <!-- run --> or <!-- needs: SOMETHING --> above the block"
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in SHELL], ids=str)
+def test_commands_exist(block):
+    for words in commands_of(block.text):
+        try:
+            check_command(words)
+        except AssertionError as error:
+            raise AssertionError(f"{block}: {error}") from None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_inside_sentences_exist(name):
+    text = re.sub(r"```.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL)
+    for words in re.findall(r"`((?:python -m |make |--config\.)[^`]+)`", text):
+        try:
+            if words.startswith("--config."):
+                check_config(None, [word for word in shlex.split(words) if "=" in word])
+            else:
+                check_command(shlex.split(words))
+        except AssertionError as error:
+            raise AssertionError(f"{name}: `{words}`: {error}") from None
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language in SHELL and b.mark == "run"], ids=str)
+def test_cheap_commands_run(block, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for words in commands_of(block.text):
+        assert words[:2] == ["python", "-m"], f"{block}: only programs of ours are run"
+        name = words[2] if (ROOT / f"{words[2].replace('.', '/')}.py").is_file() else f"{words[2]}.__main__"
+        monkeypatch.setattr(sys, "argv", [words[2], *map(in_the_house, words[3:])])
+        try:
+            importlib.import_module(name).main()
+        except SystemExit as ended:
+            assert not ended.code, f"{block}: {capsys.readouterr().err}"
+        assert capsys.readouterr().out.strip(), f"{block}: {shlex.join(words)} prints nothing"
+
+
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b.language == "python"], ids=str)
+def test_python(block, tmp_path, monkeypatch, registries):
+    tree = ast.parse(block.text)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("ccnet_jax", "kernels", "configs"):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                here = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
+                assert here, f"{block}: {node.module} has no {alias.name}"
+    if block.mark != "run":
+        return
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "example"}
+    exec(compile(tree, str(block), "exec"), names)
+    if "get_config" in names:
+        configuration.parse(names["get_config"]())
+
+
+@pytest.fixture
+def registries():
+    """Takes out again what an example adds to the dictionaries of parts."""
+    places = {
+        "ccnet_jax.data.datasets": "DATASETS",
+        "ccnet_jax.models.backbones": "BACKBONES",
+        "ccnet_jax.models.contexts": "CONTEXTS",
+        "ccnet_jax.training.losses": "LOSSES",
+        "ccnet_jax.training.optimizers": "OPTIMIZERS",
+        "ccnet_jax.training.schedules": "SCHEDULES",
+        "kernels.criss_cross": "IMPLEMENTATIONS",
+    }
+    tables = [getattr(importlib.import_module(module), name) for module, name in places.items()]
+    before = [dict(table) for table in tables]
+    yield
+    for table, members in zip(tables, before, strict=True):
+        table.clear()
+        table.update(members)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name):
+    text = re.sub(r"```.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, heading = target.partition("#")
+        page = (ROOT / name).parent / path if path else ROOT / name
+        assert page.exists(), f"{name} links to {target}, which does not exist"
+        if heading:
+            assert heading in anchors_of(page.read_text()), f"{name} links to {target}: no such heading"
+
+
+def anchors_of(text):
+    """The anchors that GitHub makes of headings."""
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 250
+
+
+def test_the_readme_names_every_page():
+    text = (ROOT / "README.md").read_text()
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"docs/{page.name}" in text
+
+
+def test_scores_in_the_readme_are_those_of_the_results():
+    readme, results = ((ROOT / page).read_text() for page in ("README.md", "docs/results.md"))
+    for line in readme.splitlines():
+        if line.startswith("| `") and re.search(r"\d\.\d", line):
+            assert line in results, line
+    for line in (ROOT / "experiments/results/streets_context.md").read_text().splitlines()[2:]:
+        context, _, *scores = line.strip("| ").split(" | ")
+        assert f"| {' | '.join([context, *scores])} |" in readme
+    for table in ("streets_context", "attention_memory", "testing_memory", "data_throughput"):
+        assert (ROOT / f"experiments/results/{table}.md").read_text().strip() in results, table
