@@ -107,14 +107,14 @@ def config_name(arguments: argparse.Namespace) -> ConfigName | None:
     return ConfigName.of(given[0]) if given else None
 
 
-def config_of(arguments: argparse.Namespace) -> Config:
-    """The checked config that the command line names, with its changes. Raises UserError."""
+def config_of(arguments: argparse.Namespace) -> tuple[ConfigName, Config]:
+    """The name of the config on the command line, and the config with its changes, checked. Raises UserError."""
     name = config_name(arguments)
     if name is None:
         raise UserError(
             f"pass --config NAME, one of {', '.join(config_files.names())}, or a file of your own"
         )
-    return parse(config_files.load(name), arguments.overrides)
+    return name, parse(config_files.load(name), arguments.overrides)
 
 
 def run_of(arguments: argparse.Namespace) -> RunFolder:
@@ -151,6 +151,12 @@ def whole_numbers(flag: str, text: str, wanted: str) -> tuple[int, ...]:
     if not values or (len(values) != count and not wanted.endswith("...")):
         raise UserError(f"{flag}={text} must be {wanted} in whole numbers")
     return values
+
+
+def pair(flag: str, text: str, wanted: str) -> tuple[int, int]:
+    """ "200,310" as (200, 310). Raises UserError where the text is not two whole numbers, as `wanted` says."""
+    first, second = whole_numbers(flag, text, wanted)
+    return first, second
 
 
 def run(main: Callable[[], Any]) -> None:

@@ -17,8 +17,8 @@ from ml_collections import config_dict
 from ccnet_jax.data.config import LARGEST, SMALLEST, DataConfig
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.models.ccnet import FLAVOURS
 from ccnet_jax.models.config import ModelConfig
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.settings import Key, described, fits, is_optional, is_tuple, keys_of, nearest, plain, setting
 from ccnet_jax.training.losses import LossConfig
 from ccnet_jax.training.optimizers import OptimizerConfig
@@ -161,7 +161,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def flat(values: Mapping[str, Any] | ml_collections.ConfigDict) -> dict[str, Any]:
     """{"data.name": "streets", ...}: every leaf of nested dictionaries under its dotted key."""
-    leaves = {}
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping | ml_collections.ConfigDict):
             leaves |= {f"{key}.{inner}": leaf for inner, leaf in flat(value).items()}

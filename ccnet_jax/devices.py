@@ -25,13 +25,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def put_batch(batch: Any, mesh: Mesh) -> Any:
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's part of a batch, NumPy [b, ...], as global arrays [batch, ...] split over the mesh."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def prefetched(batches: Iterable[Any], mesh: Mesh) -> Iterator[Any]:
+def prefetched(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
     """`put_batch` of each, one batch ahead, so that copies to the devices overlap with their work."""
     ahead = None
     for batch in batches:

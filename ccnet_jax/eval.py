@@ -38,10 +38,10 @@ def test_mode(arguments: argparse.Namespace, config: Config) -> TestMode:
         if arguments.stride is not None:
             raise UserError("--stride goes with a --window of HEIGHT,WIDTH, not with whole; omit it")
         return dataclasses.replace(mode, window=None, stride=None)
-    window = command_line.whole_numbers("--window", arguments.window, "HEIGHT,WIDTH")
-    stride = tuple(-(-2 * side // 3) for side in window)
+    window = command_line.pair("--window", arguments.window, "HEIGHT,WIDTH")
+    stride = -(-2 * window[0] // 3), -(-2 * window[1] // 3)
     if arguments.stride is not None:
-        stride = command_line.whole_numbers("--stride", arguments.stride, "DOWN,ACROSS")
+        stride = command_line.pair("--stride", arguments.stride, "DOWN,ACROSS")
     # the config's own rules hold for them too
     changed = dataclasses.replace(config, eval_window=window, eval_stride=stride)
     return configuration.checked(changed).test_mode(arguments.ms_flip)

@@ -1,8 +1,8 @@
-"""A trained network as one object: call it on pictures, jit it, ask it for a label map.
+"""A trained network as one object: load it, call it on pictures, ask it for a label map.
 
 model = ccnet_jax.load("runs/latest")
-logits = jax.jit(model)(images)            # uint8 RGB [B, H, W, 3] -> float32 [B, H, W, classes]
-prediction = model.predict("street.jpg")   # any size; .label, .probabilities, .overlay
+logits = jax.jit(model)(images)            # uint8 RGB [B, H, W, 3] -> float32 [B, H, W, num_classes]
+prediction = model.predict("street.jpg")   # of any size; .label, .probabilities, .overlay
 """
 
 import os
@@ -13,12 +13,13 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float32, UInt8
 
 from ccnet_jax import devices, figures
 from ccnet_jax.data.images import decode_image, read_bytes
 from ccnet_jax.errors import UserError
-from ccnet_jax.evaluation import prediction
 from ccnet_jax.evaluation.attention import attention_maps
+from ccnet_jax.evaluation.prediction import scorer
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
@@ -28,32 +29,32 @@ from ccnet_jax.run.folder import RunFolder
 
 @flax.struct.dataclass
 class Prediction:
-    """What a network says of one picture.
+    """What a network predicts for one picture.
 
     Attributes:
-      label: uint8 [H, W], the index of the likeliest class.
-      probabilities: float32 [H, W, classes]; they sum to 1.
-      overlay: uint8 [H, W, 3] RGB, the picture with the classes' colours half over it.
+      label: uint8 [H, W], the index of the most probable class of each pixel.
+      probabilities: float32 [H, W, num_classes]; those of a pixel sum to 1.
+      overlay: uint8 [H, W, 3] RGB, the picture blended with the classes' colours.
     """
 
-    label: np.ndarray
-    probabilities: np.ndarray
-    overlay: np.ndarray
+    label: UInt8[np.ndarray, "H W"]
+    probabilities: Float32[np.ndarray, "H W K"]
+    overlay: UInt8[np.ndarray, "H W 3"]
 
 
 @flax.struct.dataclass(eq=False)
 class Model:
-    """A network with its weights; a pytree, of which the weights are the leaves.
+    """A network with its weights. It is a pytree whose leaves are the weights.
 
-    `jax.jit(model)`, `jax.vmap(model)` and `jax.jit(lambda model, images: model(images))` work; a batch that
-    is split over devices stays so, if the weights lie on all of them (`jax.device_put(model, sharding)`).
+    `jax.jit(model)`, `jax.vmap(model)` and `jax.jit(lambda model, images: model(images))` work. A batch that
+    is split over devices stays split, if the weights lie on all of them (`jax.device_put(model, sharding)`).
 
     Attributes:
       variables: {"params", "batch_stats"}.
       network: the Flax module.
-      classes: names.
+      classes: names of the classes.
       colours: (red, green, blue) of each class.
-      mode: how `predict` tests a picture; `replace(mode=...)` changes it.
+      mode: how `predict` tests a picture; `replace(mode=...)` gives a model with another.
     """
 
     variables: Any
@@ -67,54 +68,133 @@ class Model:
         """The classes' colours, uint8 [classes, 3] RGB."""
         return np.array(self.colours, np.uint8)
 
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """RGB pictures uint8 (or floating, 0 to 255) [B, H, W, 3] -> logits float32 [B, H, W, classes]."""
-        return self.network.apply(self.variables, images)[0]
-
-    def predict(self, image: str | os.PathLike | np.ndarray) -> Prediction:
-        """What the network says of one picture, shown to it as `mode` says.
+    def __call__(self, images: jax.Array | np.ndarray) -> Float32[Array, "B H W K"]:
+        """The network's logits for a batch of pictures.
 
         Args:
-          image: a file's path, or uint8 [H, W, 3] RGB of any size.
+          images: RGB [B, H, W, 3], values from 0 to 255, uint8 or floating; H and W at least 32. Do not
+            normalise them: the network does. Under `jax.jit` and `jax.vmap` the values of floating pictures
+            cannot be inspected: only shape and dtype are checked there.
+
+        Returns:
+          float32 [B, H, W, num_classes].
 
         Raises:
-          UserError: the file cannot be read, or the array is no such picture.
+          UserError: the images have another shape or dtype, or floating values that are not 0 to 255.
         """
-        image = read_picture(image)
-        where = jax.tree.leaves(self.variables)[0].sharding
-        images = jax.device_put(image[None], where)
-        scores = prediction.scorer(self.network, self.mode)(self.variables, images)[0]
-        probabilities = np.asarray(_normalized(scores, self.mode.sums_probabilities))
+        if complaint := _shape_complaint(images) or _value_complaint(images):
+            raise UserError(f"model(images) takes {_IMAGES}; {complaint}")
+        return self.network.apply(self.variables, images)[0]
+
+    def predict(self, image: str | os.PathLike | np.ndarray | jax.Array) -> Prediction:
+        """The prediction for one picture, tested as `mode` says.
+
+        Args:
+          image: a file's path, in which "~" is the user's home, or uint8 [H, W, 3] RGB of any size.
+
+        Raises:
+          UserError: the file cannot be read, or the array is not such a picture.
+        """
+        pixels = read_picture(image)
+        images = jax.device_put(pixels[None], jax.tree.leaves(self.variables)[0].sharding)
+        scores = scorer(self.network, self.mode)(self.variables, images)[0]
+        probabilities = np.asarray(_probabilities(scores, jnp.asarray(self.mode.sums_probabilities)))
         label = probabilities.argmax(-1).astype(np.uint8)
-        return Prediction(label, probabilities, figures.overlay(image, label, self.palette))
+        return Prediction(label, probabilities, figures.overlay(pixels, label, self.palette))
 
 
 @jax.jit
-def _normalized(scores: jax.Array, are_probabilities: jax.Array) -> jax.Array:
+def _probabilities(
+    scores: Float32[Array, "H W K"], are_probabilities: Bool[Array, ""]
+) -> Float32[Array, "H W K"]:
+    """Scores, which are sums of probabilities or logits, as probabilities that sum to 1."""
     return jnp.where(are_probabilities, scores / scores.sum(-1, keepdims=True), jax.nn.softmax(scores))
 
 
-def read_picture(image: str | os.PathLike | np.ndarray) -> np.ndarray:
-    """A file or an array as uint8 [H, W, 3] RGB. Raises UserError where it is none."""
-    if not isinstance(image, str | os.PathLike):
-        image = np.asarray(image)
-        if image.ndim != 3 or image.shape[-1] != 3 or image.dtype != np.uint8:
-            raise UserError(
-                f"a picture must be uint8 [H, W, 3] RGB, not {image.dtype} {list(image.shape)}; convert it"
-            )
-        return image
-    return decode_image(read_bytes(pathlib.Path(image), "correct the path"), image)
+_SMALLEST = 32  # pixels a side
+_IMAGES = "RGB pictures uint8 [B, H, W, 3] from 0 to 255"
+
+
+def _shape_complaint(images: Any) -> str | None:
+    """What is wrong with the shape or dtype of a batch of pictures, and the remedy; None if nothing is."""
+    if not isinstance(images, jax.Array | np.ndarray):
+        return f"this is a {type(images).__name__}: pass one array, for example np.stack(pictures)"
+    shape, dtype = images.shape, images.dtype
+    if len(shape) == 3 and shape[-1] == 3:
+        return f"shape {shape} has no batch axis: pass images[None]"
+    if len(shape) != 4:
+        return f"shape {shape} has {len(shape)} axes, not 4"
+    if 0 in shape:
+        return f"shape {shape} is empty: pass one picture or more"
+    if shape[-1] != 3:
+        if shape[1] == 3:
+            return f"shape {shape} has its channels first: pass images.transpose(0, 2, 3, 1)"
+        if shape[-1] == 1:
+            return f"shape {shape} is grey: pass images.repeat(3, -1)"
+        if shape[-1] == 4:
+            return f"shape {shape} has an alpha channel: pass images[..., :3]"
+        return f"shape {shape} has {shape[-1]} channels, not 3"
+    if min(shape[1:3]) < _SMALLEST:
+        return f"shape {shape} is too small: a side must be at least {_SMALLEST} pixels, so enlarge them"
+    if dtype != np.uint8 and not jnp.issubdtype(dtype, jnp.floating):
+        return f"dtype {dtype} is refused: scale the values to 0 to 255 and convert them to uint8"
+    return None
+
+
+def _value_complaint(images: jax.Array | np.ndarray) -> str | None:
+    """What is wrong with the values of floating pictures, and the remedy; None if nothing is seen.
+
+    A black picture passes: it is the same whether white is 1 or 255. Values up to half a grey level outside
+    0 to 255 pass too: resizing makes them. Traced arrays have no values to look at.
+    """
+    if images.dtype == np.uint8 or isinstance(images, jax.core.Tracer):
+        return None
+    lowest, highest = float(images.min()), float(images.max())
+    if not (np.isfinite(lowest) and np.isfinite(highest)):
+        return "these hold NaN or infinity: correct them"
+    between = f"these are {images.dtype} from {lowest:.3g} to {highest:.3g}"
+    if lowest < -0.5:
+        return f"{between}, as if already normalised: pass them as they were before, the network normalises"
+    if highest <= 1.5 and (lowest, highest) != (0, 0):
+        return f"{between}, as if white were 1: multiply them by 255"
+    if highest > 255.5:
+        return f"{between}: scale them to 0 to 255"
+    return None
+
+
+def read_picture(image: str | os.PathLike | np.ndarray | jax.Array) -> UInt8[np.ndarray, "H W 3"]:
+    """The pixels of a file, or of an array that is a picture already.
+
+    Args:
+      image: a file's path, in which "~" is the user's home, or uint8 [H, W, 3] RGB.
+
+    Raises:
+      UserError: the file cannot be read, or the array is not such a picture.
+    """
+    if isinstance(image, str | os.PathLike):
+        path = pathlib.Path(image).expanduser()
+        return decode_image(read_bytes(path, "correct the path"), path)
+    pixels = np.asarray(image)
+    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
+        raise UserError(
+            f"a picture must be uint8 [H, W, 3] RGB, not {pixels.dtype} {list(pixels.shape)}; convert it"
+        )
+    if pixels.size == 0:
+        raise UserError(f"a picture of shape {list(pixels.shape)} is empty; pass one with pixels")
+    return pixels
 
 
 def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Model:
     """The network of a run, or of a converted checkpoint.
 
+    Its data set need not be known here: class names and colours are in the run's folder.
+
     Args:
-      folder: of the run.
-      checkpoint_name: "last", "best", or the folder of a checkpoint.
+      folder: of the run; "~" is the user's home.
+      checkpoint_name: "last", "best", or the folder of a checkpoint, in which "~" is the user's home.
 
     Raises:
-      UserError: there is no run or checkpoint.
+      UserError: there is no such run or checkpoint.
     """
     run = RunFolder.at(folder)
     config = run.load_config()
@@ -126,15 +206,21 @@ def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Model:
     return Model(variables, network, classes.names, colours, config.test_mode())
 
 
-def attention_map(model: Model, image: str | os.PathLike | np.ndarray, point: tuple[int, int]) -> np.ndarray:
-    """What a pixel attends to after each loop, float32 [loops, h, w]; see `evaluation.attention`.
+def attention_map(
+    model: Model, image: str | os.PathLike | np.ndarray | jax.Array, point: tuple[int, int]
+) -> Float32[np.ndarray, "loops h w"]:
+    """What one pixel attends to after each loop of RCCA; see `evaluation.attention`.
 
     Args:
       model: with the context "rcca".
-      image: a file's path, or uint8 [H, W, 3] RGB.
+      image: a file's path, in which "~" is the user's home, or uint8 [H, W, 3] RGB.
       point: (row, column) in the picture.
 
+    Returns:
+      float32 [loops, h, w], at the features' size, an eighth of the picture's; each map sums to 1.
+
     Raises:
-      UserError: another context, a point outside the picture, no such file.
+      UserError: the model has another context, the point lies outside the picture, or the picture cannot be
+        read.
     """
     return attention_maps(model.network, model.variables, read_picture(image), point)

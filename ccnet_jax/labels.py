@@ -34,9 +34,11 @@ def numbered_palette(count: int) -> np.ndarray:
 
     Bit 3k + c of a class number is bit 7 - k of its colour's channel c.
     """
-    numbers = np.arange(count)[:, None]
-    channels = np.arange(3)
-    return sum(((numbers >> (3 * k + channels)) & 1) << (7 - k) for k in range(3)).astype(np.uint8)
+    numbers, channels = np.arange(count)[:, None], np.arange(3)
+    colours = np.zeros((count, 3), np.int64)
+    for k in range(3):
+        colours |= ((numbers >> (3 * k + channels)) & 1) << (7 - k)
+    return colours.astype(np.uint8)
 
 
 def numbered_names(count: int) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import pathlib
 from ccnet_jax import command_line, figures
 from ccnet_jax.errors import UserError
 from ccnet_jax.inference import Model, attention_map, load, read_picture
-from ccnet_jax.models.ccnet import FLAVOURS
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import LATEST
 

@@ -43,3 +43,6 @@ def mmseg() -> ml_collections.ConfigDict:
     config.optimizer.weight_decay = 5e-4
     config.loss.ohem_min_kept = 50_000
     return config
+
+
+RECIPES = {"official": official, "mmseg": mmseg}  # {flavour: its recipe}

@@ -36,7 +36,7 @@ from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.run.metric_log import MetricLog
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.schedules import build_schedule
-from ccnet_jax.training.step import State, initial_state, make_train_step
+from ccnet_jax.training.step import Metrics, State, initial_state, make_train_step
 from ccnet_jax.training.stopping import StopSignal
 from ccnet_jax.weights import pretrained
 from kernels.criss_cross import IMPLEMENTATIONS
@@ -100,7 +100,8 @@ def train(config: Config, run: RunFolder) -> None:
 
         bar = progress_bar(total=config.steps, initial=start, unit="step", disable=process != 0)
         closing.enter_context(bar)
-        since, last_logged, metrics = time.perf_counter(), start, {}
+        since, last_logged = time.perf_counter(), start
+        metrics: Metrics = {}
         for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
             jax.block_until_ready(metrics)  # one step ahead of the devices and no more: Ctrl-C is prompt
             state, metrics = train_step(state, batch)
@@ -110,7 +111,7 @@ def train(config: Config, run: RunFolder) -> None:
             final = step == config.steps
             log_due = final or step % config.log_every == 0
             checkpoint_due = final or step % config.checkpoint_every == 0
-            eval_due = config.eval_every and (final or step % config.eval_every == 0)
+            eval_due = eval_source is not None and (final or step % config.eval_every == 0)
             # hosts that ask one another wait for the step, so they do when it is waited for anyway
             stopped_by = stop.agreed() if processes == 1 or log_due else 0
 
@@ -134,7 +135,7 @@ def train(config: Config, run: RunFolder) -> None:
                 )
 
             # ----------------------------------------------------- evaluate
-            if eval_due and not stopped_by:
+            if eval_source is not None and eval_due and not stopped_by:
                 split = config.data.eval_split
                 result = evaluate(
                     predict,
@@ -210,17 +211,21 @@ def main() -> None:
     if arguments.list:
         print(config_files.listing())
         return
-    if arguments.resume is not None:
-        run, config = resumed_run(arguments)
-    else:
-        config = command_line.config_of(arguments)
-        run = None if arguments.workdir is None else RunFolder.at(arguments.workdir)
+    run, config = resumed_run(arguments) if arguments.resume is not None else named_run(arguments)
     if arguments.show:
         print(json.dumps(configuration.to_dict(config), indent=2))
         return
-    if run is None and config.distributed:
+    train(config, run)
+
+
+def named_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
+    """The folder and the config that --workdir and --config name."""
+    name, config = command_line.config_of(arguments)
+    if arguments.workdir is not None:
+        return RunFolder.at(arguments.workdir), config
+    if config.distributed:
         raise UserError("with --config.distributed=True pass --workdir, so that all hosts share one folder")
-    train(config, run or RunFolder.new(command_line.config_name(arguments).title))
+    return RunFolder.new(name.title), config
 
 
 def resumed_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:

@@ -1,4 +1,4 @@
-"""Drawing what a network predicts and attends to, in one place for notebooks."""
+"""What a notebook draws: predictions, and what a pixel attends to."""
 
 from ccnet_jax.figures import attention_figure, colourize, comparison, overlay, prediction_figure
 from ccnet_jax.inference import attention_map

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import tqdm
 
-from ccnet_jax.models.context import NonLocal
+from ccnet_jax.models.contexts.nonlocal_ import NonLocal
 from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
 from kernels.criss_cross import bench
 

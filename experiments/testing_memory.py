@@ -15,11 +15,17 @@ from kernels import aot  # before JAX starts
 
 import jax  # isort: skip
 import jax.numpy as jnp
-import numpy as np
 import tqdm
 
 from ccnet_jax import CCNet
-from ccnet_jax.evaluation import prediction
+from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows
+from ccnet_jax.evaluation.upsampling import (
+    Upsampling,
+    add_upsampled,
+    largest_upsampled,
+    row_blocks,
+    upsampling_matrices,
+)
 from kernels.criss_cross import bench
 
 RESULTS = pathlib.Path(__file__).parents[1] / "experiments" / "results"
@@ -44,42 +50,38 @@ def planned(function: object, *arguments: object) -> int:
 def steps(model: CCNet, variables: object, mode: str) -> dict[str, int]:
     """{step: bytes that lie in memory while it runs}."""
     scale = 1.75 if mode == "multi-scale" else 1.0
-    shown = tuple(int(side * scale) for side in PICTURE)
-    window, at_once = ((769, 769), 4) if mode == "slide" else (shown, 1)
-    x = jax.ShapeDtypeStruct((1, *shown, 3), jnp.float32)
-    cut = jax.ShapeDtypeStruct((at_once, *window, 3), jnp.float32)
-    logits = jax.eval_shape(lambda v, x: on_any(model).apply(v, x, upsample=False)[0], variables, cut)
-    full = jax.ShapeDtypeStruct((1, *shown, model.num_classes), jnp.float32)
+    input_size = tuple(int(side * scale) for side in PICTURE)
+    window, at_once = ((769, 769), WINDOWS_AT_ONCE) if mode == "slide" else (input_size, 1)
+    x = jax.ShapeDtypeStruct((1, *input_size, 3), jnp.float32)
+    windows = jax.ShapeDtypeStruct((at_once, *window, 3), jnp.float32)
+    logits = jax.eval_shape(lambda v, x: on_any(model).apply(v, x, upsample=False)[0], variables, windows)
+    full = jax.ShapeDtypeStruct((1, *input_size, model.num_classes), jnp.float32)
     held = size((variables, x))
     if mode != "whole":
         held += size(full) if mode == "slide" else PICTURE[0] * PICTURE[1] * model.num_classes * 4
-    network = planned(lambda v, x: model.apply(v, x, upsample=False)[0], variables, cut)
-    found = {"network": held + size((cut, logits)) + network}
+    network = planned(lambda v, x: model.apply(v, x, upsample=False)[0], variables, windows)
+    found = {"network": held + size((windows, logits)) + network}
     if mode == "slide":
         corners = jax.ShapeDtypeStruct((at_once, 2), jnp.int32)
-        counts = jax.ShapeDtypeStruct((at_once,), jnp.float32)
+        weights = jax.ShapeDtypeStruct((at_once,), jnp.float32)
 
-        def add(total: jax.Array, logits: jax.Array, corners: jax.Array, counts: jax.Array) -> jax.Array:
-            return prediction._add_windows(total, logits, corners, counts, window, model.aligned)
+        def add(total: jax.Array, logits: jax.Array, corners: jax.Array, weights: jax.Array) -> jax.Array:
+            return add_windows(total, logits, corners, weights, window, model.aligned)
 
-        found["add windows"] = held + size(logits) + planned(add, full, logits, corners, counts)
-        found["largest"] = held + planned(prediction._largest_resized, full, None, None)
+        found["add windows"] = held + size(logits) + planned(add, full, logits, corners, weights)
+        found["largest"] = held + planned(largest_upsampled, full, None)
         return found
-    rows, columns = (
-        prediction._resizing((there, between, own), model.aligned)
-        for there, between, own in zip(logits.shape[1:3], shown, PICTURE, strict=True)
-    )
-    blocks = -(-np.prod(PICTURE) * model.num_classes * 4 // prediction._BLOCK_BYTES)
-    rows = np.pad(rows, ((0, -len(rows) % blocks), (0, 0))).reshape(blocks, -1, rows.shape[1])
+    blocks = row_blocks((1, *PICTURE, 3), model.num_classes)
+    upsampling = upsampling_matrices((logits.shape[1:3], input_size, PICTURE), model.aligned, blocks)
     if mode == "whole":
-        found["largest"] = held + size(logits) + planned(prediction._largest_resized, logits, rows, columns)
+        found["largest"] = held + size(logits) + planned(largest_upsampled, logits, upsampling)
         return found
-    total = jax.ShapeDtypeStruct((1, *rows.shape[:2], PICTURE[1], model.num_classes), jnp.float32)
+    total = jax.ShapeDtypeStruct((1, *blocks, PICTURE[1], model.num_classes), jnp.float32)
 
-    def add(total: jax.Array, logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
-        return prediction._add(total, logits, rows, columns, True)
+    def add_softmax(total: jax.Array, logits: jax.Array, upsampling: Upsampling) -> jax.Array:
+        return add_upsampled(total, logits, upsampling, True)
 
-    found["add"] = held + size(logits) + planned(add, total, logits, rows, columns)
+    found["add"] = held + size(logits) + planned(add_softmax, total, logits, upsampling)
     return found
 
 

@@ -44,8 +44,9 @@ def scores(confusion: np.ndarray) -> dict[str, float | list[float]]:
 
 
 def _mean(values: np.ndarray) -> float:
-    there = values[~np.isnan(values)]
-    return float(there.mean()) if there.size else float("nan")
+    """The mean of the values that are not NaN; NaN where there is none."""
+    occurring = values[~np.isnan(values)]
+    return float(occurring.mean()) if occurring.size else float("nan")
 
 
 def table(result: dict[str, float | list[float]], classes: tuple[str, ...]) -> str:

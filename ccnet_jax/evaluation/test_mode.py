@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 
 from ccnet_jax.data.transforms import scaled_size
-from ccnet_jax.models.ccnet import FLAVOURS, Flavour
+from ccnet_jax.models.flavours import FLAVOURS, Flavour
 
 _SMALLEST = 32  # pixels a side; what the network takes at least
 

@@ -1,1 +1,1 @@
-"""The network: `ccnet` is built from `resnet`, `context` and `criss_cross`."""
+"""The network: `ccnet` joins a member of `BACKBONES` and a member of `CONTEXTS`, in one of the `FLAVOURS`."""

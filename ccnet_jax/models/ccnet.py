@@ -1,95 +1,34 @@
-"""CCNet: a dilated ResNet, a head around a context module, an auxiliary head. Paper: Figure 2."""
+"""CCNet: a backbone, a head around a context module, an auxiliary head. Paper: Figure 2."""
 
-import dataclasses
+import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, UInt8
 
-from ccnet_jax.models.context import Context
+from ccnet_jax.models.backbones import BACKBONES, BackboneSettings
+from ccnet_jax.models.backbones.resnet import STEMS
+from ccnet_jax.models.contexts import CONTEXTS, ContextSettings
+from ccnet_jax.models.flavours import FLAVOURS, normalize
 from ccnet_jax.models.layers import ConvNorm, resize_bilinear, scaled
-from ccnet_jax.models.resnet import ResNet
+from ccnet_jax.settings import nearest
+
+SMALLEST = 32  # pixels a side of the pictures
 
 
-@dataclasses.dataclass(frozen=True)
-class Flavour:
-    """Where the two published CCNet code bases differ.
+class ContextModule(nn.Module):
+    """A member of `CONTEXTS`, whose parameters stand under its name."""
 
-    Attributes:
-      stem_channels: of the three 3x3 convolutions of the deep stem.
-      ceil_pool: max pool rounds sizes up.
-      contract_dilation: the first block of stages 3 and 4 has half the dilation.
-      negative_slope: of the leaky ReLU in the heads; 0 is ReLU.
-      auxiliary_channels: of the auxiliary head.
-      auxiliary_bias: its 3x3 convolution has a bias.
-      align_corners: how logits, and PSP's pooled features, are upsampled.
-      mean, std: input normalisation, in RGB order, for values 0 to 255.
-      bgr: the network reads blue first.
-      scales: ratios of multi-scale testing.
-      average_logits: multi-scale testing averages logits; otherwise probabilities.
-      in_place_norms: norms are in-place ABN, whose scale is |weight| + 1e-5.
-    """
+    context: str
+    settings: ContextSettings
 
-    stem_channels: tuple[int, int, int]
-    ceil_pool: bool
-    contract_dilation: bool
-    negative_slope: float
-    auxiliary_channels: int
-    auxiliary_bias: bool
-    align_corners: bool
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    bgr: bool
-    scales: tuple[float, ...]
-    average_logits: bool
-    in_place_norms: bool
-
-
-FLAVOURS = {
-    # the authors' code
-    "official": Flavour(
-        stem_channels=(64, 64, 128),
-        ceil_pool=True,
-        contract_dilation=False,
-        negative_slope=0.01,
-        auxiliary_channels=512,
-        auxiliary_bias=True,
-        align_corners=True,
-        mean=(122.67891434, 116.66876762, 104.00698793),
-        std=(1.0, 1.0, 1.0),
-        bgr=True,
-        scales=(0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
-        average_logits=True,
-        in_place_norms=True,
-    ),
-    # mmsegmentation's R-50-D8 and R-101-D8
-    "mmseg": Flavour(
-        stem_channels=(32, 32, 64),
-        ceil_pool=False,
-        contract_dilation=True,
-        negative_slope=0.0,
-        auxiliary_channels=256,
-        auxiliary_bias=False,
-        align_corners=False,
-        mean=(123.675, 116.28, 103.53),
-        std=(58.395, 57.12, 57.375),
-        bgr=False,
-        scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
-        average_logits=False,
-        in_place_norms=False,
-    ),
-}
-
-
-# The backbone's first layers: the flavour's three 3x3 convolutions, or torchvision's one of 7x7.
-STEMS = ("deep", "7x7")
-
-
-def normalize(images: jax.Array, flavour: Flavour) -> jax.Array:
-    """RGB [B, H, W, 3] of 0 to 255, uint8 or floating -> float32 as the flavour's backbone expects it."""
-    x = (images.astype(jnp.float32) - jnp.array(flavour.mean)) / jnp.array(flavour.std)
-    return x[..., ::-1] if flavour.bgr else x
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:
+        """x: [B, H, W, C] -> [B, H, W, C]."""
+        return CONTEXTS[self.context](self.settings, self.context)(x, train)
 
 
 class Head(nn.Module):
@@ -97,22 +36,22 @@ class Head(nn.Module):
 
     num_classes: int
     channels: int
-    context: Context
-    negative_slope: float
-    dtype: Any = None
+    context: str
+    settings: ContextSettings
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "B h w C"], train: bool) -> Float[Array, "B h w classes"]:
         """x: [B, h, w, C] -> logits [B, h, w, num_classes]."""
+        slope, dtype = self.settings.negative_slope, self.settings.dtype
 
         def block(name: str) -> ConvNorm:
-            return ConvNorm(self.channels, negative_slope=self.negative_slope, dtype=self.dtype, name=name)
+            return ConvNorm(self.channels, negative_slope=slope, dtype=dtype, name=name)
 
         out = block("before")(x, train)
-        out = self.context(out, train)
+        out = ContextModule(self.context, self.settings, name="context")(out, train)
         out = block("after")(out, train)
         out = block("fuse")(jnp.concatenate([x, out], -1), train)
-        return _classify(out, self.num_classes, train, self.dtype)
+        return _classify(out, self.num_classes, train, dtype)
 
 
 class AuxiliaryHead(nn.Module):
@@ -125,7 +64,7 @@ class AuxiliaryHead(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "B h w C"], train: bool) -> Float[Array, "B h w classes"]:
         """x: [B, h, w, C] -> logits [B, h, w, num_classes]."""
         block = ConvNorm(
             self.channels, bias=self.bias, negative_slope=self.negative_slope, dtype=self.dtype, name="conv"
@@ -133,7 +72,9 @@ class AuxiliaryHead(nn.Module):
         return _classify(block(x, train), self.num_classes, train, self.dtype)
 
 
-def _classify(x: jax.Array, num_classes: int, train: bool, dtype: Any) -> jax.Array:
+def _classify(
+    x: Float[Array, "B h w C"], num_classes: int, train: bool, dtype: Any
+) -> Float[Array, "B h w classes"]:
     x = nn.Dropout(0.1, broadcast_dims=(1, 2), deterministic=not train)(x)
     start = nn.initializers.normal(0.01)
     return nn.Dense(num_classes, kernel_init=start, dtype=dtype, name="classifier")(x)
@@ -144,9 +85,9 @@ class CCNet(nn.Module):
 
     Attributes:
       num_classes: of the logits.
-      depth: of the ResNet (`resnet.BLOCKS`).
+      depth: one of the backbone's (`BACKBONES[backbone].depths`).
       flavour: a key of `FLAVOURS`.
-      context: a name in `context.CONTEXTS`; "rcca" is CCNet.
+      context: a key of `CONTEXTS`; "rcca" is CCNet.
       loops: of RCCA.
       width: multiplier of every channel count.
       stem: of the ResNet, one of `STEMS`; both code bases have the deep one.
@@ -154,6 +95,10 @@ class CCNet(nn.Module):
       implementation: backend of criss-cross attention; None chooses by device.
       remat: recompute ResNet blocks, and RCCA's projections, in the backward pass.
       dtype: of the computation, float32 or bfloat16; parameters, statistics and logits are float32.
+      backbone: a key of `BACKBONES`.
+
+    Raises:
+      ValueError: an attribute has a value that does not exist or is out of range.
     """
 
     num_classes: int
@@ -167,6 +112,22 @@ class CCNet(nn.Module):
     implementation: str | None = None
     remat: bool = False
     dtype: Any = jnp.float32
+    backbone: str = "resnet"
+
+    def __post_init__(self) -> None:
+        """Check the attributes. Raises ValueError."""
+        _check_choice("backbone", self.backbone, BACKBONES)
+        _check_choice("depth", self.depth, BACKBONES[self.backbone].depths)
+        _check_choice("flavour", self.flavour, FLAVOURS)
+        _check_choice("context", self.context, CONTEXTS)
+        _check_choice("stem", self.stem, STEMS)
+        for name in ("num_classes", "loops"):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be a whole number, at least 1, not {value!r}")
+        if not 0 < self.width < float("inf"):
+            raise ValueError(f"width must be a number above 0, not {self.width!r}")
+        super().__post_init__()
 
     @property
     def aligned(self) -> bool:
@@ -176,50 +137,36 @@ class CCNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, train: bool = False, upsample: bool = True
-    ) -> tuple[jax.Array, jax.Array | None]:
+        self,
+        images: UInt8[Array | np.ndarray, "B H W 3"] | Float[Array | np.ndarray, "B H W 3"],
+        train: bool = False,
+        upsample: bool = True,
+    ) -> tuple[Float32[Array, "B rows columns classes"], Float32[Array, "B rows columns classes"] | None]:
         """RGB pictures to logits of the same size.
 
         Args:
           images: [B, H, W, 3], 0 to 255, uint8 or floating; H and W from 32.
           train: use and update batch statistics, drop channels (rng "dropout"), run the auxiliary head.
-          upsample: to the pictures' size; else logits stay [B, h, w, num_classes] as the heads give them,
-            an eighth of each side, for who resizes them on.
+          upsample: to the pictures' size; False leaves the logits as the heads give them, [B, h, w,
+            num_classes] with an eighth of each side.
 
         Returns:
           logits [B, H, W, num_classes] in float32, and the auxiliary head's, None unless training.
+
+        Raises:
+          ValueError: images of another shape, or smaller than 32 pixels a side.
+          TypeError: images of another dtype.
         """
+        check_images(images)
         flavour = FLAVOURS[self.flavour]
         x = normalize(images, flavour).astype(self.dtype)
-        stage3, stage4 = ResNet(
-            self.depth,
-            (64,) if self.stem == "7x7" else flavour.stem_channels,
-            flavour.ceil_pool,
-            flavour.contract_dilation,
-            self.width,
-            self.remat,
-            self.dtype,
-            name="backbone",
-        )(x, train)
+        backbone = BackboneSettings(self.depth, flavour, self.stem, self.width, self.remat, self.dtype)
+        stage3, stage4 = BACKBONES[self.backbone].build(backbone, "backbone")(x, train)
 
-        context = Context(
-            self.context,
-            self.loops,
-            self.implementation,
-            self.aligned,
-            flavour.negative_slope,
-            self.remat,
-            self.dtype,
-            parent=None,  # the head adopts it
+        context = ContextSettings(
+            self.loops, self.implementation, self.aligned, flavour.negative_slope, self.remat, self.dtype
         )
-        head = Head(
-            self.num_classes,
-            scaled(512, self.width),
-            context,
-            flavour.negative_slope,
-            self.dtype,
-            name="head",
-        )
+        head = Head(self.num_classes, scaled(512, self.width), self.context, context, name="head")
         auxiliary_head = AuxiliaryHead(
             self.num_classes,
             scaled(flavour.auxiliary_channels, self.width),
@@ -229,11 +176,57 @@ class CCNet(nn.Module):
             name="auxiliary_head",
         )
 
-        def sized(logits: jax.Array) -> jax.Array:
+        def upsampled(logits: Array) -> Array:
             logits = logits.astype(jnp.float32)
             return resize_bilinear(logits, images.shape[1:3], self.aligned) if upsample else logits
 
-        logits = sized(head(stage4, train))
+        logits = upsampled(head(stage4, train))
         if not (train or self.is_initializing()):
             return logits, None
-        return logits, sized(auxiliary_head(stage3, train))
+        return logits, upsampled(auxiliary_head(stage3, train))
+
+
+def check_images(images: Array | np.ndarray) -> None:
+    """Check shape and dtype of what the network is called with: uint8 or floating [B, H, W, 3].
+
+    Works on traced arrays too, since no value is read.
+
+    Raises:
+      ValueError: the shape is another, or a side is shorter than 32 pixels.
+      TypeError: the dtype is another.
+    """
+    shape, wanted = tuple(images.shape), "the network takes RGB pictures [B, H, W, 3]"
+    if len(shape) == 3 and shape[-1] == 3:
+        raise ValueError(f"images of shape {shape} have no batch axis, and {wanted}; pass images[None]")
+    if len(shape) != 4:
+        raise ValueError(f"images have shape {shape}, but {wanted}")
+    if shape[-1] != 3:
+        remedy = ""
+        if shape[1] == 3:
+            remedy = " with the channels last; pass images.transpose(0, 2, 3, 1)"
+        elif shape[-1] == 1:
+            remedy = ", not grey ones; pass jnp.repeat(images, 3, -1)"
+        elif shape[-1] == 4:
+            remedy = ", without alpha; pass images[..., :3]"
+        raise ValueError(f"images have shape {shape}, but {wanted}{remedy}")
+    if 0 in shape:
+        raise ValueError(f"images of shape {shape} are empty; pass at least one picture")
+    if min(shape[1:3]) < SMALLEST:
+        raise ValueError(
+            f"images have shape {shape}, but each side must have at least {SMALLEST} pixels; resize them"
+        )
+    if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise TypeError(
+            f"images have the dtype {images.dtype}, but the network takes uint8, or floating numbers from 0 "
+            "to 255; convert them"
+        )
+
+
+def _check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Raise ValueError where the value is none of the choices."""
+    known = list(choices)
+    if value not in known:
+        suggestion = nearest(str(value), map(str, known))
+        raise ValueError(
+            f"{name}={value!r} does not exist; choose one of {', '.join(map(str, known))}{suggestion}"
+        )

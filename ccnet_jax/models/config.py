@@ -4,9 +4,11 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from ccnet_jax.models.ccnet import FLAVOURS, STEMS, CCNet
-from ccnet_jax.models.context import CONTEXTS
-from ccnet_jax.models.resnet import BLOCKS
+from ccnet_jax.models.backbones import BACKBONES, all_depths
+from ccnet_jax.models.backbones.resnet import STEMS
+from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.models.contexts import CONTEXTS
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.settings import setting
 from kernels.criss_cross import IMPLEMENTATIONS
 
@@ -15,13 +17,14 @@ from kernels.criss_cross import IMPLEMENTATIONS
 class ModelConfig:
     """`config.model`: backbone, context module and how they are computed."""
 
-    depth: int = setting(50, "layers of the ResNet", choices=BLOCKS)
+    backbone: str = setting("resnet", "backbone", choices=BACKBONES, before="resnet")
+    depth: int = setting(50, "layers of the backbone", choices=all_depths)
     flavour: str = setting(
         "mmseg", "`official`, the authors' network, or `mmseg`, mmsegmentation's", choices=FLAVOURS
     )
     stem: str = setting(
         "deep",
-        "first layers: `deep` (three 3x3 convolutions) or torchvision's `7x7`",
+        "first layers of the ResNet: `deep` (three 3x3 convolutions) or torchvision's `7x7`",
         choices=STEMS,
         before="deep",
     )
@@ -44,7 +47,13 @@ class ModelConfig:
 
     def complaints(self) -> list[str]:
         """Sentences about settings that do not go together."""
-        return []
+        depths = BACKBONES[self.backbone].depths
+        if self.depth in depths:
+            return []
+        return [
+            f"config.model.depth={self.depth} does not exist for config.model.backbone={self.backbone!r}; "
+            f"choose one of {', '.join(map(str, depths))}"
+        ]
 
 
 def build_network(config: ModelConfig, num_classes: int, dtype: str = "float32") -> CCNet:
@@ -61,4 +70,5 @@ def build_network(config: ModelConfig, num_classes: int, dtype: str = "float32")
         implementation=config.implementation,
         remat=config.remat,
         dtype=jnp.dtype(dtype),
+        backbone=config.backbone,
     )

@@ -6,6 +6,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 # Kaiming-normal over fan-out, as PyTorch's ResNets start.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -62,7 +63,7 @@ class ConvNorm(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W channels"]:
         """x: [B, H, W, C] -> [B, H, W, channels]."""
         x = conv(
             self.channels, self.size, dilation=self.dilation, bias=self.bias, dtype=self.dtype, name="conv"
@@ -71,11 +72,13 @@ class ConvNorm(nn.Module):
         return nn.leaky_relu(x, self.negative_slope)
 
 
-def resize_bilinear(x: jax.Array, size: Sequence[int], align_corners: bool) -> jax.Array:
+def resize_bilinear(
+    x: Float[Array, "B h w C"], size: Sequence[int], align_corners: bool
+) -> Float[Array, "B H W C"]:
     """Bilinear resizing without antialiasing, as PyTorch's `interpolate`.
 
     Args:
-      x: [B, H, W, C].
+      x: [B, h, w, C].
       size: (height, width) of the result.
       align_corners: True puts the centres of the corner pixels on one another; False the image's edges.
 

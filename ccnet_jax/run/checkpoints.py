@@ -117,6 +117,12 @@ def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | No
     return variables, int(root.name) if root.name.isdigit() else None
 
 
+def save_variables(folder: pathlib.Path, variables: Any) -> None:
+    """Write variables alone, of whatever network, so that `folder` is a `step_folder`."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.resolve() / "variables", variables)
+
+
 def load_arrays(folder: pathlib.Path) -> Any:
     """All variables in a `step_folder`, of whatever network, as NumPy arrays."""
     with ocp.PyTreeCheckpointer() as checkpointer:

@@ -132,9 +132,10 @@ class RunFolder:
         values = self._read_json(self.classes_file)
         if values is None:
             name = self.load_config().data.name
-            if name not in DATASETS or DATASETS[name].classes is None:
+            classes = DATASETS[name].classes if name in DATASETS else None
+            if classes is None:
                 raise UserError(f"{self} has no classes.json and {name} names no classes; restore that file")
-            return DATASETS[name].classes
+            return classes
         try:
             return Classes(tuple(values["classes"]), np.array(values["palette"], np.uint8))
         except (ValueError, KeyError, TypeError, OverflowError) as error:

@@ -1,4 +1,4 @@
-"""Cross-entropy over pixels, with an ignore label and online hard example mining (OHEM)."""
+"""Cross-entropy over pixels without void: class weights, label smoothing, online hard example mining (OHEM)."""
 
 import dataclasses
 import functools
@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Integer
 
 from ccnet_jax.labels import VOID
 from ccnet_jax.settings import setting
 
-Loss = Callable[[jax.Array, jax.Array], jax.Array]  # (logits [B, H, W, classes], labels [B, H, W]) -> loss []
+# (logits [B, H, W, classes], labels [B, H, W]) -> loss []
+Loss = Callable[[Float32[Array, "B H W classes"], Integer[Array, "B H W"]], Float32[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +43,23 @@ class LossConfig:
 
     def complaints(self) -> list[str]:
         """Sentences about settings that do not go together."""
-        return []
+        if self.class_weights is None or any(self.class_weights):
+            return []
+        return ["config.loss.class_weights are all 0, so that no pixel counts; make some of them larger"]
+
+    def complaints_for(self, num_classes: int) -> list[str]:
+        """Sentences about settings that do not fit a data set of `num_classes` classes."""
+        if self.class_weights is None or len(self.class_weights) == num_classes:
+            return []
+        return [
+            f"config.loss.class_weights has {len(self.class_weights)} numbers, but the data set has "
+            f"{num_classes} classes; give one number for each class, or None"
+        ]
 
 
-def pixel_losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def pixel_losses(
+    logits: Float32[Array, "*pixels classes"], labels: Integer[Array, "*pixels"]
+) -> tuple[Float32[Array, "*pixels"], Bool[Array, "*pixels"]]:
     """Cross-entropy of each pixel, and which pixels count.
 
     Args:
@@ -61,39 +76,108 @@ def pixel_losses(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.A
     return jnp.where(valid, losses, 0), valid
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean over the batch's valid pixels, 0 where there is none. Shapes as in `pixel_losses`."""
+def weighted_pixel_losses(
+    logits: Float32[Array, "*pixels classes"],
+    labels: Integer[Array, "*pixels"],
+    class_weights: tuple[float, ...] | None,
+    label_smoothing: float,
+) -> tuple[Float32[Array, "*pixels"], Float32[Array, "*pixels"] | Bool[Array, "*pixels"]]:
+    """Cross-entropy of each pixel with class weights w and label smoothing s, as PyTorch defines both.
+
+    With C classes and probabilities p, the loss of a pixel of class y is
+
+        (1 - s) * w[y] * -log p[y]  +  s / C * sum_c w[c] * -log p[c]
+
+    Args:
+      logits, labels: see `pixel_losses`.
+      class_weights: one number for each class; None weighs all classes the same.
+      label_smoothing: share of the target that is spread over all classes.
+
+    Returns:
+      losses [...], 0 where ignored; w[y], the weight of each pixel in the mean, [...], 0 where ignored.
+    """
     losses, valid = pixel_losses(logits, labels)
-    return losses.sum() / jnp.maximum(valid.sum(), 1)
+    if class_weights is None and not label_smoothing:
+        return losses, valid
+    classes = logits.shape[-1]
+    weights = jnp.ones(classes) if class_weights is None else jnp.array(class_weights, jnp.float32)
+    pixel_weights = (jax.nn.one_hot(labels, classes) * weights).sum(-1)
+    losses = pixel_weights * losses
+    if label_smoothing:
+        spread = -(jax.nn.log_softmax(logits) * weights).sum(-1) / classes
+        losses = (1 - label_smoothing) * losses + label_smoothing * jnp.where(valid, spread, 0)
+    return losses, pixel_weights
+
+
+def cross_entropy(
+    logits: Float32[Array, "*pixels classes"],
+    labels: Integer[Array, "*pixels"],
+    class_weights: tuple[float, ...] | None = None,
+    label_smoothing: float = 0.0,
+) -> Float32[Array, ""]:
+    """Mean over the batch's valid pixels, weighted by their classes; 0 where there is none.
+
+    Arguments as in `weighted_pixel_losses`.
+    """
+    losses, weights = weighted_pixel_losses(logits, labels, class_weights, label_smoothing)
+    return _mean(losses, weights)
 
 
 def ohem_cross_entropy(
-    logits: jax.Array, labels: jax.Array, threshold: float = 0.7, min_kept: int = 100_000
-) -> jax.Array:
+    logits: Float32[Array, "B H W classes"],
+    labels: Integer[Array, "B H W"],
+    threshold: float = 0.7,
+    min_kept: int = 100_000,
+    class_weights: tuple[float, ...] | None = None,
+    label_smoothing: float = 0.0,
+) -> Float32[Array, ""]:
     """Mean over the hard pixels: those whose true class has a probability of at most `threshold`.
 
     Where fewer than `min_kept` pixels are that hard, the threshold rises until so many are kept (or
-    all there are). Selection is over the whole (global) batch and carries no gradient.
+    all there are). Selection is over the whole (global) batch and carries no gradient. Class weights and
+    label smoothing change the losses of the hard pixels, and not which pixels are hard.
 
     Args:
       logits: [B, H, W, classes] in float32.
       labels: [B, H, W] integer; 255 is ignored.
       threshold: of the true class's probability, 0 to 1.
       min_kept: pixels kept at the least, for each picture of the batch.
+      class_weights, label_smoothing: see `weighted_pixel_losses`.
     """
-    losses, valid = pixel_losses(logits, labels)
-    probability = jnp.where(valid, jnp.exp(-losses), jnp.inf)
+    plain_losses, valid = pixel_losses(logits, labels)
+    probability = jnp.where(valid, jnp.exp(-plain_losses), jnp.inf)
     probability = jax.lax.stop_gradient(probability)
     kept = jnp.minimum(min_kept * labels.shape[0], valid.sum())
     hardest = jnp.sort(probability.ravel())[jnp.maximum(kept, 1) - 1]
     hard = valid & (probability <= jnp.maximum(threshold, hardest))
-    return (losses * hard).sum() / jnp.maximum(hard.sum(), 1)
+    losses, weights = weighted_pixel_losses(logits, labels, class_weights, label_smoothing)
+    return _mean(losses * hard, weights * hard)
+
+
+def _mean(losses: Float32[Array, "*pixels"], weights: Array) -> Float32[Array, ""]:
+    """The sum of losses that are weighted already, divided by the sum of the weights; 0 where that is 0."""
+    total = weights.sum()
+    return losses.sum() / jnp.where(total > 0, total, 1)
+
+
+def _cross_entropy(config: LossConfig) -> Loss:
+    return functools.partial(
+        cross_entropy, class_weights=config.class_weights, label_smoothing=config.label_smoothing
+    )
+
+
+def _ohem(config: LossConfig) -> Loss:
+    return functools.partial(
+        ohem_cross_entropy,
+        threshold=config.ohem_threshold,
+        min_kept=config.ohem_min_kept,
+        class_weights=config.class_weights,
+        label_smoothing=config.label_smoothing,
+    )
 
 
 # Functions config -> loss.
 LOSSES: dict[str, Callable[[LossConfig], Loss]] = {
-    "cross_entropy": lambda config: cross_entropy,
-    "ohem": lambda config: functools.partial(
-        ohem_cross_entropy, threshold=config.ohem_threshold, min_kept=config.ohem_min_kept
-    ),
+    "cross_entropy": _cross_entropy,
+    "ohem": _ohem,
 }

@@ -1,8 +1,10 @@
-"""The optimizers: SGD with momentum, as PyTorch's SGD computes it."""
+"""The optimizers: SGD with momentum and AdamW, with the update rules of PyTorch."""
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import optax
 
 from ccnet_jax.settings import setting
@@ -15,6 +17,12 @@ class OptimizerConfig(ScheduleConfig):
 
     name: str = setting("sgd", "the optimizer", choices=lambda: OPTIMIZERS, local=True, before="sgd")
     momentum: float = setting(0.9, "share of the last update in the next, of `sgd`", at_least=0, below=1)
+    beta1: float = setting(
+        0.9, "decay of the gradient's running mean, of `adamw`", at_least=0, below=1, before=0.9
+    )
+    beta2: float = setting(
+        0.999, "decay of the squared gradient's running mean, of `adamw`", at_least=0, below=1, before=0.999
+    )
     weight_decay: float = setting(1e-4, "weight decay; of `adamw` decoupled from the gradient", at_least=0)
     decay_norms_and_biases: bool = setting(
         True, "whether weight decay also applies to norms, biases and gamma", before=True
@@ -25,20 +33,53 @@ class OptimizerConfig(ScheduleConfig):
 
 
 def sgd(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """gradient + weight_decay * parameter, into the momentum buffer, times the rate; on every parameter."""
+    """PyTorch's SGD: buffer = momentum * buffer + gradient + weight_decay * p; p -= rate * buffer."""
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(config.weight_decay, decay_mask(config)),
         optax.trace(config.momentum),
         optax.scale_by_learning_rate(schedule),
     )
 
 
-# Functions (config, schedule) -> what turns gradients into updates.
+def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """PyTorch's AdamW: p -= rate * (weight_decay * p + mean / (sqrt(mean of squares) + 1e-8)).
+
+    Both means are running means with the bias of their start from 0 corrected.
+    """
+    return optax.adamw(
+        schedule,
+        b1=config.beta1,
+        b2=config.beta2,
+        eps=1e-8,
+        weight_decay=config.weight_decay,
+        mask=decay_mask(config),
+    )
+
+
+def decay_mask(config: OptimizerConfig) -> Callable[[Any], Any] | None:
+    """parameters -> which of them weight decay applies to; None where it applies to all.
+
+    Kernels have two axes or more; biases, the norms' scales and gamma have one or none.
+    """
+    if config.decay_norms_and_biases:
+        return None
+    return lambda parameters: jax.tree.map(lambda parameter: parameter.ndim > 1, parameters)
+
+
+# Functions (config, schedule) -> what turns gradients into updates. Clipping comes before them.
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.GradientTransformation]] = {
     "sgd": sgd,
+    "adamw": adamw,
 }
 
 
 def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """The optimizer for a training of `steps` updates."""
-    return OPTIMIZERS[config.name](config, build_schedule(config, steps))
+    """The optimizer for a training of `steps` updates.
+
+    Raises:
+      ValueError: the warm-up leaves no updates for the schedule.
+    """
+    optimizer = OPTIMIZERS[config.name](config, build_schedule(config, steps))
+    if config.clip_norm is None:
+        return optimizer
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)

@@ -8,11 +8,14 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Float32, Integer, PRNGKeyArray, UInt8
 
 from ccnet_jax.models.ccnet import CCNet
-from ccnet_jax.training.losses import LOSSES, LossConfig, cross_entropy
+from ccnet_jax.training.losses import LOSSES, LossConfig
 
-Metrics = dict[str, jax.Array]
+# {"image": uint8 [B, H, W, 3], "label": integer [B, H, W]}
+Batch = dict[str, UInt8[Array, "B H W 3"] | Integer[Array, "B H W"]]
+Metrics = dict[str, Float32[Array, ""]]
 
 
 @flax.struct.dataclass
@@ -31,10 +34,18 @@ def initial_state(network: CCNet, optimizer: optax.GradientTransformation, seed:
 
 
 def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
-    """The training loss: the main head's + auxiliary_weight * the auxiliary head's cross-entropy."""
-    main_loss = LOSSES[config.name](config)
+    """The training loss: the main head's + auxiliary_weight * the auxiliary head's cross-entropy.
 
-    def loss_fn(params: Any, batch_stats: Any, batch: dict[str, jax.Array], key: jax.Array):
+    Raises:
+      ValueError: the number of class weights is not that of the classes.
+    """
+    if complaints := config.complaints_for(network.num_classes):
+        raise ValueError(complaints[0])
+    main_loss, auxiliary_loss = LOSSES[config.name](config), LOSSES["cross_entropy"](config)
+
+    def loss_fn(
+        params: Any, batch_stats: Any, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float32[Array, ""], tuple[Metrics, Any]]:
         """-> loss [], (metrics, the new batch_stats)."""
         (logits, auxiliary_logits), updated = network.apply(
             {"params": params, "batch_stats": batch_stats},
@@ -44,7 +55,7 @@ def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Arr
             mutable=["batch_stats"],
         )
         main = main_loss(logits, batch["label"])
-        auxiliary = cross_entropy(auxiliary_logits, batch["label"])
+        auxiliary = auxiliary_loss(auxiliary_logits, batch["label"])
         total = main + config.auxiliary_weight * auxiliary
         metrics = {"loss": total, "main_loss": main, "auxiliary_loss": auxiliary}
         return total, (metrics, updated["batch_stats"])
@@ -54,17 +65,20 @@ def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Arr
 
 def make_train_step(
     network: CCNet, optimizer: optax.GradientTransformation, config: LossConfig, seed: int
-) -> Callable[[State, dict[str, jax.Array]], tuple[State, Metrics]]:
+) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """(state, batch) -> (state, metrics), compiled.
 
     The batch is {"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}, split over the mesh. The program is
     written for the whole batch: its mean loss, gradients and batch statistics are those of the global batch
     on any number of devices. The state's buffers are reused.
+
+    Raises:
+      ValueError: the number of class weights is not that of the classes.
     """
     gradient = jax.value_and_grad(make_loss(network, config), has_aux=True)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def train_step(state: State, batch: dict[str, jax.Array]) -> tuple[State, Metrics]:
+    def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         params = state.variables["params"]
         (_, (metrics, batch_stats)), gradients = gradient(params, state.variables["batch_stats"], batch, key)

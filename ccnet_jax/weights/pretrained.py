@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -10,14 +11,17 @@ from flax import traverse_util
 
 from ccnet_jax.errors import UserError
 from ccnet_jax.run import checkpoints
-from ccnet_jax.weights import torch_weights
-from ccnet_jax.weights.torch_weights import Key, Naming
+from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.weights import tensor_files, values
+from ccnet_jax.weights.naming import Key, Naming, StateDict, is_counter, naming_of
+from ccnet_jax.weights.resnet_depth import resnet_title
 
-# Parts of a checkpoint that are no backbone.
+Shapes = dict[Key, tuple[int, ...]]
+# Parts of a checkpoint that belong to no backbone.
 _NOT_BACKBONE = re.compile(r"(module\.)?(backbone\.)?(fc|head|classifier|dsn|decode_head|auxiliary_head)\.")
 _REMEDY = (
-    "set config.model.flavour (the official stem is 64-64-128 wide, mmseg's 32-32-64) and width to the "
-    "weights', or take others"
+    "set config.model.flavour (the official stem is 64-64-128 wide, mmseg's 32-32-64) and config.model.width "
+    "to those of the weights, or take other weights"
 )
 
 
@@ -26,115 +30,115 @@ def check_path(path: str) -> None:
     source = pathlib.Path(path).expanduser()
     if source.is_dir():
         _step_folder(source)
-    elif reason := torch_weights.unreadable(source):
-        raise UserError(f"config.pretrained={path} {reason}")
+    else:
+        tensor_files.check_readable(source, f"config.pretrained={path}")
 
 
-def load_backbone(path: str, variables: Any) -> Any:
-    """The variables with the backbone's parameters and batch statistics those in `path`; says so in one line.
+def load_backbone(path: str, variables: dict[str, Any]) -> dict[str, Any]:
+    """The variables, with the backbone's parameters and batch statistics replaced by those in `path`.
 
-    The weights must have been trained with pictures as `model.flavour` gives them to the network (channel
-    order, mean and scale: nothing in a file tells; those of torchvision, timm and open-mmlab are mmseg's)
-    and with its stem, which is checked: 64-64-128 (official) or 32-32-64 (mmseg) wide, or with
-    `model.stem="7x7"` torchvision's.
+    Prints one line that says so. The weights must have been trained on pictures as `config.model.flavour`
+    normalises them (order of the colours, mean and scale). No file says how its pictures were normalised;
+    the weights of torchvision, timm and open-mmlab expect those of mmseg. Their stem must be that of the
+    network, which is checked: three convolutions 64-64-128 (official) or 32-32-64 (mmseg) wide, or
+    torchvision's with `config.model.stem="7x7"`.
 
     Args:
-      path: a .safetensors file; a .pth or .pt file, of which only tensors are read, no code is run; a run's
-        folder (its last checkpoint) or a folder of one of its checkpoints. Names are understood in the
-        CCNet authors', open-mmlab's, timm's and torchvision's way, with or without "module." and
+      path: a .safetensors file; a .pth or .pt file, of which only tensors are read and no code is run; a
+        run's folder (its last checkpoint) or the folder of one of its checkpoints. Names are understood as
+        the CCNet authors, open-mmlab, timm and torchvision write them, with or without "module." and
         "backbone." before them, and inside a "state_dict" or "model".
       variables: {"params", "batch_stats"} of a CCNet; the result lies on the same devices.
 
     Raises:
-      UserError: the file cannot be read, is of a ResNet of another depth, width or stem, or holds values
-        that are not finite.
+      UserError: the file cannot be read, holds a ResNet of another depth, width or stem, or values that are
+        not finite.
     """
     check_path(path)
     source = pathlib.Path(path).expanduser()
     flat = traverse_util.flatten_dict(variables)
-    wanted = {key: tuple(old.shape) for key, old in flat.items() if key[1] == "backbone"}
+    shapes = {key: tuple(value.shape) for key, value in flat.items() if key[1] == "backbone"}
     if source.is_dir():
-        values, unused = _from_run(source, wanted), []
+        loaded, unused = _from_run(source, shapes), []
     else:
-        values, unused = _from_file(source, wanted)
-    for key, value in values.items():
+        loaded, unused = _from_file(source, shapes)
+    for key, value in loaded.items():
         flat[key] = _placed(value, flat[key])
     if jax.process_index() == 0:
-        said = f"; not used: {', '.join(unused)}" if unused else ""
-        print(f"backbone from {path}: {len(values)} tensors{said}", flush=True)
+        not_used = f"; not used: {', '.join(unused)}" if unused else ""
+        print(f"backbone from {path}: {len(loaded)} tensors{not_used}", flush=True)
     return traverse_util.unflatten_dict(flat)
 
 
-def _from_file(source: pathlib.Path, wanted: dict[Key, tuple]) -> tuple[dict[Key, np.ndarray], list[str]]:
-    """The wanted variables from PyTorch's weights, and the names of what should not be left over."""
-    tensors, _ = torch_weights.read(source)
-    naming = torch_weights.naming_of(tensors, source)
-    _check_stem(tensors, naming, wanted, source)
-    names = {naming.name(key) for key in wanted}
+def _from_file(source: pathlib.Path, shapes: Shapes) -> tuple[dict[Key, np.ndarray], list[str]]:
+    """The backbone's variables from PyTorch's weights, and the names of further tensors of a backbone."""
+    tensors = tensor_files.read(source).tensors
+    naming = naming_of(tensors, source)
+    _check_stem(tensors, naming, shapes, source)
+    names = {naming.name(key) for key in shapes}
     _check_depth(tensors, names, source)
-    values = {
-        key: torch_weights.from_torch(tensors, key, shape, naming, source, _REMEDY)
-        for key, shape in wanted.items()
+    loaded = {
+        key: values.from_torch(tensors, key, shape, naming, source, _REMEDY) for key, shape in shapes.items()
     }
-    if torch_weights.has_in_place_norms(tensors, naming):
-        values = torch_weights.with_in_place_scales(values)
-    unused = {name for name in set(tensors) - names if not torch_weights.is_counter(name)}
-    return values, sorted(name for name in unused if not _NOT_BACKBONE.match(name))
+    if values.has_in_place_norms(tensors, naming):
+        loaded = values.with_in_place_scales(loaded)
+    unused = [name for name in sorted(set(tensors) - names) if not is_counter(name)]
+    return loaded, [name for name in unused if not _NOT_BACKBONE.match(name)]
 
 
-def _from_run(source: pathlib.Path, wanted: dict[Key, tuple]) -> dict[Key, np.ndarray]:
-    """The wanted variables from a checkpoint of ours."""
-    there = traverse_util.flatten_dict(checkpoints.load_arrays(_step_folder(source)), sep="/")
-    names = {key: "/".join(key) for key in wanted}
-    _check_depth(there, names.values(), source)
+def _from_run(source: pathlib.Path, shapes: Shapes) -> dict[Key, np.ndarray]:
+    """The backbone's variables from a checkpoint of ours."""
+    saved = traverse_util.flatten_dict(checkpoints.load_arrays(_step_folder(source)), sep="/")
+    names = {key: "/".join(key) for key in shapes}
+    _check_depth(saved, names.values(), source)
     for name in names.values():
-        if name not in there:
+        if name not in saved:
             raise UserError(f"{source} has no {name}; set config.model.stem to that of the weights")
     return {
-        key: torch_weights.checked(there[names[key]], names[key], shape, source, _REMEDY)
-        for key, shape in wanted.items()
+        key: values.checked(saved[names[key]], names[key], shape, source, _REMEDY)
+        for key, shape in shapes.items()
     }
 
 
-def _check_stem(
-    tensors: dict[str, np.ndarray], naming: Naming, wanted: dict[Key, tuple], source: pathlib.Path
-) -> None:
+def _check_stem(tensors: StateDict, naming: Naming, shapes: Shapes, source: pathlib.Path) -> None:
     """Raise UserError where one stem is 7x7 and the other deep."""
-    there = naming.stem == "torchvision"
-    here = ("params", "backbone", "stem_conv2", "kernel") not in wanted
-    if there and not here:
-        name = f"{naming.prefix}{naming.backbone}conv1.weight"
+    has_deep = len(naming.stem_names.convs) > 1
+    wants_deep = ("params", "backbone", "stem_conv2", "kernel") in shapes
+    if wants_deep and not has_deep:
+        name = naming.backbone_name("conv1.weight")
         raise UserError(
-            f"{source} has a 7x7 stem ({name} is {torch_weights.sides(tensors[name].shape)}), this network a "
-            'deep one of three 3x3 convolutions; set config.model.stem="7x7", or take weights that fit, as '
-            "open-mmlab's resnet50_v1c or timm's resnet50c"
+            f"{source} has a 7x7 stem ({name} is {values.sides(tensors[name].shape)}), this network a deep "
+            'one of three 3x3 convolutions; set config.model.stem="7x7", or take weights that fit, for '
+            "example open-mmlab's resnet50_v1c or timm's resnet50c"
         )
-    if here and not there:
+    if has_deep and not wants_deep:
         raise UserError(
             f"{source} has a deep stem of three 3x3 convolutions, this network a 7x7 one; set "
-            'config.model.stem="deep", or take weights that fit, as torchvision\'s resnet50'
+            'config.model.stem="deep", or take weights that fit, for example torchvision\'s resnet50'
         )
 
 
-def _check_depth(there: Any, here: Any, source: pathlib.Path) -> None:
-    title, wanted = torch_weights.resnet_title(there), torch_weights.resnet_title(here)
-    if title != wanted:
+def _check_depth(found: Iterable[str], wanted: Iterable[str], source: pathlib.Path) -> None:
+    """Raise UserError where the names found are those of another ResNet than the names wanted."""
+    found_title, wanted_title = resnet_title(found), resnet_title(wanted)
+    if found_title != wanted_title:
         raise UserError(
-            f"{source} holds a {title}, the config asks for a {wanted}; set config.model.depth to that of "
-            "the weights, or config.pretrained to weights of that depth"
+            f"{source} holds a {found_title}, the config asks for a {wanted_title}; set config.model.depth "
+            "to that of the weights, or config.pretrained to weights of that depth"
         )
 
 
-def _placed(value: np.ndarray, old: Any) -> Any:
-    """`value` on the devices that hold `old`, of all processes."""
-    if not isinstance(old, jax.Array):
+def _placed(value: np.ndarray, like: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """`value` on the devices that hold `like`, of all processes."""
+    if not isinstance(like, jax.Array):
         return value
-    return jax.make_array_from_callback(old.shape, old.sharding, lambda index: value[index])
+    return jax.make_array_from_callback(like.shape, like.sharding, lambda index: value[index])
 
 
 def _step_folder(source: pathlib.Path) -> pathlib.Path:
-    """Of the run's last checkpoint, or of the checkpoint that `source` is. Raises UserError without one."""
-    folder = checkpoints.step_folder(source, "last" if (source / "checkpoints").is_dir() else str(source))
+    """The run's last checkpoint, or the checkpoint that `source` is. Raises UserError where there is none."""
+    run = RunFolder.at(source)
+    folder = checkpoints.step_folder(run, "last" if run.checkpoints.is_dir() else str(source))
     if folder is None:
         raise UserError(
             f"config.pretrained={source} is a folder without a checkpoint; give a run's folder or a file"

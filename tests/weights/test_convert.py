@@ -1,25 +1,41 @@
+import dataclasses
 import importlib.util
-import json
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors
 import safetensors.numpy
 from flax import traverse_util
 
-from ccnet_jax import CCNet, convert, devices, train
+from ccnet_jax import CCNet, devices, train
 from ccnet_jax import config as configuration
-from ccnet_jax.data.datasets.ade20k import CLASSES as ADE20K
+from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.ccnet import FLAVOURS
+from ccnet_jax.models.flavours import FLAVOURS
+from ccnet_jax.models.config import build_network
+from ccnet_jax.recipes import RECIPES
 from ccnet_jax.run import checkpoints
-from ccnet_jax.weights import torch_weights
+from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.weights import tensor_files, values
+from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, data_set_of, read_meta
+from ccnet_jax.weights.naming import Naming
 from ccnet_jax.weights.pretrained import load_backbone
+from ccnet_jax.weights.torch_export import export_weights
+from ccnet_jax.weights.torch_import import import_weights
 from tests import helpers
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
+from tests.weights.state_dicts import (
+    backbone_shapes,
+    filled,
+    random_state,
+    saved,
+    scaled,
+    state_shapes,
+    stem_of,
+)
 
 HERE = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not HERE, reason="PyTorch is not installed")
@@ -27,135 +43,24 @@ METRICS = ("loss", "main_loss", "auxiliary_loss", "gradient_norm", "parameter_no
 EACH_FORMAT = pytest.mark.parametrize("suffix", [".safetensors", pytest.param(".pth", marks=needs_torch)])
 
 
-# ------------------------------------------------------------------- state dicts as PyTorch writes them
-def conv(name, outside, inside, size, bias=False):
-    return {f"{name}.weight": (outside, inside, size, size)} | ({f"{name}.bias": (outside,)} if bias else {})
-
-
-def norm(name, channels, counted):
-    shapes = {f"{name}.{part}": (channels,) for part in ("weight", "bias", "running_mean", "running_var")}
-    return shapes | ({f"{name}.num_batches_tracked": ()} if counted else {})
-
-
-def scaled(width):
-    return lambda channels: max(8, round(channels * width / 8) * 8)
-
-
-def backbone_shapes(depth, n, stem, prefix="", counted=True):
-    """{name: shape} of a ResNet; stem: the names and channels of its convolutions and norms."""
-    shapes, inside = {}, 3
-    for conv_name, norm_name, channels, size in stem:
-        shapes |= conv(prefix + conv_name, channels, inside, size)
-        shapes |= norm(prefix + norm_name, channels, counted)
-        inside = channels
-    sizes = (1, 3, 1) if depth >= 50 else (3, 3)
-    blocks = {10: (1, 1, 1, 1), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}[depth]
-    for stage, count in enumerate(blocks, 1):
-        channels = n(32 * 2**stage)
-        for i in range(count):
-            block, before = f"{prefix}layer{stage}.{i}", inside
-            widths = (
-                (inside, channels, channels, 4 * channels) if depth >= 50 else (inside, channels, channels)
-            )
-            for j, size in enumerate(sizes, 1):
-                shapes |= conv(f"{block}.conv{j}", widths[j], widths[j - 1], size)
-                shapes |= norm(f"{block}.bn{j}", widths[j], counted)
-            inside = widths[-1]
-            if i == 0 and (before != inside or stage == 2):
-                shapes |= conv(f"{block}.downsample.0", inside, before, 1)
-                shapes |= norm(f"{block}.downsample.1", inside, counted)
-    return shapes
-
-
-def stem_of(naming, n):
-    wide = (n(64), n(64), n(128)) if naming == "official" else (n(32), n(32), n(64))
-    names = {
-        "official": (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")),
-        "mmseg": (("stem.0", "stem.1"), ("stem.3", "stem.4"), ("stem.6", "stem.7")),
-        "timm": (("conv1.0", "conv1.1"), ("conv1.3", "conv1.4"), ("conv1.6", "bn1")),
-    }
-    if naming == "torchvision":
-        return [("conv1", "bn1", n(64), 7)]
-    return [(*pair, channels, 3) for pair, channels in zip(names[naming], wide, strict=True)]
-
-
-def state_shapes(flavour, depth, width=1.0, classes=19):
-    """{name: shape} of the CCNet authors' network, with in-place ABN, or mmsegmentation's."""
-    n = scaled(width)
-    deep, side, middle = (2048, 1024, 512) if depth >= 50 else (512, 256, 512)
-    expansion = 4 if depth >= 50 else 1
-    deep, side, middle = expansion * n(512), expansion * n(256), n(512)
-    if flavour == "official":
-        shapes = backbone_shapes(depth, n, stem_of("official", n), counted=False)
-        for name, inside, bias in (
-            ("head.conva", deep, False),
-            ("head.convb", middle, False),
-            ("head.bottleneck", deep + middle, False),
-            ("dsn", side, True),
-        ):
-            shapes |= conv(f"{name}.0", middle, inside, 3, bias) | norm(f"{name}.1", middle, counted=False)
-        for name in ("head.bottleneck.3", "dsn.3"):
-            shapes |= conv(name, classes, middle, 1, bias=True)
-        cca, gamma = "head.cca", {"head.cca.gamma": (1,)}
-    else:
-        shapes = backbone_shapes(depth, n, stem_of("mmseg", n), "backbone.")
-        for name, outside, inside in (
-            ("decode_head.convs.0", middle, deep),
-            ("decode_head.convs.1", middle, middle),
-            ("decode_head.conv_cat", middle, deep + middle),
-            ("auxiliary_head.convs.0", n(256), side),
-        ):
-            shapes |= conv(f"{name}.conv", outside, inside, 3) | norm(f"{name}.bn", outside, counted=True)
-        shapes |= conv("decode_head.conv_seg", classes, middle, 1, bias=True)
-        shapes |= conv("auxiliary_head.conv_seg", classes, n(256), 1, bias=True)
-        cca, gamma = "decode_head.cca", {"decode_head.cca.gamma.scale": ()}
-    for part, outside in (("query", middle // 8), ("key", middle // 8), ("value", middle)):
-        shapes |= conv(f"{cca}.{part}_conv", outside, middle, 1, bias=True)
-    return shapes | gamma
-
-
-def filled(shapes, seed=0, prefix=""):
-    """Random numbers, of either sign but for variances; counters are 0."""
-    rng = np.random.default_rng(seed)
-
-    def values(name, shape):
-        if name.endswith("num_batches_tracked"):
-            return np.array(0, np.int64)
-        low = 0.1 if name.endswith("running_var") else -1
-        return np.asarray(rng.uniform(low, 1, shape), np.float32)
-
-    return {prefix + name: values(name, shape) for name, shape in shapes.items()}
-
-
-def random_state(flavour, depth=10, classes=19, **changes):
-    return filled(state_shapes(flavour, depth, 1 / 16, classes), **changes)
-
-
-def saved(state, path, meta=None):
-    if path.suffix == ".safetensors":
-        about = None if meta is None else {"meta": json.dumps(meta)}
-        safetensors.numpy.save_file(state, path, metadata=about)
-    else:
-        import torch
-
-        tensors = {name: torch.tensor(value) for name, value in state.items()}
-        torch.save(tensors if meta is None else {"state_dict": tensors, "meta": meta}, path)
-    return path
-
-
-def imported(path, out, source=None, in_place=None, recipe=None):
+def imported(path, out, source=None, in_place=None, recipe=None, overrides=None):
     """(config, flat variables, step) of the run that the file becomes."""
-    convert.import_weights(path, out, source, in_place, recipe)
+    import_weights(path, out, source, in_place, recipe, overrides)
     return run_in(out)
 
 
+def exported(folder, out, which="last", in_place=False):
+    """The file that a run's weights become."""
+    export_weights(RunFolder.at(folder), out, which, in_place)
+    return tensor_files.read(out)
+
+
 def run_in(folder):
-    config = configuration.load(folder)
-    configuration.check(config)
-    classes, _ = configuration.load_classes(folder, config)
-    model = configuration.build_model(config, len(classes))
-    like = checkpoints.variables_like(model, devices.data_mesh(jax.devices()[:1]))
-    variables, step = checkpoints.load_variables(folder, "last", like)
+    run = RunFolder.at(folder)
+    config = run.load_config()
+    network = build_network(config.model, len(run.load_classes().names), config.dtype)
+    like = checkpoints.variables_like(network, devices.data_mesh(jax.devices()[:1]))
+    variables, step = checkpoints.load_variables(run, "last", like)
     return config, traverse_util.flatten_dict(variables, sep="/"), step
 
 
@@ -189,9 +94,8 @@ def test_the_names_are_those_of_the_published_networks(flavour, depth):
     model = CCNet(19, depth, flavour)
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.uint8)
     like = traverse_util.flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
-    config = convert.plain_config(convert.Found(None, flavour, depth, 1.0, "deep", 19), convert.Told())
-    naming = convert.naming_for(config)
-    wanted = {naming.name(key): naming.torch_shape(value.shape) for key, value in like.items()}
+    naming = Naming.published(flavour, "deep")
+    wanted = {naming.name(key): naming.shape(key, value.shape) for key, value in like.items()}
     assert wanted == {name: shape for name, shape in shapes.items() if "num_" not in name}
 
 
@@ -262,13 +166,12 @@ def test_a_checkpoint_becomes_a_run_and_the_way_back_is_exact(tmp_path, capsys, 
         np.testing.assert_array_equal(variables[ours], value.reshape(variables[ours].shape), ours)
 
     back = tmp_path / f"back{suffix}"
-    convert.export_weights(tmp_path / "run", back, "last", in_place=False)
-    tensors, _ = torch_weights.read(back)
+    tensors, _ = exported(tmp_path / "run", back)
     assert_states_equal({prefix + name: value for name, value in tensors.items()}, state)
     _, again, _ = imported(back, tmp_path / "again")
     assert all((again[name] == value).all() for name, value in variables.items())
     if flavour == "mmseg":
-        assert configuration.load_classes(tmp_path / "again", config)[0][:2] == ("road", "sidewalk")
+        assert RunFolder(tmp_path / "again").load_classes().names[:2] == ("road", "sidewalk")
 
 
 def test_in_place_norms(tmp_path, capsys):
@@ -283,27 +186,26 @@ def test_in_place_norms(tmp_path, capsys):
     _, plain, _ = imported(path, tmp_path / "plain", in_place=False)
     np.testing.assert_array_equal(plain["params/backbone/layer4_0/norm2/scale"], weight)
 
-    convert.export_weights(tmp_path / "run", tmp_path / "back.safetensors", "last", in_place=True)
-    tensors, _ = torch_weights.read(tmp_path / "back.safetensors")
+    tensors, _ = exported(tmp_path / "run", tmp_path / "back.safetensors", in_place=True)
     assert sorted(tensors) == sorted(state)
     np.testing.assert_allclose(tensors["layer4.0.bn2.weight"], np.abs(weight), atol=1e-7)
     _, again, _ = imported(tmp_path / "back.safetensors", tmp_path / "again")
     assert all((again[name] == value).all() for name, value in variables.items())
     with pytest.raises(UserError, match="scale holds scales below 1e-5.*omit --inplace-abn"):
-        convert.export_weights(tmp_path / "plain", tmp_path / "b.safetensors", "last", in_place=True)
+        exported(tmp_path / "plain", tmp_path / "b.safetensors", in_place=True)
 
 
 def test_scales_from_1e_minus_5_have_an_in_place_weight():
     rng = np.random.default_rng(0)
     scale = np.exp(rng.uniform(np.log(1e-5), np.log(100), 200_000)).astype(np.float32)
     scale = scale[scale >= np.float32(1e-5)]
-    weight = torch_weights.in_place_weight(scale)
+    weight = values.in_place_weight(scale)
     assert (weight >= 0).all()
-    back = torch_weights.in_place_scale(weight)
+    back = values.in_place_scale(weight)
     np.testing.assert_array_almost_equal_nulp(back, scale, 1)
     exact = (scale < 7e-5) | (scale > 12.3e-5)
     np.testing.assert_array_equal(back[exact], scale[exact])
-    assert np.isnan(torch_weights.in_place_weight(np.float32([9e-6, 0, -1]))).all()
+    assert np.isnan(values.in_place_weight(np.float32([9e-6, 0, -1]))).all()
 
 
 CCHEAD = """model = dict(
@@ -323,42 +225,49 @@ def test_what_mmsegmentation_notes_is_used(tmp_path, suffix):
     assert (config.model.loops, config.model.align_corners) == (3, True)
     assert (config.data.name, config.data.source) == ("unknown", "tfds")
     assert config.data.classes == ("ground", "tree", "lake")
-    classes, palette = configuration.load_classes(tmp_path / "run", config)
-    assert (classes, palette.tolist()) == (("ground", "tree", "lake"), meta["PALETTE"])
+    classes = RunFolder(tmp_path / "run").load_classes()
+    assert (classes.names, classes.palette.tolist()) == (("ground", "tree", "lake"), meta["PALETTE"])
     back = tmp_path / f"back{suffix}"
-    convert.export_weights(tmp_path / "run", back, "last", in_place=False)
-    _, noted = torch_weights.read(back)
+    _, noted = exported(tmp_path / "run", back)
     assert noted["CLASSES"] == noted["dataset_meta"]["classes"] == meta["CLASSES"]
     assert noted["PALETTE"] == meta["PALETTE"]
     again, _, _ = imported(back, tmp_path / "again")
-    assert configuration.flat(again) == configuration.flat(config)
+    assert again == config
 
 
 def test_notes_that_make_no_sense_are_not_used():
-    told = convert.told_by(
-        {"CLASSES": ["a"], "PALETTE": [[1, 2, 300]] * 2, "config": 3, "dataset_meta": []}, 2
-    )
-    assert told == convert.Told()
-    told = convert.told_by(
-        {"dataset_meta": {"classes": ("a", "b"), "palette": "x"}, "cfg": "recurrence=1"}, 2
-    )
-    assert told == convert.Told(classes=("a", "b"), loops=1)
+    wrong = {"CLASSES": ["a"], "PALETTE": [[1, 2, 300]] * 2, "config": 3, "dataset_meta": []}
+    assert read_meta(wrong, 2) == CheckpointMeta()
+    half = {"dataset_meta": {"classes": ("a", "b"), "palette": "x"}, "cfg": "recurrence=1"}
+    assert read_meta(half, 2) == CheckpointMeta(classes=("a", "b"), loops=1)
 
 
 def test_data_sets_are_known_by_names_or_number():
-    assert [convert.data_set_of(n, None) for n in (19, 150, 21, 7)] == [
-        "cityscapes",
-        "ade20k",
-        "voc2012",
-        None,
-    ]
+    known = [data_set_of(count, None) for count in (19, 150, 21, 7)]
+    assert known == ["cityscapes", "ade20k", "voc2012", None]
     voc = (
         "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike"
     )
     voc += " person pottedplant sheep sofa train tvmonitor"
-    assert convert.data_set_of(21, tuple(voc.split())) == "voc2012"
-    assert convert.data_set_of(150, tuple(f" {name.upper()}" for name in ADE20K)) == "ade20k"
-    assert convert.data_set_of(19, tuple(f"class {i}" for i in range(19))) is None
+    assert data_set_of(21, tuple(voc.split())) == "voc2012"
+    ade20k = DATASETS["ade20k"].classes.names
+    assert data_set_of(150, tuple(f" {name.upper()}" for name in ade20k)) == "ade20k"
+    assert data_set_of(19, tuple(f"class {i}" for i in range(19))) is None
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_without_a_recipe_the_weights_get_that_of_their_flavour(tmp_path, flavour):
+    path = saved(random_state(flavour, classes=21), tmp_path / "w.safetensors")
+    config, _, _ = imported(path, tmp_path / "run", overrides={"model.loops": "3", "steps": "77"})
+    wanted = RECIPES[flavour]()
+    changed = {"data.name": "voc2012", "data.crop": (512, 512), "data.workers": 4, "steps": 77}
+    changed |= {"model.depth": 10, "model.width": 1 / 16, "model.loops": 3}
+    wanted.update_from_flattened_dict(changed)
+    assert config == configuration.parse(wanted)
+    with pytest.raises(UserError, match="optimizer.learning_rat does not exist.*did you mean"):
+        imported(path, tmp_path / "other", overrides={"optimizer.learning_rat": "1"})
+    with pytest.raises(UserError, match="set --config.model.depth=10"):
+        imported(path, tmp_path / "other", overrides={"model.depth": "50"})
 
 
 def test_a_recipe_must_agree_with_the_weights(tmp_path):
@@ -401,7 +310,7 @@ def test_a_backbone_alone_is_for_pretrained(tmp_path, capsys, naming, source):
     n = scaled(1 / 16)
     state = filled(backbone_shapes(10, n, stem_of(naming, n)) | {"fc.weight": (10, 32), "fc.bias": (10,)})
     path = saved(state, tmp_path / "w.safetensors")
-    convert.import_weights(path, tmp_path / "backbone", source, None, None)
+    import_weights(path, tmp_path / "backbone", source)
     out = capsys.readouterr().out
     assert "not used: fc.bias, fc.weight" in out
     assert f"--config.pretrained={tmp_path / 'backbone'}" in out
@@ -418,7 +327,7 @@ def test_a_backbone_alone_is_for_pretrained(tmp_path, capsys, naming, source):
     got = of_file["params"]["backbone"]["layer2_0"]["downsample_conv"]["kernel"]
     np.testing.assert_array_equal(got[0, 0], state["layer2.0.downsample.0.weight"][:, :, 0, 0].T)
     with pytest.raises(UserError, match="is not a run: it has no config.json"):
-        configuration.load(tmp_path / "backbone")
+        RunFolder(tmp_path / "backbone").load_config()
     other = checkpoints.variables_like(
         CCNet(3, 10, flavour, width=1 / 16, stem="deep" if stem == "7x7" else "7x7"),
         devices.data_mesh(jax.devices()[:1]),
@@ -432,8 +341,9 @@ def test_a_converted_run_is_trained_on(tmp_path, monkeypatch, capsys):
     """From its weights with empty buffers; what a step computes is not compiled here."""
     monkeypatch.chdir(tmp_path)
     path = saved(random_state("mmseg", classes=11), tmp_path / "w.safetensors")
-    config = load_config("demo", data__name="camvid", model__width=1 / 16, batch_size=2, eval_every=0)
-    config.update({"data": {"dir": str(write_camvid(tmp_path / "camvid")), "crop": (48, 64)}, "steps": 1})
+    changes = {"data__name": "camvid", "data__dir": str(write_camvid(tmp_path / "camvid"))}
+    changes |= {"data__crop": (48, 64), "model__width": 1 / 16, "batch_size": 2, "eval_every": 0, "steps": 1}
+    config = load_config("demo", **changes)
     _, before, _ = imported(path, tmp_path / "run", recipe=config)
 
     def make_step(*_):
@@ -441,7 +351,7 @@ def test_a_converted_run_is_trained_on(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(train, "make_train_step", make_step)
     monkeypatch.setattr(train, "evaluate", lambda *_, **__: None)
-    train.train(config, tmp_path / "run")
+    train.train(config, RunFolder(tmp_path / "run"))
     assert "going on from step 0" in capsys.readouterr().out
     _, after, step = run_in(tmp_path / "run")
     assert step == 1
@@ -477,7 +387,7 @@ def test_weights_that_do_not_fit_are_one_sentence(tmp_path):
     assert name in said
     assert "int64" in said
     assert "bottleneck blocks" in words({}, [n for n in good if "layer3.5." in n])
-    assert "are mmseg's; pass --source mmseg" in words({}, source="official")
+    assert "are those of mmseg; pass --source mmseg" in words({}, source="official")
     assert "omit --inplace-abn" in words({}, in_place=True)
 
 
@@ -507,27 +417,25 @@ def test_files_and_folders_that_cannot_be(tmp_path, monkeypatch):
     path.write_bytes(whole)
     out.mkdir()
     (out / "notes.txt").touch()
-    assert "there already and not empty" in refused(path, out)
+    assert "exists and is not empty" in refused(path, out)
     assert sorted(p.name for p in out.iterdir()) == ["notes.txt"]
     (out / "notes.txt").unlink()
     imported(path, out)  # an empty folder will do
 
     def said(run, file, **options):
         with pytest.raises(UserError) as error:
-            convert.export_weights(
-                run, tmp_path / file, options.pop("which", "last"), options.pop("in_place", False)
-            )
+            exported(run, tmp_path / file, **options)
         return str(error.value)
 
-    assert "is there already" in said(out, "w.safetensors")
+    assert "w.safetensors exists; choose" in said(out, "w.safetensors")
     assert "of no known kind" in said(out, "w.onnx2")
-    assert "takes the folder of a run" in said(path, "b.safetensors")
+    assert "is a file; name the folder of a run" in said(path, "b.safetensors")
     assert "is not a run" in said(tmp_path, "b.safetensors")
     assert "holds no checkpoint best" in said(out, "b.safetensors", which="best")
     assert "omit --inplace-abn" in said(out, "b.safetensors", in_place=True)
-    config = configuration.load(out)
-    config.model.context = "psp"
-    configuration.save(config, out)
+    config = RunFolder(out).load_config()
+    psp = dataclasses.replace(config, model=dataclasses.replace(config.model, context="psp"))
+    RunFolder(out).save_config(psp)
     assert "only rcca" in said(out, "b.safetensors")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "choose a .safetensors" in said(out, "b.pth")
@@ -563,19 +471,21 @@ def test_a_pickle_runs_no_code_and_truncated_ones_are_told(tmp_path, modern):
     imported(path, out)
 
 
-@needs_torch
-def test_half_precision_is_read_exactly(tmp_path):
-    import torch
-    from safetensors.torch import save_file
+@pytest.mark.parametrize("name", ["w.safetensors", pytest.param("w.pth", marks=needs_torch)])
+def test_half_precision_is_read_exactly(tmp_path, name):
+    state = random_state("mmseg")
+    if name == "w.safetensors":
+        halves = {n: v.astype(jnp.bfloat16) if v.dtype == np.float32 else v for n, v in state.items()}
+        safetensors.numpy.save_file(halves, tmp_path / name)
+    else:
+        import torch
 
-    state = {name: torch.tensor(value) for name, value in random_state("mmseg").items()}
-    halves = {n: v.bfloat16() if v.is_floating_point() else v for n, v in state.items()}
-    torch.save(halves, tmp_path / "w.pth")
-    save_file(halves, tmp_path / "w.safetensors")
-    for suffix in (".pth", ".safetensors"):
-        _, variables, _ = imported(tmp_path / f"w{suffix}", tmp_path / f"run{suffix}")
-        got = variables["params/head/classifier/bias"]
-        np.testing.assert_array_equal(got, halves["decode_head.conv_seg.bias"].float().numpy())
+        tensors = {n: torch.tensor(v) for n, v in state.items()}
+        halves = {n: v.bfloat16() if v.is_floating_point() else v for n, v in tensors.items()}
+        torch.save(halves, tmp_path / name)
+    _, variables, _ = imported(tmp_path / name, tmp_path / "run")
+    bias = state["decode_head.conv_seg.bias"].astype(jnp.bfloat16).astype(np.float32)
+    np.testing.assert_array_equal(variables["params/head/classifier/bias"], bias)
 
 
 def test_the_program(tmp_path):
@@ -589,4 +499,5 @@ def test_the_program(tmp_path):
         "checkpoints",
         "classes.json",
         "config.json",
+        "versions.json",
     ]

@@ -11,9 +11,8 @@ from flax import traverse_util
 
 from ccnet_jax import CCNet, devices, train
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.ccnet import FLAVOURS
-from ccnet_jax.models.resnet import ResNet
 from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
+from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights.pretrained import check_path, load_backbone
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
@@ -112,54 +111,10 @@ def test_every_naming_lands_where_it_should(tmp_path, capsys, naming, prefix, wr
     assert capsys.readouterr().out == f"backbone from {path}: {count} tensors; not used: odd.weight\n"
 
 
-@needs_torch
-@pytest.mark.parametrize("flavour", FLAVOURS)
-def test_the_backbone_computes_what_pytorch_does(tmp_path, flavour):
-    """ResNet-10 by PyTorch's functions and the names in the file, against the loaded backbone."""
-    import torch
-    import torch.nn.functional as F
-
-    theirs, ours = (random_variables(10, flavour, seed) for seed in (1, 2))
-    state = as_torch(theirs, "timm")
-    loaded = load_backbone(saved(state, tmp_path / "weights.safetensors"), ours)
-    state = {name: torch.tensor(value) for name, value in state.items()}
-
-    def layer(x, conv, norm, stride=1, dilation=1):
-        weight = state[f"{conv}.weight"]
-        padding = dilation * (weight.shape[-1] // 2)
-        x = F.conv2d(x, weight, stride=stride, padding=padding, dilation=dilation)
-        mean, var, scale, bias = (
-            state[f"{norm}.{n}"] for n in ("running_mean", "running_var", "weight", "bias")
-        )
-        return F.batch_norm(x, mean, var, scale, bias)
-
-    settings = FLAVOURS[flavour]
-    picture = np.random.default_rng(0).standard_normal((1, 44, 61, 3)).astype(np.float32)
-    x = torch.tensor(picture).permute(0, 3, 1, 2)
-    x = F.relu(layer(x, "conv1.0", "conv1.1", stride=2))
-    x = F.relu(layer(x, "conv1.3", "conv1.4"))
-    x = F.relu(layer(x, "conv1.6", "bn1"))
-    x = F.max_pool2d(x, 3, 2, 1, ceil_mode=settings.ceil_pool)
-    dilations = (1, 1, 1, 2) if settings.contract_dilation else (1, 1, 2, 4)
-    for i, stride, dilation in zip((1, 2, 3, 4), (1, 2, 1, 1), dilations, strict=True):
-        name = f"layer{i}.0"
-        out = F.relu(layer(x, f"{name}.conv1", f"{name}.bn1", stride, dilation))
-        out = layer(out, f"{name}.conv2", f"{name}.bn2")
-        if f"{name}.downsample.0.weight" in state:
-            x = layer(x, f"{name}.downsample.0", f"{name}.downsample.1", stride)
-        x = F.relu(out + x)
-
-    backbone = ResNet(10, settings.stem_channels, settings.ceil_pool, settings.contract_dilation, 0.125)
-    variables = {kind: tree["backbone"] for kind, tree in loaded.items()}
-    _, got = jax.jit(backbone.apply, static_argnums=2)(variables, picture, False)
-    wanted = x.permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5 * np.abs(wanted).max())
-
-
 def test_a_run_or_its_checkpoint_gives_its_backbone(tmp_path, capsys):
     theirs, ours = random_variables(10, seed=1), random_variables(10, seed=2)
     best = jax.tree.map(lambda x: x + 1, theirs)
-    with Checkpoints(tmp_path / "run") as checkpoints:
+    with Checkpoints(RunFolder(tmp_path / "run")) as checkpoints:
         checkpoints.save_best(5, jax.tree.map(jnp.asarray, best), 0.5)
         checkpoints.save_last(7, jax.tree.map(jnp.asarray, theirs), {"momentum": jnp.zeros(1)})
     assert_backbone_of(load_backbone(str(tmp_path / "run"), ours), theirs, ours)
@@ -259,21 +214,21 @@ def test_training_starts_from_the_backbone_and_goes_on_without_it(tmp_path, monk
     weights = tmp_path / "weights"
     settings["pretrained"] = str(weights / "w.safetensors")
     with pytest.raises(UserError, match="pretrained=.*does not exist"):
-        train.train(load_config("demo", steps=1, **settings), tmp_path / "run")
+        train.train(load_config("demo", steps=1, **settings), RunFolder(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
     theirs = random_variables(10, "mmseg")
     theirs["batch_stats"] = jax.tree.map(lambda x: x + 1000, theirs["batch_stats"])
     weights.mkdir()
     saved(as_torch(theirs, "timm"), weights / "w.safetensors")
-    train.train(load_config("demo", steps=1, **settings), tmp_path / "run")
+    train.train(load_config("demo", steps=1, **settings), RunFolder(tmp_path / "run"))
     assert f"backbone from {weights / 'w.safetensors'}: " in capsys.readouterr().out
     like = variables_like(CCNet(11, 10, "mmseg", width=0.125), devices.data_mesh())
-    after, _ = load_variables(tmp_path / "run", "last", like)
+    after, _ = load_variables(RunFolder(tmp_path / "run"), "last", like)
     for got in jax.tree.leaves(after["batch_stats"]["backbone"]):
         assert got.min() > 800  # of which a step keeps 0.9
     for got in jax.tree.leaves(after["batch_stats"]["head"]):
         assert got.max() < 800
     shutil.rmtree(weights)
-    train.train(load_config("demo", steps=1, **settings), tmp_path / "run")
+    train.train(load_config("demo", steps=1, **settings), RunFolder(tmp_path / "run"))
     assert "nothing to train" in capsys.readouterr().out

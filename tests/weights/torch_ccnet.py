@@ -226,36 +226,3 @@ NETWORKS = {"official": Official, "mmseg": MMSeg}
 def reduced(width):
     """channels -> that many times the width, a multiple of 8."""
     return lambda channels: max(8, round(channels * width / 8) * 8)
-
-
-def randomized(network, seed=0, negative=False):
-    """The network with random parameters and batch statistics: attention takes part, nothing explodes.
-
-    With `negative` some weights of norms are below 0.
-    """
-    generator = torch.Generator().manual_seed(seed)
-
-    def uniform(like, low, high):
-        return torch.rand(like.shape, generator=generator) * (high - low) + low
-
-    with torch.no_grad():
-        for name, tensor in network.state_dict().items():
-            if tensor.ndim == 4:
-                fan_in = tensor[0].numel()
-                size = (2 / fan_in) ** 0.5
-                if "query" in name or "key" in name:
-                    size /= 2  # a softmax of one large number is all rounding
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) * size)
-            elif "gamma" in name:
-                tensor.fill_(0.7)
-            elif name.endswith("running_var"):
-                tensor.copy_(uniform(tensor, 0.5, 2))
-                if name == "bn1.running_var":
-                    tensor *= 3600  # the authors' pictures are not divided by their deviation
-            elif name.endswith(("running_mean", "bias")):
-                tensor.copy_(uniform(tensor, -0.3, 0.3))
-            elif name.endswith("weight"):
-                tensor.copy_(uniform(tensor, 0.4, 1))
-                if negative:
-                    tensor[::7] *= -1
-    return network

@@ -4,9 +4,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from jaxtyping import Array, Float
 
+from ccnet_jax.models.backbones.settings import Backbone, BackboneSettings
 from ccnet_jax.models.layers import batch_norm, conv, scaled
 
+# The first layers: the flavour's three 3x3 convolutions, or torchvision's one of 7x7.
+STEMS = ("deep", "7x7")
 # Blocks in each of the four stages. 10 is one basic block a stage, for small models.
 BLOCKS = {
     10: (1, 1, 1, 1),
@@ -29,7 +33,7 @@ class BasicBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w D"]:
         """x: [B, H, W, C] -> [B, H / stride, W / stride, channels]."""
         out = conv(
             self.channels, 3, stride=self.stride, dilation=self.dilation, dtype=self.dtype, name="conv1"
@@ -49,7 +53,7 @@ class Bottleneck(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w D"]:
         """x: [B, H, W, C] -> [B, H / stride, W / stride, 4 * channels]."""
         out = conv(self.channels, 1, dtype=self.dtype, name="conv1")(x)
         out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm1")(out))
@@ -70,7 +74,7 @@ def _shortcut(x: jax.Array, out: jax.Array, stride: int, train: bool, dtype: Any
     return batch_norm(train, dtype=dtype, name="downsample_norm")(x)
 
 
-def max_pool(x: jax.Array, ceil: bool) -> jax.Array:
+def max_pool(x: Float[Array, "B H W C"], ceil: bool) -> Float[Array, "B h w C"]:
     """3x3, stride 2, one pixel of padding: a side n becomes (n - 1) / 2, rounded down or up, plus 1."""
     padding = [(1, 1 + (ceil and side % 2 == 0)) for side in x.shape[1:3]]
     return nn.max_pool(x, (3, 3), (2, 2), padding)
@@ -99,7 +103,9 @@ class ResNet(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: Float[Array, "B H W 3"], train: bool
+    ) -> tuple[Float[Array, "B h w C3"], Float[Array, "B h w C4"]]:
         """x: [B, H, W, 3] -> the outputs of stages 3 and 4, [B, h, w, C / 2] and [B, h, w, C].
 
         h and w are H / 8 and W / 8 rounded up by the rule of `max_pool`: 97 for 769, 65 or 64 for 512.
@@ -129,3 +135,21 @@ class ResNet(nn.Module):
                 )(x, train)
             outputs.append(x)
         return outputs[2], outputs[3]
+
+
+def build(settings: BackboneSettings, name: str | None = None) -> ResNet:
+    """The ResNet of a flavour."""
+    flavour = settings.flavour
+    return ResNet(
+        settings.depth,
+        (64,) if settings.stem == "7x7" else flavour.stem_channels,
+        flavour.ceil_pool,
+        flavour.contract_dilation,
+        settings.width,
+        settings.remat,
+        settings.dtype,
+        name=name,
+    )
+
+
+BACKBONE = Backbone(depths=tuple(BLOCKS), build=build)

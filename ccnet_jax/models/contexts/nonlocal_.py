@@ -1,0 +1,41 @@
+"""The non-local block: every pixel attends to all pixels."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ccnet_jax.models.contexts.settings import Context, ContextSettings
+
+
+class NonLocal(nn.Module):
+    """gamma * attention over all H x W pixels + x: the dense counterpart of `CrissCrossAttention`.
+
+    D = C / 8 channels of query and key, C of the value, no projection after, so that only the attention
+    differs from RCCA's.
+    """
+
+    reduction: int = 8
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+        """x: [B, H, W, C] -> [B, H, W, C]."""
+        channels = x.shape[-1]
+        reduced = max(channels // self.reduction, 1)
+        query = nn.Dense(reduced, dtype=self.dtype, name="query")(x)
+        key = nn.Dense(reduced, dtype=self.dtype, name="key")(x)
+        value = nn.Dense(channels, dtype=self.dtype, name="value")(x)
+        gamma = self.param("gamma", nn.initializers.zeros_init(), ())
+        energy = jnp.einsum("byxd,bijd->byxij", query, key, preferred_element_type=jnp.float32)
+        weight = jax.nn.softmax(energy, (-2, -1)).astype(value.dtype)
+        attended = jnp.einsum("byxij,bijc->byxc", weight, value)
+        return gamma.astype(attended.dtype) * attended + x.astype(attended.dtype)
+
+
+def build(settings: ContextSettings, name: str) -> Context:
+    """The member of `CONTEXTS`."""
+    module = NonLocal(dtype=settings.dtype, name=name)
+    return lambda x, train: module(x)

@@ -1,0 +1,205 @@
+"""PyTorch's weights into a run's folder, or of a ResNet alone into the folder of a backbone."""
+
+import contextlib
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ccnet_jax.config import Config
+from ccnet_jax.errors import UserError
+from ccnet_jax.models.flavours import FLAVOURS
+from ccnet_jax.models.config import ModelConfig, build_network
+from ccnet_jax.run import checkpoints
+from ccnet_jax.run.checkpoints import Checkpoints
+from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.training.optimizers import build_optimizer
+from ccnet_jax.weights import tensor_files, values
+from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, read_meta
+from ccnet_jax.weights.detection import DetectedNetwork, detect_network
+from ccnet_jax.weights.import_config import (
+    UNKNOWN_DATA_SET,
+    check_config,
+    classes_from_weights,
+    config_from_weights,
+)
+from ccnet_jax.weights.naming import Key, StateDict, is_counter
+
+_LISTED = 5  # missing tensors that a complaint names
+
+
+def import_weights(
+    source: pathlib.Path,
+    out: pathlib.Path,
+    expected_source: str | None = None,
+    in_place: bool | None = None,
+    config: Config | None = None,
+    overrides: Mapping[str, str] | None = None,
+) -> None:
+    """Make a run's folder of a CCNet's weights, or a backbone's of a ResNet's, and print what was found.
+
+    Args:
+      source: a .safetensors, .pth or .pt file.
+      out: the folder to make.
+      expected_source: whose names the weights must have, a key of `STEM_NAMES`; None takes any.
+      in_place: whether the norms are in-place ABN; None decides by the weights.
+      config: of the run; None takes the recipe of the weights' flavour.
+      overrides: {dotted key: text} that change that recipe; `config` has its changes already.
+
+    Raises:
+      UserError: the file cannot be read, is of another network, or does not agree with the config; or `out`
+        cannot be made.
+    """
+    if source.is_dir():
+        raise UserError(f"{source} is a folder; to write the weights of a run for PyTorch pass --to torch")
+    tensor_files.check_readable(source, str(source))
+    tensors, raw_meta = tensor_files.read(source)
+    network = detect_network(tensors, expected_source, source)
+    if in_place is None:
+        in_place = values.has_in_place_norms(tensors, network.naming)
+    elif in_place and not FLAVOURS[network.flavour].in_place_norms:
+        raise UserError(
+            f"{source} is of the {network.flavour} flavour, whose norms are never in-place ABN; omit "
+            "--inplace-abn"
+        )
+    if network.num_classes is None:
+        _import_backbone(tensors, network, in_place, source, out)
+        return
+
+    meta = read_meta(raw_meta, network.num_classes)
+    chosen_by_user = config is not None or not {"model.loops", "model.align_corners"}.isdisjoint(
+        overrides or ()
+    )
+    if config is None:
+        config = config_from_weights(network, network.num_classes, meta, overrides or {})
+    check_config(config, network, network.num_classes, meta, source)
+    variables = convert_tensors(tensors, network, config.model, in_place, source)
+    classes = classes_from_weights(config, network.num_classes, meta)
+    with new_folder(out) as folder:
+        run = RunFolder(folder)
+        run.save_config(config)
+        run.save_classes(classes.names, classes.palette)
+        run.add_versions()
+        optimizer = build_optimizer(config.optimizer, config.steps).init(variables["params"])
+        with Checkpoints(run) as saved:
+            saved.save_last(0, variables, optimizer)
+
+    _print_tensors(tensors, variables, network, in_place, source)
+    ccnet = build_network(config.model, network.num_classes)
+    print(f"taken from {_origin(meta, chosen_by_user)}: loops={ccnet.loops}, align_corners={ccnet.aligned}")
+    evaluate = f"python -m ccnet_jax.eval --workdir {out} --data-dir FOLDER"
+    print(f"run in {out}, data set {config.data.name}: {evaluate}")
+    if config.data.name == UNKNOWN_DATA_SET:
+        print("to evaluate or train, convert with the --config of its data set")
+
+
+def _import_backbone(
+    tensors: StateDict, network: DetectedNetwork, in_place: bool, source: pathlib.Path, out: pathlib.Path
+) -> None:
+    """Make the folder of a ResNet alone, and print what was found."""
+    variables = convert_tensors(tensors, network, network.model, in_place, source)
+    with new_folder(out) as folder:
+        checkpoints.save_variables(folder, variables)
+    _print_tensors(tensors, variables, network, in_place, source)
+    print(f"a ResNet alone: --config.pretrained={out}")
+
+
+def convert_tensors(
+    tensors: StateDict, network: DetectedNetwork, model: ModelConfig, in_place: bool, source: pathlib.Path
+) -> dict[str, Any]:
+    """The variables of the network found: {"params", "batch_stats"}, of a ResNet alone those of its backbone.
+
+    Args:
+      tensors: the state dict.
+      network: what was found in it.
+      model: the settings of the network, which agree with what was found.
+      in_place: the norms' scales become |weight| + 1e-5.
+      source: the file, for complaints.
+
+    Raises:
+      UserError: a tensor is missing, has another shape or is not finite.
+    """
+    shapes = variable_shapes(model, network.num_classes)
+    names = {key: network.naming.name(key) for key in shapes}
+    if missing := sorted(set(names.values()) - set(tensors)):
+        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
+        raise UserError(
+            f"{source} holds a {network}, but lacks {', '.join(missing[:_LISTED])}{more}; take a "
+            "complete file"
+        )
+    remedy = f"the other tensors are those of a {network}; take another copy"
+    converted = {
+        key: values.from_torch(tensors, key, shape, network.naming, source, remedy)
+        for key, shape in shapes.items()
+    }
+    if in_place:
+        converted = values.with_in_place_scales(converted)
+    return jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(converted))
+
+
+def variable_shapes(model: ModelConfig, num_classes: int | None) -> dict[Key, tuple[int, ...]]:
+    """The shapes of a network's variables; where `num_classes` is None those of its backbone."""
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.uint8)
+    tree = jax.eval_shape(build_network(model, num_classes or 1).init, jax.random.key(0), images)
+    shapes = {key: value.shape for key, value in traverse_util.flatten_dict(tree).items()}
+    if num_classes is not None:
+        return shapes
+    return {key: shape for key, shape in shapes.items() if key[1] == "backbone"}
+
+
+@contextlib.contextmanager
+def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a temporary folder that becomes `out` when the block ends without an error.
+
+    Raises UserError where `out` is not empty, or cannot be made.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out {out} exists and is not empty; choose a new folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made ({error.strerror}); choose another folder") from None
+    try:
+        yield folder
+        folder.chmod(0o755)  # mkdtemp's are for their owner only
+        folder.replace(out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _print_tensors(
+    tensors: StateDict,
+    variables: dict[str, Any],
+    network: DetectedNetwork,
+    in_place: bool,
+    source: pathlib.Path,
+) -> None:
+    """Say what the file holds, and account for each of its tensors."""
+    used = set(map(network.naming.name, traverse_util.flatten_dict(variables)))
+    print(f"{source} holds a {network}")
+    print(f"{len(used)} of its {len(tensors)} tensors used; {_unused(set(tensors) - used)}")
+    if in_place:
+        print("its norms are taken for in-place ABN: their scales are |weight| + 1e-5 (else --noinplace-abn)")
+
+
+def _unused(names: Collection[str]) -> str:
+    """What was not needed of the state dict, and what was not used."""
+    counters = set(filter(is_counter, names))
+    others = ", ".join(sorted(set(names) - counters))
+    return f"not needed: {len(counters)} counters of batches" + (f"; not used: {others}" if others else "")
+
+
+def _origin(meta: CheckpointMeta, chosen_by_user: bool) -> str:
+    """Where `loops` and `align_corners` come from."""
+    if chosen_by_user:
+        return "--config"
+    if meta.loops is not None and meta.align_corners is not None:
+        return "the checkpoint's config"
+    return "the published networks, since the weights do not tell (--config does)"

@@ -1,0 +1,95 @@
+"""Scores of a split, and the program that computes them."""
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ccnet_jax.data import pipeline
+from ccnet_jax.evaluation.evaluate import evaluate
+from tests import helpers
+from tests.miniatures import write_camvid, write_cityscapes
+
+
+class Mixed:
+    """Pictures of three sizes, labelled at random; some void."""
+
+    classes = ("a", "b", "c")
+    palette = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, i):
+        rng = np.random.default_rng(i)
+        size = [(40, 33), (32, 64), (33, 33)][i % 3]
+        label = rng.integers(0, 3, size).astype(np.uint8)
+        label[rng.random(size) < 0.1] = 255
+        return {"image": rng.integers(0, 256, (*size, 3), np.uint8), "label": label}
+
+    def name(self, i):
+        return f"picture{i}"
+
+
+def test_scores_are_exact_over_pictures_of_different_sizes_and_a_device_mesh(tmp_path):
+    source = Mixed()
+    seen = set()
+
+    @jax.jit
+    def predict(variables, images):
+        return (images[..., 0] % 3) * variables["one"]
+
+    def record(variables, images):
+        seen.add((images.shape, len(images.sharding.device_set)))
+        return predict(variables, images)
+
+    wanted = np.zeros((3, 3), np.int64)
+    for i in range(7):
+        sample = source[i]
+        for true, red in zip(sample["label"].ravel(), sample["image"][..., 0].ravel(), strict=True):
+            if true != 255:
+                wanted[true, red % 3] += 1
+    result = evaluate(record, {"one": jnp.uint8(1)}, source, 2, tmp_path)
+    np.testing.assert_array_equal(result["confusion"], wanted)
+    hit = np.diag(wanted)
+    np.testing.assert_allclose(result["IoU"], hit / (wanted.sum(0) + wanted.sum(1) - hit))
+    assert result["pictures"] == 7
+    assert seen == {((8, 40, 33, 3), 8), ((8, 32, 64, 3), 8), ((8, 33, 33, 3), 8)}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"picture{i}.png" for i in range(7)]
+    assert evaluate(record, {"one": jnp.uint8(1)}, source, 2, limit=2)["pictures"] == 2
+
+
+def test_eval_tests_as_the_config_says_and_refuses_a_split_without_labels(tmp_path):
+    folder = write_camvid(tmp_path / "camvid", pictures=2)
+    for path in (folder / "labels/val").iterdir():
+        cv2.imwrite(str(path), np.full((64, 96), 255, np.uint8))
+    changes = {"data__name": "camvid", "data__dir": str(folder), "eval_window": (64, 64)}
+    config = helpers.load_config("demo", **changes, eval_stride=(43, 43))
+    helpers.write_run(tmp_path / "run", config, pipeline.open_source(config.data, "val"))
+    code, out, err = helpers.run("ccnet_jax.eval", "--workdir=run", cwd=tmp_path)
+    assert code == 2, err
+    assert "step 3, split val, slide 64x64/43x43" in out
+    assert "error: split val of camvid has no labels to score; choose another with --split" in err
+    assert not list((tmp_path / "run").glob("eval*"))
+
+
+def test_a_test_servers_folder_holds_every_prediction_in_the_data_sets_own_numbers(tmp_path):
+    folder = write_cityscapes(tmp_path / "cityscapes", pictures=2)
+    config = helpers.load_config("demo", data__name="cityscapes", data__dir=str(folder))
+    source = pipeline.open_source(config.data, "test")
+    helpers.write_run(tmp_path / "run", config, source)
+    arguments = ("--workdir=run", "--split=test", "--labels=server", "--window=64,64")
+    code, out, err = helpers.run("ccnet_jax.eval", *arguments, cwd=tmp_path)
+    assert code == 0, err
+    assert "split test, slide 64x64/43x43" in out
+    assert "2 predictions in server" in out
+    names = [source.name(i) for i in range(2)]
+    assert names[0].startswith("aachen_")
+    assert sorted(path.stem for path in (tmp_path / "server").iterdir()) == names
+    published = {7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33}
+    for name in names:
+        ids = cv2.imread(str(tmp_path / "server" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+        assert ids.shape == (64, 128)
+        assert ids.dtype == np.uint8
+        assert set(np.unique(ids)) <= published
+        assert len(np.unique(ids)) > 1
