@@ -41,7 +41,9 @@ class DetectedNetwork:
     @property
     def model(self) -> ModelConfig:
         """The settings that build this network; loops and align_corners are not told by weights."""
-        return ModelConfig(depth=self.depth, flavour=self.flavour, stem=self.stem, width=self.width)
+        return ModelConfig(
+            backbone="resnet", depth=self.depth, flavour=self.flavour, stem=self.stem, width=self.width
+        )
 
     def __str__(self) -> str:
         width = "" if self.width == 1 else f" of {self.width:g} times the width"

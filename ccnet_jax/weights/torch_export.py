@@ -109,6 +109,11 @@ def _check_exportable(config: Config, run: RunFolder, in_place: bool) -> None:
             f"{run} has model.context={model.context}, for which PyTorch's CCNets have no names; only rcca "
             "can be written"
         )
+    if model.backbone != "resnet":
+        raise UserError(
+            f"{run} has model.backbone={model.backbone}, for which PyTorch's CCNets have no names; only "
+            "resnet can be written"
+        )
     if in_place and not FLAVOURS[model.flavour].in_place_norms:
         raise UserError(
             f"{run} is of the {model.flavour} flavour, whose norms are never in-place ABN; omit --inplace-abn"
