@@ -74,6 +74,7 @@ class Config:
         found = []
         for group in (self.data, self.model, self.optimizer, self.loss):
             found += group.complaints()
+        found += self.optimizer.complaints_for(self.steps)
         window, stride = self.eval_window, self.eval_stride
         if (window is None) != (stride is None):
             found.append("config.eval_window and config.eval_stride go together: set both or neither")
@@ -127,7 +128,6 @@ _ELSEWHERE = {
     "crop_size": "data.crop",
     "rotate": "data.flip",
     "recurrence": "model.loops",
-    "backbone": "model.depth",
     "precision": "dtype",
     "aux_weight": "loss.auxiliary_weight",
 }
