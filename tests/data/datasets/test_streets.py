@@ -7,7 +7,15 @@ import pytest
 
 from ccnet_jax import config as configuration
 from ccnet_jax.data.datasets import streets
-from ccnet_jax.data.datasets.streets import CLASSES, CONTEXT_CLASSES, FAR_REACH, SIGNAL_REACH, Streets, WIDTH, draw_scene
+from ccnet_jax.data.datasets.streets import (
+    CLASSES,
+    CONTEXT_CLASSES,
+    FAR_REACH,
+    SIGNAL_REACH,
+    WIDTH,
+    Streets,
+    draw_scene,
+)
 from tests.helpers import load_config, with_gamma
 
 SIGNALS = [CLASSES.index("red signal"), CLASSES.index("green signal")]
