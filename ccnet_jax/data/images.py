@@ -96,8 +96,7 @@ def label_pixels(data: bytes, name: object) -> np.ndarray:
     if data[:3] == b"\xff\xd8\xff":
         raise UserError(
             f"{name} is a JPEG, whatever its name says: JPEG changes the pixels' numbers; export the label "
-            "again "
-            "as PNG"
+            "again as PNG"
         )
     if _is_png(data) and data[25] != 3:
         label = _decode_png(data)
@@ -118,8 +117,7 @@ def _one_channel(label: np.ndarray, name: object) -> np.ndarray:
             return label.astype(np.uint8)
         raise UserError(
             f"{name} holds the number {label[y, x]} at row {y}, column {x}; a label must be an 8-bit image "
-            "of one "
-            "channel that holds class ids from 0 to 255"
+            "of one channel that holds class ids from 0 to 255"
         )
     if label.ndim != 2 or label.dtype != np.uint8:
         raise UserError(
@@ -145,8 +143,7 @@ def _colour_indices(
         colour = tuple(int(value) for value in pixels[y, x, :3])
         raise UserError(
             f"{name} holds the colour {colour} at row {y}, column {x}, which is none of the {len(known)} "
-            "colours "
-            f"of its classes; {remedy}"
+            f"colours of its classes; {remedy}"
         )
     return indices
 

@@ -112,8 +112,7 @@ def open_layout(root: pathlib.Path, layout: Layout, split: str, val_share: float
         if not pairs:
             raise UserError(
                 f"config.data.val_share={val_share} of {len(whole.pairs)} pictures leaves none for {split}; "
-                "choose "
-                f"a {'larger' if split == 'val' else 'smaller'} one"
+                f"choose a {'larger' if split == 'val' else 'smaller'} one"
             )
         return dataclasses.replace(whole, pairs=pairs, layout=f"{whole.layout}, val_share={val_share}")
     if not layout.has_splits and split != "train":
@@ -174,15 +173,23 @@ def _paths(
     root: pathlib.Path, layout: Layout, split: str
 ) -> tuple[pathlib.Path | None, pathlib.Path | None, pathlib.Path | None]:
     """The folders of pictures and of labels, and the list, of a split; None for what does not exist."""
-    lower = SPELLINGS.get(split, (split,))
-    for spelled in (split, *lower, *(name.capitalize() for name in lower)):
-        images, labels = (root / part.replace("{split}", spelled) for part in (layout.images, layout.labels))
-        names = None if layout.names is None else root / layout.names.replace("{split}", spelled)
-        if images.is_dir() and (names is None or names.is_file()):
-            if images == labels and not any(_split_mixed(_walk(images))[1]):
-                return images, None, names
-            return images, labels if labels.is_dir() else None, names
-    return None, None, None
+    images, labels = (_existing(root, pattern, split) for pattern in (layout.images, layout.labels))
+    names = None if layout.names is None else _existing(root, layout.names, split)
+    if images is None or not images.is_dir() or (layout.names is not None and names is None):
+        return None, None, None
+    if images == labels and not _split_mixed(_walk(images))[1]:
+        labels = None
+    return images, labels, names
+
+
+def _existing(root: pathlib.Path, pattern: str, split: str) -> pathlib.Path | None:
+    """The first path of a pattern that exists, over all spellings of the split's name."""
+    known = SPELLINGS.get(split, (split,))
+    for spelled in (split, *known, *(name.capitalize() for name in known), *(name.upper() for name in known)):
+        path = root / pattern.replace("{split}", spelled)
+        if path.exists():
+            return path
+    return None
 
 
 # ------------------------------------------------------------------- files
@@ -242,8 +249,7 @@ def _paired(
     if 2 * len(alone) > len(pictures):
         raise UserError(
             f"{len(alone)} of the {len(pictures)} pictures in {images} have no label in {labels}: there is "
-            "no "
-            f"{pairs_name(alone[0], images)}.png for {alone[0].name}, but for example "
+            f"no {pairs_name(alone[0], images)}.png for {alone[0].name}, but for example "
             f"{next(iter(found.values())).name}; give both the same name, or correct the folders"
         )
     if alone:
@@ -298,8 +304,7 @@ def _by_name(
             if name in by_name:
                 raise UserError(
                     f"{by_name[name]} and {path} have one name, so that it is not clear which belongs to "
-                    "which "
-                    "file; remove or rename one of them"
+                    "which file; remove or rename one of them"
                 )
             by_name[name] = path
     warnings = []

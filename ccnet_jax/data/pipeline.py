@@ -155,8 +155,7 @@ def check_first_picture(source: Source, data: DataConfig, batch_size: int) -> No
     if resizing and (smallest < SMALLEST or largest > LARGEST):
         raise UserError(
             f"{' and '.join(resizing)} make{'s' * (len(resizing) == 1)} sides of {smallest} to {largest} "
-            "pixels of "
-            f"the first picture, which is {width}x{height}; choose values that keep its sides from "
+            f"pixels of the first picture, which is {width}x{height}; choose values that keep its sides from "
             f"{SMALLEST} to "
             f"{LARGEST}, or None"
         )

@@ -109,8 +109,7 @@ def summary(source: Source) -> str:
     if not pixels[:-1].any():
         raise UserError(
             f"all {len(counted)} labels in {labelled[0][1].parent} are void ({VOID}) everywhere: there is "
-            "nothing "
-            "to learn; correct the labels, or say with classes.txt what their numbers or colours mean"
+            "nothing to learn; correct the labels, or say with classes.txt what their numbers or colours mean"
         )
     if np.count_nonzero(pixels[:-1]) == 1:
         only = source.classes[int(pixels[:-1].argmax())]
@@ -163,14 +162,12 @@ def _counted_classes(root: pathlib.Path, layout: Layout, split: str) -> tuple[st
         binary = " with the lines `background 0 0 0` and `object 255 255 255`, if 255 is a class and not void"
         raise UserError(
             f"the labels in {root} hold only the numbers {found} ({VOID} is void): there is nothing to "
-            "learn; say "
-            f"in {root / 'classes.txt'} what they mean{binary if pixels[VOID] else ''}"
+            f"learn; say in {root / 'classes.txt'} what they mean{binary if pixels[VOID] else ''}"
         )
     if ids[-1] >= MOST:
         raise UserError(
             f"the labels in {root} hold the number {ids[-1]}; class ids go from 0 to {MOST - 1}, and {VOID} "
-            "is "
-            f"void: say in {root / 'classes.txt'} what the numbers mean, or correct the labels"
+            f"is void: say in {root / 'classes.txt'} what the numbers mean, or correct the labels"
         )
     rare = np.count_nonzero(pixels[ids] < pixels.sum() / 1000)
     noise = f" ({rare} of them in less than 0.1 % of the pixels: were the labels once JPEGs, or resized?)"
@@ -192,8 +189,8 @@ def _colours_without_names(label: pathlib.Path, pixels: np.ndarray, origin: str 
     more = f" and {len(colours) - 8} more" if len(colours) > 8 else ""
     return (
         f"{label} is a colour picture, and nothing gives one colour for each class{origin}; put a file "
-        "classes.txt "
-        f"with lines NAME RED GREEN BLUE into the data folder. The picture has the colours {listed}{more}"
+        "classes.txt with lines NAME RED GREEN BLUE into the data folder. The picture has the colours "
+        f"{listed}{more}"
     )
 
 
@@ -264,9 +261,12 @@ def _upright_size(picture: pathlib.Path) -> Size | None:
 def _in_threads(function: Callable[..., Result], *arguments: Sequence[object], what: str) -> Iterator[Result]:
     """The results of a function for all labels, in order, with a progress bar."""
     with futures.ThreadPoolExecutor(_THREADS) as pool:
+        count = len(arguments[0])
         results = pool.map(function, *arguments)
         try:
-            yield from progress_bar(results, total=len(arguments[0]), desc=what, unit="label", leave=False)
+            yield from progress_bar(
+                results, total=count, desc=what, unit="label", leave=False, disable=count < 100
+            )
         except BaseException:
             pool.shutdown(cancel_futures=True)  # else it would finish what is queued
             raise
