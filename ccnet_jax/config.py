@@ -7,14 +7,13 @@ an old run's config.json lacks, what two configs of one run may differ in, and t
 
 import ast
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from ccnet_jax.data.config import LARGEST, SMALLEST, DataConfig
+from ccnet_jax.data.config import LARGEST, SMALLEST, DataConfig, does_not_fit_memory
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.config import ModelConfig
@@ -83,13 +82,8 @@ class Config:
                 f"config.eval_stride={stride} leaves gaps between windows of {window}; make it at most the "
                 "window"
             )
-        height, width = self.data.crop or (SMALLEST, SMALLEST)
-        needed, memory = self.batch_size * height * width * 4, _memory()  # three colours and a label
-        if needed > memory:
-            found.append(
-                f"config.batch_size={self.batch_size} needs {needed / 1e9:,.1f} GB for one batch of "
-                f"pictures, and this machine has {memory / 1e9:,.1f} GB; make it smaller"
-            )
+        if complaint := does_not_fit_memory(self.batch_size, self.data.crop or (SMALLEST, SMALLEST)):
+            found.append(complaint)
         return found
 
     def test_mode(self, ms_flip: bool = False) -> TestMode:
@@ -311,8 +305,3 @@ def _unknown(name: str) -> str:
     suggestion = nearest(name, KEYS) or nearest(leaf, [key.rpartition(".")[2] for key in KEYS])
     groups = dict.fromkeys(key.split(".")[0] for key in KEYS)
     return f"config.{name} does not exist; the config has {', '.join(groups)}{suggestion}"
-
-
-def _memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

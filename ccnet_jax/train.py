@@ -54,6 +54,9 @@ def train(config: Config, run: RunFolder) -> None:
     train_source = pipeline.open_source(config.data, config.data.train_split)
     eval_source = pipeline.open_source(config.data, config.data.eval_split) if config.eval_every else None
     check_classes(config, train_source)
+    say(pipeline.summary(config.data, train_source, config.data.train_split))
+    if eval_source is not None:
+        say(pipeline.summary(config.data, eval_source, config.data.eval_split))
     prepare_folder(config, train_source, run)
 
     # ------------------------------------------------- mesh, network, optimizer

@@ -1,6 +1,5 @@
 """What a user writes to add parts of every kind, without a change in the package: one toy of each."""
 
-
 import flax.linen as nn
 import numpy as np
 import optax
