@@ -14,13 +14,22 @@ import re
 import shlex
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ccnet_jax import config as configuration
 from ccnet_jax import config_files
 from ccnet_jax.config_files import ConfigName
+from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.sources import Location
 from ccnet_jax.errors import UserError
+from ccnet_jax.models.config import build_network
+from ccnet_jax.training.losses import LOSSES
+from ccnet_jax.training.optimizers import build_optimizer
 from tests.helpers import ROOT
+from tests.miniatures import write
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -80,7 +89,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page) if block.language
 
 
 def commands_of(text):
-    """Every command of a shell block as its words; comments, prompts, variables and redirections are left out."""
+    """Every command of a shell block as its words, without comments, prompts and variables."""
     for line in text.replace("\\\n", " ").splitlines():
         for part in re.split(r"\s(?:&&|\||>)\s", line.removeprefix("$ ")):
             words = shlex.split(part, comments=True)
@@ -145,6 +154,7 @@ def check_config(name, overrides):
     theirs = name is None or name.isupper() or (name.endswith(".py") and not (ROOT / name).exists())
     values = configuration.default() if theirs else config_files.load(ConfigName.of(in_the_house(name)))
     changes = dict(word.removeprefix("--config.").partition("=")[::2] for word in overrides)
+    changes.pop("KEY", None)  # stands for any
     own_parts = theirs and name is not None  # such a file may register what a key names
     try:
         configuration.parse(values, changes, made_elsewhere=own_parts)
@@ -229,10 +239,12 @@ def test_cheap_commands_run(block, tmp_path, monkeypatch, capsys):
         assert words[:2] == ["python", "-m"], f"{block}: only programs of ours are run"
         name = words[2] if (ROOT / f"{words[2].replace('.', '/')}.py").is_file() else f"{words[2]}.__main__"
         monkeypatch.setattr(sys, "argv", [words[2], *map(in_the_house, words[3:])])
+        code = 0
         try:
             importlib.import_module(name).main()
-        except SystemExit as ended:
-            assert not ended.code, f"{block}: {capsys.readouterr().err}"
+        except SystemExit as ended:  # --help ends so
+            code = ended.code
+        assert not code, f"{block}: {capsys.readouterr().err}"
         assert capsys.readouterr().out.strip(), f"{block}: {shlex.join(words)} prints nothing"
 
 
@@ -240,7 +252,11 @@ def test_cheap_commands_run(block, tmp_path, monkeypatch, capsys):
 def test_python(block, tmp_path, monkeypatch, registries):
     tree = ast.parse(block.text)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("ccnet_jax", "kernels", "configs"):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in (
+            "ccnet_jax",
+            "kernels",
+            "configs",
+        ):
             module = importlib.import_module(node.module)
             for alias in node.names:
                 here = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
@@ -251,7 +267,31 @@ def test_python(block, tmp_path, monkeypatch, registries):
     names = {"__name__": "example"}
     exec(compile(tree, str(block), "exec"), names)
     if "get_config" in names:
-        configuration.parse(names["get_config"]())
+        check_parts(configuration.parse(names["get_config"]()))
+
+
+def check_parts(config):
+    """Assert that the network, the loss and the optimizer of a config can be built and used."""
+    network = build_network(config.model, 3)
+    pictures = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+    (logits, _), variables = jax.eval_shape(network.init_with_output, jax.random.key(0), pictures)
+    assert logits.shape == (1, 64, 64, 3)
+    loss = LOSSES[config.loss.name](config.loss)(jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2), jnp.int32))
+    assert np.isfinite(loss)
+    jax.eval_shape(build_optimizer(config.optimizer, 10).init, variables["params"])
+
+
+def test_the_data_set_of_the_example_reads_its_layout(tmp_path, registries):
+    for split in ("train", "val"):
+        write(tmp_path / "photos" / split / "a.jpg", np.zeros((64, 96, 3), np.uint8))
+        write(tmp_path / "masks" / split / "a.png", np.full((64, 96), 2, np.uint8))
+    block = next(block for block in BLOCKS if 'DATASETS["fields"]' in block.text)
+    exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
+    source = DATASETS["fields"].open(Location(dir=str(tmp_path)), "val")
+    assert source.classes[source[0]["label"][0, 0]] == "weed"
+    (tmp_path / "masks" / "val" / "a.png").unlink()
+    with pytest.raises(UserError, match=r"a.jpg has no label .*a.png"):
+        DATASETS["fields"].open(Location(dir=str(tmp_path)), "val")
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """This package computes what PyTorch does: against recordings, so that PyTorch is not needed.
 
-Cases, weights and inputs: `tests/weights/parity_cases.py`. What recorded them: `record_torch.py` beside it.
+Cases, weights and inputs are in `parity_cases.py`; `record_torch.py` recorded them.
 """
 
 import dataclasses
@@ -100,6 +100,7 @@ def test_three_training_steps(recorded, flavour, monkeypatch):
     model, variables = converted(start)
     optimizer_config = OptimizerConfig(
         learning_rate=case.learning_rate,
+        min_learning_rate=0.0,
         momentum=case.momentum,
         weight_decay=case.weight_decay,
         power=case.power,
