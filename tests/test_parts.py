@@ -1,4 +1,4 @@
-"""A part is one file and one line: toys of every kind, from a file outside the package, trained and loaded."""
+"""A part is one file and one line: toys of every kind, from a file outside the package, train and load."""
 
 import json
 import pathlib
@@ -59,5 +59,5 @@ def test_a_backend_of_ones_own(folder):
         "ccnet_jax.train", "my_parts.py:backend", "--workdir=backend", "--config.eval_every=0", cwd=folder
     )
     assert code == 0, err
-    code, out, err = helpers.run("ccnet_jax.predict", "scene.png", "--workdir=backend", cwd=folder)
+    _, _, err = helpers.run("ccnet_jax.predict", "scene.png", "--workdir=backend", cwd=folder)
     assert "scene.png does not exist" in err
