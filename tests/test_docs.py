@@ -333,6 +333,14 @@ def anchors_of(text):
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def test_the_fast_tests_exist():
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    paths = re.search(r"^FAST := (.+)$", makefile, re.MULTILINE)[1].split()
+    assert len(paths) > 5
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 250
 
