@@ -25,17 +25,21 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def pictures(paths: list[str]) -> dict[str, pathlib.Path]:
-    """{name for the results: file} of files, and of folders' pictures.
+    """The files to label, by the names that their results get: {name: file}.
 
-    Raises UserError where a path is not there, or a folder holds no picture.
+    Args:
+      paths: files, and folders of which every picture is taken; "~" is the user's home.
+
+    Raises:
+      UserError: a path does not exist, a folder holds no picture, or two files have one name.
     """
-    files = []
+    files: list[pathlib.Path] = []
     for path in (pathlib.Path(text).expanduser() for text in paths):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
-            if not inside:
+            pictures_inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+            if not pictures_inside:
                 raise UserError(f"{path} holds no picture ({', '.join(_SUFFIXES)}); choose another folder")
-            files += inside
+            files += pictures_inside
         elif path.is_file():
             files.append(path)
         else:
@@ -44,13 +48,13 @@ def pictures(paths: list[str]) -> dict[str, pathlib.Path]:
     names = {path.stem if stems[path.stem] == 1 else path.name.replace(".", "-"): path for path in files}
     if len(names) < len(files):
         raise UserError(
-            "several of these pictures have one name; label them in separate runs, with an --out each"
+            "several of these pictures have the same name; label each in a run of its own, with its own --out"
         )
     return names
 
 
 def check_out(out: pathlib.Path, files: dict[str, pathlib.Path]) -> None:
-    """Raise UserError where `out` is a file, or a result there would replace one of the pictures."""
+    """Raise UserError if `out` is a file, or a result in it would replace one of the pictures."""
     if out.is_file():
         raise UserError(f"--out {out} is a file; name a folder")
     written = {(out / f"{name}{kind}.png").resolve() for name in files for kind in _KINDS}
@@ -59,38 +63,58 @@ def check_out(out: pathlib.Path, files: dict[str, pathlib.Path]) -> None:
             raise UserError(f"--out {out} would replace the picture {path}; choose another folder")
 
 
-def label_picture(
-    model: Model, path: pathlib.Path, out: pathlib.Path, point: tuple[int, int] | None, loops: tuple[int, ...]
+def write_results(
+    model: Model,
+    path: pathlib.Path,
+    stem: pathlib.Path,
+    point: tuple[int, int] | None = None,
+    loops: tuple[int, ...] = (),
 ) -> None:
-    """Write the results for one picture, as OUT/NAME is."""
+    """Label one picture and write the results.
+
+    Args:
+      model: the network.
+      path: the picture.
+      stem: OUT/NAME, what the results' paths begin with.
+      point: (row, column) of the pixel whose attention is drawn, None for none.
+      loops: numbers of loops to compare, () for no comparison.
+    """
+
+    def result(kind: str) -> pathlib.Path:
+        return stem.with_name(f"{stem.name}{kind}.png")
+
     image = read_picture(path)
     prediction = model.predict(image)
-    figures.save_labels(out.with_name(out.name + ".png"), prediction.label, model.palette)
-    figures.save_picture(out.with_name(out.name + "-overlay.png"), prediction.overlay)
+    figures.save_labels(result(""), prediction.label, model.palette)
+    figures.save_picture(result("-overlay"), prediction.overlay)
     figure = figures.prediction_figure(image, {"prediction": prediction.label}, model.classes, model.palette)
-    figures.save_picture(out.with_name(out.name + "-figure.png"), figure)
+    figures.save_picture(result("-figure"), figure)
     if point is not None:
         maps = attention_map(model, image, point)
-        figures.save_picture(
-            out.with_name(out.name + "-attention.png"), figures.attention_figure(image, maps, point)
-        )
+        figures.save_picture(result("-attention"), figures.attention_figure(image, maps, point))
     if loops:
-        labels = {
-            f"{n} loop" + "s" * (n > 1): model.replace(network=model.network.clone(loops=n))
-            .predict(image)
-            .label
-            for n in loops
-        }
+        labels = {_loops_title(n): with_loops(model, n).predict(image).label for n in loops}
         figure = figures.prediction_figure(image, labels, model.classes, model.palette)
-        figures.save_picture(out.with_name(out.name + "-loops.png"), figure)
+        figures.save_picture(result("-loops"), figure)
+
+
+def with_loops(model: Model, loops: int) -> Model:
+    """The same weights with another number of RCCA loops."""
+    return model.replace(network=model.network.clone(loops=loops))
+
+
+def _loops_title(loops: int) -> str:
+    return "1 loop" if loops == 1 else f"{loops} loops"
 
 
 def main() -> None:
     """The program."""
     arguments = flags().parsed()
     command_line.run_parts(arguments)
+    if not arguments.images:
+        raise UserError("name the pictures or folders to label, for example street.jpg")
     files = pictures(arguments.images)
-    point = loops = None
+    point, loops = None, ()
     if arguments.attention:
         point = command_line.whole_numbers("--attention", arguments.attention, "ROW,COLUMN")
     if arguments.loops:
@@ -108,14 +132,14 @@ def main() -> None:
     out = pathlib.Path(arguments.out).expanduser()
     check_out(out, files)
     for name, path in progress_bar(files.items(), unit="picture"):
-        label_picture(model, path, out / name, point, loops or ())
+        write_results(model, path, out / name, point, loops)
     print(f"{len(files)} pictures labelled in {out}")
 
 
 def flags() -> command_line.Parser:
     """The command line."""
     parser = command_line.Parser("ccnet_jax.predict", __doc__)
-    parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures or folders to label")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures or folders to label")
     parser.add_argument(
         "--workdir",
         default=str(LATEST),

@@ -1,5 +1,7 @@
 """A loaded network: called, jitted, mapped, split over devices, asked for a prediction."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ import ccnet_jax
 from ccnet_jax import devices, visualize
 from ccnet_jax.data.datasets.streets import CLASSES, Streets
 from ccnet_jax.errors import UserError
-from ccnet_jax.evaluation import prediction
+from ccnet_jax.evaluation.prediction import predictor
+from ccnet_jax.evaluation.test_mode import TestMode
 from tests import helpers
 from tests.miniatures import write
 
@@ -67,8 +70,8 @@ def test_a_batch_that_is_split_over_devices_stays_so(model):
     logits = jax.jit(lambda model, images: model(images))(everywhere, jax.device_put(images, split))
     assert logits.sharding.is_equivalent_to(split, logits.ndim)
     assert_close(logits[:2], jax.jit(model)(images[:2]))
-    two = everywhere.replace(testing=prediction.Testing(window=(48, 48), stride=(32, 32)))
-    one = model.replace(testing=two.testing)
+    two = everywhere.replace(mode=TestMode(window=(48, 48), stride=(32, 32)))
+    one = model.replace(mode=two.mode)
     assert (two.predict(image()).label == one.predict(image()).label).mean() > 0.999
 
 
@@ -89,10 +92,10 @@ def test_a_prediction_is_label_probabilities_and_overlay(model, tmp_path):
 
 
 def test_several_scales_and_mirror_images_still_give_probabilities(model):
-    several = model.replace(testing=prediction.Testing(scales=(0.75, 1.0), flip=True))
+    several = model.replace(mode=TestMode(scales=(0.75, 1.0), flip=True))
     prediction = several.predict(image())
     np.testing.assert_allclose(prediction.probabilities.sum(-1), 1, atol=1e-5)
-    predict = prediction.predictor(model.network, several.testing)
+    predict = predictor(model.network, several.mode)
     label = np.asarray(predict(model.variables, jnp.asarray(image()[None])))[0]
     assert (prediction.label == label).mean() > 0.999
 
@@ -101,7 +104,7 @@ def test_what_cannot_be_loaded_or_predicted_is_one_sentence(model, run, tmp_path
     with pytest.raises(UserError, match="nowhere is not a run: it has no config.json"):
         ccnet_jax.load(tmp_path / "nowhere")
     (tmp_path / "weights.pth").write_bytes(b"weights")
-    with pytest.raises(UserError, match="weights.pth is not a run: it has no config.json"):
+    with pytest.raises(UserError, match="weights.pth is a file; name the folder of a run"):
         ccnet_jax.load(tmp_path / "weights.pth")
     with pytest.raises(UserError, match="holds no checkpoint"):
         ccnet_jax.load(run[0], "best")
@@ -112,6 +115,116 @@ def test_what_cannot_be_loaded_or_predicted_is_one_sentence(model, run, tmp_path
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="bad.png is damaged or not a picture"):
         model.predict(tmp_path / "bad.png")
+
+
+def floating(low, high):
+    """A float32 batch with values from `low` to `high`."""
+    return np.linspace(low, high, 2 * 32 * 40 * 3).reshape(2, 32, 40, 3).astype(np.float32)
+
+
+REFUSED = {
+    "floats in 0..1": (floating(0, 1), "as if white were 1: multiply them by 255"),
+    "floats in -1..1": (floating(-1, 1), "as if already normalised: pass them as they were before"),
+    "already normalised": (floating(-2.1, 2.6), "float32 from -2.1 to 2.6, as if already normalised"),
+    "float64 in 0..1": (floating(0, 1).astype(np.float64), "multiply them by 255"),
+    "bfloat16 in 0..1": (jnp.asarray(floating(0, 1), jnp.bfloat16), "multiply them by 255"),
+    "16-bit floats": (floating(0, 65535), "from 0 to 6.55e[+]04: scale them to 0 to 255"),
+    "NaN": (np.full((1, 32, 32, 3), np.nan, np.float32), "hold NaN or infinity: correct them"),
+    "int8": (np.zeros((1, 32, 32, 3), np.int8), "dtype int8 is refused: scale the values to 0 to 255"),
+    "uint16": (np.zeros((1, 32, 32, 3), np.uint16), "dtype uint16 is refused"),
+    "int32": (np.zeros((1, 32, 32, 3), np.int32), "dtype int32 is refused"),
+    "bool": (np.zeros((1, 32, 32, 3), bool), "dtype bool is refused"),
+    "no batch axis": (np.zeros((32, 32, 3), np.uint8), "has no batch axis: pass images.None"),
+    "one grey picture": (np.zeros((32, 32), np.uint8), "has 2 axes, not 4"),
+    "grey": (np.zeros((1, 32, 32, 1), np.uint8), "is grey: pass images.repeat"),
+    "RGBA": (np.zeros((1, 32, 32, 4), np.uint8), "has an alpha channel: pass images"),
+    "two channels": (np.zeros((1, 32, 32, 2), np.uint8), "has 2 channels, not 3"),
+    "NCHW": (np.zeros((1, 3, 32, 32), np.uint8), "has its channels first: pass images.transpose"),
+    "an empty batch": (np.zeros((0, 32, 32, 3), np.uint8), "is empty: pass one picture or more"),
+    "an empty picture": (np.zeros((1, 0, 32, 3), np.uint8), "is empty"),
+    "too small": (np.zeros((1, 32, 31, 3), np.uint8), "is too small: a side must be at least 32 pixels"),
+    "a list": ([np.zeros((32, 32, 3), np.uint8)], "this is a list: pass one array"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_model_would_misread_is_refused(model, case):
+    images, words = REFUSED[case]
+    with pytest.raises(UserError, match=words) as error:
+        model(images)
+    assert "takes RGB pictures uint8 [B, H, W, 3] from 0 to 255" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_shapes_and_dtypes_are_checked_under_jit_too(model):
+    for case in ("int8", "no batch axis", "NCHW", "too small"):
+        with pytest.raises(UserError, match=REFUSED[case][1]):
+            jax.jit(model)(REFUSED[case][0])
+
+
+def test_floating_pictures_from_0_to_255_are_the_same_pictures(model):
+    images = np.stack([image(), np.zeros_like(image())])
+    wanted = jax.jit(model)(images)
+    assert_close(model(images.astype(np.float32)), wanted)
+    black = model(np.zeros(images.shape, np.float32))  # the same picture where white is 1
+    assert_close(black, wanted[[1, 1]])
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((1, 32, 32, 3), np.uint8),
+        np.zeros((32, 32), np.uint8),
+        np.zeros((32, 32, 4), np.uint8),
+        np.zeros((3, 32, 32), np.uint8),
+        np.zeros((32, 32, 3), np.uint16),
+        np.zeros((32, 32, 3), np.float32),
+    ],
+)
+def test_predict_refuses_what_is_no_picture(model, picture):
+    with pytest.raises(UserError, match=r"must be uint8 \[H, W, 3\] RGB, not .*; convert it"):
+        model.predict(picture)
+
+
+def test_predict_refuses_an_empty_picture(model):
+    with pytest.raises(UserError, match=r"shape \[0, 32, 3\] is empty"):
+        model.predict(np.zeros((0, 32, 3), np.uint8))
+
+
+def test_attention_maps_are_drawn_of_a_path_as_of_an_array(model, tmp_path):
+    write(tmp_path / "a.png", image())
+    maps = visualize.attention_map(model, tmp_path / "a.png", (20, 30))
+    assert maps.shape == (2, 8, 12)
+    np.testing.assert_array_equal(maps, visualize.attention_map(model, image(), (20, 30)))
+    np.testing.assert_array_equal(maps, visualize.attention_map(model, str(tmp_path / "a.png"), (20, 30)))
+    with pytest.raises(UserError, match="gone.png cannot be read"):
+        visualize.attention_map(model, "gone.png", (20, 30))
+    with pytest.raises(UserError, match=r"the point \(64, 0\) lies outside the picture of 64 rows"):
+        visualize.attention_map(model, image(), (64, 0))
+
+
+def test_a_tilde_is_the_user_s_home_in_every_path(model, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(run[0].parent))
+    assert ccnet_jax.load("~/demo").classes == model.classes
+    other = ccnet_jax.load("~/demo", "~/demo/checkpoints/last/3")
+    jax.tree.map(np.testing.assert_array_equal, other.variables, model.variables)
+    write(run[0].parent / "a.png", image())
+    np.testing.assert_array_equal(model.predict("~/a.png").label, model.predict(image()).label)
+    assert visualize.attention_map(model, "~/a.png", (0, 0)).shape == (2, 8, 12)
+
+
+def test_a_run_whose_data_set_is_unknown_here_is_loaded_by_its_classes_file(run, model, tmp_path):
+    config = json.loads((run[0] / "config.json").read_text())
+    config["data"]["name"] = "toy_data_of_someone_else"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "classes.json").write_text((run[0] / "classes.json").read_text())
+    (tmp_path / "checkpoints").symlink_to(run[0] / "checkpoints")
+    other = ccnet_jax.load(tmp_path)
+    assert (other.classes, other.colours) == (model.classes, model.colours)
+    np.testing.assert_array_equal(other.predict(image()).label, model.predict(image()).label)
+    (tmp_path / "classes.json").unlink()
+    with pytest.raises(UserError, match="has no classes.json and toy_data_of_someone_else names no classes"):
+        ccnet_jax.load(tmp_path)
 
 
 def test_a_run_from_before_the_class_names_were_kept_has_its_data_set_s(run, model, tmp_path):

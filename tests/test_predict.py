@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 import ccnet_jax
-from ccnet_jax import errors, predict
+from ccnet_jax import command_line, predict
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError
 from tests import helpers
@@ -55,7 +55,7 @@ def test_a_folder_is_labelled(folder):
 def test_attention_and_loops_are_drawn_too(folder, tmp_path):
     model = ccnet_jax.load(folder / "runs/demo")
     path = folder / "pictures/colour.png"
-    predict.label_picture(model, path, tmp_path / "a", point=(20, 30), loops=(1, 2))
+    predict.write_results(model, path, tmp_path / "a", point=(20, 30), loops=(1, 2))
     kinds = ("", "-overlay", "-figure", "-attention", "-loops")
     assert {path.name for path in tmp_path.iterdir()} == {f"a{kind}.png" for kind in kinds}
     width = 80 * 4 + 6  # enlarged to 320 pixels
@@ -69,7 +69,10 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path):
     for arguments, words in (
         ((), "name the pictures or folders to label"),
         (("pictures", "--workdir=runs/other"), "runs/other is not a run"),
-        (("gone.png", "--workdir=runs/demo"), "gone.png is not there"),
+        (
+            ("gone.png", "--workdir=runs/demo"),
+            "gone.png does not exist; name pictures",
+        ),
     ):
         code, _, err = helpers.run("ccnet_jax.predict", *arguments, "--out=nothing", cwd=folder)
         assert code == 2
@@ -88,7 +91,7 @@ def test_which_pictures(folder, tmp_path):
     for name in ("a.png", "a.jpg"):
         write(tmp_path / "twice" / name, image)
     assert list(predict.pictures((str(tmp_path / "twice"),))) == ["a-jpg", "a-png"]
-    with pytest.raises(UserError, match="several of these pictures have one name"):
+    with pytest.raises(UserError, match="several of these pictures have the same name"):
         predict.pictures((str(tmp_path / "twice"), str(tmp_path / "twice")))
 
 
@@ -104,8 +107,8 @@ def test_results_never_replace_a_picture(tmp_path):
 
 
 def test_numbers():
-    assert errors.whole_numbers("--attention", "200,310", "ROW,COLUMN") == (200, 310)
-    assert errors.whole_numbers("--loops", "1,2,3", "N,...") == (1, 2, 3)
+    assert command_line.whole_numbers("--attention", "200,310", "ROW,COLUMN") == (200, 310)
+    assert command_line.whole_numbers("--loops", "1,2,3", "N,...") == (1, 2, 3)
     for text, wanted in (
         ("1,2,3", "ROW,COLUMN"),
         ("5", "ROW,COLUMN"),
@@ -113,4 +116,4 @@ def test_numbers():
         ("1,,2", "N,..."),
     ):
         with pytest.raises(UserError, match=f"--flag={text} must be {wanted}"):
-            errors.whole_numbers("--flag", text, wanted)
+            command_line.whole_numbers("--flag", text, wanted)
