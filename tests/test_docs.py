@@ -30,6 +30,7 @@ from ccnet_jax.training.losses import LOSSES
 from ccnet_jax.training.optimizers import build_optimizer
 from tests.helpers import ROOT
 from tests.miniatures import write
+from tests.test_floors import FLOORS
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -333,10 +334,19 @@ def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 250
 
 
-def test_the_readme_names_every_page():
-    text = (ROOT / "README.md").read_text()
-    for page in (ROOT / "docs").glob("*.md"):
-        assert f"docs/{page.name}" in text
+def test_both_front_pages_name_every_page():
+    front, manual = (ROOT / "README.md").read_text(), (ROOT / "docs/README.md").read_text()
+    for page in (ROOT / "docs").glob("[a-z]*.md"):
+        assert f"(docs/{page.name})" in front
+        assert f"({page.name})" in manual
+
+
+def test_the_picture_of_the_house_has_every_room_on_its_floor():
+    picture = (ROOT / "CONTRIBUTING.md").read_text().split("```text\nfloor\n")[1].split("```")[0]
+    floors = re.split(r"^  (\d)  ", picture, flags=re.MULTILINE)[1:]
+    drawn = dict(zip(map(int, floors[::2]), floors[1::2], strict=True))
+    for room, floor in FLOORS.items():
+        assert room.rpartition(".")[2] in re.findall(r"\w+", drawn[floor]), f"{room} on floor {floor}"
 
 
 def test_scores_in_the_readme_are_those_of_the_results():
