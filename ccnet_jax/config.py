@@ -132,20 +132,17 @@ def default() -> ml_collections.ConfigDict:
     return to_config_dict(Config())
 
 
-def to_config_dict(config: Any) -> ml_collections.ConfigDict:
-    """A `Config`, or a group of it, as the ConfigDict that `parse` reads."""
-    values = {}
-    keys = {key.name: key for key in keys_of(type(config)) if "." not in key.name}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            values[field.name] = to_config_dict(value)
-        elif value is None:
-            hint = plain(keys[field.name].hint)
-            values[field.name] = config_dict.placeholder(tuple if is_tuple(hint) else hint)
-        else:
-            values[field.name] = value
-    return ml_collections.ConfigDict(values)
+def to_config_dict(config: Config) -> ml_collections.ConfigDict:
+    """A `Config` as the ConfigDict that `parse` reads; it takes no key that does not exist."""
+    result = ml_collections.ConfigDict(to_dict(config))
+    for name, value in flat(result).items():
+        if value is None:  # a placeholder keeps the type: a wrong value is refused where it is assigned
+            hint = plain(KEYS[name].hint)
+            group, _, leaf = name.rpartition(".")
+            (result[group] if group else result)[leaf] = config_dict.placeholder(
+                tuple if is_tuple(hint) else hint
+            )
+    return result.lock()
 
 
 def to_dict(config: Config) -> dict[str, Any]:

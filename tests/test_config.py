@@ -154,7 +154,10 @@ def test_a_config_that_lacks_what_every_version_had_is_damaged(tmp_path):
         ({"loss__ohem_threshold": 1.1}, "loss.ohem_threshold must be .*at most 1"),
         ({"batch_size": 10**9}, "batch_size=1000000000 needs 4,096.0 GB"),
         ({"data__palette": ((0, 0, 300),), "data__classes": ("a",)}, "data.palette must be .*at most 255"),
-        ({"data__palette": ((0, 0, 0),), "data__name": "folder"}, "data.palette has 1 colours but config.data.classes 0 names"),
+        (
+            {"data__palette": ((0, 0, 0),), "data__name": "folder"},
+            "data.palette has 1 colours but config.data.classes 0 names",
+        ),
     ],
 )
 def test_values_that_cannot_be_run_are_named(changes, words):
