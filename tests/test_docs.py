@@ -30,6 +30,7 @@ from ccnet_jax.training.losses import LOSSES
 from ccnet_jax.training.optimizers import build_optimizer
 from tests.helpers import ROOT
 from tests.miniatures import write
+from tests.test_floors import FLOORS
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -130,23 +131,17 @@ def check_program(name, arguments):
     arguments = [word for word in (word.strip("[]") for word in arguments) if word not in ("...", "")]
     overrides = [word for word in arguments if word.startswith("--config.")]
     arguments = [word for word in arguments if word not in overrides]
-    parser = parser_of(name) if name.startswith("ccnet_jax") else None
-    if parser is None:
+    if not name.startswith("ccnet_jax"):  # kernels and experiments: importing them may start JAX for a GPU
         known = flags_of(name)
         for word in arguments:
-            if word.startswith("--"):
-                assert word.split("=")[0] in known, f"{name} has no flag {word}, but {sorted(known)}"
-        config = next((word.partition("=")[2] for word in arguments if word.startswith("--config=")), None)
-        if "--config" in arguments:
-            config = arguments[arguments.index("--config") + 1]
-    else:
-        try:
-            parsed = argparse.ArgumentParser.parse_args(parser, arguments)
-        except SystemExit:
-            raise AssertionError(f"{name} does not take {shlex.join(arguments)}") from None
-        named = getattr(parsed, "named", None) if hasattr(parsed, "config") else None
-        config = getattr(parsed, "config", None) or named
-    check_config(config, overrides)
+            assert not word.startswith("--") or word.split("=")[0] in known, f"{name} has no flag {word}"
+        return
+    try:
+        parsed = argparse.ArgumentParser.parse_args(parser_of(name), arguments)
+    except SystemExit:
+        raise AssertionError(f"{name} does not take {shlex.join(arguments)}") from None
+    if hasattr(parsed, "config"):
+        check_config(parsed.config or getattr(parsed, "named", None), overrides)
 
 
 def check_config(name, overrides):
@@ -172,14 +167,12 @@ class Stopped(Exception):
 
 
 def parser_of(name):
-    """The parser of one of our programs, None where it has none yet."""
+    """The parser of one of our programs."""
 
     def stop(parser, *_):
         raise Stopped(parser)
 
     module = name if (ROOT / f"{name.replace('.', '/')}.py").is_file() else f"{name}.__main__"
-    if "command_line" not in (ROOT / f"{module.replace('.', '/')}.py").read_text():
-        return None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
         try:
@@ -196,12 +189,8 @@ def flags_of(name):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             for argument in node.args[:1]:
-                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                    called = ast.unparse(node.func)
-                    if called.endswith("add_argument"):
-                        found.add(argument.value)
-                    elif ".DEFINE_" in called:
-                        found |= {f"--{argument.value}", f"--no{argument.value}"}
+                if isinstance(argument, ast.Constant) and ast.unparse(node.func).endswith("add_argument"):
+                    found.add(argument.value)
     return found
 
 
@@ -333,14 +322,31 @@ def anchors_of(text):
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def test_the_fast_tests_exist():
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    paths = re.search(r"^FAST := (.+)$", makefile, re.MULTILINE)[1].split()
+    assert len(paths) > 5
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 250
 
 
-def test_the_readme_names_every_page():
-    text = (ROOT / "README.md").read_text()
-    for page in (ROOT / "docs").glob("*.md"):
-        assert f"docs/{page.name}" in text
+def test_both_front_pages_name_every_page():
+    front, manual = (ROOT / "README.md").read_text(), (ROOT / "docs/README.md").read_text()
+    for page in (ROOT / "docs").glob("[a-z]*.md"):
+        assert f"(docs/{page.name})" in front
+        assert f"({page.name})" in manual
+
+
+def test_the_picture_of_the_house_has_every_room_on_its_floor():
+    picture = (ROOT / "CONTRIBUTING.md").read_text().split("```text\nfloor\n")[1].split("```")[0]
+    floors = re.split(r"^  (\d)  ", picture, flags=re.MULTILINE)[1:]
+    drawn = dict(zip(map(int, floors[::2]), floors[1::2], strict=True))
+    for room, floor in FLOORS.items():
+        assert room.rpartition(".")[2] in re.findall(r"\w+", drawn[floor]), f"{room} on floor {floor}"
 
 
 def test_scores_in_the_readme_are_those_of_the_results():
