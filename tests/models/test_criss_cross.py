@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,15 +40,67 @@ def test_layer_is_gamma_times_the_op_plus_its_input():
     np.testing.assert_allclose(CrissCrossAttention().apply(variables, x), wanted, rtol=1e-5, atol=1e-6)
 
 
+class LoopByHand(nn.Module):
+    """RCCA without a scan: the same layer called `loops` times. Older checkpoints come from this form."""
+
+    loops: int
+
+    @nn.compact
+    def __call__(self, x):
+        attention = CrissCrossAttention(name="attention")
+        for _ in range(self.loops):
+            x = attention(x)
+        return x
+
+
+@pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize("loops", [1, 2, 3])
-def test_loops_apply_the_same_layer_again(loops):
+def test_the_scan_initializes_the_same_parameters_as_the_loop_by_hand(loops, remat):
+    x = jnp.zeros((1, 4, 5, 16))
+    got = RCCA(loops, remat=remat).init(jax.random.key(0), x)
+    want = LoopByHand(loops).init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("loops", [1, 2, 3])
+def test_outputs_and_gradients_equal_those_of_the_loop_by_hand(loops, remat):
     x = jax.random.normal(jax.random.key(1), (1, 4, 5, 16))
-    variables = with_gamma(RCCA(loops).init(jax.random.key(0), x), 0.7)
-    layer = {"params": variables["params"]["attention"]}
-    wanted = x
-    for _ in range(loops):
-        wanted = CrissCrossAttention().apply(layer, wanted)
-    np.testing.assert_allclose(RCCA(loops).apply(variables, x), wanted, rtol=1e-5, atol=1e-5)
+    variables = with_gamma(LoopByHand(loops).init(jax.random.key(0), x), 0.7)
+
+    def results(module):
+        def total(variables, x):
+            out = module.apply(variables, x)
+            return (out**2).sum(), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(variables, x)
+        return out, gradients
+
+    got, want = results(RCCA(loops, remat=remat)), results(LoopByHand(loops))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_rcca_works_under_vmap_and_checkpoint():
+    x = jax.random.normal(jax.random.key(1), (3, 1, 4, 5, 16))
+    variables = with_gamma(RCCA(2).init(jax.random.key(0), x[0]), 0.7)
+
+    def loss(x):
+        return (RCCA(2).apply(variables, x) ** 2).sum()
+
+    gradient = jax.jit(jax.grad(loss))
+    wanted = jnp.stack([gradient(one) for one in x])
+    for other in (jax.vmap(jax.grad(loss)), jax.vmap(jax.grad(jax.checkpoint(loss)))):
+        np.testing.assert_allclose(jax.jit(other)(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_captured_intermediates_hold_every_loop():
+    x = jax.random.normal(jax.random.key(1), (1, 4, 5, 16))
+    variables = with_gamma(RCCA(3).init(jax.random.key(0), x), 0.7)
+    out, state = RCCA(3).apply(variables, x, capture_intermediates=True, mutable="intermediates")
+    (loops,) = state["intermediates"]["attention"]["__call__"]
+    assert loops.shape == (3, *x.shape)
+    np.testing.assert_array_equal(loops[-1], out)
+    np.testing.assert_allclose(loops[0], RCCA(1).apply(variables, x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("remat", [False, True])
