@@ -76,6 +76,11 @@ def unavailable() -> str | None:
     return None
 
 
+def device_name(gpu: str) -> str:
+    """What a result file says of a GPU that exists only for the compiler; gpu: a name in `GPUS`."""
+    return f"{gpu.upper()}, compiled for, not run"
+
+
 @functools.cache
 def mesh(gpu: str, devices: int = 1) -> Mesh:
     """`devices` GPUs that exist only for the compiler, in a row named `data`, the same ones at every call.
