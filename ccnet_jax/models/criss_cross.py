@@ -1,6 +1,6 @@
 """Criss-cross attention as a network layer, and its recurrent form, RCCA.
 
-Needs only `kernels/` and Flax: copy both into your own project and
+Needs only `kernels/`, Flax and jaxtyping: copy this file and `kernels/` into your own project, and
 
     features = RCCA(loops=2)(features)        # [B, H, W, C] -> [B, H, W, C]
 """
@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from kernels.criss_cross import packed_criss_cross_attention
 
@@ -20,7 +21,7 @@ class _Projection(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, channels: int) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, channels: int) -> tuple[Float[Array, "C F"], Float[Array, " F"]]:
         kernel = self.param("kernel", nn.initializers.lecun_normal(), (channels, self.features))
         return kernel, self.param("bias", nn.initializers.zeros_init(), (self.features,))
 
@@ -43,20 +44,21 @@ class CrissCrossAttention(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """x: [B, H, W, C] -> [B, H, W, C]."""
         x = x.astype(self.dtype or x.dtype)
         channels = x.shape[-1]
-        keys = max(channels // self.reduction, 1)
-        query = _Projection(keys, name="query")(channels)
-        key = _Projection(keys, name="key")(channels)
+        key_channels = max(channels // self.reduction, 1)
+        query = _Projection(key_channels, name="query")(channels)
+        key = _Projection(key_channels, name="key")(channels)
         value = _Projection(channels, name="value")(channels)
         gamma = self.param("gamma", nn.initializers.zeros_init(), ())
         scaled = jax.tree.map(lambda parameter: gamma * parameter, value)
         kernel, bias = (
             jnp.concatenate(parts, -1).astype(x.dtype) for parts in zip(query, key, scaled, strict=True)
         )
-        return x + packed_criss_cross_attention(x @ kernel + bias, keys, implementation=self.implementation)
+        packed = x @ kernel + bias
+        return x + packed_criss_cross_attention(packed, key_channels, implementation=self.implementation)
 
 
 class RCCA(nn.Module):
@@ -91,7 +93,7 @@ class RCCA(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """x: [B, H, W, C] -> [B, H, W, C]."""
         layer = CrissCrossAttention
         if self.remat:

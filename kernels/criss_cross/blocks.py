@@ -30,18 +30,22 @@ class Blocks:
 TABLE: dict[tuple[str, str, int, int], Blocks] = {}
 
 
-def choose_blocks(direction: str, length: int, keys: int, dtype: jnp.dtype, generation: str) -> Blocks:
+def choose_blocks(
+    direction: str, length: int, key_channels: int, dtype: jnp.dtype, generation: str
+) -> Blocks:
     """Blocks for lines of `length` pixels, from `TABLE` or else by `default_blocks`.
 
     Args:
       direction: "forward" or "backward".
       length: pixels of a line.
-      keys: channels of query and key, D.
+      key_channels: channels of query and key, D.
       dtype: of query, key and value.
       generation: what `device.generation` says.
     """
     bytes_ = jnp.dtype(dtype).itemsize
-    if keys > 128:  # a block of query or key holds all of D: what the table was made for would not fit
+    if (
+        key_channels > 128
+    ):  # a block of query or key holds all of D: what the table was made for would not fit
         block = min(power_of_two(length), 32)
         return Blocks(block, block, 64, 4, 1)
     for (g, d, b, longest), blocks in TABLE.items():

@@ -6,6 +6,7 @@ import pytest
 
 from ccnet_jax import RCCA, CrissCrossAttention
 from kernels import criss_cross_attention
+from kernels.criss_cross import IMPLEMENTATIONS, Backend
 from tests.helpers import with_gamma
 
 
@@ -91,6 +92,17 @@ def test_rcca_works_under_vmap_and_checkpoint():
     wanted = jnp.stack([gradient(one) for one in x])
     for other in (jax.vmap(jax.grad(loss)), jax.vmap(jax.grad(jax.checkpoint(loss)))):
         np.testing.assert_allclose(jax.jit(other)(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_rcca_uses_a_backend_that_was_added(monkeypatch):
+    def nothing(arrays, key_channels):
+        packed = arrays[0]
+        return jnp.zeros((*packed.shape[:3], packed.shape[3] - 2 * key_channels)), jnp.zeros(packed.shape[:3])
+
+    monkeypatch.setitem(IMPLEMENTATIONS, "nothing", Backend(nothing))
+    x = jax.random.normal(jax.random.key(1), (1, 4, 5, 16))
+    variables = with_gamma(RCCA(2).init(jax.random.key(0), x), 0.7)
+    np.testing.assert_array_equal(RCCA(2, implementation="nothing").apply(variables, x), x)
 
 
 def test_captured_intermediates_hold_every_loop():
