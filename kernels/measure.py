@@ -28,7 +28,7 @@ class Program(NamedTuple):
 
     Attributes:
       call: of one set of inputs; returns before the device is done.
-      sets: of inputs, which calls take in turn.
+      sets: of inputs; each call takes the next one.
       clock: seconds from the start of a batch of calls until the device is done with it.
     """
 
@@ -38,14 +38,14 @@ class Program(NamedTuple):
 
 
 def jax_clock(batch: Callable[[], Any]) -> float:
-    """Seconds; JAX has no events on the device. Calls run in order, so the last one's end is the end."""
+    """Seconds on the host's clock: JAX has no events on the device. The last call ends last."""
     start = time.perf_counter()
     jax.block_until_ready(batch())
     return time.perf_counter() - start
 
 
 def seconds_a_call(program: Program, calls: int) -> float:
-    """Of a batch of `calls` calls: they queue up on the device, so the host's time to start one is hidden."""
+    """The mean of `calls` calls. They queue on the device, which hides the host's time to start one."""
 
     def batch() -> Any:
         result = None

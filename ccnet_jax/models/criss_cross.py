@@ -77,8 +77,8 @@ class RCCA(nn.Module):
         scan, not unrolled                                         43 / 176 MB
 
     Without the barrier XLA fuses the sums of two loops, and the result of one loop stays in memory during
-    the next. A scan that is not unrolled stacks what every loop keeps for the backward pass, and copies
-    each part out again. `experiments/attention_memory.py` measures these forms at more sizes.
+    the next forward pass. A scan that is not unrolled stacks what every loop keeps for the backward pass,
+    and copies each part out again. `experiments/attention_memory.py` measures these forms at more sizes.
 
     Attributes:
       loops: number of applications, 1 to 3 in the paper.

@@ -73,7 +73,7 @@ TOY = Setup(
 def attention(implementation: str, direction: str) -> Callable[..., tuple[jax.Array, ...]]:
     """(query, key, value) -> (out,), or (query, key, value, d_out) -> (out, and the three gradients).
 
-    out is a result of both, as training needs it; else a compiler could leave it uncomputed.
+    Both return out, because training needs it: a compiler does not compute what is not returned.
     """
 
     def forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array]:
@@ -102,7 +102,7 @@ def unavailable(name: str) -> str | None:
 
 
 def runnable(names: Iterable[str]) -> list[str]:
-    """Those that can run here; says in one line each why the others are skipped."""
+    """The names that can run here; prints one line for each other one with the reason."""
     reasons = {name: unavailable(name) for name in names}
     for name, reason in reasons.items():
         if reason:

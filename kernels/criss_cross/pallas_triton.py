@@ -1,16 +1,16 @@
 """Criss-cross attention as fused Pallas Triton kernels, for NVIDIA GPUs from compute capability 8.0.
 
-A column or a row of the image (a *line*) is a small self-attention closed in itself. Two passes go
-over the image, columns first, and each program owns one line or a block of one, so that no attention
-map ever reaches memory and nothing needs atomics:
+Every column and every row of the image (a *line*) is a small self-attention of its own. Two passes go
+over the image, columns first. Each program owns one line or a block of one, so no attention map is
+written to memory and no atomics are needed:
 
     forward    columns: their softmax times V, and its log-sum-exp
                rows:    the same, merged with the columns' result by log-sum-exp, in place
     backward   P again from the joint log-sum-exp, then  dV = P^T dO,  dS = P * (dO V^T - delta),
                dQ = dS K,  dK = dS^T Q,  with delta = rowsum(dO * O); rows add onto the columns' result
 
-Long lines are walked in blocks, channels in chunks, and what is no multiple of a block is masked. A
-column is read where it lies, strided: nothing is transposed in memory. All sums are float32.
+Long lines are processed in blocks and channels in chunks; the part of a block beyond the end is masked.
+A column is read with a stride: nothing is transposed in memory. All sums are float32.
 """
 
 import dataclasses
@@ -68,12 +68,12 @@ class _Line:
         return x.ref.at[*self._place(at), x.first + channels], exists
 
     def load(self, x: _Channels, start: Any, pixels: int, channel: Any, chunk: int) -> jax.Array:
-        """[pixels, chunk], zero where there is nothing."""
+        """[pixels, chunk], zero beyond the line and beyond the channels."""
         tile, exists = self._tile(x, start, pixels, channel, chunk)
         return plgpu.load(tile, mask=exists, other=0)
 
     def store(self, x: _Channels, start: Any, channel: Any, tile: jax.Array) -> None:
-        """tile [pixels, chunk], what of it exists."""
+        """tile [pixels, chunk]; the part beyond the line or the channels is not stored."""
         where, exists = self._tile(x, start, tile.shape[0], channel, tile.shape[1])
         plgpu.store(where, tile.astype(x.ref.dtype), mask=exists)
 
@@ -90,7 +90,7 @@ class _Line:
 
 @dataclasses.dataclass(frozen=True)
 class _Kernel:
-    """What is fixed when a pass is compiled."""
+    """The constants of one compiled pass."""
 
     column: bool
     length: int  # of a line
@@ -101,7 +101,7 @@ class _Kernel:
     interpret: bool
 
     def line(self) -> _Line:
-        """This program's line. Rows take the images last to first: the columns' last are still in L2."""
+        """This program's line. The row pass takes the last image first: it is still in the L2 cache."""
         image = pl.program_id(2)
         image = image if self.column else self.images - 1 - image
         return _Line(image, pl.program_id(1), self.column, self.length)
@@ -114,8 +114,8 @@ class _Kernel:
         return _Channels(refs[0], 0, d), _Channels(refs[0], d, d), _Channels(refs[0], 2 * d, c)
 
     def dot(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """a @ b, summed in float32. float32 factors are split in three TF32 products, error about 1e-6."""
-        if self.interpret:  # not every CPU has products of 16-bit numbers; in float32 they are exact
+        """a @ b, summed in float32. A float32 product is made of three TF32 products, error about 1e-6."""
+        if self.interpret:  # not every CPU multiplies 16-bit matrices; in float32 the products are exact
             a, b = a.astype(jnp.float32), b.astype(jnp.float32)
             return jax.lax.dot(a, b, precision=jax.lax.Precision.HIGHEST)
         split = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if a.dtype == jnp.float32 else None
@@ -279,7 +279,7 @@ class _Backward:
     def d_weights(
         self, first_query: Any, first_key: Any, and_then: Callable[..., None] | None = None
     ) -> jax.Array:
-        """dO V^T [queries, keys]; and_then(channel, dO's chunk) while that is at hand."""
+        """dO V^T [queries, keys]; calls and_then(channel, chunk of dO) for each chunk that it has loaded."""
         kernel = self.kernel
 
         def chunk(channel: Any, total: jax.Array) -> jax.Array:
@@ -297,7 +297,7 @@ class _Backward:
         return (weights * (d_weights - delta[:, None])).astype(self.query.ref.dtype)
 
     def write(self, which: int, start: Any, channel: Any, tile: jax.Array) -> None:
-        """Gradient number `which` of (query, key, value), onto the columns' where there is one."""
+        """Store gradient number `which` of (query, key, value); add what the column pass wrote, if it did."""
         if self.earlier:
             tile += self.line.load(self.earlier[which], start, tile.shape[0], channel, tile.shape[1])
         self.line.store((self.d_query, self.d_key, self.d_value)[which], start, channel, tile)
@@ -308,14 +308,14 @@ class _Backward:
 
 
 def _backward_line_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -> None:
-    """A line that one block holds: all three gradients, every input read once."""
+    """All three gradients of a line that fits in one block; every input is read once."""
     this = _Backward.of(refs, kernel, arrays, add)
     keys, queries = this.keys(0), this.queries(0)
     transposed = this.weights(0, queries, 0, keys).astype(this.query.ref.dtype).T
     d_weights = this.d_weights(
         0, 0, lambda channel, upstream: this.write(2, 0, channel, kernel.dot(transposed, upstream))
     )
-    # P a second time is cheaper than the registers it would hold through the loop.
+    # P is computed again: to keep it during the loop would take too many registers.
     keys, queries = this.keys(0), this.queries(0)
     d_energies = this.d_energies(0, this.weights(0, queries, 0, keys), d_weights)
     this.write_keys(0, 0, [kernel.dot(d_energies, k) for k in keys])
@@ -385,7 +385,7 @@ def _passes(
             lines: int = lines,
             **static: Any,
         ) -> tuple[jax.Array, ...]:
-            """Runs body for each block of each line of each image; results take the place of `earlier`."""
+            """Run body for each block of each line of each image; the results overwrite `earlier`."""
             name = f"criss_cross{body.__name__.removesuffix('_kernel')}"
             body = functools.partial(body, kernel=kernel, arrays=len(arrays), **static)
             return pl.pallas_call(
@@ -420,8 +420,8 @@ def forward_passes(
     results = (_like(like, (_value_channels(arrays, key_channels),), dtype), _like(like, (), jnp.float32))
     found: tuple[jax.Array, ...] = ()
     for kernel, launch in _passes("forward", arrays, key_channels, blocks, interpret):
-        # Rows write `out` over the columns', each tile by the threads that read it. Of the log-sum-exp
-        # several threads read the same number, and none may find it overwritten: it is a new array.
+        # The row pass overwrites the `out` of the column pass: the threads that read a tile also write it.
+        # The log-sum-exp is a new array, because several threads read the same number of the old one.
         out, lse = tuple(found[:1]), tuple(found[1:])
         found = launch(_forward_kernel, kernel.blocks.query, (*arrays, *lse), out, results)
     return found
@@ -451,10 +451,10 @@ def backward_passes(
 
 
 def _image_by_image(function: Callable[..., Any], rule: str) -> Callable[..., Any]:
-    """`function` of arrays [B, ...], each image for itself, such that vmap and sharding keep it so.
+    """`function` of arrays [B, ...] that treats every image alone, made to work under vmap and sharding.
 
-    vmap makes its axis part of the batch. A batch that is split over devices stays split, each device
-    running the kernels on its own images; anything else that is split is gathered first.
+    vmap's axis becomes part of the batch. A batch that is split over devices stays split: each device
+    runs the kernels on its own images. An array that is split along another axis is gathered first.
     """
     split = custom_partitioning(function)
 
@@ -468,7 +468,7 @@ def _image_by_image(function: Callable[..., Any], rule: str) -> Callable[..., An
     @custom_vmap
     def mapped(*arguments: jax.Array) -> Any:
         by_hand = AxisType.Manual in jax.typeof(arguments[0]).sharding.mesh.axis_types
-        return (function if by_hand else split)(*arguments)  # inside jax.shard_map there is nothing to split
+        return (function if by_hand else split)(*arguments)  # jax.shard_map has split the arrays already
 
     @mapped.def_vmap
     def fold(size: int, batched: list[bool], *arguments: jax.Array) -> tuple[Any, Any]:
@@ -484,7 +484,7 @@ def _image_by_image(function: Callable[..., Any], rule: str) -> Callable[..., An
         sharding = jax.typeof(arguments[0]).sharding
         if AxisType.Explicit not in sharding.mesh.axis_types:
             return mapped(*arguments)
-        # A mesh whose shardings are part of the types asks for its splitting in so many words.
+        # On a mesh with explicit sharding axes the partitioner does not split: jax.shard_map has to.
         batch = PartitionSpec(*sharding.spec[:1])
         here = jax.shard_map(mapped, mesh=sharding.mesh, in_specs=batch, out_specs=batch, check_vma=False)
         return here(*arguments)
@@ -518,7 +518,7 @@ def attend(
 
     Args:
       arrays: query, key [B, H, W, D] and value [B, H, W, C]; or one array [B, H, W, D + D + C] that
-        holds all three, which is read, and given a gradient, as it is.
+        holds all three. The kernels read it, and write its gradient, without slicing it.
       key_channels: D.
       interpret: run the kernels in Pallas's interpreter, on any device: exact, and slow.
 
@@ -529,10 +529,10 @@ def attend(
 
 
 def _placed_alike(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """The arrays on the same devices in the same way, out of which JAX derives where gradients are summed.
+    """The arrays with one common placement; from the change JAX derives where it must sum the gradients.
 
-    Inside `jax.shard_map` all vary over the axes over which any does; on a mesh of explicit shardings
-    all are split like the first, along the batch alone.
+    Inside `jax.shard_map` every array becomes varying over the axes over which one of them varies. On a
+    mesh with explicit sharding axes every array is split like the first, along the batch only.
     """
     axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
     missing = [tuple(axes - jax.typeof(x).manual_axis_type.varying) for x in arrays]
@@ -553,7 +553,7 @@ def _attend(arrays: tuple[jax.Array, ...], key_channels: int, interpret: bool) -
 
 def _attend_forward(arrays: tuple[jax.Array, ...], key_channels: int, interpret: bool) -> tuple[Any, Any]:
     out, lse = _attend(arrays, key_channels, interpret)
-    # Named, so that `jax.checkpoint` may keep these two and compute the rest again.
+    # The names let a policy of `jax.checkpoint` keep these two and compute the rest again.
     out, lse = checkpoint_name(out, "criss_cross"), checkpoint_name(lse, "criss_cross")
     return (out, lse), (arrays, out, lse)
 

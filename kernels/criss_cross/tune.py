@@ -2,8 +2,8 @@
 
     python -m kernels.criss_cross.tune [--shapes 8x97x97,2x128x256] [--dtypes bfloat16,float32] [--toy]
 
-For every line length among the shapes, every dtype and both directions: compiles all sensible candidates,
-times each shortly, then the best of them side by side with the default for longer. Ctrl-C ends early and
+For every line length among the shapes, every dtype and both directions, it compiles all sensible candidates,
+times each one shortly, and then times the best of them beside the default for longer. Ctrl-C ends early and
 prints the rows found so far. --toy shows, without a GPU, that the program runs.
 """
 
@@ -28,11 +28,11 @@ from kernels.measure import Program, interleaved_seconds, jax_clock
 
 DIRECTIONS = ("forward", "backward")
 FINALISTS = 5
-REGISTERS = 160  # numbers of the sums that one thread can hold, of its 255; operands need the rest
+REGISTERS = 160  # of a thread's 255, for unfinished sums; operands need the rest
 
 
 class Effort(NamedTuple):
-    """How long each program is timed: the first look at all of them, and the final."""
+    """How long each program is timed, at first and among the best."""
 
     screening: tuple[int, float]  # rounds, seconds a round
     final: tuple[int, float]
@@ -53,14 +53,14 @@ class Problem(NamedTuple):
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Direction, dtype and size, for messages."""
         return f"{self.direction} {self.dtype} {self.size.name}"
 
 
 def squares(shapes: Sequence[Size]) -> list[Size]:
     """Square images of the shapes' line lengths, with about as many pixels; shortest first.
 
-    Lengths of one row of the table (97 and 128, say) are told apart by nothing: the first stands for it.
+    Lengths that share a row of the table (97 and 128, for example) give one image, of the first length.
     """
     found: dict[int, Size] = {}
     for shape in shapes:
@@ -78,7 +78,7 @@ def registers(direction: str, dtype: str, size: Size, blocks: Blocks) -> float:
         held = blocks.query * (blocks.key + channels)
     else:  # weights and their gradient, and the sum of one output
         held = 2 * blocks.query * blocks.key + max(blocks.query, blocks.key) * channels
-    split = 1.5 if dtype == "float32" else 1  # its operands, each in two TF32 parts, take more of the rest
+    split = 1.5 if dtype == "float32" else 1  # each float32 operand is held as two TF32 parts
     return split * held / (32 * blocks.warps)
 
 
@@ -172,10 +172,10 @@ def compiled_candidates(
 
 
 def agree(results: tuple[jax.Array, ...], wanted: tuple[jax.Array, ...]) -> bool:
-    """Whether a candidate computes what the default does, up to rounding; a compiler can be wrong."""
+    """Whether a candidate's results are the default's, up to rounding: compilers have bugs, too."""
     for result, want in zip(results, wanted, strict=True):
         result, want = np.asarray(result, np.float32), np.asarray(want, np.float32)
-        if not np.abs(result - want).max() <= 0.02 * np.abs(want).max():  # nan is no agreement
+        if not np.abs(result - want).max() <= 0.02 * np.abs(want).max():  # true for nan, too
             return False
     return True
 
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for direction, dtype, size in itertools.product(DIRECTIONS, flags.dtypes, squares(shapes))
     ]
     found: list[str] = []
-    with contextlib.suppress(KeyboardInterrupt):  # what is found by then is worth its minutes
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: print the rows found so far
         for row in rows(problems, effort, interpret=flags.toy):
             found.append(row)
     print("\n".join(found))

@@ -7,7 +7,7 @@ import pytest
 from ccnet_jax import RCCA, CrissCrossAttention
 from kernels import criss_cross_attention
 from kernels.criss_cross import IMPLEMENTATIONS, Backend
-from tests.helpers import with_gamma
+from tests.helpers import fresh_python, with_gamma
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3])
@@ -193,3 +193,16 @@ def test_without_a_dtype_the_input_decides(layer):
     out, variables = layer.init_with_output(jax.random.key(0), x)
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_the_file_works_without_the_rest_of_the_project():
+    code = """if True:
+        import sys
+        sys.modules["ccnet_jax"] = None  # importing it is an error now
+        sys.path.insert(0, "ccnet_jax/models")
+        import jax
+        from criss_cross import RCCA
+        out, _ = RCCA(2).init_with_output(jax.random.key(0), jax.numpy.ones((1, 2, 3, 8)))
+        print(*out.shape)
+    """
+    assert fresh_python("-c", code).split() == ["1", "2", "3", "8"]
