@@ -3,10 +3,11 @@
     python -m experiments.attention_memory [--plot]
 
 Compiles the whole module (projections included), batch 1, C = 512, for the paper's sizes: forward, and
-forward + backward with the gradients of input and parameters of sum(out^2). Prints the temporaries in
-MB, and writes experiments/results/attention_memory.{json,md}; with --plot also how they grow with the
-side of a square feature map, attention_memory.png. What compiling for a GPU needs is in `kernels.aot`;
-the plot needs matplotlib.
+forward + backward with the gradients of input and parameters of sum(out^2). The forms of RCCA that were
+not taken (see its docstring) stand beside the one that was. Prints the temporaries in MB, and writes
+experiments/results/attention_memory.{json,md}; with --plot also how they grow with the side of a square
+feature map, attention_memory.png. What compiling for a GPU needs is in `kernels.aot`; the plot needs
+matplotlib.
 """
 
 import argparse
@@ -21,33 +22,50 @@ import tqdm
 
 from ccnet_jax.models.contexts.nonlocal_ import NonLocal
 from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
-from kernels.criss_cross import bench
+from kernels.measure import ROOT, result_head, write_result
+from kernels.whole_file import write_whole
 
 
-class ScannedRCCA(nn.Module):
-    """RCCA's two loops as one `nn.scan`, to compare with the unrolled ones."""
+class OtherRCCA(nn.Module):
+    """Two loops of RCCA in a form that `ccnet_jax.models.criss_cross` did not take: see its docstring.
+
+    Attributes:
+      form: "by hand", two calls with a barrier between; "no barrier", the scan without its barrier;
+        "not unrolled", the scan as a loop on the device.
+    """
+
+    form: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: [B, H, W, C] -> [B, H, W, C]."""
+        attention = CrissCrossAttention(implementation="triton", name="attention")
+        if self.form == "by hand":
+            return attention(jax.lax.optimization_barrier(attention(x)))
 
-        def loop(layer: nn.Module, carry: jax.Array, _: None) -> tuple[jax.Array, None]:
-            return layer(carry), None
+        def loop(attention: nn.Module, x: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return attention(x if self.form == "no barrier" else jax.lax.optimization_barrier(x)), None
 
-        scan = nn.scan(loop, variable_broadcast="params", split_rngs={"params": False}, length=2)
-        return scan(CrissCrossAttention(implementation="triton", name="attention"), x, None)[0]
+        unroll = 1 if self.form == "not unrolled" else 2
+        scan = nn.scan(
+            loop, variable_broadcast="params", split_rngs={"params": False}, length=2, unroll=unroll
+        )
+        return scan(attention, x, None)[0]
 
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 CHANNELS = 512
 MODULES: dict[str, nn.Module] = {
     "RCCA, fused": RCCA(2, implementation="triton"),
     "RCCA, fused, remat": RCCA(2, implementation="triton", remat=True),
-    "RCCA, fused, scanned": ScannedRCCA(),
     "RCCA, einsum": RCCA(2, implementation="xla"),
     "RCCA, einsum, remat": RCCA(2, implementation="xla", remat=True),
     "Non-local": NonLocal(),
+}
+OTHER_FORMS: dict[str, nn.Module] = {
+    "RCCA, fused, by hand": OtherRCCA("by hand"),
+    "RCCA, fused, scan without barrier": OtherRCCA("no barrier"),
+    "RCCA, fused, scan not unrolled": OtherRCCA("not unrolled"),
 }
 SIZES = [(97, 97, "float32"), (97, 97, "bfloat16"), (128, 256, "bfloat16"), (256, 512, "bfloat16")]
 SIDES = [33, 65, 97, 129, 193, 257, 385, 513]
@@ -85,7 +103,7 @@ def measure(cases: list[tuple[str, int, int, str]]) -> list[dict]:
     """A row for each (module, height, width, dtype)."""
     rows = []
     for name, height, width, dtype in tqdm.tqdm(cases, unit="case"):
-        forward, both = planned_megabytes(MODULES[name], height, width, dtype)
+        forward, both = planned_megabytes((MODULES | OTHER_FORMS)[name], height, width, dtype)
         size = {"module": name, "height": height, "width": width, "dtype": dtype}
         rows.append(size | {"forward": forward, "both": both})
     return rows
@@ -120,18 +138,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if missing := aot.unavailable():
         parser.error(missing)
-    rows = measure([(name, *size) for size in SIZES for name in MODULES])
+    head = result_head(aot.device_name("h200"))
+    rows = measure([(name, *size) for size in SIZES for name in MODULES | OTHER_FORMS])
     print(table(rows))
-    commit = bench.commit()  # the tree may change while the plot is made
     growth = []
     if arguments.plot:
         growth = measure([(name, side, side, "bfloat16") for side in SIDES for name in MODULES])
         print(table(growth))
         plot(growth, RESULTS / "attention_memory.png")
-    about = {"gpu": "H200, compiled for, not run", "jax": jax.__version__, "commit": commit}
-    report = about | {"sizes": rows, "growth": growth}
-    bench.write_json(RESULTS / "attention_memory.json", report)
-    (RESULTS / "attention_memory.md").write_text(table(rows))
+    write_result(RESULTS / "attention_memory.json", {**head, "sizes": rows, "growth": growth})
+    write_whole(RESULTS / "attention_memory.md", table(rows))
 
 
 if __name__ == "__main__":

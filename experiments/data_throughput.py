@@ -28,12 +28,16 @@ import torch
 import tqdm
 from PIL import Image
 
-from ccnet_jax.data import pipeline, sources, transforms
+from ccnet_jax.data import pipeline, transforms
+from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import cityscapes
 from ccnet_jax.data.datasets.streets import Streets
-from kernels.criss_cross import bench
+from ccnet_jax.data.images import decode_sample
+from ccnet_jax.data.sources import FolderSource, Location
+from ccnet_jax.labels import VOID
+from kernels.measure import ROOT, cpu_name, result_head, write_result
+from kernels.whole_file import write_whole
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 CROP, SCALE, CAT_MAX_RATIO, BATCH = (512, 1024), (0.5, 2.0), 0.75, 4
 
@@ -285,13 +289,14 @@ def main() -> None:
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS / "data_throughput.json")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
+    head = result_head(cpu_name())  # JAX must not start a backend here: the DataLoader forks
     with tempfile.TemporaryDirectory() as made_up:
         if arguments.data_dir is None:
             write_pictures(pathlib.Path(made_up), arguments.pictures)
         source = cityscapes.open_split(arguments.data_dir or made_up, "train")
         sizes = [path.stat().st_size for path, _ in source.pairs]
         report = {
-            "commit": bench.commit(),
+            **head,
             "pictures": "made up" if arguments.data_dir is None else "Cityscapes",
             "png_megabytes": statistics.mean(sizes) / 1e6,
             "versions": {"opencv": cv2.__version__, "torch": torch.__version__}
@@ -302,8 +307,8 @@ def main() -> None:
                 source, arguments.workers, arguments.rounds, arguments.batches
             ),
         }
-    bench.write_json(arguments.output, report)
-    arguments.output.with_suffix(".md").write_text(table(report))
+    write_result(arguments.output, report)
+    write_whole(arguments.output.with_suffix(".md"), table(report))
     print(table(report), end="")
 
 

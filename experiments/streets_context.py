@@ -11,18 +11,16 @@ experiment goes on.
 
 import argparse
 import json
-import os
 import pathlib
 import platform
 import shutil
 import subprocess
 import sys
 
-import jax
-
 from ccnet_jax.data.datasets.streets import CONTEXT_CLASSES
+from kernels.measure import ROOT, commit, result_head, write_result
+from kernels.whole_file import write_whole
 
-ROOT = pathlib.Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
 VARIANTS = {
     "none": {"context": "none"},
@@ -40,18 +38,13 @@ def program(name: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", f"ccnet_jax.{name}", *arguments], cwd=ROOT, check=True)
 
 
-def git(*arguments: str) -> str:
-    """What git prints, without the end of the line."""
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-
-
 def measure(variant: dict[str, str | int], seed: int, workdir: pathlib.Path) -> dict[str, float | str]:
     """Train and evaluate one network; scores are fractions."""
     overrides = [f"--config.model.{key}={value}" for key, value in variant.items()]
     program("train", "--config=configs/demo.py", f"--config.seed={seed}", f"--workdir={workdir}", *overrides)
     trained_by = workdir / "commit.txt"  # a run that was finished earlier keeps the commit it was trained by
     if not trained_by.exists():
-        trained_by.write_text(git("describe", "--always", "--dirty", "--abbrev=12"))
+        trained_by.write_text(commit() or "unknown")
     row = {"commit": trained_by.read_text()}
     for mode, flags, name in (("", [], "eval-val"), ("_ms_flip", ["--ms-flip"], "eval-val-ms-flip")):
         program("eval", f"--workdir={workdir}", *flags)
@@ -91,14 +84,10 @@ def main() -> None:
             if name in PICTURED and seed == 0:
                 picture = workdir / "pictures" / "val" / "val-00003.png"
                 shutil.copy(picture, RESULTS / f"streets_{PICTURED[name]}.png")
-    report = {
-        "device": f"{jax.devices()[0].device_kind}, {len(os.sched_getaffinity(0))} cores",
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "rows": rows,
-    }
-    (RESULTS / "streets_context.json").write_text(json.dumps(report, indent=2) + "\n")
-    (RESULTS / "streets_context.md").write_text(table(rows))
+    head = result_head()  # not earlier: JAX here would take the memory of a GPU that the runs need
+    report = {**head, "python": platform.python_version(), "rows": rows}
+    write_result(RESULTS / "streets_context.json", report)
+    write_whole(RESULTS / "streets_context.md", table(rows))
     print(table(rows))
 
 

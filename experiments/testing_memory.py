@@ -9,7 +9,6 @@ writes experiments/results/testing_memory.{json,md}. What compiling for a GPU ne
 """
 
 import argparse
-import pathlib
 
 from kernels import aot  # before JAX starts
 
@@ -17,7 +16,6 @@ import jax  # isort: skip
 import jax.numpy as jnp
 import tqdm
 
-from ccnet_jax import CCNet
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows
 from ccnet_jax.evaluation.upsampling import (
     Upsampling,
@@ -26,9 +24,11 @@ from ccnet_jax.evaluation.upsampling import (
     row_blocks,
     upsampling_matrices,
 )
-from kernels.criss_cross import bench
+from ccnet_jax.models.ccnet import CCNet
+from kernels.measure import ROOT, result_head, write_result
+from kernels.whole_file import write_whole
 
-RESULTS = pathlib.Path(__file__).parents[1] / "experiments" / "results"
+RESULTS = ROOT / "experiments" / "results"
 PICTURE = (1024, 2048)
 
 
@@ -101,6 +101,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if missing := aot.unavailable():
         parser.error(missing)
+    head = result_head(aot.device_name("h200"))
     rows = []
     modes = [(mode, classes) for mode in ("whole", "slide", "multi-scale") for classes in (19, 150)]
     for mode, classes in tqdm.tqdm(modes, unit="case"):
@@ -109,9 +110,8 @@ def main() -> None:
         variables = jax.eval_shape(on_any(model).init, jax.random.key(0), small)
         rows.append({"mode": mode, "classes": classes, "steps": steps(model, variables, mode)})
     print(table(rows))
-    about = {"gpu": "H200, compiled for, not run", "jax": jax.__version__, "commit": bench.commit()}
-    bench.write_json(RESULTS / "testing_memory.json", about | {"depth": arguments.depth, "rows": rows})
-    (RESULTS / "testing_memory.md").write_text(table(rows))
+    write_result(RESULTS / "testing_memory.json", {**head, "depth": arguments.depth, "rows": rows})
+    write_whole(RESULTS / "testing_memory.md", table(rows))
 
 
 if __name__ == "__main__":

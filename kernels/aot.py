@@ -1,7 +1,7 @@
 """Compile for an NVIDIA GPU on a machine that has none, and report registers, spills and planned memory.
 
-XLA and Pallas compile ahead of time through JAX's CUDA plugin and `ptxas`; nothing runs. What this needs
-beside JAX (`unavailable` says which is missing):
+XLA and Pallas compile ahead of time through JAX's CUDA plugin and `ptxas`; nothing runs. Beside JAX this
+needs the following (`unavailable` says which one is missing):
 
     pip install "jax[cuda13-local]"     # the plugin of the same version as jax, without CUDA's libraries
     ptxas                               # from the CUDA toolkit, on the PATH or in /usr/local/cuda/bin
@@ -38,7 +38,7 @@ import jax  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
-if not jax.config.jax_platforms:  # else the plugin looks for a GPU to run on, and gives up without one
+if not jax.config.jax_platforms:  # otherwise the plugin looks for a GPU, and fails where there is none
     jax.config.update("jax_platforms", "cpu")
 
 GPUS = {"h200": "sm_90a", "a100": "sm_80"}
@@ -49,7 +49,7 @@ class Kernel:
     """What ptxas says of one kernel."""
 
     registers: int  # of a thread, 255 at most
-    spilled_bytes: int  # a thread's, stored to memory for want of registers
+    spilled_bytes: int  # that a thread stores to memory because its registers are full
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +74,11 @@ def unavailable() -> str | None:
     if not _ptxas():
         return "ptxas is not on the PATH: install the CUDA toolkit"
     return None
+
+
+def device_name(gpu: str) -> str:
+    """What a result file says of a GPU that exists only for the compiler; gpu: a name in `GPUS`."""
+    return f"{gpu.upper()}, compiled for, not run"
 
 
 @functools.cache
@@ -132,7 +137,7 @@ def _ptxas() -> str | None:
 
 
 def _assembled(ptx: pathlib.Path, architecture: str) -> dict[str, Kernel]:
-    """The kernels in a PTX file, assembled once more for what ptxas then says."""
+    """The kernels in a PTX file. It is assembled again, because ptxas then prints their registers."""
     if ".entry" not in ptx.read_text():
         return {}
     command = [_ptxas(), "-v", "--gpu-name", architecture, str(ptx), "-o", os.devnull]

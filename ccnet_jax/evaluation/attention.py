@@ -61,12 +61,12 @@ def _inputs_of_loops(network: CCNet, variables: Any, images: jax.Array) -> list[
     def is_wanted(module: Any, _: str) -> bool:
         return module.name == "attention" or module.path == ("head", "before")
 
-    plain = network.clone(remat=False)  # recomputed loops are hidden from capturing
+    plain = network.clone(remat=False)  # under remat the outputs of the loops are not captured
     _, state = plain.apply(variables, images, capture_intermediates=is_wanted, mutable="intermediates")
     captured = state["intermediates"]["head"]
-    first = captured["before"]["__call__"]
-    outputs = captured["context"]["rcca"]["attention"]["__call__"]
-    return [*first, *outputs[:-1]]
+    (first,) = captured["before"]["__call__"]
+    (outputs,) = captured["context"]["rcca"]["attention"]["__call__"]  # of all loops, [loops, 1, h, w, C]
+    return [first, *outputs[:-1]]
 
 
 @jax.jit

@@ -16,7 +16,6 @@ from ccnet_jax.models.flavours import FLAVOURS, normalize
 from ccnet_jax.models.layers import ConvNorm, resize_bilinear, scaled
 from ccnet_jax.settings import nearest
 
-SMALLEST = 32  # pixels a side of the pictures
 
 
 class ContextModule(nn.Module):
@@ -192,7 +191,7 @@ def check_images(images: Array | np.ndarray) -> None:
     Works on traced arrays too, since no value is read.
 
     Raises:
-      ValueError: the shape is another, or a side is shorter than 32 pixels.
+      ValueError: the shape is another.
       TypeError: the dtype is another.
     """
     shape, wanted = tuple(images.shape), "the network takes RGB pictures [B, H, W, 3]"
@@ -211,10 +210,6 @@ def check_images(images: Array | np.ndarray) -> None:
         raise ValueError(f"images have shape {shape}, but {wanted}{remedy}")
     if 0 in shape:
         raise ValueError(f"images of shape {shape} are empty; pass at least one picture")
-    if min(shape[1:3]) < SMALLEST:
-        raise ValueError(
-            f"images have shape {shape}, but each side must have at least {SMALLEST} pixels; resize them"
-        )
     if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
             f"images have the dtype {images.dtype}, but the network takes uint8, or floating numbers from 0 "

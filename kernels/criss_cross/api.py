@@ -1,58 +1,62 @@
 """The public op: checks its arguments, picks a backend, calls it."""
 
-import functools
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, overload
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
-from kernels.criss_cross import device, reference
+from kernels.criss_cross import reference
+from kernels.criss_cross.backend import Backend, absent
+
+try:
+    from kernels.criss_cross import pallas_triton
+except ImportError:
+    _triton = _triton_interpret = absent("needs Pallas's Triton backend, which this version of JAX lacks")
+else:
+    _triton, _triton_interpret = pallas_triton.BACKEND, pallas_triton.INTERPRETED
 
 _DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
 
-
-class Backend(NamedTuple):
-    """One way to compute the op.
-
-    Attributes:
-      attend: (arrays, D) -> (out, log-sum-exp); arrays are query, key and value, or one packed array.
-      unavailable: None where the device at hand can run it, else a sentence that says what it needs.
-      automatic: whether `implementation=None` may choose it.
-    """
-
-    attend: Callable[[tuple[jax.Array, ...], int], tuple[jax.Array, jax.Array]]
-    unavailable: Callable[[], str | None]
-    automatic: bool = True
+# By name. `implementation=None` takes the first that the device can run and that is `automatic`. A backend
+# is one file and its line here; code elsewhere may add its own: IMPLEMENTATIONS["mine"] = Backend(...).
+IMPLEMENTATIONS: dict[str, Backend] = {
+    "triton": _triton,
+    "triton_interpret": _triton_interpret,
+    "xla": reference.BACKEND,
+}
 
 
-def _triton_unavailable() -> str | None:
-    instead = device.no_modern_nvidia_gpu()
-    return instead and f"needs an NVIDIA GPU of compute capability 8.0 or newer, and this is {instead}"
+@overload
+def criss_cross_attention(
+    query: Float[Array, "B H W D"],
+    key: Float[Array, "B H W D"],
+    value: Float[Array, "B H W C"],
+    *,
+    implementation: str | None = None,
+    return_residuals: Literal[False] = False,
+) -> Float[Array, "B H W C"]: ...
 
 
-# Best first. A backend is one file; adding one is adding its lines here.
-IMPLEMENTATIONS: dict[str, Backend] = {}
-try:
-    from kernels.criss_cross import pallas_triton
-except ImportError:  # JAX has announced that it will drop Pallas's Triton backend
-    pass
-else:
-    IMPLEMENTATIONS["triton"] = Backend(pallas_triton.attend, _triton_unavailable)
-    IMPLEMENTATIONS["triton_interpret"] = Backend(
-        functools.partial(pallas_triton.attend, interpret=True), lambda: None, automatic=False
-    )
-IMPLEMENTATIONS["xla"] = Backend(reference.attend, lambda: None)
+@overload
+def criss_cross_attention(
+    query: Float[Array, "B H W D"],
+    key: Float[Array, "B H W D"],
+    value: Float[Array, "B H W C"],
+    *,
+    implementation: str | None = None,
+    return_residuals: Literal[True],
+) -> tuple[Float[Array, "B H W C"], Float[Array, "B H W"]]: ...
 
 
 def criss_cross_attention(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
+    query: Float[Array, "B H W D"],
+    key: Float[Array, "B H W D"],
+    value: Float[Array, "B H W C"],
     *,
     implementation: str | None = None,
     return_residuals: bool = False,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> Float[Array, "B H W C"] | tuple[Float[Array, "B H W C"], Float[Array, "B H W"]]:
     """Every pixel attends to its own row and column: equations (1) and (2) of the CCNet paper.
 
     A pixel (y, x) has H + W - 1 keys, itself counted once, under one softmax without scaling:
@@ -68,7 +72,8 @@ def criss_cross_attention(
       implementation: None for the best one on this device, or a name:
         "triton", fused GPU kernels that keep no attention map (NVIDIA, compute capability 8.0 or newer);
         "triton_interpret", the same kernels in Pallas's interpreter, on any device, for tests;
-        "xla", the reference in einsums, on any device.
+        "xla", the reference in einsums, on any device;
+        or one that was added to `IMPLEMENTATIONS`.
         The device is that of the mesh in scope (`jax.set_mesh`), else JAX's default device: to run on
         the CPU of a machine with a GPU, say so by `jax.default_device` or name "xla". The kernels have
         a gradient, and no derivative of that (no jvp, no hessian), which "xla" has.
@@ -92,8 +97,8 @@ def criss_cross_attention(
 
 
 def packed_criss_cross_attention(
-    packed: jax.Array, keys: int, *, implementation: str | None = None
-) -> jax.Array:
+    packed: Float[Array, "B H W P"], key_channels: int, *, implementation: str | None = None
+) -> Float[Array, "B H W C"]:
     """`criss_cross_attention` of three parts of one array, which the kernels read where it lies.
 
     One matrix product then makes query, key and value, and one takes their gradients back; slicing
@@ -101,38 +106,34 @@ def packed_criss_cross_attention(
 
     Args:
       packed: [B, H, W, D + D + C]: the channels of query, then of key, then of value.
-      keys: D.
+      key_channels: D.
       implementation: see `criss_cross_attention`.
 
     Returns:
       [B, H, W, C] in packed's dtype.
 
     Raises:
-      ValueError, TypeError: see `criss_cross_attention`; keys that leave no channels for value.
+      ValueError, TypeError: see `criss_cross_attention`; key_channels that leave no channels for value.
     """
     _check({"packed": packed})
-    if not 0 < 2 * keys < packed.shape[-1]:
+    if not 0 < 2 * key_channels < packed.shape[-1]:
         raise ValueError(
-            f"keys={keys} must be at least 1 and leave channels for value: packed has {packed.shape[-1]}, "
-            f"query and key take {2 * keys}"
+            f"key_channels={key_channels} must be at least 1 and leave channels for value: "
+            f"packed has {packed.shape[-1]}, query and key take {2 * key_channels}"
         )
-    return _backend(implementation).attend((packed,), keys)[0]
+    return _backend(implementation).attend((packed,), key_channels)[0]
 
 
 def _backend(name: str | None) -> Backend:
     if name is None:
         return next(x for x in IMPLEMENTATIONS.values() if x.automatic and x.unavailable() is None)
     runnable = [n for n, x in IMPLEMENTATIONS.items() if x.unavailable() is None]
+    instead = f"this device can run {runnable}, and None chooses"
     if name not in IMPLEMENTATIONS:
-        raise ValueError(
-            f"implementation={name!r} does not exist in this version of JAX or at all; "
-            f"this device can run {runnable}, None chooses"
-        )
+        raise ValueError(f"implementation={name!r} does not exist; {instead}")
     reason = IMPLEMENTATIONS[name].unavailable()
     if reason:
-        raise ValueError(
-            f"implementation={name!r} {reason}; this device can run {runnable}, and None chooses"
-        )
+        raise ValueError(f"implementation={name!r} {reason}; {instead}")
     return IMPLEMENTATIONS[name]
 
 

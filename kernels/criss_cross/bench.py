@@ -10,13 +10,8 @@ through the interpreter instead, which shows that the program works and says not
 
 import argparse
 import itertools
-import json
-import math
-import os
 import pathlib
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -24,41 +19,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.criss_cross import IMPLEMENTATIONS, criss_cross_attention, device
+from kernels.criss_cross import IMPLEMENTATIONS, bench_pytorch, criss_cross_attention, device
+from kernels.criss_cross.bench_cases import DIRECTIONS, DTYPES, Prepared, Size, input_sets
+from kernels.criss_cross.bench_limits import Limits, least_work, measured_limits
+from kernels.measure import (
+    ROOT,
+    Program,
+    first_line,
+    interleaved_seconds,
+    jax_clock,
+    result_head,
+    write_result,
+)
 
-ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results" / "criss_cross_bench.json"
-DTYPES = ("bfloat16", "float32")
-DIRECTIONS = ("forward", "forward+backward")
-TORCH = ("torch", "torch.compile")
-SETS = 4  # of inputs, at least: a call must not find in the cache what the last one left there
-
-# How a matrix product can be asked for; the floor takes the fastest. The Triton kernels make float32
-# products out of three TF32 ones, which is faster than the float32 units.
-PRECISIONS = {
-    "bfloat16": (jax.lax.Precision.DEFAULT,),
-    "float32": (jax.lax.Precision.HIGHEST, jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3),
-}
-
-
-class Size(NamedTuple):
-    """Of one problem: query and key [B, H, W, D], value [B, H, W, C]."""
-
-    batch: int
-    height: int
-    width: int
-    keys: int = 64
-    values: int = 512
-
-    @property
-    def pixels(self) -> int:
-        """Of all images together."""
-        return self.batch * self.height * self.width
-
-    @property
-    def name(self) -> str:
-        """BxHxW."""
-        return f"{self.batch}x{self.height}x{self.width}"
 
 
 class Setup(NamedTuple):
@@ -75,7 +49,7 @@ class Setup(NamedTuple):
 
 FULL = Setup(
     (Size(8, 97, 97), Size(2, 128, 256), Size(16, 64, 64), Size(1, 256, 512)),
-    ("triton", "xla", *TORCH),
+    (*(name for name, x in IMPLEMENTATIONS.items() if x.automatic), *bench_pytorch.NAMES),
     rounds=30,
     round_seconds=0.02,
     rotation_bytes=256 * 2**20,
@@ -93,81 +67,13 @@ TOY = Setup(
 )
 
 
-# --- Time ---
-
-
-class Program(NamedTuple):
-    """Something to time.
-
-    Attributes:
-      call: of one set of inputs; returns before the device is done.
-      sets: of inputs, which calls take in turn.
-      clock: seconds from the start of a batch of calls until the device is done with it.
-    """
-
-    call: Callable[..., Any]
-    sets: Sequence[tuple[Any, ...]]
-    clock: Callable[[Callable[[], Any]], float]
-
-
-def jax_clock(batch: Callable[[], Any]) -> float:
-    """Seconds; JAX has no events on the device. Calls run in order, so the last one's end is the end."""
-    start = time.perf_counter()
-    jax.block_until_ready(batch())
-    return time.perf_counter() - start
-
-
-def seconds_a_call(program: Program, calls: int) -> float:
-    """Of a batch of so many calls: they queue up on the device, so the host's time to start one is hidden."""
-
-    def batch() -> Any:
-        result = None
-        for n in range(calls):
-            result = program.call(*program.sets[n % len(program.sets)])
-        return result
-
-    return program.clock(batch) / calls
-
-
-def calls_a_round(program: Program, seconds: float) -> int:
-    """Whole rotations through the sets that take about so many seconds; warms the program up, too."""
-    rotation = len(program.sets)
-    seconds_a_call(program, rotation)
-    return rotation * min(1000, max(1, round(seconds / (rotation * seconds_a_call(program, rotation)))))
-
-
-def interleaved_seconds(
-    programs: dict[str, Program], rounds: int, round_seconds: float
-) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """Seconds a call of every program in every round, and why some have none.
-
-    Every round times each program once: what slows the device for a while slows them all.
-    """
-    calls, seconds, failures = {}, {name: [] for name in programs}, {}
-    for n in range(-1, rounds):
-        for name in [x for x in programs if x not in failures]:
-            try:
-                if n < 0:
-                    calls[name] = calls_a_round(programs[name], round_seconds)
-                else:
-                    seconds[name].append(seconds_a_call(programs[name], calls[name]))
-            except Exception as error:  # out of memory is each library's own class
-                failures[name] = first_line(error)
-    return {name: x for name, x in seconds.items() if name not in failures}, failures
-
-
-def first_line(error: Exception) -> str:
-    """Of what the error says; the name of its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 # --- What there is to time ---
 
 
 def attention(implementation: str, direction: str) -> Callable[..., tuple[jax.Array, ...]]:
     """(query, key, value) -> (out,), or (query, key, value, d_out) -> (out, and the three gradients).
 
-    out is a result of both, as training needs it; else a compiler could leave it uncomputed.
+    Both return out, because training needs it: a compiler does not compute what is not returned.
     """
 
     def forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array]:
@@ -180,34 +86,6 @@ def attention(implementation: str, direction: str) -> Callable[..., tuple[jax.Ar
     return forward if direction == "forward" else both
 
 
-def input_sets(size: Size, dtype: str, rotation_bytes: int) -> list[tuple[jax.Array, ...]]:
-    """Several (query, key, value, d_out); normal, with energies of a standard deviation of 1."""
-
-    @jax.jit
-    def draw(seed: jax.Array) -> tuple[jax.Array, ...]:
-        channels = (size.keys, size.keys, size.values, size.values)
-        keys = jax.random.split(jax.random.key(seed), len(channels))
-        shape = size[:3]
-        query, *rest = (jax.random.normal(k, (*shape, c), dtype) for k, c in zip(keys, channels, strict=True))
-        return query * size.keys**-0.5, *rest
-
-    return [draw(seed) for seed in range(set_count(sum(x.nbytes for x in draw(0)), rotation_bytes))]
-
-
-def set_count(set_bytes: int, rotation_bytes: int) -> int:
-    """How many sets of inputs, such that they take at most a quarter of the device's memory."""
-    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", math.inf)
-    return int(max(1, min(max(SETS, math.ceil(rotation_bytes / set_bytes)), memory / 4 // set_bytes)))
-
-
-class Prepared(NamedTuple):
-    """A program that has run once: its memory in bytes, and its results for the first set, in float32."""
-
-    program: Program
-    memory: int | None
-    results: tuple[np.ndarray, ...]
-
-
 def prepare_jax(name: str, direction: str, sets: list[tuple[jax.Array, ...]]) -> Prepared:
     """Memory is what the compiler planned for temporaries and results."""
     sets = [x[:3] if direction == "forward" else x for x in sets]
@@ -218,166 +96,18 @@ def prepare_jax(name: str, direction: str, sets: list[tuple[jax.Array, ...]]) ->
     return Prepared(Program(compiled, sets, jax_clock), memory, results)
 
 
-def torch_attend(query: Any, key: Any, value: Any) -> Any:
-    """`reference.attend` in PyTorch: the same einsums, softmax in float32."""
-    import torch
-
-    itself = torch.eye(query.shape[1], dtype=torch.bool, device=query.device)[None, :, None, :]
-    energy_col = torch.einsum("bywd,biwd->bywi", query, key).float().masked_fill(itself, float("-inf"))
-    energy_row = torch.einsum("byxd,byjd->byxj", query, key).float()
-    maximum = torch.maximum(energy_col.amax(-1, keepdim=True), energy_row.amax(-1, keepdim=True)).detach()
-    weight_col, weight_row = torch.exp(energy_col - maximum), torch.exp(energy_row - maximum)
-    total = weight_col.sum(-1, keepdim=True) + weight_row.sum(-1, keepdim=True)
-    weight_col, weight_row = (weight_col / total).to(value.dtype), (weight_row / total).to(value.dtype)
-    return torch.einsum("bywi,biwc->bywc", weight_col, value) + torch.einsum(
-        "byxj,byjc->byxc", weight_row, value
-    )
-
-
-def torch_clock(batch: Callable[[], Any]) -> float:
-    """Seconds between two events on the device."""
-    import torch
-
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    batch()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
-def prepare_torch(name: str, direction: str, sets: list[tuple[jax.Array, ...]]) -> Prepared:
-    """Memory is the most that PyTorch held during a call beyond what it held before."""
-    import torch
-
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.cuda.empty_cache()
-    torch.compiler.reset()  # a shape must not be compiled as a variation of the last one
-    attend = torch.compile(torch_attend, dynamic=False) if name == "torch.compile" else torch_attend
-
-    def forward(query: Any, key: Any, value: Any) -> tuple[Any]:
-        with torch.no_grad():
-            return (attend(query, key, value),)
-
-    def both(query: Any, key: Any, value: Any, d_out: Any) -> tuple[Any, ...]:
-        out = attend(query, key, value)
-        return out.detach(), *torch.autograd.grad(out, (query, key, value), d_out)
-
-    call, inputs = (forward, 3) if direction == "forward" else (both, 4)
-    sets = [tuple(torch_tensor(x, differentiable=n < 3) for n, x in enumerate(s[:inputs])) for s in sets]
-    results = tuple(x.float().cpu().numpy() for x in call(*sets[0]))
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    call(*sets[0])
-    torch.cuda.synchronize()
-    memory = torch.cuda.max_memory_allocated() - before
-    return Prepared(Program(call, sets, torch_clock), memory, results)
-
-
-def torch_tensor(x: jax.Array, differentiable: bool) -> Any:
-    """On the GPU, of the same numbers and dtype; through the host, as float32 holds bfloat16 exactly."""
-    import torch
-
-    tensor = torch.tensor(np.asarray(x, np.float32), device="cuda").to(getattr(torch, x.dtype.name))
-    return tensor.requires_grad_(differentiable)
-
-
 def unavailable(name: str) -> str | None:
     """Why this implementation cannot run here, or None."""
-    if name not in TORCH:
-        if name not in IMPLEMENTATIONS:
-            return "does not exist in this version of JAX"
-        return IMPLEMENTATIONS[name].unavailable()
-    try:
-        import torch
-    except (ImportError, OSError) as error:  # OSError: one of its libraries is missing
-        return f"cannot be imported ({first_line(error)})"
-    return None if torch.cuda.is_available() else "sees no CUDA device"
+    return bench_pytorch.unavailable() if name in bench_pytorch.NAMES else IMPLEMENTATIONS[name].unavailable()
 
 
 def runnable(names: Iterable[str]) -> list[str]:
-    """Those that can run here; says in one line each why the others are skipped."""
+    """The names that can run here; prints one line for each other one with the reason."""
     reasons = {name: unavailable(name) for name in names}
     for name, reason in reasons.items():
         if reason:
             print(f"{name} is skipped: it {reason}.")
     return [name for name, reason in reasons.items() if not reason]
-
-
-# --- What the device could do at best ---
-
-
-class Work(NamedTuple):
-    """The least that any implementation must do."""
-
-    bytes: int
-    operations: int
-
-
-def least_work(size: Size, dtype: str, direction: str) -> Work:
-    """Every input read and every result written once; products of the H + W - 1 keys of each pixel.
-
-    The backward pass reads query, key, value, out and d_out, writes three gradients, and computes the
-    weights again.
-    """
-    d, c = size.keys, size.values
-    products = 2 * size.pixels * (size.height + size.width - 1)
-    channels, operations = 2 * d + 2 * c, products * (d + c)
-    if direction != "forward":
-        channels += (2 * d + 3 * c) + (2 * d + c)
-        operations += products * (3 * d + 2 * c)
-    return Work(size.pixels * channels * jnp.dtype(dtype).itemsize, operations)
-
-
-class Limits(NamedTuple):
-    """What this device was measured to do.
-
-    Attributes:
-      copy: bytes a second, read or written.
-      matrix: operations a second, by dtype and precision; a multiplication and an addition are two.
-      shortest: seconds a call of a program that does nothing: no shorter time can be measured.
-    """
-
-    copy: float
-    matrix: dict[str, dict[str, float]]
-    shortest: float
-
-    def floor(self, work: Work, dtype: str) -> float:
-        """Seconds that no implementation can beat."""
-        return max(work.bytes / self.copy, work.operations / max(self.matrix[dtype].values()))
-
-
-def measured_limits(setup: Setup) -> Limits:
-    """Of the default device."""
-
-    def program(function: Callable[..., jax.Array], *inputs: jax.Array) -> Program:
-        return Program(jax.jit(function), [inputs], jax_clock)
-
-    def product(precision: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        return lambda a, b: jax.lax.dot(a, b, precision=precision)
-
-    programs = {
-        "nothing": program(lambda x: x + 1, jnp.zeros(())),
-        "copy": program(lambda x: x + 1, jnp.zeros(setup.copied_numbers)),
-    }
-    for dtype, precisions in PRECISIONS.items():
-        for n, precision in enumerate(precisions):
-            square = jax.random.normal(jax.random.key(n), (setup.matrix, setup.matrix), dtype)
-            programs[f"{dtype} {precision.name}"] = program(product(precision), square, square)
-    seconds, failures = interleaved_seconds(programs, setup.rounds, setup.round_seconds)
-    for name, failure in failures.items():
-        print(f"The rate of {name} is not known here: {failure}", file=sys.stderr)
-    median = {name: float(np.median(x)) for name, x in seconds.items()}
-    matrix = {
-        dtype: {
-            p.name: 2 * setup.matrix**3 / median[f"{dtype} {p.name}"]
-            for p in precisions
-            if f"{dtype} {p.name}" in median
-        }
-        for dtype, precisions in PRECISIONS.items()
-    }
-    return Limits(2 * 4 * setup.copied_numbers / median["copy"], matrix, median["nothing"])
 
 
 # --- The measurement ---
@@ -415,7 +145,7 @@ def measured_rows(
     prepared, failures = {}, {}
     for name in names:
         try:
-            prepare = prepare_torch if name in TORCH else prepare_jax
+            prepare = bench_pytorch.prepare if name in bench_pytorch.NAMES else prepare_jax
             prepared[name] = prepare(name, direction, sets)
         except Exception as error:  # out of memory is each library's own class
             failures[name] = first_line(error)
@@ -427,8 +157,8 @@ def measured_rows(
     work = least_work(size, dtype, direction)
     medians = {name: float(np.median(x)) for name, x in seconds.items()}
     medians["floor"] = limits.floor(work, dtype)
-    case = {"shape": size.name, "keys": size.keys, "values": size.values, "dtype": dtype}
-    case |= {"direction": direction, **work._asdict(), "floor_us": 1e6 * medians["floor"]}
+    case = {"shape": size.name, "key_channels": size.key_channels, "value_channels": size.value_channels}
+    case |= {"dtype": dtype, "direction": direction, **work._asdict(), "floor_us": 1e6 * medians["floor"]}
     rows = []
     for name in names:
         row = {**case, "implementation": name, "failure": failures.get(name)}
@@ -462,23 +192,6 @@ def measured(
 
 
 # --- The report ---
-
-
-def commit() -> str | None:
-    """HEAD, with "-dirty" where files differ from it; None where there is no repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def write_json(path: pathlib.Path, report: dict[str, Any]) -> None:
-    """Whole or not at all: beside, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(beside, path)
 
 
 COLUMNS = {
@@ -520,7 +233,7 @@ def row_line(row: dict[str, Any]) -> str:
     if row["failure"]:
         return f"{table_line([*words, *[''] * (len(COLUMNS) - _TEXTS)])} failed: {row['failure']}"
     times = [number(row[key], ".1f") for key in ("median_us", "p25_us", "p75_us")]
-    ratios = [number(row["time_over"].get(name), ".2f") for name in ("xla", *TORCH, "floor")]
+    ratios = [number(row["time_over"].get(name), ".2f") for name in ("xla", *bench_pytorch.NAMES, "floor")]
     memory = row["memory_bytes"] and row["memory_bytes"] / 2**20
     errors = [number(row[key], ".1e") for key in ("error_out", "error_gradients")]
     return table_line([*words, *times, *ratios, number(memory, ".1f"), *errors])
@@ -564,7 +277,7 @@ def has_gpu() -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
-    known = dict.fromkeys((*FULL.implementations, *TOY.implementations))
+    known = (*IMPLEMENTATIONS, *bench_pytorch.NAMES)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, help=f"default: {RESULTS.relative_to(ROOT)}")
     parser.add_argument("--implementations", help=f"of {','.join(known)}; default: all that can run")
@@ -575,24 +288,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setup, output = (TOY, flags.output) if toy else (FULL, flags.output or RESULTS)
     names = flags.implementations.split(",") if flags.implementations else setup.implementations
     if unknown := [name for name in names if name not in known]:
-        parser.error(f"unknown implementations {unknown}; known: {list(known)}")
+        parser.error(f"unknown implementations {unknown}; known: {', '.join(known)}")
     if not has_gpu():
         print(f"There is no GPU here but {device.kind()[1]}: times of the kernels cannot be measured.")
     if toy:
         print("Tiny images instead, which show that everything runs; PyTorch is skipped at such sizes.")
-    names = runnable(name for name in names if not (toy and name in TORCH))
+    names = runnable(name for name in names if not (toy and name in bench_pytorch.NAMES))
     if not names:
         sys.exit("Nothing is left to measure.")
 
-    limits = measured_limits(setup)
-    report: dict[str, Any] = {
-        "toy": toy,
-        "device": device.kind()[1],
-        "jax": jax.__version__,
-        "commit": commit(),
-        "limits": limits._asdict(),
-        "rows": [],
-    }
+    limits = measured_limits(setup.copied_numbers, setup.matrix, setup.rounds, setup.round_seconds)
+    report: dict[str, Any] = {**result_head(), "toy": toy, "limits": limits._asdict(), "rows": []}
     cases = list(itertools.product(setup.sizes, DTYPES, DIRECTIONS))
     for n, case in enumerate(cases):
         rows = measured_rows(*case, names, limits, setup)
@@ -601,7 +307,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"[{n + 1}/{len(cases)}] {words}, us: {', '.join(times)}", file=sys.stderr, flush=True)
         report["rows"] += rows
         if output:  # after every case: a run that is cut short keeps what it has
-            write_json(output, report)
+            write_result(output, report)
     print(table(report))
     if output:
         print(f"Every number is in {output}")

@@ -1,4 +1,4 @@
-"""How the Triton kernels cut their work: a table by GPU generation and size, and the rule behind it."""
+"""How the Triton kernels divide their work: a table by GPU generation and size, and a rule for the rest."""
 
 import dataclasses
 
@@ -7,14 +7,14 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How a kernel cuts its work; powers of two, the first three at least 16.
+    """How a kernel divides its work; powers of two, the first three at least 16.
 
     Attributes:
       query: pixels of a line whose queries are taken at once.
       key: pixels of a line whose keys are taken at once.
       channels: value channels taken at once.
-      warps: of 32 threads that share a program.
-      stages: loads under way while the last are computed with.
+      warps: groups of 32 threads that run one program.
+      stages: loads in flight while earlier ones are computed with.
     """
 
     query: int
@@ -25,23 +25,27 @@ class Blocks:
 
 
 # (generation, "forward" or "backward", bytes a number, longest line) -> blocks, shortest line first.
-# A generation, or a line longer than its rows, that is missing here is cut by `default_blocks`.
+# `default_blocks` decides for a generation that has no rows here, and for a line longer than its rows.
 # `python -m kernels.criss_cross.tune` measures candidates and prints such rows.
 TABLE: dict[tuple[str, str, int, int], Blocks] = {}
 
 
-def choose_blocks(direction: str, length: int, keys: int, dtype: jnp.dtype, generation: str) -> Blocks:
+def choose_blocks(
+    direction: str, length: int, key_channels: int, dtype: jnp.dtype, generation: str
+) -> Blocks:
     """Blocks for lines of `length` pixels, from `TABLE` or else by `default_blocks`.
 
     Args:
       direction: "forward" or "backward".
       length: pixels of a line.
-      keys: channels of query and key, D.
+      key_channels: channels of query and key, D.
       dtype: of query, key and value.
       generation: what `device.generation` says.
     """
     bytes_ = jnp.dtype(dtype).itemsize
-    if keys > 128:  # a block of query or key holds all of D: what the table was made for would not fit
+    if (
+        key_channels > 128
+    ):  # a block of query or key holds all of D: what the table was made for would not fit
         block = min(power_of_two(length), 32)
         return Blocks(block, block, 64, 4, 1)
     for (g, d, b, longest), blocks in TABLE.items():
@@ -53,8 +57,8 @@ def choose_blocks(direction: str, length: int, keys: int, dtype: jnp.dtype, gene
 def default_blocks(direction: str, length: int, dtype: jnp.dtype, generation: str) -> Blocks:
     """Blocks that compile without spilled registers for an H200 and an A100 at D = 64, C = 512.
 
-    A line of up to 128 pixels is held whole in 16-bit numbers: its weights are computed once and its
-    inputs read once. float32 products take three times the registers, hence its smaller blocks.
+    In 16-bit dtypes a line of up to 128 pixels is one block: its weights are computed once and its inputs
+    are read once. float32 products take three times the registers, so their blocks are smaller.
     """
     whole = power_of_two(length)
     wide = generation == "hopper"

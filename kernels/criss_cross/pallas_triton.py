@@ -1,16 +1,16 @@
 """Criss-cross attention as fused Pallas Triton kernels, for NVIDIA GPUs from compute capability 8.0.
 
-A column or a row of the image (a *line*) is a small self-attention closed in itself. Two passes go
-over the image, columns first, and each program owns one line or a block of one, so that no attention
-map ever reaches memory and nothing needs atomics:
+Every column and every row of the image (a *line*) is a small self-attention of its own. Two passes go
+over the image, columns first. Each program owns one line or a block of one, so no attention map is
+written to memory and no atomics are needed:
 
     forward    columns: their softmax times V, and its log-sum-exp
                rows:    the same, merged with the columns' result by log-sum-exp, in place
     backward   P again from the joint log-sum-exp, then  dV = P^T dO,  dS = P * (dO V^T - delta),
                dQ = dS K,  dK = dS^T Q,  with delta = rowsum(dO * O); rows add onto the columns' result
 
-Long lines are walked in blocks, channels in chunks, and what is no multiple of a block is masked. A
-column is read where it lies, strided: nothing is transposed in memory. All sums are float32.
+Long lines are processed in blocks and channels in chunks; the part of a block beyond the end is masked.
+A column is read with a stride: nothing is transposed in memory. All sums are float32.
 """
 
 import dataclasses
@@ -29,6 +29,7 @@ from jax.experimental.pallas import triton as plgpu
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from kernels.criss_cross import device
+from kernels.criss_cross.backend import Backend
 from kernels.criss_cross.blocks import Blocks, choose_blocks, power_of_two
 
 _LOG2E = math.log2(math.e)  # the hardware raises 2 to a power, not e
@@ -67,12 +68,12 @@ class _Line:
         return x.ref.at[*self._place(at), x.first + channels], exists
 
     def load(self, x: _Channels, start: Any, pixels: int, channel: Any, chunk: int) -> jax.Array:
-        """[pixels, chunk], zero where there is nothing."""
+        """[pixels, chunk], zero beyond the line and beyond the channels."""
         tile, exists = self._tile(x, start, pixels, channel, chunk)
         return plgpu.load(tile, mask=exists, other=0)
 
     def store(self, x: _Channels, start: Any, channel: Any, tile: jax.Array) -> None:
-        """tile [pixels, chunk], what of it exists."""
+        """tile [pixels, chunk]; the part beyond the line or the channels is not stored."""
         where, exists = self._tile(x, start, tile.shape[0], channel, tile.shape[1])
         plgpu.store(where, tile.astype(x.ref.dtype), mask=exists)
 
@@ -89,32 +90,32 @@ class _Line:
 
 @dataclasses.dataclass(frozen=True)
 class _Kernel:
-    """What is fixed when a pass is compiled."""
+    """The constants of one compiled pass."""
 
     column: bool
     length: int  # of a line
-    keys: int  # D
-    values: int  # C
+    key_channels: int  # D
+    value_channels: int  # C
     images: int
     blocks: Blocks
     interpret: bool
 
     def line(self) -> _Line:
-        """This program's line. Rows take the images last to first: the columns' last are still in L2."""
+        """This program's line. The row pass takes the last image first: it is still in the L2 cache."""
         image = pl.program_id(2)
         image = image if self.column else self.images - 1 - image
         return _Line(image, pl.program_id(1), self.column, self.length)
 
     def split(self, refs: tuple[Any, ...]) -> tuple[_Channels, _Channels, _Channels]:
         """Query, key and value: three arrays, or one that holds their channels in this order."""
-        d, c = self.keys, self.values
+        d, c = self.key_channels, self.value_channels
         if len(refs) == 3:
             return _Channels(refs[0], 0, d), _Channels(refs[1], 0, d), _Channels(refs[2], 0, c)
         return _Channels(refs[0], 0, d), _Channels(refs[0], d, d), _Channels(refs[0], 2 * d, c)
 
     def dot(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """a @ b, summed in float32. float32 factors are split in three TF32 products, error about 1e-6."""
-        if self.interpret:  # not every CPU has products of 16-bit numbers; in float32 they are exact
+        """a @ b, summed in float32. A float32 product is made of three TF32 products, error about 1e-6."""
+        if self.interpret:  # not every CPU multiplies 16-bit matrices; in float32 the products are exact
             a, b = a.astype(jnp.float32), b.astype(jnp.float32)
             return jax.lax.dot(a, b, precision=jax.lax.Precision.HIGHEST)
         split = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if a.dtype == jnp.float32 else None
@@ -122,20 +123,38 @@ class _Kernel:
 
     @property
     def key_chunk(self) -> int:
-        return min(power_of_two(self.keys), 128)
+        return min(power_of_two(self.key_channels), 128)
 
     @property
     def value_chunk(self) -> int:
-        return min(power_of_two(self.values), self.blocks.channels)
+        return min(power_of_two(self.value_channels), self.blocks.channels)
 
-    def load_keys(self, line: _Line, x: _Channels, start: Any, pixels: int) -> list[jax.Array]:
+    def load_block(self, line: _Line, x: _Channels, start: Any, pixels: int) -> list[jax.Array]:
         """All channels of a block of query or key, in chunks [pixels, key_chunk]."""
-        return [line.load(x, start, pixels, d, self.key_chunk) for d in range(0, self.keys, self.key_chunk)]
+        chunk = self.key_chunk
+        return [line.load(x, start, pixels, d, chunk) for d in range(0, self.key_channels, chunk)]
+
+    def energies(
+        self, line: _Line, first_query: Any, queries: list[jax.Array], first_key: Any, keys: list[jax.Array]
+    ) -> jax.Array:
+        """[queries, keys], times log2(e), of the blocks that start at pixels `first_query` and `first_key`.
+
+        It is -inf for a key beyond the line, and for a pixel's own key in its column: the row counts that.
+        The row of a query beyond the line has no meaning.
+        """
+        product = sum(self.dot(q, k.T) for q, k in zip(queries, keys, strict=True)) * _LOG2E
+        seen = line.exists(first_key, self.blocks.key)[None, :]
+        if self.column:
+            query = first_query + jnp.arange(self.blocks.query)[:, None]
+            seen &= query != first_key + jnp.arange(self.blocks.key)[None, :]
+        return jnp.where(seen, product, _NEGATIVE_INFINITY)
 
     def over_values(self, body: Callable[[Any, Any], Any], carry: Any) -> Any:
         """body(first channel, carry) for every chunk of the value channels."""
         chunk = self.value_chunk
-        return jax.lax.fori_loop(0, pl.cdiv(self.values, chunk), lambda n, x: body(n * chunk, x), carry)
+        return jax.lax.fori_loop(
+            0, pl.cdiv(self.value_channels, chunk), lambda n, x: body(n * chunk, x), carry
+        )
 
     def over_line(self, block: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
         """body(first pixel, carry) for every block of the line."""
@@ -147,17 +166,13 @@ def _forward_kernel(*refs: Any, kernel: _Kernel, arrays: int) -> None:
     query, key, value = kernel.split(refs[:arrays])
     out, lse = refs[-2:]
     line, blocks = kernel.line(), kernel.blocks
-    out = _Channels(out, 0, kernel.values)
+    out = _Channels(out, 0, kernel.value_channels)
     start = pl.program_id(0) * blocks.query
-    queries = kernel.load_keys(line, query, start, blocks.query)
+    queries = kernel.load_block(line, query, start, blocks.query)
 
-    def energy(first: Any) -> jax.Array:  # [query, key], times log2(e)
-        keys = kernel.load_keys(line, key, first, blocks.key)
-        product = sum(kernel.dot(q, k.T) for q, k in zip(queries, keys, strict=True)) * _LOG2E
-        seen = line.exists(first, blocks.key)[None, :]
-        if kernel.column:  # the row counts the pixel itself
-            seen &= start + jnp.arange(blocks.query)[:, None] != first + jnp.arange(blocks.key)[None, :]
-        return jnp.where(seen, product, _NEGATIVE_INFINITY)
+    def energies_from(first: Any) -> jax.Array:
+        keys = kernel.load_block(line, key, first, blocks.key)
+        return kernel.energies(line, start, queries, first, keys)
 
     def join(carry: tuple[jax.Array, jax.Array], energies: jax.Array) -> tuple[jax.Array, jax.Array]:
         maximum, total = carry
@@ -169,17 +184,17 @@ def _forward_kernel(*refs: Any, kernel: _Kernel, arrays: int) -> None:
     nothing = jnp.full(blocks.query, _NEGATIVE_INFINITY), jnp.zeros(blocks.query)
     whole_line = kernel.length <= blocks.key
     if whole_line:
-        energies = energy(0)
+        energies = energies_from(0)
         maximum, total = join(nothing, energies)
     else:
-        maximum, total = kernel.over_line(blocks.key, lambda first, x: join(x, energy(first)), nothing)
+        maximum, total = kernel.over_line(blocks.key, lambda first, x: join(x, energies_from(first)), nothing)
     joint = _finite(maximum) + jnp.log2(total)  # -inf for a column of one pixel
     if not kernel.column:
         earlier = line.load_scalars(refs[arrays], start, blocks.query) * _LOG2E
         larger = jnp.maximum(earlier, joint)
         joint = larger + jnp.log2(jnp.exp2(earlier - larger) + jnp.exp2(joint - larger))
         share = jnp.exp2(earlier - joint)[:, None]
-        earlier_out = _Channels(refs[arrays + 1], 0, kernel.values)
+        earlier_out = _Channels(refs[arrays + 1], 0, kernel.value_channels)
     line.store_scalars(lse, start, joint / _LOG2E)
     shift = _finite(joint)[:, None]
 
@@ -190,7 +205,7 @@ def _forward_kernel(*refs: Any, kernel: _Kernel, arrays: int) -> None:
 
     def chunk(channel: Any, _: None) -> None:
         def attend(first: Any, total: jax.Array) -> jax.Array:
-            a = whole if whole_line else weights(energy(first))
+            a = whole if whole_line else weights(energies_from(first))
             return total + kernel.dot(a, line.load(value, first, blocks.key, channel, kernel.value_chunk))
 
         total = jnp.zeros((blocks.query, kernel.value_chunk))
@@ -232,7 +247,7 @@ class _Backward:
             kernel,
             kernel.line(),
             *kernel.split(inputs),
-            _Channels(d_out, 0, kernel.values),
+            _Channels(d_out, 0, kernel.value_channels),
             lse,
             delta,
             *kernel.split(outputs),
@@ -240,46 +255,49 @@ class _Backward:
         )
 
     def keys(self, first: Any) -> list[jax.Array]:
-        return self.kernel.load_keys(self.line, self.key, first, self.kernel.blocks.key)
+        return self.kernel.load_block(self.line, self.key, first, self.kernel.blocks.key)
 
     def queries(self, first: Any) -> list[jax.Array]:
-        return self.kernel.load_keys(self.line, self.query, first, self.kernel.blocks.query)
+        return self.kernel.load_block(self.line, self.query, first, self.kernel.blocks.query)
 
     def upstream(self, first: Any, channel: Any) -> jax.Array:
         kernel = self.kernel
         return self.line.load(self.d_out, first, kernel.blocks.query, channel, kernel.value_chunk)
 
-    def weights(self, query: Any, queries: list[jax.Array], key: Any, keys: list[jax.Array]) -> jax.Array:
-        """P [query, key] for the blocks that start at pixels `query` and `key`."""
-        line, blocks = self.line, self.kernel.blocks
-        energy = sum(self.kernel.dot(q, k.T) for q, k in zip(queries, keys, strict=True)) * _LOG2E
-        lse = line.load_scalars(self.lse, query, blocks.query) * _LOG2E
-        seen = line.exists(query, blocks.query)[:, None] & line.exists(key, blocks.key)[None, :]
-        if self.kernel.column:
-            seen &= query + jnp.arange(blocks.query)[:, None] != key + jnp.arange(blocks.key)[None, :]
-        # No weight is above 1; the rounding of large energies must not say so.
-        return jnp.where(seen, jnp.exp2(jnp.minimum(energy - lse[:, None], 0.0)), 0.0)
+    def weights(
+        self, first_query: Any, queries: list[jax.Array], first_key: Any, keys: list[jax.Array]
+    ) -> jax.Array:
+        """P [queries, keys] of the blocks that start at pixels `first_query` and `first_key`.
 
-    def d_weights(self, query: Any, key: Any, and_then: Callable[..., None] | None = None) -> jax.Array:
-        """dO V^T [query, key]; and_then(channel, dO's chunk) while that is at hand."""
+        The row of a query beyond the line does no harm: its dO, delta and channels are loaded as 0.
+        """
+        energies = self.kernel.energies(self.line, first_query, queries, first_key, keys)
+        lse = self.line.load_scalars(self.lse, first_query, self.kernel.blocks.query) * _LOG2E
+        # No weight is above 1; the rounding of large energies must not say so.
+        return jnp.exp2(jnp.minimum(energies - lse[:, None], 0.0))
+
+    def d_weights(
+        self, first_query: Any, first_key: Any, and_then: Callable[..., None] | None = None
+    ) -> jax.Array:
+        """dO V^T [queries, keys]; calls and_then(channel, chunk of dO) for each chunk that it has loaded."""
         kernel = self.kernel
 
         def chunk(channel: Any, total: jax.Array) -> jax.Array:
-            upstream = self.upstream(query, channel)
+            upstream = self.upstream(first_query, channel)
             if and_then:
                 and_then(channel, upstream)
-            value = self.line.load(self.value, key, kernel.blocks.key, channel, kernel.value_chunk)
+            value = self.line.load(self.value, first_key, kernel.blocks.key, channel, kernel.value_chunk)
             return total + kernel.dot(upstream, value.T)
 
         return kernel.over_values(chunk, jnp.zeros((kernel.blocks.query, kernel.blocks.key)))
 
-    def d_energies(self, query: Any, weights: jax.Array, d_weights: jax.Array) -> jax.Array:
-        """dS = P * (dP - delta) [query, key], in the inputs' dtype."""
-        delta = self.line.load_scalars(self.delta, query, self.kernel.blocks.query)
+    def d_energies(self, first_query: Any, weights: jax.Array, d_weights: jax.Array) -> jax.Array:
+        """dS = P * (dP - delta) [queries, keys], in the inputs' dtype."""
+        delta = self.line.load_scalars(self.delta, first_query, self.kernel.blocks.query)
         return (weights * (d_weights - delta[:, None])).astype(self.query.ref.dtype)
 
     def write(self, which: int, start: Any, channel: Any, tile: jax.Array) -> None:
-        """Gradient number `which` of (query, key, value), onto the columns' where there is one."""
+        """Store gradient number `which` of (query, key, value); add what the column pass wrote, if it did."""
         if self.earlier:
             tile += self.line.load(self.earlier[which], start, tile.shape[0], channel, tile.shape[1])
         self.line.store((self.d_query, self.d_key, self.d_value)[which], start, channel, tile)
@@ -290,14 +308,14 @@ class _Backward:
 
 
 def _backward_line_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -> None:
-    """A line that one block holds: all three gradients, every input read once."""
+    """All three gradients of a line that fits in one block; every input is read once."""
     this = _Backward.of(refs, kernel, arrays, add)
     keys, queries = this.keys(0), this.queries(0)
     transposed = this.weights(0, queries, 0, keys).astype(this.query.ref.dtype).T
     d_weights = this.d_weights(
         0, 0, lambda channel, upstream: this.write(2, 0, channel, kernel.dot(transposed, upstream))
     )
-    # P a second time is cheaper than the registers it would hold through the loop.
+    # P is computed again: to keep it during the loop would take too many registers.
     keys, queries = this.keys(0), this.queries(0)
     d_energies = this.d_energies(0, this.weights(0, queries, 0, keys), d_weights)
     this.write_keys(0, 0, [kernel.dot(d_energies, k) for k in keys])
@@ -347,14 +365,15 @@ def _backward_queries_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool
 
 
 def _passes(
-    direction: str, arrays: tuple[jax.Array, ...], keys: int, blocks: Blocks | None, interpret: bool
+    direction: str, arrays: tuple[jax.Array, ...], key_channels: int, blocks: Blocks | None, interpret: bool
 ) -> Iterator[tuple[_Kernel, Callable[..., tuple[jax.Array, ...]]]]:
     """The pass over columns, then that over rows; each with a launcher for its kernels."""
     batch, height, width, _ = arrays[0].shape
     for column in (True, False):
         length, lines = (height, width) if column else (width, height)
-        cut = blocks or choose_blocks(direction, length, keys, arrays[0].dtype, device.generation())
-        kernel = _Kernel(column, length, keys, _values(arrays, keys), batch, cut, interpret)
+        cut = blocks or choose_blocks(direction, length, key_channels, arrays[0].dtype, device.generation())
+        values = _value_channels(arrays, key_channels)
+        kernel = _Kernel(column, length, key_channels, values, batch, cut, interpret)
 
         def launch(
             body: Callable[..., None],
@@ -366,7 +385,7 @@ def _passes(
             lines: int = lines,
             **static: Any,
         ) -> tuple[jax.Array, ...]:
-            """Runs body for each block of each line of each image; results take the place of `earlier`."""
+            """Run body for each block of each line of each image; the results overwrite `earlier`."""
             name = f"criss_cross{body.__name__.removesuffix('_kernel')}"
             body = functools.partial(body, kernel=kernel, arrays=len(arrays), **static)
             return pl.pallas_call(
@@ -384,8 +403,8 @@ def _passes(
         yield kernel, launch
 
 
-def _values(arrays: tuple[jax.Array, ...], keys: int) -> int:
-    return arrays[-1].shape[-1] - (2 * keys if len(arrays) == 1 else 0)
+def _value_channels(arrays: tuple[jax.Array, ...], key_channels: int) -> int:
+    return arrays[-1].shape[-1] - (2 * key_channels if len(arrays) == 1 else 0)
 
 
 def _like(x: jax.Array, channels: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
@@ -394,15 +413,15 @@ def _like(x: jax.Array, channels: tuple[int, ...], dtype: Any) -> jax.ShapeDtype
 
 
 def forward_passes(
-    arrays: tuple[jax.Array, ...], keys: int, blocks: Blocks | None = None, interpret: bool = False
+    arrays: tuple[jax.Array, ...], key_channels: int, blocks: Blocks | None = None, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """out [B, H, W, C] and the joint log-sum-exp [B, H, W]; arrays as in `attend`."""
     like, dtype = arrays[0], arrays[0].dtype
-    results = (_like(like, (_values(arrays, keys),), dtype), _like(like, (), jnp.float32))
+    results = (_like(like, (_value_channels(arrays, key_channels),), dtype), _like(like, (), jnp.float32))
     found: tuple[jax.Array, ...] = ()
-    for kernel, launch in _passes("forward", arrays, keys, blocks, interpret):
-        # Rows write `out` over the columns', each tile by the threads that read it. Of the log-sum-exp
-        # several threads read the same number, and none may find it overwritten: it is a new array.
+    for kernel, launch in _passes("forward", arrays, key_channels, blocks, interpret):
+        # The row pass overwrites the `out` of the column pass: the threads that read a tile also write it.
+        # The log-sum-exp is a new array, because several threads read the same number of the old one.
         out, lse = tuple(found[:1]), tuple(found[1:])
         found = launch(_forward_kernel, kernel.blocks.query, (*arrays, *lse), out, results)
     return found
@@ -410,7 +429,7 @@ def forward_passes(
 
 def backward_passes(
     arrays: tuple[jax.Array, ...],
-    keys: int,
+    key_channels: int,
     d_out: jax.Array,
     lse: jax.Array,
     delta: jax.Array,
@@ -421,7 +440,7 @@ def backward_passes(
     inputs = (*arrays, d_out, lse, delta)
     results = tuple(_like(x, x.shape[3:], x.dtype) for x in arrays)
     found: tuple[jax.Array, ...] = ()
-    for kernel, launch in _passes("backward", arrays, keys, blocks, interpret):
+    for kernel, launch in _passes("backward", arrays, key_channels, blocks, interpret):
         cut, add = kernel.blocks, not kernel.column
         if kernel.length <= min(cut.query, cut.key):
             found = launch(_backward_line_kernel, cut.key, inputs, found, results, add=add)
@@ -432,10 +451,10 @@ def backward_passes(
 
 
 def _image_by_image(function: Callable[..., Any], rule: str) -> Callable[..., Any]:
-    """`function` of arrays [B, ...], each image for itself, such that vmap and sharding keep it so.
+    """`function` of arrays [B, ...] that treats every image alone, made to work under vmap and sharding.
 
-    vmap makes its axis part of the batch. A batch that is split over devices stays split, each device
-    running the kernels on its own images; anything else that is split is gathered first.
+    vmap's axis becomes part of the batch. A batch that is split over devices stays split: each device
+    runs the kernels on its own images. An array that is split along another axis is gathered first.
     """
     split = custom_partitioning(function)
 
@@ -449,7 +468,7 @@ def _image_by_image(function: Callable[..., Any], rule: str) -> Callable[..., An
     @custom_vmap
     def mapped(*arguments: jax.Array) -> Any:
         by_hand = AxisType.Manual in jax.typeof(arguments[0]).sharding.mesh.axis_types
-        return (function if by_hand else split)(*arguments)  # inside jax.shard_map there is nothing to split
+        return (function if by_hand else split)(*arguments)  # jax.shard_map has split the arrays already
 
     @mapped.def_vmap
     def fold(size: int, batched: list[bool], *arguments: jax.Array) -> tuple[Any, Any]:
@@ -465,7 +484,7 @@ def _image_by_image(function: Callable[..., Any], rule: str) -> Callable[..., An
         sharding = jax.typeof(arguments[0]).sharding
         if AxisType.Explicit not in sharding.mesh.axis_types:
             return mapped(*arguments)
-        # A mesh whose shardings are part of the types asks for its splitting in so many words.
+        # On a mesh with explicit sharding axes the partitioner does not split: jax.shard_map has to.
         batch = PartitionSpec(*sharding.spec[:1])
         here = jax.shard_map(mapped, mesh=sharding.mesh, in_specs=batch, out_specs=batch, check_vma=False)
         return here(*arguments)
@@ -477,40 +496,43 @@ _SHAPES = {1: "b h w p", 3: "b h w d, b h w d, b h w c"}  # of the arrays, packe
 
 
 @functools.cache
-def _forward(arrays: int, keys: int, interpret: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
+def _forward(arrays: int, key_channels: int, interpret: bool) -> Callable[..., tuple[jax.Array, jax.Array]]:
     return _image_by_image(
-        lambda *x: forward_passes(x, keys, interpret=interpret), f"{_SHAPES[arrays]} -> b h w c, b h w"
+        lambda *x: forward_passes(x, key_channels, interpret=interpret),
+        f"{_SHAPES[arrays]} -> b h w c, b h w",
     )
 
 
 @functools.cache
-def _backward(arrays: int, keys: int, interpret: bool) -> Callable[..., tuple[jax.Array, ...]]:
+def _backward(arrays: int, key_channels: int, interpret: bool) -> Callable[..., tuple[jax.Array, ...]]:
     return _image_by_image(
-        lambda *x: backward_passes(x[:arrays], keys, *x[arrays:], interpret=interpret),
+        lambda *x: backward_passes(x[:arrays], key_channels, *x[arrays:], interpret=interpret),
         f"{_SHAPES[arrays]}, b h w c, b h w, b h w -> {_SHAPES[arrays]}",
     )
 
 
-def attend(arrays: tuple[jax.Array, ...], keys: int, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
+def attend(
+    arrays: tuple[jax.Array, ...], key_channels: int, interpret: bool = False
+) -> tuple[jax.Array, jax.Array]:
     """Criss-cross attention and its joint log-sum-exp.
 
     Args:
       arrays: query, key [B, H, W, D] and value [B, H, W, C]; or one array [B, H, W, D + D + C] that
-        holds all three, which is read, and given a gradient, as it is.
-      keys: D.
+        holds all three. The kernels read it, and write its gradient, without slicing it.
+      key_channels: D.
       interpret: run the kernels in Pallas's interpreter, on any device: exact, and slow.
 
     Returns:
       out [B, H, W, C] in the arrays' dtype, and log-sum-exp [B, H, W] in float32.
     """
-    return _attend(_placed_alike(arrays), keys, interpret)
+    return _attend(_placed_alike(arrays), key_channels, interpret)
 
 
 def _placed_alike(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-    """The arrays on the same devices in the same way, out of which JAX derives where gradients are summed.
+    """The arrays with one common placement; from the change JAX derives where it must sum the gradients.
 
-    Inside `jax.shard_map` all vary over the axes over which any does; on a mesh of explicit shardings
-    all are split like the first, along the batch alone.
+    Inside `jax.shard_map` every array becomes varying over the axes over which one of them varies. On a
+    mesh with explicit sharding axes every array is split like the first, along the batch only.
     """
     axes = frozenset().union(*(jax.typeof(x).manual_axis_type.varying for x in arrays))
     missing = [tuple(axes - jax.typeof(x).manual_axis_type.varying) for x in arrays]
@@ -525,23 +547,32 @@ def _placed_alike(arrays: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _attend(arrays: tuple[jax.Array, ...], keys: int, interpret: bool) -> tuple[jax.Array, jax.Array]:
-    return _forward(len(arrays), keys, interpret)(*arrays)
+def _attend(arrays: tuple[jax.Array, ...], key_channels: int, interpret: bool) -> tuple[jax.Array, jax.Array]:
+    return _forward(len(arrays), key_channels, interpret)(*arrays)
 
 
-def _attend_forward(arrays: tuple[jax.Array, ...], keys: int, interpret: bool) -> tuple[Any, Any]:
-    out, lse = _attend(arrays, keys, interpret)
-    # Named, so that `jax.checkpoint` may keep these two and compute the rest again.
+def _attend_forward(arrays: tuple[jax.Array, ...], key_channels: int, interpret: bool) -> tuple[Any, Any]:
+    out, lse = _attend(arrays, key_channels, interpret)
+    # The names let a policy of `jax.checkpoint` keep these two and compute the rest again.
     out, lse = checkpoint_name(out, "criss_cross"), checkpoint_name(lse, "criss_cross")
     return (out, lse), (arrays, out, lse)
 
 
-def _attend_backward(keys: int, interpret: bool, residuals: Any, gradients: Any) -> Any:
+def _attend_backward(key_channels: int, interpret: bool, residuals: Any, gradients: Any) -> Any:
     arrays, out, lse = residuals
     d_out, d_lse = gradients
     # d lse / d energy is the weight itself: its gradient joins delta, with the other sign.
     delta = (d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1) - d_lse
-    return (tuple(_backward(len(arrays), keys, interpret)(*arrays, d_out, lse, delta)),)
+    return (tuple(_backward(len(arrays), key_channels, interpret)(*arrays, d_out, lse, delta)),)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _unavailable() -> str | None:
+    instead = device.no_modern_nvidia_gpu()
+    return instead and f"needs an NVIDIA GPU of compute capability 8.0 or newer, and this is {instead}"
+
+
+BACKEND = Backend(attend, _unavailable)
+INTERPRETED = Backend(functools.partial(attend, interpret=True), automatic=False)

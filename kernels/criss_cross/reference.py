@@ -2,9 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from kernels.criss_cross.backend import Backend, separated
 
 
-def attend(arrays: tuple[jax.Array, ...], keys: int) -> tuple[jax.Array, jax.Array]:
+def attend(
+    arrays: tuple[Float[Array, "B H W _"], ...], key_channels: int
+) -> tuple[Float[Array, "B H W _"], Float[Array, "B H W"]]:
     """See `api`. query, key [B, H, W, D], value [B, H, W, C], or one array of all their channels.
 
     The softmax spans the column's H - 1 keys and the row's W keys without joining them in one
@@ -14,9 +19,9 @@ def attend(arrays: tuple[jax.Array, ...], keys: int) -> tuple[jax.Array, jax.Arr
     Returns:
       out [B, H, W, C] and the log-sum-exp of the energies, [B, H, W] in float32.
     """
-    query, key, value = arrays if len(arrays) == 3 else jnp.split(arrays[0], [keys, 2 * keys], -1)
+    query, key, value = separated(arrays, key_channels)
 
-    def product(equation, a, b):
+    def product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.einsum(
             equation, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
         )
@@ -40,3 +45,6 @@ def attend(arrays: tuple[jax.Array, ...], keys: int) -> tuple[jax.Array, jax.Arr
 
     out = product("bywi,biwc->bywc", weight_col, value) + product("byxj,byjc->byxc", weight_row, value)
     return out.astype(value.dtype), lse
+
+
+BACKEND = Backend(attend)

@@ -2,8 +2,8 @@
 
     python -m kernels.criss_cross.tune [--shapes 8x97x97,2x128x256] [--dtypes bfloat16,float32] [--toy]
 
-For every line length among the shapes, every dtype and both directions: compiles all sensible candidates,
-times each shortly, then the best of them side by side with the default for longer. Ctrl-C ends early and
+For every line length among the shapes, every dtype and both directions, it compiles all sensible candidates,
+times each one shortly, and then times the best of them beside the default for longer. Ctrl-C ends early and
 prints the rows found so far. --toy shows, without a GPU, that the program runs.
 """
 
@@ -21,16 +21,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.criss_cross import bench, device, pallas_triton
+from kernels.criss_cross import bench, bench_cases, device, pallas_triton
+from kernels.criss_cross.bench_cases import DTYPES, Size
 from kernels.criss_cross.blocks import Blocks, default_blocks, power_of_two
+from kernels.measure import Program, interleaved_seconds, jax_clock
 
 DIRECTIONS = ("forward", "backward")
 FINALISTS = 5
-REGISTERS = 160  # numbers of the sums that one thread can hold, of its 255; operands need the rest
+REGISTERS = 160  # of a thread's 255, for unfinished sums; operands need the rest
 
 
 class Effort(NamedTuple):
-    """How long each program is timed: the first look at all of them, and the final."""
+    """How long each program is timed, at first and among the best."""
 
     screening: tuple[int, float]  # rounds, seconds a round
     final: tuple[int, float]
@@ -46,21 +48,21 @@ class Problem(NamedTuple):
 
     direction: str
     dtype: str
-    size: bench.Size
+    size: Size
     candidates: list[Blocks]  # the default is the first
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Direction, dtype and size, for messages."""
         return f"{self.direction} {self.dtype} {self.size.name}"
 
 
-def squares(shapes: Sequence[bench.Size]) -> list[bench.Size]:
+def squares(shapes: Sequence[Size]) -> list[Size]:
     """Square images of the shapes' line lengths, with about as many pixels; shortest first.
 
-    Lengths of one row of the table (97 and 128, say) are told apart by nothing: the first stands for it.
+    Lengths that share a row of the table (97 and 128, for example) give one image, of the first length.
     """
-    found: dict[int, bench.Size] = {}
+    found: dict[int, Size] = {}
     for shape in shapes:
         for length in (shape.height, shape.width):
             batch = max(1, round(shape.pixels / length**2))
@@ -69,18 +71,18 @@ def squares(shapes: Sequence[bench.Size]) -> list[bench.Size]:
     return [found[longest] for longest in sorted(found)]
 
 
-def registers(direction: str, dtype: str, size: bench.Size, blocks: Blocks) -> float:
+def registers(direction: str, dtype: str, size: Size, blocks: Blocks) -> float:
     """About how many numbers of unfinished sums one thread holds."""
-    channels = max(blocks.channels, min(power_of_two(size.keys), 128))
+    channels = max(blocks.channels, min(power_of_two(size.key_channels), 128))
     if direction == "forward":
         held = blocks.query * (blocks.key + channels)
     else:  # weights and their gradient, and the sum of one output
         held = 2 * blocks.query * blocks.key + max(blocks.query, blocks.key) * channels
-    split = 1.5 if dtype == "float32" else 1  # its operands, each in two TF32 parts, take more of the rest
+    split = 1.5 if dtype == "float32" else 1  # each float32 operand is held as two TF32 parts
     return split * held / (32 * blocks.warps)
 
 
-def sensible_blocks(direction: str, dtype: str, size: bench.Size) -> list[Blocks]:
+def sensible_blocks(direction: str, dtype: str, size: Size) -> list[Blocks]:
     """The default, then every candidate that fits the line and the registers and occupies its threads."""
     whole = power_of_two(size.height)
     candidates = itertools.product((32, 64, 128), (32, 64, 128, 256), (32, 64, 128), (4, 8), (1, 2, 3))
@@ -93,7 +95,7 @@ def sensible_blocks(direction: str, dtype: str, size: bench.Size) -> list[Blocks
     return list(dict.fromkeys(chosen))
 
 
-def toy_blocks(direction: str, dtype: str, size: bench.Size) -> list[Blocks]:
+def toy_blocks(direction: str, dtype: str, size: Size) -> list[Blocks]:
     """The default and one more."""
     default = default_blocks(direction, size.height, jnp.dtype(dtype), device.generation())
     return [default, Blocks(16, 16, 16, 4, 1)]
@@ -101,13 +103,13 @@ def toy_blocks(direction: str, dtype: str, size: bench.Size) -> list[Blocks]:
 
 def input_sets(problem: Problem, effort: Effort, interpret: bool) -> list[tuple[jax.Array, ...]]:
     """Several (query, key, value), for backward with d_out, lse and delta."""
-    sets = bench.input_sets(problem.size, problem.dtype, effort.rotation_bytes)
+    sets = bench_cases.input_sets(problem.size, problem.dtype, effort.rotation_bytes)
     if problem.direction == "forward":
         return [x[:3] for x in sets]
 
     @jax.jit
     def with_residuals(*x: jax.Array) -> tuple[jax.Array, ...]:
-        out, lse = pallas_triton.forward_passes(x[:3], problem.size.keys, interpret=interpret)
+        out, lse = pallas_triton.forward_passes(x[:3], problem.size.key_channels, interpret=interpret)
         return *x, lse, (x[3].astype(jnp.float32) * out.astype(jnp.float32)).sum(-1)
 
     return [with_residuals(*x) for x in sets]
@@ -117,13 +119,13 @@ def compiled_passes(
     problem: Problem, blocks: Blocks, inputs: tuple[jax.Array, ...], interpret: bool
 ) -> Callable[..., tuple[jax.Array, ...]] | None:
     """The passes of one direction over columns and rows; None where the GPU has no room for them."""
-    keys = problem.size.keys
+    key_channels = problem.size.key_channels
 
     def forward(*x: jax.Array) -> tuple[jax.Array, ...]:
-        return pallas_triton.forward_passes(x, keys, blocks, interpret=interpret)
+        return pallas_triton.forward_passes(x, key_channels, blocks, interpret=interpret)
 
     def backward(*x: jax.Array) -> tuple[jax.Array, ...]:
-        return pallas_triton.backward_passes(x[:3], keys, *x[3:], blocks, interpret=interpret)
+        return pallas_triton.backward_passes(x[:3], key_channels, *x[3:], blocks, interpret=interpret)
 
     passes = forward if problem.direction == "forward" else backward
     try:
@@ -170,10 +172,10 @@ def compiled_candidates(
 
 
 def agree(results: tuple[jax.Array, ...], wanted: tuple[jax.Array, ...]) -> bool:
-    """Whether a candidate computes what the default does, up to rounding; a compiler can be wrong."""
+    """Whether a candidate's results are the default's, up to rounding: compilers have bugs, too."""
     for result, want in zip(results, wanted, strict=True):
         result, want = np.asarray(result, np.float32), np.asarray(want, np.float32)
-        if not np.abs(result - want).max() <= 0.02 * np.abs(want).max():  # nan is no agreement
+        if not np.abs(result - want).max() <= 0.02 * np.abs(want).max():  # true for nan, too
             return False
     return True
 
@@ -182,8 +184,8 @@ def median_seconds(
     passes: dict[Blocks, Callable[..., Any]], sets: list[tuple[jax.Array, ...]], effort: tuple[int, float]
 ) -> dict[Blocks, float]:
     """Of a call; without those that failed to run."""
-    programs = {blocks: bench.Program(call, sets, bench.jax_clock) for blocks, call in passes.items()}
-    seconds, _ = bench.interleaved_seconds(programs, *effort)
+    programs = {blocks: Program(call, sets, jax_clock) for blocks, call in passes.items()}
+    seconds, _ = interleaved_seconds(programs, *effort)
     return {blocks: float(np.median(x)) for blocks, x in seconds.items()}
 
 
@@ -221,18 +223,18 @@ def rows(problems: list[Problem], effort: Effort, interpret: bool) -> Iterator[s
             yield row
 
 
-def parsed_shapes(text: str) -> list[bench.Size]:
+def parsed_shapes(text: str) -> list[Size]:
     """Of "8x97x97,2x128x256"."""
     shapes = [[int(n) for n in shape.split("x")] for shape in text.split(",")]
     if any(len(shape) != 3 or min(shape) < 1 for shape in shapes):
         raise ValueError(text)
-    return [bench.Size(*shape) for shape in shapes]
+    return [Size(*shape) for shape in shapes]
 
 
 def parsed_dtypes(text: str) -> list[str]:
     """Of "bfloat16,float32"."""
     dtypes = text.split(",")
-    if not set(dtypes) <= set(bench.DTYPES):
+    if not set(dtypes) <= set(DTYPES):
         raise ValueError(text)
     return dtypes
 
@@ -241,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", type=parsed_shapes, help="BxHxW,...; default: those of bench")
-    parser.add_argument("--dtypes", type=parsed_dtypes, default=bench.DTYPES, help="default: both of bench")
+    parser.add_argument("--dtypes", type=parsed_dtypes, default=DTYPES, help="default: both of bench")
     parser.add_argument("--toy", action="store_true", help="two candidates on a tiny image, interpreted")
     flags = parser.parse_args(arguments)
 
@@ -250,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(f"Tuning needs an NVIDIA GPU of compute capability 8.0 or newer; this is {instead}.")
     if flags.toy:
         print("# TOY SIZE: the interpreter's times mean nothing")
-        shapes, effort, candidates = [bench.Size(1, 6, 6, 8, 32)], TOY, toy_blocks
+        shapes, effort, candidates = [Size(1, 6, 6, 8, 32)], TOY, toy_blocks
     else:
         shapes, effort, candidates = flags.shapes or bench.FULL.sizes, FULL, sensible_blocks
     problems = [
@@ -258,7 +260,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for direction, dtype, size in itertools.product(DIRECTIONS, flags.dtypes, squares(shapes))
     ]
     found: list[str] = []
-    with contextlib.suppress(KeyboardInterrupt):  # what is found by then is worth its minutes
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: print the rows found so far
         for row in rows(problems, effort, interpret=flags.toy):
             found.append(row)
     print("\n".join(found))

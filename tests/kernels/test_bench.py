@@ -4,6 +4,8 @@ import math
 import pytest
 
 from kernels.criss_cross import bench, device, tune
+from kernels.criss_cross.bench_cases import DTYPES, Size
+from kernels.criss_cross.bench_limits import Limits, Work, least_work
 from kernels.criss_cross.blocks import Blocks, power_of_two
 
 POSITIVE = ("median_us", "p25_us", "p75_us", "rounds", "bytes", "operations", "floor_us", "memory_bytes")
@@ -15,6 +17,10 @@ def report(tmp_path_factory):
     bench.main(["--toy", "--output", str(path)])
     assert [x.name for x in path.parent.iterdir()] == ["toy.json"]  # nothing is left beside it
     return json.loads(path.read_text())
+
+
+def test_the_report_begins_with_the_common_head(report):
+    assert list(report)[:6] == ["device", "driver", "jax", "commit", "command", "date"]
 
 
 def test_every_case_has_every_implementation(report):
@@ -63,35 +69,21 @@ def test_the_table_says_what_it_is_worth_and_shows_failures(report):
 
 
 def test_least_work_of_the_papers_size():
-    size = bench.Size(8, 97, 97)
-    forward = bench.least_work(size, "bfloat16", "forward")
+    size = Size(8, 97, 97)
+    forward = least_work(size, "bfloat16", "forward")
     assert forward.bytes == 2 * (2 * 75272 * 64 + 2 * 75272 * 512)
     assert forward.operations == 2 * 75272 * 193 * 576
-    both = bench.least_work(size, "bfloat16", "forward+backward")
+    both = least_work(size, "bfloat16", "forward+backward")
     read, written = 75272 * (64 + 64 + 512 + 512 + 512), 75272 * (64 + 64 + 512)
     assert both.bytes == forward.bytes + 2 * (read + written)
     assert both.operations == forward.operations + 2 * 75272 * 193 * (3 * 64 + 2 * 512)
-    assert bench.least_work(size, "float32", "forward").bytes == 2 * forward.bytes
+    assert least_work(size, "float32", "forward").bytes == 2 * forward.bytes
 
 
 def test_the_floor_is_the_slower_of_copying_and_computing():
-    limits = bench.Limits(copy=10.0, matrix={"float32": {"HIGHEST": 2.0, "TF32": 4.0}}, shortest=0.0)
-    assert limits.floor(bench.Work(bytes=100, operations=8), "float32") == 10
-    assert limits.floor(bench.Work(bytes=100, operations=80), "float32") == 20
-
-
-def test_a_program_that_fails_does_not_stop_the_others():
-    def fail():
-        raise RuntimeError("\nout of memory\nwhile allocating")
-
-    programs = {
-        "bad": bench.Program(fail, [()], bench.jax_clock),
-        "good": bench.Program(lambda: 1, [()], bench.jax_clock),
-    }
-    seconds, failures = bench.interleaved_seconds(programs, 3, 0.0)
-    assert failures == {"bad": "out of memory"}
-    assert list(seconds) == ["good"]
-    assert len(seconds["good"]) == 3
+    limits = Limits(copy=10.0, matrix={"float32": {"HIGHEST": 2.0, "TF32": 4.0}}, shortest=0.0)
+    assert limits.floor(Work(bytes=100, operations=8), "float32") == 10
+    assert limits.floor(Work(bytes=100, operations=80), "float32") == 20
 
 
 def test_toy_tuning_prints_rows_for_the_table(capsys):
@@ -130,7 +122,7 @@ def test_candidates_fit_the_line(generation, monkeypatch):
         (1, 512, 512),
     ]
     for direction in tune.DIRECTIONS:
-        for dtype in bench.DTYPES:
+        for dtype in DTYPES:
             for size in squares:
                 default, *others = tune.sensible_blocks(direction, dtype, size)
                 assert len(others) > 10

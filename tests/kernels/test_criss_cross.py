@@ -2,11 +2,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
 from kernels import criss_cross_attention, packed_criss_cross_attention
-from kernels.criss_cross import IMPLEMENTATIONS, device
+from kernels.criss_cross import IMPLEMENTATIONS, Backend, device
+from kernels.criss_cross.backend import separated
 from tests.helpers import fresh_python
 from tests.kernels.criss_cross_loop import criss_cross_loop, criss_cross_loop_gradients
 
@@ -242,6 +244,12 @@ def test_works_inside_shard_map(implementation):
     )
 
 
+@pytest.fixture
+def without_shape_checks(monkeypatch):
+    """As users run it: a check of the annotations would refuse wrong arguments before the op's own check."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
@@ -254,7 +262,7 @@ def test_works_inside_shard_map(implementation):
         (lambda q, k, v: (q[:, :0], k[:, :0], v[:, :0]), ValueError, "query is empty"),
     ],
 )
-def test_wrong_arguments_are_named(change, error, words):
+def test_wrong_arguments_are_named(change, error, words, without_shape_checks):
     query, key, value, _ = inputs((2, 5, 7, 8, 16))
     with pytest.raises(error, match=words):
         criss_cross_attention(*change(query, key, value))
@@ -298,13 +306,13 @@ def test_devices_are_told_apart(platform, name, runs, generation, monkeypatch):
     assert IMPLEMENTATIONS["xla"].unavailable() is None
 
 
-@pytest.mark.parametrize("keys", [0, 8, 20])
-def test_packed_needs_channels_for_all_three(keys):
-    with pytest.raises(ValueError, match=f"keys={keys} must"):
-        packed_criss_cross_attention(jnp.zeros((1, 2, 2, 16)), keys)
+@pytest.mark.parametrize("key_channels", [0, 8, 20])
+def test_packed_needs_channels_for_all_three(key_channels):
+    with pytest.raises(ValueError, match=f"key_channels={key_channels} must"):
+        packed_criss_cross_attention(jnp.zeros((1, 2, 2, 16)), key_channels)
 
 
-def test_without_pallas_triton_only_that_backend_is_gone():
+def test_without_pallas_triton_only_that_backend_is_unavailable():
     code = """if True:
         import sys
         sys.modules["jax.experimental.pallas.triton"] = None
@@ -313,5 +321,39 @@ def test_without_pallas_triton_only_that_backend_is_gone():
         from kernels.criss_cross import IMPLEMENTATIONS
         x = jnp.ones((1, 2, 3, 4))
         print(*IMPLEMENTATIONS, float(criss_cross_attention(x, x, x).mean()))
+        try:
+            criss_cross_attention(x, x, x, implementation="triton")
+        except ValueError as error:
+            print(error)
     """
-    assert fresh_python("-c", code).split() == ["xla", "1.0"]
+    names, sentence = fresh_python("-c", code).splitlines()
+    assert names == "triton triton_interpret xla 1.0"
+    assert "'triton' needs Pallas's Triton backend" in sentence
+    assert "can run ['xla']" in sentence
+
+
+def test_a_backend_from_outside_is_used_by_its_name(monkeypatch):
+    calls = []
+
+    def attend(arrays, key_channels):
+        calls.append((len(arrays), key_channels))
+        query, _, value = separated(arrays, key_channels)
+        return 2 * value, jnp.zeros(query.shape[:3])
+
+    monkeypatch.setitem(IMPLEMENTATIONS, "mine", Backend(attend))
+    query, key, value, _ = inputs((1, 2, 3, 4, 8))
+    got = criss_cross_attention(query, key, value, implementation="mine")
+    np.testing.assert_array_equal(got, 2 * value)
+    packed = jnp.concatenate([query, key, value], -1)
+    np.testing.assert_array_equal(packed_criss_cross_attention(packed, 4, implementation="mine"), 2 * value)
+    assert calls == [(3, 4), (1, 4)]
+    criss_cross_attention(query, key, value)
+    assert len(calls) == 2  # the reference stands before it, so None does not choose it
+
+
+def test_a_backend_from_outside_says_what_it_needs(monkeypatch):
+    mine = IMPLEMENTATIONS["xla"]._replace(unavailable=lambda: "needs a quantum computer")
+    monkeypatch.setitem(IMPLEMENTATIONS, "mine", mine)
+    query, key, value, _ = inputs((1, 2, 2, 4, 4))
+    with pytest.raises(ValueError, match="'mine' needs a quantum computer; this device can run"):
+        criss_cross_attention(query, key, value, implementation="mine")

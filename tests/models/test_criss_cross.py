@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +6,8 @@ import pytest
 
 from ccnet_jax import RCCA, CrissCrossAttention
 from kernels import criss_cross_attention
-from tests.helpers import with_gamma
+from kernels.criss_cross import IMPLEMENTATIONS, Backend
+from tests.helpers import fresh_python, with_gamma
 
 
 @pytest.mark.parametrize("loops", [1, 2, 3])
@@ -39,15 +41,78 @@ def test_layer_is_gamma_times_the_op_plus_its_input():
     np.testing.assert_allclose(CrissCrossAttention().apply(variables, x), wanted, rtol=1e-5, atol=1e-6)
 
 
+class LoopByHand(nn.Module):
+    """RCCA without a scan: the same layer called `loops` times. Older checkpoints come from this form."""
+
+    loops: int
+
+    @nn.compact
+    def __call__(self, x):
+        attention = CrissCrossAttention(name="attention")
+        for _ in range(self.loops):
+            x = attention(x)
+        return x
+
+
+@pytest.mark.parametrize("remat", [False, True])
 @pytest.mark.parametrize("loops", [1, 2, 3])
-def test_loops_apply_the_same_layer_again(loops):
+def test_the_scan_initializes_the_same_parameters_as_the_loop_by_hand(loops, remat):
+    x = jnp.zeros((1, 4, 5, 16))
+    got = RCCA(loops, remat=remat).init(jax.random.key(0), x)
+    want = LoopByHand(loops).init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("loops", [1, 2, 3])
+def test_outputs_and_gradients_equal_those_of_the_loop_by_hand(loops, remat):
     x = jax.random.normal(jax.random.key(1), (1, 4, 5, 16))
-    variables = with_gamma(RCCA(loops).init(jax.random.key(0), x), 0.7)
-    layer = {"params": variables["params"]["attention"]}
-    wanted = x
-    for _ in range(loops):
-        wanted = CrissCrossAttention().apply(layer, wanted)
-    np.testing.assert_allclose(RCCA(loops).apply(variables, x), wanted, rtol=1e-5, atol=1e-5)
+    variables = with_gamma(LoopByHand(loops).init(jax.random.key(0), x), 0.7)
+
+    def results(module):
+        def total(variables, x):
+            out = module.apply(variables, x)
+            return (out**2).sum(), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(variables, x)
+        return out, gradients
+
+    got, want = results(RCCA(loops, remat=remat)), results(LoopByHand(loops))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
+
+
+def test_rcca_works_under_vmap_and_checkpoint():
+    x = jax.random.normal(jax.random.key(1), (3, 1, 4, 5, 16))
+    variables = with_gamma(RCCA(2).init(jax.random.key(0), x[0]), 0.7)
+
+    def loss(x):
+        return (RCCA(2).apply(variables, x) ** 2).sum()
+
+    gradient = jax.jit(jax.grad(loss))
+    wanted = jnp.stack([gradient(one) for one in x])
+    for other in (jax.vmap(jax.grad(loss)), jax.vmap(jax.grad(jax.checkpoint(loss)))):
+        np.testing.assert_allclose(jax.jit(other)(x), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_rcca_uses_a_backend_that_was_added(monkeypatch):
+    def nothing(arrays, key_channels):
+        packed = arrays[0]
+        return jnp.zeros((*packed.shape[:3], packed.shape[3] - 2 * key_channels)), jnp.zeros(packed.shape[:3])
+
+    monkeypatch.setitem(IMPLEMENTATIONS, "nothing", Backend(nothing))
+    x = jax.random.normal(jax.random.key(1), (1, 4, 5, 16))
+    variables = with_gamma(RCCA(2).init(jax.random.key(0), x), 0.7)
+    np.testing.assert_array_equal(RCCA(2, implementation="nothing").apply(variables, x), x)
+
+
+def test_captured_intermediates_hold_every_loop():
+    x = jax.random.normal(jax.random.key(1), (1, 4, 5, 16))
+    variables = with_gamma(RCCA(3).init(jax.random.key(0), x), 0.7)
+    out, state = RCCA(3).apply(variables, x, capture_intermediates=True, mutable="intermediates")
+    (loops,) = state["intermediates"]["attention"]["__call__"]
+    assert loops.shape == (3, *x.shape)
+    np.testing.assert_array_equal(loops[-1], out)
+    np.testing.assert_allclose(loops[0], RCCA(1).apply(variables, x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("remat", [False, True])
@@ -128,3 +193,16 @@ def test_without_a_dtype_the_input_decides(layer):
     out, variables = layer.init_with_output(jax.random.key(0), x)
     assert out.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+
+def test_the_file_works_without_the_rest_of_the_project():
+    code = """if True:
+        import sys
+        sys.modules["ccnet_jax"] = None  # importing it is an error now
+        sys.path.insert(0, "ccnet_jax/models")
+        import jax
+        from criss_cross import RCCA
+        out, _ = RCCA(2).init_with_output(jax.random.key(0), jax.numpy.ones((1, 2, 3, 8)))
+        print(*out.shape)
+    """
+    assert fresh_python("-c", code).split() == ["1", "2", "3", "8"]

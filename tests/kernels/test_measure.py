@@ -1,0 +1,92 @@
+import datetime
+import json
+import os
+import subprocess
+
+import jax
+import pytest
+
+from kernels import measure
+from kernels.measure import Program, interleaved_seconds, jax_clock
+from kernels.whole_file import whole_file, write_whole
+from tests.helpers import fresh_python
+
+
+def test_a_program_that_fails_does_not_stop_the_others():
+    def fail():
+        raise RuntimeError("\nout of memory\nwhile allocating")
+
+    programs = {
+        "bad": Program(fail, [()], jax_clock),
+        "good": Program(lambda: 1, [()], jax_clock),
+    }
+    seconds, failures = interleaved_seconds(programs, 3, 0.0)
+    assert failures == {"bad": "out of memory"}
+    assert list(seconds) == ["good"]
+    assert len(seconds["good"]) == 3
+
+
+def test_the_head_says_where_when_and_by_which_code(tmp_path):
+    code = """if True:
+        import json
+        from kernels.measure import result_head
+        print(json.dumps(result_head()))
+    """
+    head = json.loads(fresh_python("-c", code))
+    assert list(head) == ["device", "driver", "jax", "commit", "command", "date"]
+    assert head["device"].startswith("cpu, ")
+    assert head["jax"] == jax.__version__
+    assert head["command"].startswith("python -c ")
+    assert datetime.datetime.fromisoformat(head["date"]).tzinfo is not None
+
+
+def test_the_head_names_the_device_it_is_given():
+    assert measure.result_head("NVIDIA H200")["device"] == "NVIDIA H200"
+
+
+def test_the_commit_is_marked_where_files_differ(tmp_path, monkeypatch):
+    def git(*arguments):
+        subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True
+        )
+
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert measure.commit() is None
+    file = tmp_path / "a"
+    file.write_text("1")
+    for arguments in (["init", "-q"], ["add", "a"], ["commit", "-qm", "a"]):
+        git(*arguments)
+    clean = measure.commit()
+    assert len(clean) == 40
+    file.write_text("2")
+    assert measure.commit() == f"{clean}-dirty"
+
+
+def test_a_machine_without_nvidias_driver_has_none(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert measure.driver() is None
+
+
+def test_a_result_is_written_whole_into_a_new_folder(tmp_path):
+    path = tmp_path / "new" / "result.json"
+    measure.write_result(path, {"device": "x", "rows": [1]})
+    assert json.loads(path.read_text()) == {"device": "x", "rows": [1]}
+    assert os.listdir(path.parent) == ["result.json"]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    path = tmp_path / "file"
+    write_whole(path, "old")
+
+    def write_half():
+        with whole_file(path) as temporary:
+            temporary.write_text("half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert path.read_text() == "old"
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["file"]
