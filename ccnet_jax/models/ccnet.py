@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32
 
 from ccnet_jax.models.backbones import BACKBONES, BackboneSettings
 from ccnet_jax.models.backbones.resnet import STEMS
@@ -138,7 +138,7 @@ class CCNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: UInt8[Array | np.ndarray, "B H W 3"] | Float[Array | np.ndarray, "B H W 3"],
+        images: Array | np.ndarray,  # of any shape and dtype: `check_images` says what is wrong with them
         train: bool = False,
         upsample: bool = True,
     ) -> tuple[Float32[Array, "B rows columns classes"], Float32[Array, "B rows columns classes"] | None]:
