@@ -104,7 +104,7 @@ def opencv_crop(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) 
         top = rng.integers(max(label.shape[0] - CROP[0], 0) + 1)
         left = rng.integers(max(label.shape[1] - CROP[1], 0) + 1)
         window = label[top : top + CROP[0], left : left + CROP[1]]
-        counts = np.bincount(window.ravel(), minlength=256)[: sources.VOID]
+        counts = np.bincount(window.ravel(), minlength=256)[: VOID]
         if np.count_nonzero(counts) > 1 and counts.max() < CAT_MAX_RATIO * counts.sum():
             break
     return image[top : top + CROP[0], left : left + CROP[1]], window
@@ -134,14 +134,14 @@ def opencv_distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image
 
 
-def grain_batches(source: sources.FolderSource, workers: int) -> Iterator[Any]:
+def grain_batches(source: FolderSource, workers: int) -> Iterator[Any]:
     """This project's batches."""
     data = {"fit": None, "scale": SCALE, "short_sides": None, "crop": CROP, "cat_max_ratio": CAT_MAX_RATIO}
     data |= {"flip": True, "distort": True, "workers": workers}
     return pipeline.train_batches(source, ml_collections.ConfigDict(data), BATCH, seed=0)
 
 
-def torch_batches(source: sources.FolderSource, workers: int) -> Iterator[Any]:
+def torch_batches(source: FolderSource, workers: int) -> Iterator[Any]:
     """The DataLoader's batches."""
     dataset = OpenCVDataset(source.pairs, cityscapes.LABELS.label_ids)
     endless = torch.utils.data.RandomSampler(dataset, num_samples=10**7)
@@ -175,11 +175,11 @@ def milliseconds(function: Callable[[int], Any], count: int = 24) -> float:
     return 1e3 * (time.perf_counter() - started) / count
 
 
-def stages(source: sources.FolderSource) -> dict[str, dict[str, float]]:
+def stages(source: FolderSource) -> dict[str, dict[str, float]]:
     """{stage: {"here", "opencv"}}: milliseconds of one sample, each stage on its own."""
     pairs = [source.read(i) for i in range(min(len(source), 8))]
     classes = cityscapes.LABELS
-    decoded = [classes.decode(*pair, "image", "label") for pair in pairs]
+    decoded = [decode_sample(classes, *pair, "image", "label") for pair in pairs]
     images, labels = ([sample[key] for sample in decoded] for key in ("image", "label"))
     count = len(pairs)
 
@@ -193,7 +193,7 @@ def stages(source: sources.FolderSource) -> dict[str, dict[str, float]]:
     crops = [np.ascontiguousarray(image[: CROP[0], : CROP[1]]) for image in images]
     two = {
         "read and decode": (
-            lambda i: classes.decode(*source.read(i % count), "image", "label"),
+            lambda i: decode_sample(classes, *source.read(i % count), "image", "label"),
             lambda i: opencv_decode(
                 *(path.read_bytes() for path in source.pairs[i % count]), classes.label_ids
             ),
@@ -221,7 +221,7 @@ def stages(source: sources.FolderSource) -> dict[str, dict[str, float]]:
     }
 
 
-def decoders(source: sources.FolderSource) -> dict[str, dict[str, float]]:
+def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
     """{"png" or "jpeg": {decoder: milliseconds a 2048x1024 picture}}."""
     pngs = [source.read(i)[0] for i in range(4)]
     jpegs = [cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(p, np.uint8), 1))[1].tobytes() for p in pngs]
@@ -246,7 +246,7 @@ def decoders(source: sources.FolderSource) -> dict[str, dict[str, float]]:
     }
 
 
-def measured(source: sources.FolderSource, workers: list[int], rounds: int, count: int) -> dict[str, Any]:
+def measured(source: FolderSource, workers: list[int], rounds: int, count: int) -> dict[str, Any]:
     """{workers: {"here", "opencv", "ratio"}}: medians over the rounds, a second and worker."""
     makers = {"here": grain_batches, "opencv": torch_batches}
     result = {}

@@ -7,7 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, Float32
 
 from ccnet_jax.models.backbones import BACKBONES, BackboneSettings
 from ccnet_jax.models.backbones.resnet import STEMS
@@ -137,14 +137,14 @@ class CCNet(nn.Module):
     @nn.compact
     def __call__(
         self,
-        images: UInt8[Array | np.ndarray, "B H W 3"] | Float[Array | np.ndarray, "B H W 3"],
+        images: Array | np.ndarray,  # of any shape and dtype: `check_images` says what is wrong with them
         train: bool = False,
         upsample: bool = True,
     ) -> tuple[Float32[Array, "B rows columns classes"], Float32[Array, "B rows columns classes"] | None]:
         """RGB pictures to logits of the same size.
 
         Args:
-          images: [B, H, W, 3], 0 to 255, uint8 or floating; H and W from 32.
+          images: [B, H, W, 3], 0 to 255, uint8 or floating.
           train: use and update batch statistics, drop channels (rng "dropout"), run the auxiliary head.
           upsample: to the pictures' size; False leaves the logits as the heads give them, [B, h, w,
             num_classes] with an eighth of each side.
@@ -153,7 +153,7 @@ class CCNet(nn.Module):
           logits [B, H, W, num_classes] in float32, and the auxiliary head's, None unless training.
 
         Raises:
-          ValueError: images of another shape, or smaller than 32 pixels a side.
+          ValueError: images of another shape.
           TypeError: images of another dtype.
         """
         check_images(images)

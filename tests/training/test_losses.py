@@ -3,68 +3,145 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax.training.losses import cross_entropy, ohem_cross_entropy
+from ccnet_jax.training.losses import LOSSES, LossConfig, cross_entropy, ohem_cross_entropy
+
+CLASSES = 5
+WEIGHTS = (0.5, 2.0, 0.0, 1.0, 3.0)
 
 
-def sample(shape=(2, 9, 11), classes=5, seed=0):
+def sample(shape=(2, 9, 11), seed=0):
+    """Logits and labels, a fifth of which are void."""
     rng = np.random.default_rng(seed)
-    logits = rng.standard_normal((*shape, classes)).astype(np.float32) * 3
-    labels = rng.integers(0, classes, shape).astype(np.uint8)
+    logits = rng.standard_normal((*shape, CLASSES)).astype(np.float32) * 3
+    labels = rng.integers(0, CLASSES, shape).astype(np.uint8)
     labels[rng.random(shape) < 0.2] = 255
-    return logits, labels
+    return jnp.asarray(logits), jnp.asarray(labels)
 
 
 def log_probabilities(logits, labels):
-    """log p of the true class of each valid pixel, in float64."""
-    logits = logits.astype(np.float64)
+    """log p of all classes [pixels, classes] in float64, and the labels [pixels], of the valid pixels."""
+    logits, labels = np.asarray(logits, np.float64), np.asarray(labels)
     valid = labels != 255
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    return np.take_along_axis(log_p[valid], labels[valid][:, None].astype(int), -1)[:, 0]
+    return log_p[valid], labels[valid].astype(int)
 
 
-def test_cross_entropy_is_the_mean_over_valid_pixels():
+def pytorchs_mean(log_p, labels, weights=None, smoothing=0.0):
+    """CrossEntropyLoss(weight, label_smoothing) by PyTorch's documentation, pixel by pixel."""
+    weights = np.ones(CLASSES) if weights is None else np.array(weights)
+    total = 0.0
+    for pixel, label in zip(log_p, labels, strict=True):
+        target = np.full(CLASSES, smoothing / CLASSES)
+        target[label] += 1 - smoothing
+        total -= (weights * target * pixel).sum()
+    return total / weights[labels].sum()
+
+
+def hardest(log_p, labels, threshold, kept):
+    """The pixels that are at most as probable as the threshold, and at least the `kept` least probable."""
+    log_p_true = log_p[np.arange(len(labels)), labels]
+    order = np.argsort(log_p_true)
+    count = max((np.exp(log_p_true) <= threshold).sum(), min(kept, len(labels)))
+    return log_p[order[:count]], labels[order[:count]]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_cross_entropy_is_pytorchs_mean_over_valid_pixels(weights, smoothing):
     logits, labels = sample()
     np.testing.assert_allclose(
-        cross_entropy(logits, labels), -log_probabilities(logits, labels).mean(), rtol=1e-5
+        cross_entropy(logits, labels, weights, smoothing),
+        pytorchs_mean(*log_probabilities(logits, labels), weights, smoothing),
+        rtol=1e-5,
     )
 
 
-def test_cross_entropy_gradient_is_softmax_minus_one_hot_and_zero_on_void():
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+def test_cross_entropy_gradient_is_softmax_minus_one_hot_and_zero_on_void(weights):
     logits, labels = sample()
-    gradient = np.asarray(jax.grad(cross_entropy)(jnp.asarray(logits), labels), np.float64)
-    valid = labels != 255
-    softmax = np.exp(logits.astype(np.float64))
+    gradient = np.asarray(jax.grad(cross_entropy)(logits, labels, weights), np.float64)
+    valid = np.asarray(labels != 255)
+    softmax = np.exp(np.asarray(logits, np.float64))
     softmax /= softmax.sum(-1, keepdims=True)
-    wanted = (softmax - np.eye(5)[np.where(valid, labels, 0)]) * valid[..., None] / valid.sum()
-    np.testing.assert_allclose(gradient, wanted, atol=1e-7)
+    pixel_weights = np.array(weights or np.ones(CLASSES))[np.where(valid, labels, 0)] * valid
+    wanted = (softmax - np.eye(CLASSES)[np.where(valid, labels, 0)]) * pixel_weights[..., None]
+    np.testing.assert_allclose(gradient, wanted / pixel_weights.sum(), atol=1e-7)
 
 
-def test_a_batch_of_void_costs_nothing():
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("settings", [{}, {"class_weights": WEIGHTS, "label_smoothing": 0.1}])
+def test_a_batch_of_void_costs_nothing(name, settings):
     logits, labels = sample()
-    labels[:] = 255
-    for loss in (cross_entropy, ohem_cross_entropy):
-        value, gradient = jax.value_and_grad(loss)(jnp.asarray(logits), labels)
-        assert float(value) == 0
-        assert not gradient.any()
+    loss = LOSSES[name](LossConfig(name=name, **settings))
+    value, gradient = jax.value_and_grad(loss)(logits, jnp.full_like(labels, 255))
+    assert float(value) == 0
+    assert not gradient.any()
 
 
-def ohem_by_sorting(logits, labels, threshold, kept):
-    """Keep what is at most as probable as the threshold, and at least the `kept` least probable."""
-    log_p = np.sort(log_probabilities(logits, labels))
-    kept = min(kept, len(log_p))
-    count = max((np.exp(log_p) <= threshold).sum(), kept)
-    return -log_p[:count].mean()
+def test_pixels_of_classes_without_weight_cost_nothing():
+    logits, labels = sample()
+    assert float(cross_entropy(logits, jnp.full_like(labels, WEIGHTS.index(0.0)), WEIGHTS)) == 0
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.3, 0.7])
 @pytest.mark.parametrize("min_kept", [1, 30, 70, 10_000])
-def test_ohem_keeps_the_hard_pixels(threshold, min_kept):
+@pytest.mark.parametrize(("weights", "smoothing"), [(None, 0.0), (WEIGHTS, 0.0), (WEIGHTS, 0.2)])
+def test_ohem_is_the_mean_over_the_hard_pixels(threshold, min_kept, weights, smoothing):
     logits, labels = sample()
-    got = ohem_cross_entropy(jnp.asarray(logits), labels, threshold, min_kept)
-    np.testing.assert_allclose(got, ohem_by_sorting(logits, labels, threshold, 2 * min_kept), rtol=1e-5)
+    got = ohem_cross_entropy(logits, labels, threshold, min_kept, weights, smoothing)
+    hard = hardest(*log_probabilities(logits, labels), threshold, 2 * min_kept)
+    np.testing.assert_allclose(got, pytorchs_mean(*hard, weights, smoothing), rtol=1e-5)
 
 
 def test_ohem_differs_from_plain_cross_entropy_where_pixels_are_easy():
     logits, labels = sample()
-    hard = ohem_cross_entropy(jnp.asarray(logits), labels, 0.3, 1)
+    hard = ohem_cross_entropy(logits, labels, 0.3, 1)
     assert float(hard) > float(cross_entropy(logits, labels))
+
+
+def cross_entropy_of_earlier_versions(logits, labels):
+    valid = labels != 255
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    losses = jnp.where(valid, jax.nn.logsumexp(logits, -1) - (logits * one_hot).sum(-1), 0)
+    return losses.sum() / jnp.maximum(valid.sum(), 1)
+
+
+def ohem_of_earlier_versions(logits, labels, threshold=0.7, min_kept=20):
+    valid = labels != 255
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    losses = jnp.where(valid, jax.nn.logsumexp(logits, -1) - (logits * one_hot).sum(-1), 0)
+    probability = jax.lax.stop_gradient(jnp.where(valid, jnp.exp(-losses), jnp.inf))
+    kept = jnp.minimum(min_kept * labels.shape[0], valid.sum())
+    hardest = jnp.sort(probability.ravel())[jnp.maximum(kept, 1) - 1]
+    hard = valid & (probability <= jnp.maximum(threshold, hardest))
+    return (losses * hard).sum() / jnp.maximum(hard.sum(), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "earlier"),
+    [("cross_entropy", cross_entropy_of_earlier_versions), ("ohem", ohem_of_earlier_versions)],
+)
+def test_without_weights_and_smoothing_the_bits_are_those_of_earlier_versions(name, earlier):
+    logits, labels = sample()
+    loss = LOSSES[name](LossConfig(name=name, ohem_min_kept=20))
+    now, before = (jax.jit(jax.value_and_grad(f))(logits, labels) for f in (loss, earlier))
+    jax.tree.map(np.testing.assert_array_equal, now, before)
+
+
+def test_the_settings_reach_the_loss():
+    logits, labels = sample()
+    config = LossConfig(class_weights=WEIGHTS, label_smoothing=0.3, ohem_threshold=0.2, ohem_min_kept=7)
+    assert LOSSES["cross_entropy"](config)(logits, labels) == cross_entropy(logits, labels, WEIGHTS, 0.3)
+    wanted = ohem_cross_entropy(logits, labels, 0.2, 7, WEIGHTS, 0.3)
+    assert LOSSES["ohem"](config)(logits, labels) == wanted
+
+
+def test_class_weights_that_cannot_be_used_get_a_sentence():
+    assert LossConfig().complaints() == LossConfig().complaints_for(19) == []
+    config = LossConfig(class_weights=WEIGHTS)
+    assert config.complaints() == config.complaints_for(CLASSES) == []
+    assert config.complaints_for(19) == [
+        "config.loss.class_weights has 5 numbers, but the data set has 19 classes; give one number for each "
+        "class, or None"
+    ]
+    assert "are all 0" in LossConfig(class_weights=(0.0, 0.0)).complaints()[0]

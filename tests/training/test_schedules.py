@@ -1,0 +1,58 @@
+import math
+
+import numpy as np
+import optax
+import pytest
+
+from ccnet_jax.training.schedules import SCHEDULES, ScheduleConfig, build_schedule
+
+
+def rates(schedule, steps):
+    return np.array([float(schedule(step)) for step in steps])
+
+
+@pytest.mark.parametrize("minimum", [0.0, 1e-4])
+def test_poly_rate(minimum):
+    config = ScheduleConfig(schedule="poly", learning_rate=0.1, min_learning_rate=minimum, power=0.9)
+    steps = np.array([0, 1, 17, 39, 40])
+    wanted = (0.1 - minimum) * (1 - steps / 40) ** 0.9 + minimum
+    np.testing.assert_allclose(rates(build_schedule(config, 40), steps), wanted, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("minimum", [0.0, 1e-4])
+def test_cosine_rate(minimum):
+    config = ScheduleConfig(schedule="cosine", learning_rate=0.1, min_learning_rate=minimum)
+    steps = np.array([0, 1, 17, 39, 40])
+    wanted = [(0.1 - minimum) * (1 + math.cos(math.pi * step / 40)) / 2 + minimum for step in steps]
+    np.testing.assert_allclose(rates(build_schedule(config, 40), steps), wanted, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_after_a_linear_rise_the_schedule_takes_the_remaining_steps(name):
+    config = ScheduleConfig(schedule=name, learning_rate=0.1, min_learning_rate=1e-3, warmup_steps=8)
+    schedule = build_schedule(config, 40)
+    np.testing.assert_allclose(rates(schedule, range(8)), np.arange(8) / 8 * 0.1, rtol=1e-6, atol=1e-9)
+    wanted = rates(SCHEDULES[name](config, 32), range(33))
+    np.testing.assert_array_equal(rates(schedule, range(8, 41)), wanted)
+    np.testing.assert_allclose([wanted[0], wanted[-1]], [0.1, 1e-3], rtol=1e-5)
+
+
+def test_the_default_has_the_bits_of_earlier_versions():
+    config = ScheduleConfig(min_learning_rate=1e-4)
+    earlier = optax.polynomial_schedule(1e-2, 1e-4, 0.9, transition_steps=100)
+    np.testing.assert_array_equal(rates(build_schedule(config, 100), range(101)), rates(earlier, range(101)))
+
+
+def test_a_warmup_that_leaves_no_updates_gets_a_sentence():
+    config = ScheduleConfig(warmup_steps=40)
+    assert config.complaints_for(41) == ScheduleConfig().complaints_for(1) == []
+    assert config.complaints_for(40) == [
+        "config.optimizer.warmup_steps=40 must be less than config.steps=40; make it smaller, or train longer"
+    ]
+    with pytest.raises(ValueError, match="warmup_steps=40"):
+        build_schedule(config, 40)
+
+
+def test_rates_that_rise_get_a_sentence():
+    assert ScheduleConfig().complaints() == []
+    assert "must be at most" in ScheduleConfig(min_learning_rate=0.1).complaints()[0]

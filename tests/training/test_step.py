@@ -1,0 +1,72 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.training.losses import LossConfig, cross_entropy, ohem_cross_entropy
+from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
+from ccnet_jax.training.step import initial_state, make_loss, make_train_step
+
+NETWORK = CCNet(3, 10, "mmseg", "none", width=0.125)
+
+
+def batch():
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, (2, 32, 40)).astype(np.uint8)
+    label[:, :3] = 255
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (2, 32, 40, 3)).astype(np.uint8)),
+        "label": jnp.asarray(label),
+    }
+
+
+class FixedLogits(CCNet):
+    """A network whose parameters are the logits of its heads."""
+
+    def apply(self, variables, images, **options):
+        return variables["params"], {"batch_stats": {}}
+
+
+def test_both_heads_have_the_same_weights_and_smoothing():
+    weights, smoothing = (1.0, 2.0, 0.5), 0.2
+    logits, auxiliary = jax.random.normal(jax.random.key(0), (2, 2, 32, 40, 3)) * 3
+    config = LossConfig(
+        name="ohem",
+        auxiliary_weight=0.3,
+        class_weights=weights,
+        label_smoothing=smoothing,
+        ohem_threshold=0.2,
+        ohem_min_kept=5,
+    )
+    loss, (metrics, _) = make_loss(FixedLogits(3), config)(
+        (logits, auxiliary), {}, batch(), jax.random.key(0)
+    )
+    labels = batch()["label"]
+    main = ohem_cross_entropy(logits, labels, 0.2, 5, weights, smoothing)
+    assert metrics["main_loss"] == main
+    assert metrics["auxiliary_loss"] == cross_entropy(auxiliary, labels, weights, smoothing)
+    np.testing.assert_allclose(loss, main + 0.3 * metrics["auxiliary_loss"], rtol=1e-6)
+
+
+def test_class_weights_of_another_number_of_classes_get_a_sentence():
+    with pytest.raises(ValueError, match=r"class_weights has 2 numbers, but the data set has 3 classes"):
+        make_train_step(
+            NETWORK, build_optimizer(OptimizerConfig(), 4), LossConfig(class_weights=(1.0, 2.0)), 0
+        )
+
+
+def test_steps_lower_the_loss_and_warming_up_begins_at_rest():
+    config = OptimizerConfig(
+        name="adamw", schedule="cosine", warmup_steps=1, clip_norm=1.0, learning_rate=1e-3
+    )
+    optimizer = build_optimizer(config, 8)
+    state = jax.jit(lambda: initial_state(NETWORK, optimizer, 0))()
+    before = jax.tree.map(np.asarray, state.variables["params"])
+    step = make_train_step(NETWORK, optimizer, LossConfig(class_weights=(1.0, 2.0, 0.5)), 0)
+    state, first = step(state, batch())
+    jax.tree.map(np.testing.assert_array_equal, state.variables["params"], before)  # the first rate is 0
+    for _ in range(6):
+        state, last = step(state, batch())
+    assert int(state.step) == 7
+    assert float(last["main_loss"]) < float(first["main_loss"])
