@@ -116,11 +116,13 @@ def open_layout(root: pathlib.Path, layout: Layout, split: str, val_share: float
             )
         return dataclasses.replace(whole, pairs=pairs, layout=f"{whole.layout}, val_share={val_share}")
     if not layout.has_splits and split != "train":
-        raise MissingSplit(
-            f"{root} has no split {split!r} ({layout} has no splits)"
-            + ("; --config.data.val_share=0.1 makes val of a tenth of the pictures" if split == "val" else "")
-        )
+        raise MissingSplit(f"{root} has no split {split!r}, because {layout} are not divided{_hint(split)}")
     return _files(root, layout, split)
+
+
+def _hint(split: str) -> str:
+    """How to make a missing split."""
+    return "; --config.data.val_share=0.1 makes val of a tenth of the pictures" if split == "val" else ""
 
 
 def hash_share(name: str) -> float:
@@ -192,16 +194,31 @@ def _existing(root: pathlib.Path, pattern: str, split: str) -> pathlib.Path | No
     return None
 
 
+def _split_names(root: pathlib.Path, layout: Layout) -> list[str]:
+    """The names for which the pictures of a layout exist."""
+    pattern = layout.names or layout.images
+    before, _, after = pattern.partition("{split}")
+    folder, _, prefix = before.rpartition("/")
+    suffix = after.partition("/")[0]
+    names = []
+    for path in _folders(root / (folder or "."), files=True):
+        name = path.name.removeprefix(prefix).removesuffix(suffix)
+        if path.name == prefix + name + suffix and (root / pattern.replace("{split}", name)).exists():
+            names.append(name)
+    return names
+
+
 # ------------------------------------------------------------------- files
 
 
 def _files(root: pathlib.Path, layout: Layout, split: str) -> Split:
     images, labels, names = _paths(root, layout, split)
     if images is None:
-        existing = [name for name in SPELLINGS if _paths(root, layout, name)[0] is not None]
+        existing = _split_names(root, layout)
         raise MissingSplit(
-            f"{root} has no split {split!r} ({layout} exists for {', '.join(existing) or 'no split'})"
-            + ("; --config.data.val_share=0.1 makes val of a tenth of train" if split == "val" else "")
+            f"{root} has no split {split!r}: {layout.names or layout.images} exists for "
+            f"{', '.join(existing) or 'no name'}; --config.data.train_split and eval_split choose by name"
+            f"{_hint(split)}"
         )
     if labels is None and split in ("train", "val"):
         wanted = root / layout.labels.replace("{split}", split)

@@ -244,7 +244,7 @@ def _occurring(numbers: np.ndarray) -> dict[int, int]:
 
 
 def _size_in_header(picture: pathlib.Path) -> Size | None:
-    """(height, width) of a picture, upright, by its header alone; None where Pillow does not find it there."""
+    """(height, width) of a picture, upright, by its header; None where Pillow does not find it there."""
     try:
         with Image.open(picture) as opened:
             width, height = opened.size
