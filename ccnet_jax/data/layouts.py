@@ -154,7 +154,8 @@ def _usual_layouts(root: pathlib.Path) -> Iterator[Layout]:
         yield Layout(picture, label)
     if splits:
         yield Layout("{split}", "{split}")
-    yield Layout(".", ".")
+    if _split_mixed([path for path in _folders(root, files=True) if path.is_file()])[1]:
+        yield Layout(".", ".")
 
 
 def _known(names: list[str], wanted: tuple[str, ...]) -> list[str]:

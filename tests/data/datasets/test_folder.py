@@ -87,6 +87,14 @@ def test_usual_layouts_are_found(tmp_path, layout):
         open_folder(tmp_path, "test")
 
 
+@pytest.mark.parametrize("label", ["{}.png", "{}_mask.png"])
+def test_pictures_and_labels_in_one_folder(tmp_path, label):
+    for i in range(20):
+        write_pair(tmp_path / f"{i}.jpg", tmp_path / label.format(i), i)
+    parts = [open_folder(tmp_path, split, val_share=0.3) for split in ("train", "val")]
+    assert sorted(names(parts[0]) + names(parts[1])) == sorted(map(str, range(20)))
+
+
 @pytest.mark.parametrize("lists", ["ImageSets/Segmentation", "ImageSets", "."])
 def test_lists_assign_pictures_to_splits(tmp_path, lists):
     for i in range(4):
@@ -580,3 +588,8 @@ def test_other_data_sets_refuse_the_keys_of_folder(name):
     assert DataConfig(name=name).complaints() == []
     (complaint,) = DataConfig(name=name, val_share=0.1).complaints()
     assert complaint == f"config.data.val_share is for data.name=folder; {name} needs none: leave it None"
+
+
+def test_tfds_has_splits_of_its_own():
+    (complaint,) = DataConfig(name="folder", source="tfds", val_share=0.1).complaints()
+    assert complaint.startswith("config.data.val_share is for data.source=folder; leave it None")
