@@ -88,8 +88,8 @@ class DataConfig(Location):
             )
         if self.source == "tfds":
             found += [
-                f"config.data.{key} is for data.source=folder; leave it None, and name parts of TFDS splits as "
-                "train[:90%]"
+                f"config.data.{key} is for data.source=folder; leave it None, and name a part of a TFDS "
+                "split as train[:90%]"
                 for key in ("images", "labels", "val_share")
                 if getattr(self, key) is not None
             ]

@@ -48,12 +48,12 @@ Result = TypeVar("Result")
 
 
 class OwnPictures(FolderSource):
-    """The pictures of a split with what is to be said about them.
+    """The pictures of a split, with what `summary` prints about them.
 
     Args:
       files: of the split.
       classes: of the label files.
-      origin: where the classes are from, for people.
+      origin: where the classes are from, for messages.
     """
 
     def __init__(self, files: Split, classes: Classes, origin: str):
@@ -88,7 +88,7 @@ def summary(source: Source) -> str:
     Counts the classes in at most `COUNTED` labels, and compares sizes of pictures and labels.
 
     Raises:
-      UserError: all labels are void, a label holds what is no class, or differs from its picture in size.
+      UserError: all labels are void, or a label holds what is no class or has another size than its picture.
     """
     if not isinstance(source, OwnPictures):
         return ""
