@@ -86,6 +86,13 @@ class DataConfig(Location):
                 "config.data.features is for TFDS data sets: set --config.data.source=tfds too, or leave it "
                 "None"
             )
+        if self.source == "tfds":
+            found += [
+                f"config.data.{key} is for data.source=folder; leave it None, and name a part of a TFDS "
+                "split as train[:90%]"
+                for key in ("images", "labels", "val_share")
+                if getattr(self, key) is not None
+            ]
         named = DATASETS.get(self.name)
         if self.source == "folder" and named is not None and named.classes is not None:
             found += [

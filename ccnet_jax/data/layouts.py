@@ -58,7 +58,7 @@ class Split:
 
     Attributes:
       pairs: {name: (picture, label)}; the label is None where the split has no labels.
-      layout: the folders, for people.
+      layout: the names of the folders, for messages.
       warnings: sentences on what was left out.
     """
 
@@ -116,11 +116,13 @@ def open_layout(root: pathlib.Path, layout: Layout, split: str, val_share: float
             )
         return dataclasses.replace(whole, pairs=pairs, layout=f"{whole.layout}, val_share={val_share}")
     if not layout.has_splits and split != "train":
-        raise MissingSplit(
-            f"{root} has no split {split!r} ({layout} has no splits)"
-            + ("; --config.data.val_share=0.1 makes val of a tenth of the pictures" if split == "val" else "")
-        )
+        raise MissingSplit(f"{root} has no split {split!r}, because {layout} are not divided{_hint(split)}")
     return _files(root, layout, split)
+
+
+def _hint(split: str) -> str:
+    """How to make a missing split."""
+    return "; --config.data.val_share=0.1 makes val of a tenth of the pictures" if split == "val" else ""
 
 
 def hash_share(name: str) -> float:
@@ -152,7 +154,8 @@ def _usual_layouts(root: pathlib.Path) -> Iterator[Layout]:
         yield Layout(picture, label)
     if splits:
         yield Layout("{split}", "{split}")
-    yield Layout(".", ".")
+    if _split_mixed([path for path in _folders(root, files=True) if path.is_file()])[1]:
+        yield Layout(".", ".")
 
 
 def _known(names: list[str], wanted: tuple[str, ...]) -> list[str]:
@@ -192,22 +195,40 @@ def _existing(root: pathlib.Path, pattern: str, split: str) -> pathlib.Path | No
     return None
 
 
+def _split_names(root: pathlib.Path, layout: Layout) -> list[str]:
+    """The names for which the pictures of a layout exist."""
+    pattern = layout.names or layout.images
+    before, _, after = pattern.partition("{split}")
+    folder, _, prefix = before.rpartition("/")
+    suffix = after.partition("/")[0]
+    names = []
+    for path in _folders(root / (folder or "."), files=True):
+        name = path.name.removeprefix(prefix).removesuffix(suffix)
+        if path.name == prefix + name + suffix and (root / pattern.replace("{split}", name)).exists():
+            names.append(name)
+    return names
+
+
 # ------------------------------------------------------------------- files
 
 
 def _files(root: pathlib.Path, layout: Layout, split: str) -> Split:
+    """The files of a split that has a folder or a list of its own. Raises as `open_layout`."""
     images, labels, names = _paths(root, layout, split)
     if images is None:
-        existing = [name for name in SPELLINGS if _paths(root, layout, name)[0] is not None]
+        existing = _split_names(root, layout)
         raise MissingSplit(
-            f"{root} has no split {split!r} ({layout} exists for {', '.join(existing) or 'no split'})"
-            + ("; --config.data.val_share=0.1 makes val of a tenth of train" if split == "val" else "")
+            f"{root} has no split {split!r}: {layout.names or layout.images} exists for "
+            f"{', '.join(existing) or 'no name'}; --config.data.train_split and eval_split choose by name"
+            f"{_hint(split)}"
         )
     if labels is None and split in ("train", "val"):
         wanted = root / layout.labels.replace("{split}", split)
         raise UserError(f"{images} holds pictures but {wanted} is not a folder of their labels; {_SET}")
-    where = " and ".join(str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-                         for path in (images, labels) if path is not None)  # fmt: skip
+    folders = [path for path in (images, labels) if path is not None]
+    where = " and ".join(
+        str(path.relative_to(root) if path.is_relative_to(root) else path) for path in folders
+    )
     return _paired(images, labels, names, where, own_labels="{split}" in layout.labels)
 
 
@@ -224,16 +245,16 @@ def _paired(
     if images == labels:
         picture_files, label_files = _split_mixed(picture_files)
     warnings = []
-    pictures, complaint = _by_name(images, picture_files, PICTURE_SUFFIXES)
-    warnings += complaint
+    pictures, left_out = _by_name(images, picture_files, PICTURE_SUFFIXES)
+    warnings += left_out
     if not pictures:
         raise UserError(f"{images} holds no picture ({', '.join(PICTURE_SUFFIXES)} are read); add them")
     if names is not None:
         pictures = _listed(pictures, images, names)
     if labels is None:
         return Split({name: (path, None) for name, path in pictures.items()}, where, tuple(warnings))
-    found, complaint = _by_name(labels, label_files, LABEL_SUFFIXES)
-    warnings += complaint
+    found, left_out = _by_name(labels, label_files, LABEL_SUFFIXES)
+    warnings += left_out
     if not found:
         lossy = [path for path in label_files if path.suffix.lower() in _LOSSY]
         reason = f" ({lossy[0].name} is lossy, which changes class ids)" if lossy else ""
@@ -249,13 +270,11 @@ def _paired(
     if 2 * len(alone) > len(pictures):
         raise UserError(
             f"{len(alone)} of the {len(pictures)} pictures in {images} have no label in {labels}: there is "
-            f"no {pairs_name(alone[0], images)}.png for {alone[0].name}, but for example "
+            f"no {name_in(alone[0], images)}.png for {alone[0].name}, but for example "
             f"{next(iter(found.values())).name}; give both the same name, or correct the folders"
         )
     if alone:
-        warnings.append(
-            f"{len(alone)} pictures in {images} have no label and are left out: {_examples(alone)}"
-        )
+        warnings.append(f"{images}: {len(alone)} without a label, left out ({_examples(alone)})")
     if own_labels and names is None:
         used = {label for _, label in pairs.values()}
         unused = [path for name, path in found.items() if path not in used and not _extends(name, pictures)]
@@ -265,7 +284,7 @@ def _paired(
                 f"{_examples(unused)}; put the pictures back, or remove these labels"
             )
         if unused:
-            warnings.append(f"{len(unused)} labels in {labels} have no picture: {_examples(unused)}")
+            warnings.append(f"{labels}: {len(unused)} without a picture, left out ({_examples(unused)})")
     return Split(pairs, where, tuple(warnings))
 
 
@@ -280,7 +299,7 @@ def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found)
 
 
-def pairs_name(path: pathlib.Path, folder: pathlib.Path) -> str:
+def name_in(path: pathlib.Path, folder: pathlib.Path) -> str:
     """What a picture and its label have in common: the path below the folder, without suffix."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
@@ -300,7 +319,7 @@ def _by_name(
         elif path.suffix.lower() not in suffixes:
             unread += [path] if path.suffix.lower() not in _NO_PICTURES else []
         else:
-            name = pairs_name(path, folder)
+            name = name_in(path, folder)
             if name in by_name:
                 raise UserError(
                     f"{by_name[name]} and {path} have one name, so that it is not clear which belongs to "
@@ -310,13 +329,13 @@ def _by_name(
     warnings = []
     if of_a_mac:
         warnings.append(
-            f"{len(of_a_mac)} files in {folder} hold what macOS notes about pictures and are left out: "
-            f"{_examples(of_a_mac)}"
+            f"{folder}: {len(of_a_mac)} left out that hold only what macOS notes about files "
+            f"({_examples(of_a_mac)})"
         )
     if unread:
         warnings.append(
-            f"{len(unread)} files in {folder} are left out, because only {', '.join(suffixes)} are read: "
-            f"{_examples(unread)}"
+            f"{folder}: {len(unread)} left out, because only {', '.join(suffixes)} are read "
+            f"({_examples(unread)})"
         )
     return by_name, warnings
 

@@ -51,11 +51,15 @@ def summary(data: DataConfig, source: Source, split: str | None = None) -> str:
     """
     name = data.name if split is None else f"{data.name}, {split}"
     lines = [f"{name}: {len(source):,} pictures"]
-    known = DATASETS.get(data.name) if data.source == "folder" else None
-    if known is not None and known.summary is not None:
+    if has_summary(data):
         parts = source.parts if isinstance(source, JoinedSource) else [source]
-        lines += [line for part in parts for line in known.summary(part).splitlines()]
+        lines += [line for part in parts for line in DATASETS[data.name].summary(part).splitlines()]
     return "\n  ".join(lines)
+
+
+def has_summary(data: DataConfig) -> bool:
+    """Whether the data set says more of itself than the number of its pictures."""
+    return data.source == "folder" and data.name in DATASETS and DATASETS[data.name].summary is not None
 
 
 def train_batches(

@@ -63,10 +63,11 @@ def main() -> None:
     evaluated = pipeline.open_source(data, data.eval_split)
     print(pipeline.summary(data, evaluated, data.eval_split))
 
-    pixels, sizes, count = statistics(source, arguments.counted)
-    print(f"of {data.train_split}, {count} pictures read (--counted):")
-    print(sizes_text(sizes))
-    print(class_table(source.classes, pixels))
+    if not pipeline.has_summary(data):
+        pixels, sizes, count = statistics(source, arguments.counted)
+        print(f"of {data.train_split}, {count} pictures counted (--counted):")
+        print(sizes_text(sizes))
+        print(class_table(source.classes, pixels))
 
     crops = first_crops(source, config, arguments.crops)
     sheet = figures.contact_sheet(crops["image"], crops["label"], source.classes, source.palette)

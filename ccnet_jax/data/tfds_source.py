@@ -30,7 +30,7 @@ _FEATURES = "--config.data.features=IMAGE,LABEL"
 
 
 class TfdsSource:
-    """A `Source` of a split's records; it can be pickled, and then opens its files anew.
+    """A `Source` of a split's records; it can be pickled, and then opens its files again.
 
     Args:
       title: of the data set and split, for complaints.

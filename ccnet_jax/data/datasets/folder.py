@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from ccnet_jax.data.class_files import MOST, NamedClass, classes_of, read_class_file
-from ccnet_jax.data.images import decode_indices, decode_label, label_pixels, read_bytes
+from ccnet_jax.data.images import decode_indices, decode_label, decode_sample, label_pixels, read_bytes
 from ccnet_jax.data.layouts import SPELLINGS, Layout, Split, find_layout, open_layout
 from ccnet_jax.data.sources import DataSet, FolderSource, Location, MissingSplit, Source, data_folder
 from ccnet_jax.data.statistics import class_table
@@ -48,12 +48,12 @@ Result = TypeVar("Result")
 
 
 class OwnPictures(FolderSource):
-    """The pictures of a split with what is to be said about them.
+    """The pictures of a split, with what `summary` prints about them.
 
     Args:
       files: of the split.
       classes: of the label files.
-      origin: where the classes are from, for people.
+      origin: where the classes are from, for messages.
     """
 
     def __init__(self, files: Split, classes: Classes, origin: str):
@@ -88,7 +88,7 @@ def summary(source: Source) -> str:
     Counts the classes in at most `COUNTED` labels, and compares sizes of pictures and labels.
 
     Raises:
-      UserError: all labels are void, a label holds what is no class, or differs from its picture in size.
+      UserError: all labels are void, or a label holds what is no class or has another size than its picture.
     """
     if not isinstance(source, OwnPictures):
         return ""
@@ -212,12 +212,8 @@ def _class_counts(classes: Classes, image: pathlib.Path, label: pathlib.Path) ->
     else:
         indices = decode_indices(classes, read_bytes(label), label, _REMEDY)
         size, counts = indices.shape, _occurring(indices)
-    seen = _upright_size(image)
-    if seen is not None and seen != size:
-        raise UserError(
-            f"{image} is {seen[1]}x{seen[0]} pixels (upright, by its EXIF data) but its label {label} is "
-            f"{size[1]}x{size[0]}; make them the same size"
-        )
+    if _size_in_header(image) != size:  # decoding takes longer, and raises the sentence
+        decode_sample(classes, read_bytes(image), read_bytes(label), image, label, _REMEDY)
     return size, counts
 
 
@@ -247,12 +243,13 @@ def _occurring(numbers: np.ndarray) -> dict[int, int]:
     return {int(number): int(counts[number]) for number in np.flatnonzero(counts)}
 
 
-def _upright_size(picture: pathlib.Path) -> Size | None:
-    """(height, width) of a picture by its header, None where Pillow cannot tell."""
+def _size_in_header(picture: pathlib.Path) -> Size | None:
+    """(height, width) of a picture, upright, by its header; None where Pillow does not find it there."""
     try:
         with Image.open(picture) as opened:
             width, height = opened.size
-            turned = opened.getexif().get(_ORIENTATION) in _TURNED
+            # of a PNG Pillow would decode all pixels to find the EXIF data behind them
+            turned = opened.format == "JPEG" and opened.getexif().get(_ORIENTATION) in _TURNED
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return None
     return (width, height) if turned else (height, width)

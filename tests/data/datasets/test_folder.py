@@ -87,6 +87,14 @@ def test_usual_layouts_are_found(tmp_path, layout):
         open_folder(tmp_path, "test")
 
 
+@pytest.mark.parametrize("label", ["{}.png", "{}_mask.png"])
+def test_pictures_and_labels_in_one_folder(tmp_path, label):
+    for i in range(20):
+        write_pair(tmp_path / f"{i}.jpg", tmp_path / label.format(i), i)
+    parts = [open_folder(tmp_path, split, val_share=0.3) for split in ("train", "val")]
+    assert sorted(names(parts[0]) + names(parts[1])) == sorted(map(str, range(20)))
+
+
 @pytest.mark.parametrize("lists", ["ImageSets/Segmentation", "ImageSets", "."])
 def test_lists_assign_pictures_to_splits(tmp_path, lists):
     for i in range(4):
@@ -116,7 +124,9 @@ def test_any_other_layout_is_two_patterns(tmp_path):
         open_folder(tmp_path, images="a/shots/{split}")
     with pytest.raises(UserError, match="has a {split} but config.data.images='a/shots/day' has none"):
         open_folder(tmp_path, images="a/shots/day", labels="b/{split}")
-    with pytest.raises(MissingSplit, match="has no split 'dusk'"):
+    with pytest.raises(
+        MissingSplit, match="no split 'dusk': a/shots/{split} exists for day, night; --config.d"
+    ):
         open_folder(tmp_path, "dusk", **patterns)
     with pytest.raises(UserError, match="a/shots/day holds pictures but .* is not a folder|no split"):
         open_folder(tmp_path, "train", images="a/shots/day", labels="c")
@@ -164,7 +174,7 @@ def test_a_share_of_train_becomes_val_and_stays_it(tmp_path):
 
 def test_val_share_where_there_is_a_train_folder_only(tmp_path):
     write_usual(tmp_path, ("train",), count=20)
-    with pytest.raises(MissingSplit, match="val_share=0.1 makes val of a tenth of train"):
+    with pytest.raises(MissingSplit, match="exists for train; .*val_share=0.1 makes val of a tenth"):
         open_folder(tmp_path, "val")
     parts = [open_folder(tmp_path, split, val_share=0.3) for split in ("train", "val")]
     assert sorted(names(parts[0]) + names(parts[1])) == sorted(map(str, range(20)))
@@ -481,15 +491,14 @@ def test_what_is_left_out_is_counted(tmp_path):
     warnings = [line.strip() for line in lines if "warning" in line]
     assert lines[0] == "folder, train: 3 pictures"
     images, labels = tmp_path / "images/train", tmp_path / "labels/train"
-    wanted = [
-        f"warning: 1 files in {images} hold what macOS notes about pictures and are left out: ._3.png",
-        f"warning: 1 files in {images} are left out, because only .jpg, .jpeg, .png, .tif, .tiff, .bmp, "
-        ".webp are read: photo.heic",
-        f"warning: 1 files in {labels} hold what macOS notes about pictures and are left out: ._3.png",
-        f"warning: 1 pictures in {images} have no label and are left out: 0.png",
-        f"warning: 1 labels in {labels} have no picture: 4.png",
+    mac, read = "1 left out that hold only what macOS notes about files (._3.png)", layouts.PICTURE_SUFFIXES
+    assert warnings == [
+        f"warning: {images}: {mac}",
+        f"warning: {images}: 1 left out, because only {', '.join(read)} are read (photo.heic)",
+        f"warning: {labels}: {mac}",
+        f"warning: {images}: 1 without a label, left out (0.png)",
+        f"warning: {labels}: 1 without a picture, left out (4.png)",
     ]
-    assert warnings == wanted
 
 
 def test_a_split_of_one_class_is_warned_about(tmp_path):
@@ -578,3 +587,8 @@ def test_other_data_sets_refuse_the_keys_of_folder(name):
     assert DataConfig(name=name).complaints() == []
     (complaint,) = DataConfig(name=name, val_share=0.1).complaints()
     assert complaint == f"config.data.val_share is for data.name=folder; {name} needs none: leave it None"
+
+
+def test_tfds_has_splits_of_its_own():
+    (complaint,) = DataConfig(name="folder", source="tfds", val_share=0.1).complaints()
+    assert complaint.startswith("config.data.val_share is for data.source=folder; leave it None")

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax import config as configuration
+from ccnet_jax import config_files
+from ccnet_jax.config import parse
+from ccnet_jax.config_files import ConfigName
 from ccnet_jax.data.datasets import streets
 from ccnet_jax.data.datasets.streets import (
     CLASSES,
@@ -16,7 +18,8 @@ from ccnet_jax.data.datasets.streets import (
     Streets,
     draw_scene,
 )
-from tests.helpers import load_config, with_gamma
+from ccnet_jax.models.config import build_network
+from tests.helpers import with_gamma
 
 SIGNALS = [CLASSES.index("red signal"), CLASSES.index("green signal")]
 CONTEXT = [CLASSES.index(name) for name in CONTEXT_CLASSES]
@@ -86,7 +89,8 @@ def test_only_the_signal_tells_the_pairs_apart():
 @pytest.mark.parametrize(("context", "sees"), [("none", False), ("rcca", True)])
 def test_the_demo_network_sees_the_signal_only_through_its_context_module(context, sees):
     """The gradient of far logits at the signal's pixels: exactly zero without a context module."""
-    model = configuration.build_model(load_config("demo", model__context=context), len(CLASSES))
+    config = parse(config_files.load(ConfigName.of("demo")), {"model.context": context})
+    model = build_network(config.model, len(CLASSES), config.dtype)
     image = jnp.asarray(Streets("train")[0]["image"][None], jnp.float32)
     if np.isin(Streets("train")[0]["label"][:, WIDTH // 2 :], SIGNALS).any():
         image = image[:, :, ::-1]
