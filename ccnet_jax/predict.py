@@ -12,6 +12,7 @@ predictions with these numbers of loops.
 
 import collections
 import pathlib
+from collections.abc import Sequence
 
 from ccnet_jax import command_line, figures
 from ccnet_jax.errors import UserError
@@ -24,7 +25,7 @@ _KINDS = ("", "-overlay", "-figure", "-attention", "-loops")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def pictures(paths: list[str]) -> dict[str, pathlib.Path]:
+def pictures(paths: Sequence[str]) -> dict[str, pathlib.Path]:
     """The files to label, by the names that their results get: {name: file}.
 
     Args:

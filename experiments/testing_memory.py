@@ -17,7 +17,6 @@ import jax  # isort: skip
 import jax.numpy as jnp
 import tqdm
 
-from ccnet_jax import CCNet
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows
 from ccnet_jax.evaluation.upsampling import (
     Upsampling,
@@ -26,6 +25,7 @@ from ccnet_jax.evaluation.upsampling import (
     row_blocks,
     upsampling_matrices,
 )
+from ccnet_jax.models.ccnet import CCNet
 from kernels.criss_cross import bench
 
 RESULTS = pathlib.Path(__file__).parents[1] / "experiments" / "results"

@@ -96,7 +96,7 @@ def add_upsampled(
         padded = jnp.pad(scores(logits), ((0, 0), (0, missing), (0, 0), (0, 0)))
         return total + padded.reshape(total.shape)
 
-    def add_block(i: int, total: jax.Array) -> jax.Array:
+    def add_block(i: jax.Array, total: jax.Array) -> jax.Array:
         block = _upsampled_block(logits, upsampling.rows[i], upsampling.columns)
         return total.at[:, i].add(scores(block))
 
