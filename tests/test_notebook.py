@@ -44,5 +44,5 @@ def test_the_manual_s_python_runs(folder, monkeypatch, capsys):
     assert names["prediction"].label.shape == names["label"].shape == (96, 192)
     assert names["maps"].shape == (2, 12, 24)
     out = capsys.readouterr().out
-    assert ", as if white were 1, but the network takes 0 to 255; multiply them by 255" in out
+    assert "images are float64 from 0.00784 to 0.929, as if white were 1, " in out
     assert "slide 64x64/43x43 | whole, ms-flip" in out
