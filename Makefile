@@ -1,5 +1,6 @@
 # make demo   set up, train on the built-in scenes, evaluate, write pictures
 # make test   set up, lint, run every test
+# make test-fast   the tests that need no training and no large network: less than 90 seconds on two cores
 # PYTHON=python3.12 picks the interpreter; each version has an environment of its own, and one for tests:
 # the CUDA plugin in it compiles for GPUs without one, and complains where a program looks for one to run on.
 
@@ -9,8 +10,11 @@ VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python
 DEV := .venv/$(VERSION)-dev
 DEMO := runs/demo
+FAST := tests/test_floors.py tests/test_config.py tests/test_docs.py tests/test_progress.py tests/figures \
+  tests/run tests/training tests/data/test_sources.py tests/data/test_transforms.py \
+  tests/evaluation/test_metrics.py tests/evaluation/test_test_mode.py tests/evaluation/test_upsampling.py
 
-.PHONY: demo test lint format setup clean check-python
+.PHONY: demo test test-fast lint format setup clean check-python
 
 demo: $(VENV)/.installed
 	@$(RUN) -m ccnet_jax.train --config configs/demo.py --workdir $(DEMO)
@@ -20,6 +24,9 @@ demo: $(VENV)/.installed
 test: $(DEV)/.installed lint
 	$(DEV)/bin/python -m pytest -n 2
 
+test-fast: $(DEV)/.installed
+	$(DEV)/bin/python -m pytest -n 2 $(FAST)
+
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
@@ -27,6 +34,7 @@ lint: $(DEV)/.installed
 format: $(DEV)/.installed
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
+	$(DEV)/bin/python -m ccnet_jax.config_table
 
 setup: $(VENV)/.installed
 

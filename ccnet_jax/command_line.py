@@ -108,7 +108,7 @@ def config_name(arguments: argparse.Namespace) -> ConfigName | None:
 
 
 def config_of(arguments: argparse.Namespace) -> tuple[ConfigName, Config]:
-    """The name of the config on the command line, and the config with its changes, checked. Raises UserError."""
+    """The name of the config on the command line, and the checked config. Raises UserError."""
     name = config_name(arguments)
     if name is None:
         raise UserError(
@@ -154,7 +154,7 @@ def whole_numbers(flag: str, text: str, wanted: str) -> tuple[int, ...]:
 
 
 def pair(flag: str, text: str, wanted: str) -> tuple[int, int]:
-    """ "200,310" as (200, 310). Raises UserError where the text is not two whole numbers, as `wanted` says."""
+    """ "200,310" as (200, 310), two whole numbers as `wanted` says. Raises UserError for other texts."""
     first, second = whole_numbers(flag, text, wanted)
     return first, second
 

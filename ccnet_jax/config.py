@@ -7,14 +7,13 @@ an old run's config.json lacks, what two configs of one run may differ in, and t
 
 import ast
 import dataclasses
-import os
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
-from ccnet_jax.data.config import LARGEST, SMALLEST, DataConfig
+from ccnet_jax.data.config import LARGEST, SMALLEST, DataConfig, does_not_fit_memory
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.config import ModelConfig
@@ -74,6 +73,7 @@ class Config:
         found = []
         for group in (self.data, self.model, self.optimizer, self.loss):
             found += group.complaints()
+        found += self.optimizer.complaints_for(self.steps)
         window, stride = self.eval_window, self.eval_stride
         if (window is None) != (stride is None):
             found.append("config.eval_window and config.eval_stride go together: set both or neither")
@@ -82,13 +82,8 @@ class Config:
                 f"config.eval_stride={stride} leaves gaps between windows of {window}; make it at most the "
                 "window"
             )
-        height, width = self.data.crop or (SMALLEST, SMALLEST)
-        needed, memory = self.batch_size * height * width * 4, _memory()  # three colours and a label
-        if needed > memory:
-            found.append(
-                f"config.batch_size={self.batch_size} needs {needed / 1e9:,.1f} GB for one batch of "
-                f"pictures, and this machine has {memory / 1e9:,.1f} GB; make it smaller"
-            )
+        if complaint := does_not_fit_memory(self.batch_size, self.data.crop or (SMALLEST, SMALLEST)):
+            found.append(complaint)
         return found
 
     def test_mode(self, ms_flip: bool = False) -> TestMode:
@@ -127,7 +122,6 @@ _ELSEWHERE = {
     "crop_size": "data.crop",
     "rotate": "data.flip",
     "recurrence": "model.loops",
-    "backbone": "model.depth",
     "precision": "dtype",
     "aux_weight": "loss.auxiliary_weight",
 }
@@ -138,20 +132,17 @@ def default() -> ml_collections.ConfigDict:
     return to_config_dict(Config())
 
 
-def to_config_dict(config: Any) -> ml_collections.ConfigDict:
-    """A `Config`, or a group of it, as the ConfigDict that `parse` reads."""
-    values = {}
-    keys = {key.name: key for key in keys_of(type(config)) if "." not in key.name}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            values[field.name] = to_config_dict(value)
-        elif value is None:
-            hint = plain(keys[field.name].hint)
-            values[field.name] = config_dict.placeholder(tuple if is_tuple(hint) else hint)
-        else:
-            values[field.name] = value
-    return ml_collections.ConfigDict(values)
+def to_config_dict(config: Config) -> ml_collections.ConfigDict:
+    """A `Config` as the ConfigDict that `parse` reads; it takes no key that does not exist."""
+    result = ml_collections.ConfigDict(to_dict(config))
+    for name, value in flat(result).items():
+        if value is None:  # a placeholder keeps the type: a wrong value is refused where it is assigned
+            hint = plain(KEYS[name].hint)
+            group, _, leaf = name.rpartition(".")
+            (result[group] if group else result)[leaf] = config_dict.placeholder(
+                tuple if is_tuple(hint) else hint
+            )
+    return result.lock()
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -311,8 +302,3 @@ def _unknown(name: str) -> str:
     suggestion = nearest(name, KEYS) or nearest(leaf, [key.rpartition(".")[2] for key in KEYS])
     groups = dict.fromkeys(key.split(".")[0] for key in KEYS)
     return f"config.{name} does not exist; the config has {', '.join(groups)}{suggestion}"
-
-
-def _memory() -> int:
-    """Bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -6,6 +6,7 @@ import pathlib
 import sys
 import types
 
+import cloudpickle
 import ml_collections
 
 from ccnet_jax.errors import UserError
@@ -71,6 +72,7 @@ def module_of(path: pathlib.Path) -> types.ModuleType:
         raise UserError(f"{path} is no Python file; name one that ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    cloudpickle.register_pickle_by_value(module)  # a data worker cannot import it by its name
     try:
         spec.loader.exec_module(module)
     except Exception as error:

@@ -7,25 +7,34 @@ UNKNOWN = 254  # in a table of label ids: no such id
 
 
 class Classes:
-    """The classes of a data set, and what the numbers in its label files mean.
+    """The classes of a data set, and what the label files hold.
 
     Args:
       names: of the classes.
       palette: uint8 [len(names), 3] RGB.
       label_ids: [256] uint8 table from the files' numbers to indices into `names`, `VOID`, or `UNKNOWN`
         for those that the data set does not have; None where the files hold the indices and 255.
+      label_colours: {(red, green, blue): index or `VOID`} of label files that are colour pictures; None where
+        colour pictures are no label files.
 
     Attributes:
-      names, palette, label_ids: as given.
+      names, palette, label_ids, label_colours: as given.
       numbers: uint8 [len(names)], the number that stands for each class in the label files.
     """
 
-    def __init__(self, names: tuple[str, ...], palette: np.ndarray, label_ids: np.ndarray | None = None):
+    def __init__(
+        self,
+        names: tuple[str, ...],
+        palette: np.ndarray,
+        label_ids: np.ndarray | None = None,
+        label_colours: dict[tuple[int, int, int], int] | None = None,
+    ):
         if label_ids is None:
             label_ids = np.full(256, UNKNOWN, np.uint8)
             label_ids[: len(names)] = np.arange(len(names))
             label_ids[VOID] = VOID
-        self.names, self.palette, self.label_ids = names, palette, label_ids
+        self.names, self.palette = names, palette
+        self.label_ids, self.label_colours = label_ids, label_colours
         self.numbers = np.array([np.argmax(label_ids == i) for i in range(len(names))], np.uint8)
 
 

@@ -120,7 +120,7 @@ class Key:
             "at most": setting.at_most,
             "below": setting.below,
         }
-        return " and ".join(f"{word} {bound:g}" for word, bound in words.items() if bound is not None)
+        return " and ".join(f"{word} {_spelled(bound)}" for word, bound in words.items() if bound is not None)
 
 
 def keys_of(group: type, prefix: str = "") -> Iterator[Key]:
@@ -190,6 +190,11 @@ def numbers_in(value: Any) -> list[float]:
     if isinstance(value, tuple):
         return [number for item in value for number in numbers_in(item)]
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def _spelled(number: float) -> str:
+    """Whole numbers in full, others in a few digits."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

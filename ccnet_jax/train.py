@@ -53,6 +53,10 @@ def train(config: Config, run: RunFolder) -> None:
     check_devices(config)
     train_source = pipeline.open_source(config.data, config.data.train_split)
     eval_source = pipeline.open_source(config.data, config.data.eval_split) if config.eval_every else None
+    check_classes(config, train_source)
+    say(pipeline.summary(config.data, train_source, config.data.train_split))
+    if eval_source is not None:
+        say(pipeline.summary(config.data, eval_source, config.data.eval_split))
     prepare_folder(config, train_source, run)
 
     # ------------------------------------------------- mesh, network, optimizer
@@ -182,6 +186,12 @@ def check_devices(config: Config) -> None:
             f"config.batch_size={config.batch_size} cannot be split evenly over the {jax.device_count()} "
             f"devices of {jax.process_count()} hosts; choose a multiple"
         )
+
+
+def check_classes(config: Config, source: Source) -> None:
+    """Raise UserError where the config does not fit the number of the data set's classes."""
+    if complaints := config.loss.complaints_for(len(source.classes)):
+        raise UserError(configuration.in_one_message(complaints))
 
 
 def prepare_folder(config: Config, source: Source, run: RunFolder) -> None:

@@ -5,9 +5,9 @@
     python -m ccnet_jax.train --config ade20k:mmseg-r50-512x512-80k --config.data.dir=...
 
 `ccnet_jax/data/datasets/ade20k.py` says how the folder must lie. The first is the paper's: 45.22 % mIoU on
-val with several scales (its Table 6). `VARIANTS` lists the others and the scores that were published; all
-start from ImageNet weights, without which (`pretrained` not set) they do not reach them. None has been
-trained here to the end yet.
+val (its Table 6, which does not say how it was tested; we take it for several scales). `VARIANTS` lists the
+others and the scores that were published; all start from ImageNet weights, without which (`pretrained` not
+set) they do not reach them. None has been trained here to the end yet.
 """
 
 import ml_collections
@@ -28,8 +28,9 @@ VARIANTS = {
 def get_config(variant: str = "official-r101-512x512-160k") -> ml_collections.ConfigDict:
     """A variant by its name: RECIPE-BACKBONE-CROP-STEPS.
 
-    The paper draws the shorter side from five lengths (section 4.2) and says no more of ADE20K: crop, batch
-    and steps are mmsegmentation's longest, the optimizer is the paper's for Cityscapes, and there is no OHEM.
+    Of ADE20K the paper's section 4.2 gives the rate of 1e-2 and five lengths from which the shorter side is
+    drawn. It also says "batch size is 8", without a data set; crop, batch and steps of `official` are
+    mmsegmentation's longest. There is no OHEM.
     mmsegmentation resizes pictures into 2048x512 first, in testing too.
     """
     depth, steps, *_ = VARIANTS[variant]

@@ -3,8 +3,8 @@
     python -m ccnet_jax.train --config folder --config.data.dir=/path/to/pictures
 
 finds `images/{train,val}` and `labels/{train,val}` or another usual layout in the folder; the manual's page
-docs/data.md has all of them, and what to set for any other. Small pictures and few of them train in minutes on
-a CPU with --config.model.depth=18 --config.model.width=0.25. No published number.
+docs/data.md has all of them, and what to set for any other. Small pictures and few of them train in minutes
+on a CPU with --config.model.depth=18 --config.model.width=0.25. No published number.
 """
 
 import ml_collections

@@ -42,7 +42,7 @@ def write_pictures(root: pathlib.Path, count: int) -> None:
     """A Cityscapes folder of `count` enlarged `streets` scenes with a camera's grain."""
     rng = np.random.default_rng(0)
     label_ids = np.full(256, 0, np.uint8)
-    table = cityscapes.label_classes().label_ids[:34]
+    table = cityscapes.LABELS.label_ids[:34]
     label_ids[:19] = [np.flatnonzero(table == i)[0] for i in range(19)]
     for i in tqdm.trange(count, desc="writing pictures", leave=False):
         sample = Streets("train")[i]
@@ -139,7 +139,7 @@ def grain_batches(source: sources.FolderSource, workers: int) -> Iterator[Any]:
 
 def torch_batches(source: sources.FolderSource, workers: int) -> Iterator[Any]:
     """The DataLoader's batches."""
-    dataset = OpenCVDataset(source.pairs, cityscapes.label_classes().label_ids)
+    dataset = OpenCVDataset(source.pairs, cityscapes.LABELS.label_ids)
     endless = torch.utils.data.RandomSampler(dataset, num_samples=10**7)
     return iter(
         torch.utils.data.DataLoader(
@@ -174,7 +174,7 @@ def milliseconds(function: Callable[[int], Any], count: int = 24) -> float:
 def stages(source: sources.FolderSource) -> dict[str, dict[str, float]]:
     """{stage: {"here", "opencv"}}: milliseconds of one sample, each stage on its own."""
     pairs = [source.read(i) for i in range(min(len(source), 8))]
-    classes = cityscapes.label_classes()
+    classes = cityscapes.LABELS
     decoded = [classes.decode(*pair, "image", "label") for pair in pairs]
     images, labels = ([sample[key] for sample in decoded] for key in ("image", "label"))
     count = len(pairs)

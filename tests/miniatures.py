@@ -38,7 +38,7 @@ def write_cityscapes(
     root: pathlib.Path, pictures: int = 3, size: tuple[int, int] = (64, 128)
 ) -> pathlib.Path:
     """All four splits; beside the label ids lie the 16-bit instances, the colours and the polygons."""
-    train_ids = cityscapes.label_classes().label_ids[:34]
+    train_ids = cityscapes.LABELS.label_ids[:34]
     for split, kind in (("train", "gtFine"), ("val", "gtFine"), ("test", None), ("train_extra", "gtCoarse")):
         for i in range(pictures):
             city = ("aachen", "ulm")[i % 2]

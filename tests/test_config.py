@@ -154,7 +154,10 @@ def test_a_config_that_lacks_what_every_version_had_is_damaged(tmp_path):
         ({"loss__ohem_threshold": 1.1}, "loss.ohem_threshold must be .*at most 1"),
         ({"batch_size": 10**9}, "batch_size=1000000000 needs 4,096.0 GB"),
         ({"data__palette": ((0, 0, 300),), "data__classes": ("a",)}, "data.palette must be .*at most 255"),
-        ({"data__palette": ((0, 0, 0),)}, "data.palette has 1 colours but config.data.classes 0 names"),
+        (
+            {"data__palette": ((0, 0, 0),), "data__name": "folder"},
+            "data.palette has 1 colours but config.data.classes 0 names",
+        ),
     ],
 )
 def test_values_that_cannot_be_run_are_named(changes, words):
@@ -228,8 +231,8 @@ def test_values_on_the_command_line(key, text, value):
     overrides = {key: text}
     if key == "data.short_sides":
         overrides["data.crop"] = "(64, 64)"
-    if key == "data.palette":
-        overrides["data.classes"] = "a,b"
+    if key in ("data.classes", "data.palette"):
+        overrides |= {"data.classes": "sky, road", "data.name": "folder"} | {key: text}
     values = configuration.flat(configuration.to_dict(parse(configuration.default(), overrides)))
     found = values[configuration.OLD_NAMES.get(key, key)]
     assert found == value

@@ -14,13 +14,23 @@ import re
 import shlex
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ccnet_jax import config as configuration
 from ccnet_jax import config_files
 from ccnet_jax.config_files import ConfigName
+from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.sources import Location
 from ccnet_jax.errors import UserError
+from ccnet_jax.models.config import build_network
+from ccnet_jax.training.losses import LOSSES
+from ccnet_jax.training.optimizers import build_optimizer
 from tests.helpers import ROOT
+from tests.miniatures import write
+from tests.test_floors import FLOORS
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -80,7 +90,7 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page) if block.language
 
 
 def commands_of(text):
-    """Every command of a shell block as its words; comments, prompts, variables and redirections are left out."""
+    """Every command of a shell block as its words, without comments, prompts and variables."""
     for line in text.replace("\\\n", " ").splitlines():
         for part in re.split(r"\s(?:&&|\||>)\s", line.removeprefix("$ ")):
             words = shlex.split(part, comments=True)
@@ -121,23 +131,17 @@ def check_program(name, arguments):
     arguments = [word for word in (word.strip("[]") for word in arguments) if word not in ("...", "")]
     overrides = [word for word in arguments if word.startswith("--config.")]
     arguments = [word for word in arguments if word not in overrides]
-    parser = parser_of(name) if name.startswith("ccnet_jax") else None
-    if parser is None:
+    if not name.startswith("ccnet_jax"):  # kernels and experiments: importing them may start JAX for a GPU
         known = flags_of(name)
         for word in arguments:
-            if word.startswith("--"):
-                assert word.split("=")[0] in known, f"{name} has no flag {word}, but {sorted(known)}"
-        config = next((word.partition("=")[2] for word in arguments if word.startswith("--config=")), None)
-        if "--config" in arguments:
-            config = arguments[arguments.index("--config") + 1]
-    else:
-        try:
-            parsed = argparse.ArgumentParser.parse_args(parser, arguments)
-        except SystemExit:
-            raise AssertionError(f"{name} does not take {shlex.join(arguments)}") from None
-        named = getattr(parsed, "named", None) if hasattr(parsed, "config") else None
-        config = getattr(parsed, "config", None) or named
-    check_config(config, overrides)
+            assert not word.startswith("--") or word.split("=")[0] in known, f"{name} has no flag {word}"
+        return
+    try:
+        parsed = argparse.ArgumentParser.parse_args(parser_of(name), arguments)
+    except SystemExit:
+        raise AssertionError(f"{name} does not take {shlex.join(arguments)}") from None
+    if hasattr(parsed, "config"):
+        check_config(parsed.config or getattr(parsed, "named", None), overrides)
 
 
 def check_config(name, overrides):
@@ -145,6 +149,7 @@ def check_config(name, overrides):
     theirs = name is None or name.isupper() or (name.endswith(".py") and not (ROOT / name).exists())
     values = configuration.default() if theirs else config_files.load(ConfigName.of(in_the_house(name)))
     changes = dict(word.removeprefix("--config.").partition("=")[::2] for word in overrides)
+    changes.pop("KEY", None)  # stands for any
     own_parts = theirs and name is not None  # such a file may register what a key names
     try:
         configuration.parse(values, changes, made_elsewhere=own_parts)
@@ -162,14 +167,12 @@ class Stopped(Exception):
 
 
 def parser_of(name):
-    """The parser of one of our programs, None where it has none yet."""
+    """The parser of one of our programs."""
 
     def stop(parser, *_):
         raise Stopped(parser)
 
     module = name if (ROOT / f"{name.replace('.', '/')}.py").is_file() else f"{name}.__main__"
-    if "command_line" not in (ROOT / f"{module.replace('.', '/')}.py").read_text():
-        return None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
         try:
@@ -186,12 +189,8 @@ def flags_of(name):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
             for argument in node.args[:1]:
-                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
-                    called = ast.unparse(node.func)
-                    if called.endswith("add_argument"):
-                        found.add(argument.value)
-                    elif ".DEFINE_" in called:
-                        found |= {f"--{argument.value}", f"--no{argument.value}"}
+                if isinstance(argument, ast.Constant) and ast.unparse(node.func).endswith("add_argument"):
+                    found.add(argument.value)
     return found
 
 
@@ -229,10 +228,12 @@ def test_cheap_commands_run(block, tmp_path, monkeypatch, capsys):
         assert words[:2] == ["python", "-m"], f"{block}: only programs of ours are run"
         name = words[2] if (ROOT / f"{words[2].replace('.', '/')}.py").is_file() else f"{words[2]}.__main__"
         monkeypatch.setattr(sys, "argv", [words[2], *map(in_the_house, words[3:])])
+        code = 0
         try:
             importlib.import_module(name).main()
-        except SystemExit as ended:
-            assert not ended.code, f"{block}: {capsys.readouterr().err}"
+        except SystemExit as ended:  # --help ends so
+            code = ended.code
+        assert not code, f"{block}: {capsys.readouterr().err}"
         assert capsys.readouterr().out.strip(), f"{block}: {shlex.join(words)} prints nothing"
 
 
@@ -240,7 +241,11 @@ def test_cheap_commands_run(block, tmp_path, monkeypatch, capsys):
 def test_python(block, tmp_path, monkeypatch, registries):
     tree = ast.parse(block.text)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in ("ccnet_jax", "kernels", "configs"):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in (
+            "ccnet_jax",
+            "kernels",
+            "configs",
+        ):
             module = importlib.import_module(node.module)
             for alias in node.names:
                 here = hasattr(module, alias.name) or importlib.util.find_spec(f"{node.module}.{alias.name}")
@@ -251,7 +256,31 @@ def test_python(block, tmp_path, monkeypatch, registries):
     names = {"__name__": "example"}
     exec(compile(tree, str(block), "exec"), names)
     if "get_config" in names:
-        configuration.parse(names["get_config"]())
+        check_parts(configuration.parse(names["get_config"]()))
+
+
+def check_parts(config):
+    """Assert that the network, the loss and the optimizer of a config can be built and used."""
+    network = build_network(config.model, 3)
+    pictures = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+    (logits, _), variables = jax.eval_shape(network.init_with_output, jax.random.key(0), pictures)
+    assert logits.shape == (1, 64, 64, 3)
+    loss = LOSSES[config.loss.name](config.loss)(jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2), jnp.int32))
+    assert np.isfinite(loss)
+    jax.eval_shape(build_optimizer(config.optimizer, 10).init, variables["params"])
+
+
+def test_the_data_set_of_the_example_reads_its_layout(tmp_path, registries):
+    for split in ("train", "val"):
+        write(tmp_path / "photos" / split / "a.jpg", np.zeros((64, 96, 3), np.uint8))
+        write(tmp_path / "masks" / split / "a.png", np.full((64, 96), 2, np.uint8))
+    block = next(block for block in BLOCKS if 'DATASETS["fields"]' in block.text)
+    exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
+    source = DATASETS["fields"].open(Location(dir=str(tmp_path)), "val")
+    assert source.classes[source[0]["label"][0, 0]] == "weed"
+    (tmp_path / "masks" / "val" / "a.png").unlink()
+    with pytest.raises(UserError, match=r"a.jpg has no label .*a.png"):
+        DATASETS["fields"].open(Location(dir=str(tmp_path)), "val")
 
 
 @pytest.fixture
@@ -293,14 +322,31 @@ def anchors_of(text):
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+def test_the_fast_tests_exist():
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    paths = re.search(r"^FAST := (.+)$", makefile, re.MULTILINE)[1].split()
+    assert len(paths) > 5
+    for path in paths:
+        assert (ROOT / path).exists(), path
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 250
 
 
-def test_the_readme_names_every_page():
-    text = (ROOT / "README.md").read_text()
-    for page in (ROOT / "docs").glob("*.md"):
-        assert f"docs/{page.name}" in text
+def test_both_front_pages_name_every_page():
+    front, manual = (ROOT / "README.md").read_text(), (ROOT / "docs/README.md").read_text()
+    for page in (ROOT / "docs").glob("[a-z]*.md"):
+        assert f"(docs/{page.name})" in front
+        assert f"({page.name})" in manual
+
+
+def test_the_picture_of_the_house_has_every_room_on_its_floor():
+    picture = (ROOT / "CONTRIBUTING.md").read_text().split("```text\nfloor\n")[1].split("```")[0]
+    floors = re.split(r"^  (\d)  ", picture, flags=re.MULTILINE)[1:]
+    drawn = dict(zip(map(int, floors[::2]), floors[1::2], strict=True))
+    for room, floor in FLOORS.items():
+        assert room.rpartition(".")[2] in re.findall(r"\w+", drawn[floor]), f"{room} on floor {floor}"
 
 
 def test_scores_in_the_readme_are_those_of_the_results():

@@ -1,6 +1,7 @@
 """The settings of the data: where they lie, and how training sees them."""
 
 import dataclasses
+import os
 
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import Location
@@ -85,6 +86,13 @@ class DataConfig(Location):
                 "config.data.features is for TFDS data sets: set --config.data.source=tfds too, or leave it "
                 "None"
             )
+        named = DATASETS.get(self.name)
+        if self.source == "folder" and named is not None and named.classes is not None:
+            found += [
+                f"config.data.{key} is for data.name=folder; {self.name} needs none: leave it None"
+                for key in ("images", "labels", "classes", "palette", "val_share")
+                if getattr(self, key) is not None
+            ]
         if self.palette is not None and len(self.palette) != len(self.classes or ()):
             found.append(
                 f"config.data.palette has {len(self.palette)} colours but config.data.classes "
@@ -100,3 +108,15 @@ class DataConfig(Location):
             f"config.data.name={self.name!r} does not exist; choose one of {', '.join(DATASETS)}, or a TFDS "
             f"data set with --config.data.source=tfds{nearest(self.name, DATASETS)}"
         ]
+
+
+def does_not_fit_memory(batch_size: int, size: tuple[int, int]) -> str | None:
+    """A sentence where a batch of pictures of (height, width) takes more memory than the machine has."""
+    needed = batch_size * size[0] * size[1] * 4  # bytes of three colours and a label
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed <= memory:
+        return None
+    return (
+        f"config.batch_size={batch_size} needs {needed / 1e9:,.1f} GB for one batch of {size[1]}x{size[0]} "
+        f"pictures, and this machine has {memory / 1e9:,.1f} GB; make it smaller"
+    )

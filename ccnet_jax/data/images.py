@@ -1,5 +1,6 @@
 """Pictures and label maps from the bytes of their files; every complaint names the file and the remedy."""
 
+import functools
 import io
 import pathlib
 
@@ -13,31 +14,54 @@ from ccnet_jax.labels import UNKNOWN, VOID, Classes
 
 
 def decode_sample(
-    classes: Classes, image: bytes, label: bytes | None, image_name: object, label_name: object
+    classes: Classes,
+    image: bytes,
+    label: bytes | None,
+    image_name: object,
+    label_name: object,
+    remedy: str = "correct the file",
 ) -> dict[str, np.ndarray]:
     """A sample (see `sources.Source`) from the bytes of its two files; without a label all of it is void.
 
-    Raises UserError, naming the file, where one cannot be decoded, their sizes differ, or the label
-    holds a number that the data set does not have.
+    Args:
+      classes: of the label file.
+      image, label: the bytes.
+      image_name, label_name: of the files, for complaints.
+      remedy: what to do where the label holds what the data set does not have.
+
+    Raises:
+      UserError: naming the file, where one cannot be decoded, their sizes differ, or the label holds a number
+        or a colour that the data set does not have.
     """
     pixels = decode_image(image, image_name)
     if label is None:
         return {"image": pixels, "label": np.full(pixels.shape[:2], VOID, np.uint8)}
-    written = decode_label(label, label_name)
-    if pixels.shape[:2] != written.shape:
+    indices = decode_indices(classes, label, label_name, remedy)
+    if pixels.shape[:2] != indices.shape:
         raise UserError(
             f"{image_name} is {pixels.shape[1]}x{pixels.shape[0]} pixels (upright, by its EXIF data) but "
-            f"its label {label_name} is {written.shape[1]}x{written.shape[0]}; make them the same size"
+            f"its label {label_name} is {indices.shape[1]}x{indices.shape[0]}; make them the same size"
         )
-    indices = classes.label_ids.take(written)
+    return {"image": pixels, "label": indices}
+
+
+def decode_indices(
+    classes: Classes, label: bytes, name: object, remedy: str = "correct the file"
+) -> np.ndarray:
+    """The class indices in a label file, uint8 [H, W], 255 is void. Raises UserError as `decode_sample`."""
+    pixels = label_pixels(label, name)
+    if pixels.ndim == 3 and classes.label_colours is not None:
+        return _colour_indices(classes.label_colours, pixels, name, remedy)
+    numbers = _one_channel(pixels, name)
+    indices = classes.label_ids.take(numbers)
     if (indices == UNKNOWN).any():
         y, x = np.argwhere(indices == UNKNOWN)[0]
         known = np.flatnonzero(classes.label_ids[:VOID] != UNKNOWN)
         raise UserError(
-            f"{label_name} holds the label {written[y, x]} at row {y}, column {x}, which is none of its "
-            f"data set's labels {known[0]} to {known[-1]} (or {VOID}, void); correct the file"
+            f"{name} holds the label {numbers[y, x]} at row {y}, column {x}, which is none of its data set's "
+            f"labels {known[0]} to {known[-1]} (or {VOID}, void); {remedy}"
         )
-    return {"image": pixels, "label": indices}
+    return indices
 
 
 def decode_image(data: bytes, name: object) -> np.ndarray:
@@ -48,39 +72,89 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
 
     Raises UserError, naming it `name`, where the data are truncated, damaged or no picture.
     """
-    if _is_png(data) and data[24:26] == b"\x08\x02":  # 8 bits, RGB
-        pixels = _decode_png(data)
-    else:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    eight_bit_rgb = _is_png(data) and data[24:26] == b"\x08\x02"
+    pixels = _decode_png(data) if eight_bit_rgb else _decode_with_opencv(data)
     if pixels is None or pixels.ndim != 3:
         raise UserError(_undecodable(name, data))
     return pixels[..., :3]
 
 
 def decode_label(data: bytes, name: object) -> np.ndarray:
-    """The numbers in a label file, uint8 [H, W]: grey values, or a palette PNG's indices (not its colours).
+    """The numbers in a label file, uint8 [H, W]: grey values, or indices of a palette picture.
 
-    Raises UserError, naming it `name`, where the data are damaged, or no image of one 8-bit channel.
+    Raises UserError, naming it `name`, where the data are damaged or a JPEG, there are several channels, or a
+    number is above 255.
     """
-    label = None
-    if _is_png(data):
-        bits, colour = data[24], data[25]
-        if colour == 3:
-            label = _palette_indices(data)
-        else:
-            label = _decode_png(data)
-            if label is not None and bits < 8:  # decoders spread 1, 2 and 4 bits over 0 to 255
-                label = label // (255 // (2**bits - 1))
-    elif data:
-        label = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return _one_channel(label_pixels(data, name), name)
+
+
+def label_pixels(data: bytes, name: object) -> np.ndarray:
+    """What a label file holds, not interpreted: [H, W] numbers or indices, or [H, W, C] in the order RGB.
+
+    Raises UserError, naming it `name`, where the data are damaged or a JPEG.
+    """
+    if data[:3] == b"\xff\xd8\xff":
+        raise UserError(
+            f"{name} is a JPEG, whatever its name says: JPEG changes the pixels' numbers; export the label "
+            "again as PNG"
+        )
+    if _is_png(data) and data[25] != 3:
+        label = _decode_png(data)
+        if label is not None and data[24] < 8:  # decoders spread 1, 2 and 4 bits over 0 to 255
+            label = label // (255 // (2 ** data[24] - 1))
+    else:
+        label = _decode_with_pillow(data)
     if label is None:
         raise UserError(_undecodable(name, data))
+    return label
+
+
+def _one_channel(label: np.ndarray, name: object) -> np.ndarray:
+    """The numbers as uint8 [H, W]. Raises UserError at several channels, or at a number above 255."""
+    if label.ndim == 2 and label.dtype.kind in "iu" and label.dtype != np.uint8:
+        y, x = np.unravel_index(label.argmax(), label.shape)
+        if label.min() >= 0 and label[y, x] <= VOID:
+            return label.astype(np.uint8)
+        raise UserError(
+            f"{name} holds the number {label[y, x]} at row {y}, column {x}; a label must be an 8-bit image "
+            "of one channel that holds class ids from 0 to 255"
+        )
     if label.ndim != 2 or label.dtype != np.uint8:
         raise UserError(
             f"{name} has shape {label.shape} and type {label.dtype}; a label must be an 8-bit image of one "
             "channel that holds class ids"
         )
     return label
+
+
+def _colour_indices(
+    known: dict[tuple[int, int, int], int], pixels: np.ndarray, name: object, remedy: str
+) -> np.ndarray:
+    """The class indices of a label picture's colours, uint8 [H, W]. Raises UserError at an unknown colour."""
+    if pixels.dtype != np.uint8 or pixels.shape[2] < 3:
+        raise UserError(
+            f"{name} has shape {pixels.shape} and type {pixels.dtype}; a colour label must be an 8-bit RGB "
+            "image"
+        )
+    red, green, blue = (pixels[..., channel].astype(np.uint32) for channel in range(3))
+    indices = _colour_table(tuple(known.items())).take((red << 16) | (green << 8) | blue)
+    if (indices == UNKNOWN).any():
+        y, x = np.argwhere(indices == UNKNOWN)[0]
+        colour = tuple(int(value) for value in pixels[y, x, :3])
+        raise UserError(
+            f"{name} holds the colour {colour} at row {y}, column {x}, which is none of the {len(known)} "
+            f"colours of its classes; {remedy}"
+        )
+    return indices
+
+
+@functools.lru_cache(maxsize=4)  # 16 MB each
+def _colour_table(known: tuple[tuple[tuple[int, int, int], int], ...]) -> np.ndarray:
+    """uint8 [2^24] from 65536 red + 256 green + blue to class indices, `VOID` or `UNKNOWN`."""
+    table = np.full(2**24, UNKNOWN, np.uint8)
+    for (red, green, blue), index in known:
+        table[(red << 16) | (green << 8) | blue] = index
+    return table
 
 
 def _is_png(data: bytes) -> bool:
@@ -95,12 +169,26 @@ def _decode_png(data: bytes) -> np.ndarray | None:
         return None
 
 
-def _palette_indices(data: bytes) -> np.ndarray | None:
+def _decode_with_opencv(data: bytes) -> np.ndarray | None:
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    except cv2.error:
+        return None
+
+
+def _decode_with_pillow(data: bytes) -> np.ndarray | None:
+    """Of palette pictures the indices, where OpenCV gives the colours."""
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            return np.array(picture)
-    except (OSError, SyntaxError, ValueError):  # Pillow's words for damaged PNGs
+            pixels = np.array(picture)
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ):  # Pillow's words for damaged files
         return None
+    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
 
 def _undecodable(name: object, data: bytes) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 from ccnet_jax.data import transforms
-from ccnet_jax.data.config import DataConfig
+from ccnet_jax.data.config import LARGEST, SMALLEST, DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import JoinedSource, Source
 from ccnet_jax.errors import UserError
@@ -31,13 +31,31 @@ def open_source(data: DataConfig, split: str) -> Source:
       UserError: there is no such data set or split, or a file of it is missing.
     """
     if data.source == "tfds":
-        from ccnet_jax.data import tfds_source  # who reads folders need not wait for TFDS's import
+        from ccnet_jax.data import tfds_source  # TFDS takes seconds to import: only where it is used
 
         return tfds_source.open_split(data, split)
     if data.name not in DATASETS:
         raise UserError(f"data.name={data.name!r} does not exist; choose one of {', '.join(DATASETS)}")
     parts = [DATASETS[data.name].open(data, part) for part in split.split("+")]
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
+
+
+def summary(data: DataConfig, source: Source, split: str | None = None) -> str:
+    """What a source holds, as text to print before training.
+
+    The first line has the data set, the split (where given) and the number of pictures. Data sets with a
+    `summary` of their own add what they found in the files, for which they read labels.
+
+    Raises:
+      UserError: there is nothing to learn, or files are wrong.
+    """
+    name = data.name if split is None else f"{data.name}, {split}"
+    lines = [f"{name}: {len(source):,} pictures"]
+    known = DATASETS.get(data.name) if data.source == "folder" else None
+    if known is not None and known.summary is not None:
+        parts = source.parts if isinstance(source, JoinedSource) else [source]
+        lines += [line for part in parts for line in known.summary(part).splitlines()]
+    return "\n  ".join(lines)
 
 
 def train_batches(
@@ -63,7 +81,12 @@ def train_batches(
       start: number of batches to leave out.
       process, processes: which of how many readers this is; each gets its rows of every batch, the
         first process the first ones.
+
+    Raises:
+      UserError: by the size of the first picture, a batch does not fit into memory, or resizing makes
+        pictures too small or too large.
     """
+    check_first_picture(source, data, batch_size // processes)
 
     def augment(sample: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
         return augmented(sample, data, rng)
@@ -93,9 +116,17 @@ def augmented(
         (height, width) and `cat_max_ratio` as in `transforms.random_window`, `flip`, `distort`. Where
         `crop` is None the whole picture is taken.
       rng: of all draws.
+
+    Raises:
+      UserError: the resized picture is larger than `LARGEST`.
     """
     image, label = sample["image"], sample["label"]
     size = transforms.random_size(label.shape, data.resize, data.scale, data.short_sides, rng)
+    if max(size) > LARGEST:
+        raise UserError(
+            f"a picture of {label.shape[1]}x{label.shape[0]} pixels is resized to {size[1]}x{size[0]}; lower "
+            f"config.data.resize, scale or short_sides, so that sides have at most {LARGEST} pixels"
+        )
     crop = data.crop or size
     image, label = transforms.random_window(image, label, size, crop, data.cat_max_ratio, rng)
     if data.flip:
@@ -106,6 +137,33 @@ def augmented(
     return {"image": image, "label": label}
 
 
+def check_first_picture(source: Source, data: DataConfig, batch_size: int) -> None:
+    """Raise UserError where the config does not go together with the size of the first picture.
+
+    Args:
+      source: the pictures.
+      data: `config.data`: `resize`, `scale`, `short_sides` and `crop`.
+      batch_size: of this process.
+    """
+    height, width = source[0]["label"].shape
+    sizes = transforms.possible_sizes((height, width), data.resize, data.scale, data.short_sides)
+    smallest, largest = min(map(min, sizes)), max(map(max, sizes))
+    names = ("resize", "scale", "short_sides")
+    resizing = [
+        f"config.data.{name}={getattr(data, name)}" for name in names if getattr(data, name) is not None
+    ]
+    if resizing and (smallest < SMALLEST or largest > LARGEST):
+        raise UserError(
+            f"{' and '.join(resizing)} make{'s' * (len(resizing) == 1)} sides of {smallest} to {largest} "
+            f"pixels of the first picture, which is {width}x{height}; choose values that keep its sides from "
+            f"{SMALLEST} to "
+            f"{LARGEST}, or None"
+        )
+    size = data.crop or max(sizes)
+    if complaint := does_not_fit_memory(batch_size, size):
+        raise UserError(complaint)
+
+
 def _set_up_worker(worker: int, workers: int) -> None:
     """As many processes as cores, each on one; and Ctrl-C, which a terminal sends to all, to the parent."""
     cv2.setNumThreads(1)
@@ -113,6 +171,7 @@ def _set_up_worker(worker: int, workers: int) -> None:
 
 
 def _stack(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Samples as a batch. Raises UserError where they have several sizes."""
     sizes = {sample["label"].shape for sample in samples}
     if len(sizes) > 1:
         two = " and ".join(f"{width}x{height}" for height, width in sorted(sizes)[:2])
@@ -151,6 +210,7 @@ def evaluation_batches(
 
 
 def _filled(group: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
+    """The samples as a batch, filled up with void pictures."""
     empty = {
         "image": np.zeros_like(group[0]["image"]),
         "label": np.full_like(group[0]["label"], VOID),

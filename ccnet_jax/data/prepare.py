@@ -1,12 +1,14 @@
 """Make a folder data set a TFDS one: sharded ArrayRecord files, which are fast to read from any storage.
 
     python -m ccnet_jax.data.prepare --dataset cityscapes --source FOLDER --out OUT [--split train,val]
-    python -m ccnet_jax.train --config configs/cityscapes.py --config.data.source=tfds --config.data.dir=OUT
+    python -m ccnet_jax.train --config cityscapes --config.data.source=tfds --config.data.dir=OUT
     python -m ccnet_jax.data.prepare --dataset cityscapes --out OUT --verify
+    python -m ccnet_jax.data.prepare --dataset folder --source FOLDER --out OUT [--images PATTERN ...]
 
 Pictures and labels are kept as the bytes of their files, in the folder's order, after each pair was decoded
 and checked. A picture without a label, as in test splits, gets an 8-bit PNG that is 255 (void) everywhere,
-so that every reader can decode it. What results in OUT/NAME/1.0.0 is a data set like any other of TFDS:
+so that every reader can decode it. Labels of `folder`, whose numbers and colours only its classes.txt
+explains, become PNGs of class indices. What results in OUT/NAME/1.0.0 is a data set like any other of TFDS:
 
     tfds.data_source("NAME:1.0.0", data_dir=OUT, split="val")      # needs no ccnet_jax
 
@@ -14,7 +16,7 @@ though TFDS's own decoder makes colours of palette PNGs' labels (VOC's), where `
 It is written in OUT/NAME/1.0.0.incomplete, which gets its name when nothing is missing. Stopped or killed,
 the same command goes on with the shards that are whole. `checksums.json` holds the SHA-256 of every shard
 and what the data set was made of; it stands for names and sizes of the files, not for their contents.
-Splits cannot be added to a data set that is complete: prepare it anew in another OUT, with all of them.
+Splits cannot be added to a data set that is complete: prepare it again in another OUT, with all of them.
 """
 
 import contextlib
@@ -34,28 +36,20 @@ from typing import Any
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-import tqdm
-from absl import flags, logging
 from array_record.python import array_record_module
 
-from ccnet_jax import errors
+from ccnet_jax import command_line
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_sample
-from ccnet_jax.data.sources import FolderSource, MissingSplit, Source
+from ccnet_jax.data.sources import FolderSource, Location, MissingSplit, Source
 from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.labels import VOID, Classes
-
-_DATASET = flags.DEFINE_enum("dataset", None, list(DATASETS), "the data set")
-_SOURCE = flags.DEFINE_string("source", None, "its folder, as for data.dir in training; streets needs none")
-_OUT = flags.DEFINE_string("out", None, "folder of TFDS data sets, TFDS's data_dir")
-_SPLIT = flags.DEFINE_list("split", None, "splits to prepare; default all that are there")
-_SHARD_MEGABYTES = flags.DEFINE_integer(
-    "shard-megabytes", 256, "most that a file holds, in 2^20 bytes", lower_bound=1
-)
-_VERIFY = flags.DEFINE_bool("verify", False, "read a prepared data set again and compare its checksums")
+from ccnet_jax.progress import progress_bar
+from kernels.whole_file import whole_file
 
 VERSION = "1.0.0"  # of what these data sets hold and how
 CHECKSUMS = "checksums.json"
+CLASSES = "classes.json"
 _THREADS = min(8, os.cpu_count() or 1)  # that read and decode
 
 
@@ -77,7 +71,8 @@ class Plan:
       sources: of every split.
       shards: in the order in which they are written.
       made_of: what must be the same for shards written before to be part of it: {"files": SHA-256 of names
-        and sizes, "shard_bytes": ..., "pictures": {split: ...}}.
+        and sizes, "shard_bytes": ..., "pictures": {split: ...}}, and of data sets whose classes are found in
+        the data "classes".
       size: of all files read, in bytes.
     """
 
@@ -88,22 +83,26 @@ class Plan:
 
 
 def prepare(
-    dataset: str, source: str | None, out: str, splits: list[str] | None = None, shard_bytes: int = 2**28
+    dataset: str,
+    location: Location,
+    out: str,
+    splits: list[str] | None = None,
+    shard_bytes: int = 2**28,
 ) -> pathlib.Path:
     """The folder of the TFDS data set made of a folder data set; goes on where it stopped before.
 
     Args:
-      dataset: one of `pipeline.DATASETS`.
-      source: its folder, as `data.dir`.
+      dataset: a key of `DATASETS`.
+      location: where it lies.
       out: TFDS's data_dir.
-      splits: which; None takes all that are there and says which are not.
+      splits: which; None takes all that exist and prints which do not.
       shard_bytes: most of what a file holds, though a picture at least.
 
     Raises:
       UserError: a file is missing or damaged, `out` cannot be written or is full, or it holds the data set
         made of something else.
     """
-    plan = _plan(dataset, _sources(dataset, source, splits), shard_bytes)
+    plan = _plan(dataset, _sources(dataset, location, splits), shard_bytes)
     complete, unfinished = _folders(dataset, out)
     if complete.exists():
         _check_made_of(complete, plan)
@@ -128,8 +127,8 @@ def verify(dataset: str, out: str) -> None:
     """Compare every shard of a data set with its checksum. Raises UserError naming those that differ."""
     complete, unfinished = _folders(dataset, out)
     if not complete.is_dir():
-        there = f"is unfinished in {unfinished}" if unfinished.is_dir() else "is not there"
-        raise UserError(f"{complete} {there}; run the command without --verify")
+        state = f"is unfinished in {unfinished}" if unfinished.is_dir() else "is not there"
+        raise UserError(f"{complete} {state}; run the command without --verify")
     checksums = _read_checksums(complete)
     bad = sorted(set(checksums["shards"]) - set(_good_shards(complete, checksums["shards"])))
     if bad:
@@ -150,17 +149,17 @@ def _folders(dataset: str, out: str) -> tuple[pathlib.Path, pathlib.Path]:
     return folder / VERSION, folder / f"{VERSION}.incomplete"
 
 
-def _sources(dataset: str, folder: str | None, splits: list[str] | None) -> dict[str, Source]:
+def _sources(dataset: str, location: Location, splits: list[str] | None) -> dict[str, Source]:
     """The sources of the splits that were asked for, or of all that can be opened."""
-    module, sources, missing = DATASETS[dataset], {}, {}
-    if hasattr(module, "LAYOUT"):  # it lies in a folder
-        if folder is None:
-            raise UserError(f"pass --source=FOLDER, where FOLDER holds {module.LAYOUT}")
-        if not pathlib.Path(folder).expanduser().is_dir():
-            raise UserError(f"--source={folder} is not a folder; it must hold {module.LAYOUT}")
-    for split in splits or module.SPLITS:
+    data_set, sources, missing = DATASETS[dataset], {}, {}
+    if data_set.layout is not None:  # it lies in a folder
+        if location.dir is None:
+            raise UserError(f"pass --source=FOLDER, where FOLDER holds {data_set.layout}")
+        if not pathlib.Path(location.dir).expanduser().is_dir():
+            raise UserError(f"--source={location.dir} is not a folder; it must hold {data_set.layout}")
+    for split in splits or data_set.splits:
         try:
-            sources[split] = module.open_split(folder, split)
+            sources[split] = data_set.open(location, split)
         except MissingSplit as error:
             if splits:
                 raise
@@ -173,6 +172,7 @@ def _sources(dataset: str, folder: str | None, splits: list[str] | None) -> dict
 
 
 def _plan(dataset: str, sources: dict[str, Source], shard_bytes: int) -> Plan:
+    """What is to be written: shards of at most `shard_bytes`, though of one picture at least."""
     shards, listed, total = [], {}, 0
     for split, source in sources.items():
         sizes = _sizes(source)
@@ -192,6 +192,8 @@ def _plan(dataset: str, sources: dict[str, Source], shard_bytes: int) -> Plan:
         "shard_bytes": shard_bytes,
         "pictures": {split: len(source) for split, source in sources.items()},
     }
+    if DATASETS[dataset].classes is None:
+        made_of["classes"] = _class_file(next(iter(sources.values())).label_classes)
     return Plan(sources, shards, made_of, total)
 
 
@@ -210,9 +212,25 @@ def _sizes(source: Source) -> list[tuple[int, int]]:
 
 
 def _template(dataset: str, split: str) -> tfds.core.ShardedFileTemplate:
+    """TFDS's names of a split's files."""
     return tfds.core.ShardedFileTemplate(
         data_dir="", dataset_name=dataset, split=split, filetype_suffix="array_record"
     )
+
+
+def _written_classes(dataset: str, source: Source) -> Classes:
+    """What the numbers in the label files of the prepared data set mean.
+
+    Readers know the classes of the published data sets, so that the files' bytes can stay. Where classes are
+    found in the data, labels are written as class indices.
+    """
+    classes = source.label_classes
+    return classes if DATASETS[dataset].classes is not None else Classes(classes.names, classes.palette)
+
+
+def _class_file(classes: Classes) -> dict[str, Any]:
+    """Names and colours, as in a classes.json."""
+    return {"classes": list(classes.names), "palette": classes.palette.tolist()}
 
 
 def _features(classes: Classes) -> tfds.features.FeaturesDict:
@@ -244,15 +262,15 @@ def _contents(plan: Plan) -> str:
 
 
 def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
-    """Write all shards that are not there with their checksums."""
-    classes = DATASETS[dataset].label_classes()
-    features = _features(classes)
+    """Write all shards that do not exist, or differ from their checksums."""
+    features = _features(_written_classes(dataset, next(iter(plan.sources.values()))))
+    as_indices = DATASETS[dataset].classes is None
     checksums = {"made_of": plan.made_of, "shards": {}}
     if (folder / CHECKSUMS).exists():
         recorded = _read_checksums(folder)["shards"]
         checksums["shards"] = {name: recorded[name] for name in _good_shards(folder, recorded)}
     with _writing(folder):
-        for left_over in folder.glob("*.tmp"):
+        for left_over in folder.glob(".*.tmp"):
             left_over.unlink()
         write_json(folder / CHECKSUMS, checksums)
     todo = [shard for shard in plan.shards if shard.file not in checksums["shards"]]
@@ -264,7 +282,7 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
     with (
         _noting_ctrl_c() as check_ctrl_c,
         futures.ThreadPoolExecutor(_THREADS) as pool,
-        tqdm.tqdm(total=total, initial=written, unit="image", dynamic_ncols=True) as bar,
+        progress_bar(total=total, initial=written, unit="image") as bar,
     ):
 
         def count() -> None:
@@ -275,7 +293,7 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
             for shard in todo:
                 bar.set_postfix_str(shard.file)
                 source = plan.sources[shard.split]
-                make = _record_maker(source, classes, features)
+                make = _record_maker(source, features, as_indices)
                 records = pool.map(make, range(shard.start, shard.stop))
                 checksums["shards"][shard.file] = _write_shard(folder / shard.file, records, count)
                 with _writing(folder):
@@ -285,15 +303,21 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
             raise
 
 
-def _record_maker(source: Source, classes: Classes, features: Any) -> Callable[[int], bytes]:
-    """The function from a picture's number to its record, as TFDS writes it, after a check of the pair."""
+def _record_maker(source: Source, features: Any, as_indices: bool) -> Callable[[int], bytes]:
+    """The function from a picture's number to its record, as TFDS writes it, after a check of the pair.
+
+    With `as_indices` labels are written as PNGs of class indices, otherwise as the bytes of their files.
+    """
 
     def make(index: int) -> bytes:
         image, label = source.read(index)
-        names = source.pairs[index] if isinstance(source, FolderSource) else [source.name(index)] * 2
-        shape = decode_sample(classes, image, label, *names)["label"].shape
-        if label is None:
-            label = cv2.imencode(".png", np.full(shape, VOID, np.uint8))[1].tobytes()
+        if isinstance(source, FolderSource):
+            names, remedy = source.pairs[index], source.remedy
+        else:
+            names, remedy = (source.name(index),) * 2, "correct the file"
+        indices = decode_sample(source.label_classes, image, label, *names, remedy)["label"]
+        if label is None or as_indices:  # the indices of a missing label are void everywhere
+            label = cv2.imencode(".png", indices)[1].tobytes()
         return features.serialize_example({"image": image, "label": label, "name": source.name(index)})
 
     return make
@@ -301,26 +325,20 @@ def _record_maker(source: Source, classes: Classes, features: Any) -> Callable[[
 
 def _write_shard(path: pathlib.Path, records: Iterator[bytes], count: Callable[[], None]) -> dict[str, Any]:
     """Write a shard under another name, then give it its own; {"bytes", "sha256"} of the file."""
-    temporary = path.with_name(path.name + ".tmp")
-    with _writing(path):
-        # One record a group, as readers at random want it, which need no compression of pictures.
+    with _writing(path), whole_file(path) as temporary:
+        # One record a group is what random access wants, and pictures need no further compression.
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
-    for record in records:
-        with _writing(path):
+        for record in records:
             writer.write(record)
-        count()
-    with _writing(path):
+            count()
         writer.close()
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        checksum = {"bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
-        temporary.rename(path)
-    return checksum
+        return {"bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
 
 
 def _write_metadata(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
     """TFDS's dataset_info.json, features.json and the names of the labels' numbers."""
-    module, checksums = DATASETS[dataset], _read_checksums(folder)["shards"]
+    data_set, checksums = DATASETS[dataset], _read_checksums(folder)["shards"]
+    first = next(iter(plan.sources.values()))
     infos = []
     for split in plan.sources:
         shards = [shard for shard in plan.shards if shard.split == split]
@@ -333,17 +351,22 @@ def _write_metadata(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
             )
         )
     identity = tfds.core.DatasetIdentity(
-        name=dataset, version=tfds.core.Version(VERSION), data_dir=str(folder), module_name=module.__name__
+        name=dataset,
+        version=tfds.core.Version(VERSION),
+        data_dir=str(folder),
+        module_name=f"ccnet_jax.data.datasets.{dataset}",
     )
     info = tfds.core.DatasetInfo(
         builder=identity,
-        description=module.__doc__,
-        features=_features(module.label_classes()),
+        description=data_set.description,
+        features=_features(_written_classes(dataset, first)),
         disable_shuffling=True,
     )
     info.set_file_format("array_record")
     info.set_splits(tfds.core.SplitDict(infos))
     info.write_to_directory(folder)
+    if data_set.classes is None:
+        write_json(folder / CLASSES, _class_file(first.label_classes))
 
 
 @contextlib.contextmanager
@@ -359,7 +382,7 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
         ) from None
 
 
-# ------------------------------------------------------- what is there already
+# -------------------------------------------------------- what was written before
 
 
 def _read_checksums(folder: pathlib.Path) -> dict[str, Any]:
@@ -378,13 +401,15 @@ def _check_made_of(folder: pathlib.Path, plan: Plan) -> None:
     """Raise UserError where `folder` holds, whole or in part, what was made of something else."""
     if folder.name != VERSION and not (folder / CHECKSUMS).exists():
         return  # killed before it wrote anything
-    there, here = _read_checksums(folder)["made_of"], plan.made_of
-    if there == here:
+    before, now = _read_checksums(folder)["made_of"], plan.made_of
+    if before == now:
         return
-    if there["shard_bytes"] != here["shard_bytes"]:
-        what = f"with --shard-megabytes={there['shard_bytes'] / 2**20:g}"
-    elif list(there["pictures"]) != list(here["pictures"]):
-        what = f"with --split={','.join(there['pictures'])}"
+    if before["shard_bytes"] != now["shard_bytes"]:
+        what = f"with --shard-megabytes={before['shard_bytes'] / 2**20:g}"
+    elif list(before["pictures"]) != list(now["pictures"]):
+        what = f"with --split={','.join(before['pictures'])}"
+    elif before.get("classes") != now.get("classes"):
+        what = "with other classes"
     else:
         what = "from files of other names or sizes"
     raise UserError(f"{folder} was prepared {what}; repeat that, choose another --out or remove that folder")
@@ -396,7 +421,7 @@ def _good_shards(folder: pathlib.Path, checksums: dict[str, Any]) -> list[str]:
     good = []
     with (
         _noting_ctrl_c() as check_ctrl_c,
-        tqdm.tqdm(total=total, unit="B", unit_scale=True, desc="checking", leave=False) as bar,
+        progress_bar(total=total, unit="B", unit_scale=True, desc="checking", leave=False) as bar,
     ):
         for name, checksum in checksums.items():
             path = folder / name
@@ -472,20 +497,46 @@ def _noting_ctrl_c() -> Iterator[Callable[[], None]]:
 
 def main() -> None:
     """The program."""
-    logging.set_verbosity(logging.ERROR)
-    for flag in (_DATASET, _OUT):
-        if flag.value is None:
-            raise UserError(f"pass --{flag.name}; --help says what it takes")
+    arguments = flags().parsed()
     try:
-        if _VERIFY.value:
-            verify(_DATASET.value, _OUT.value)
+        if arguments.verify:
+            verify(arguments.dataset, arguments.out)
         else:
-            shard_bytes = _SHARD_MEGABYTES.value * 2**20
-            prepare(_DATASET.value, _SOURCE.value, _OUT.value, _SPLIT.value, shard_bytes)
+            location = Location(
+                dir=arguments.source,
+                images=arguments.images,
+                labels=arguments.labels,
+                val_share=arguments.val_share,
+            )
+            splits = None if arguments.split is None else arguments.split.split(",")
+            shard_bytes = arguments.shard_megabytes * 2**20
+            prepare(arguments.dataset, location, arguments.out, splits, shard_bytes)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on where this one stopped")
         raise SystemExit(130) from None
 
 
+def flags() -> command_line.Parser:
+    """The command line."""
+    parser = command_line.Parser("ccnet_jax.data.prepare", __doc__)
+    parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="the data set")
+    parser.add_argument("--source", help="its folder, as for data.dir in training; streets needs none")
+    parser.add_argument("--out", required=True, help="folder of TFDS data sets, TFDS's data_dir")
+    parser.add_argument("--split", help="splits to prepare, separated by commas; default all that exist")
+    parser.add_argument("--images", help="of --dataset folder: as data.images in training")
+    parser.add_argument("--labels", help="of --dataset folder: as data.labels in training")
+    parser.add_argument("--val-share", type=float, help="of --dataset folder: as data.val_share in training")
+    parser.add_argument(
+        "--shard-megabytes",
+        type=command_line.positive,
+        default=256,
+        help="most that a file holds, in 2^20 bytes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="read a prepared data set again and compare its checksums"
+    )
+    return parser
+
+
 if __name__ == "__main__":
-    errors.run(main)
+    command_line.run(main)

@@ -16,9 +16,9 @@ from ccnet_jax.settings import setting
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-    """Where the files of a data set lie, and what nothing but the user can say of them."""
+    """Where the files of a data set lie, and what only the user knows about them."""
 
-    dir: str | None = setting(None, "folder of the data; None where they are built in", resumable=True)
+    dir: str | None = setting(None, "folder of the data; None for data that are built in", resumable=True)
     images: str | None = setting(
         None,
         "of `folder`: pattern of the picture folders below dir, as `img/{split}`",
@@ -47,7 +47,7 @@ class Location:
 
 
 class MissingSplit(UserError):
-    """The folder or list of a split is not there: people leave out splits that they do not use."""
+    """The folder or list of a split does not exist: people leave out splits that they do not use."""
 
 
 class Source(Protocol):
@@ -57,7 +57,8 @@ class Source(Protocol):
     `classes` or 255, which is ignored everywhere.
     """
 
-    classes: tuple[str, ...]
+    label_classes: Classes  # names and colours, and what the label files hold
+    classes: tuple[str, ...]  # their names
     palette: np.ndarray  # uint8 [len(classes), 3] RGB
     numbers: np.ndarray  # uint8 [len(classes)], what stands for each class in the data set's label files
 
@@ -67,6 +68,40 @@ class Source(Protocol):
 
     def name(self, index: int) -> str:
         """A short name of picture `index`, fit for a file name."""
+
+
+class FolderSource:
+    """A `Source` of pairs of picture and label files.
+
+    Args:
+      pairs: (image path, label path) of every sample; None for the label of a test picture.
+      classes: of the label files.
+      remedy: what to do where a label holds what the data set does not have.
+    """
+
+    def __init__(
+        self,
+        pairs: list[tuple[pathlib.Path, pathlib.Path | None]],
+        classes: Classes,
+        remedy: str = "correct the file",
+    ):
+        self.pairs, self.label_classes, self.remedy = pairs, classes, remedy
+        self.classes, self.palette, self.numbers = classes.names, classes.palette, classes.numbers
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        image, label = self.read(index)
+        return decode_sample(self.label_classes, image, label, *self.pairs[index], self.remedy)
+
+    def read(self, index: int) -> tuple[bytes, bytes | None]:
+        """The bytes of the picture's file and of its label's. Raises UserError if they cannot be read."""
+        image, label = self.pairs[index]
+        return read_bytes(image), None if label is None else read_bytes(label)
+
+    def name(self, index: int) -> str:
+        return self.pairs[index][0].stem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +114,8 @@ class DataSet:
       open: (location, split) -> the pictures of a split. Raises UserError naming what is missing.
       layout: how the folder must lie; None of a data set that is built in.
       description: where to get it, and how it must lie.
+      summary: (pictures of a split) -> lines on what was found in the files, printed before training. It
+        reads labels, and raises UserError where there is nothing to learn. None: nothing is to be said.
     """
 
     classes: Classes | None
@@ -86,40 +123,14 @@ class DataSet:
     open: Callable[[Location, str], Source]
     layout: str | None = None
     description: str = ""
-
-
-class FolderSource:
-    """A `Source` of pairs of picture and label files.
-
-    Args:
-      pairs: (image path, label path) of every sample; None for the label of a test picture.
-      classes: of the label files.
-    """
-
-    def __init__(self, pairs: list[tuple[pathlib.Path, pathlib.Path | None]], classes: Classes):
-        self.pairs, self._classes = pairs, classes
-        self.classes, self.palette, self.numbers = classes.names, classes.palette, classes.numbers
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return decode_sample(self._classes, *self.read(index), *self.pairs[index])
-
-    def read(self, index: int) -> tuple[bytes, bytes | None]:
-        """The bytes of the picture's file and of its label's. Raises UserError if they cannot be read."""
-        image, label = self.pairs[index]
-        return read_bytes(image), None if label is None else read_bytes(label)
-
-    def name(self, index: int) -> str:
-        return self.pairs[index][0].stem
+    summary: Callable[[Source], str] | None = None
 
 
 class JoinedSource:
     """Several sources of the same classes, one after the other."""
 
     def __init__(self, parts: list[Source]):
-        self.parts = parts
+        self.parts, self.label_classes = parts, parts[0].label_classes
         self.classes, self.palette, self.numbers = parts[0].classes, parts[0].palette, parts[0].numbers
         self._starts = [sum(map(len, parts[:i])) for i in range(len(parts))]
 
@@ -127,22 +138,23 @@ class JoinedSource:
         return sum(map(len, self.parts))
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        part, there = self._find(index)
-        return part[there]
+        part, number = self._find(index)
+        return part[number]
 
     def name(self, index: int) -> str:
-        part, there = self._find(index)
-        return part.name(there)
+        part, number = self._find(index)
+        return part.name(number)
 
     def _find(self, index: int) -> tuple[Source, int]:
+        """The part that holds picture `index`, and the picture's number there."""
         part = bisect.bisect_right(self._starts, index) - 1
         return self.parts[part], index - self._starts[part]
 
 
 def data_folder(folder: str | None, dataset: str, layout: str, inside: tuple[str, ...] = ()) -> pathlib.Path:
-    """`folder` as a path, or the first of the folders `inside` it that is there.
+    """`folder` as a path, or the first of the folders `inside` it that exists.
 
-    Raises UserError, with the `layout` wanted, where it is not given or not there.
+    Raises UserError, with the `layout` wanted, where it is not given or does not exist.
     """
     if not folder:
         raise UserError(
@@ -163,15 +175,15 @@ def check_split(split: str, splits: tuple[str, ...], dataset: str) -> None:
 def paired(
     images: list[pathlib.Path], label_of: dict[pathlib.Path, pathlib.Path], remedy: str
 ) -> list[tuple[pathlib.Path, pathlib.Path]]:
-    """(image, label) of every image. Raises UserError naming the first image whose label is not there."""
+    """(image, label) of every image. Raises UserError naming the first image whose label does not exist."""
     for image in images:
         if not label_of[image].is_file():
             raise UserError(f"{image} has no label {label_of[image]}; {remedy}")
     return [(image, label_of[image]) for image in images]
 
 
-def read_list(path: pathlib.Path, dataset: str, remedy: str) -> list[str]:
-    """The names in a split's list: of each line the first word, without folder and suffix.
+def read_lines(path: pathlib.Path, dataset: str, remedy: str) -> list[str]:
+    """The lines of a split's list that are not empty.
 
     Raises MissingSplit where there is no list, UserError where it is empty or not text.
     """
@@ -181,7 +193,15 @@ def read_list(path: pathlib.Path, dataset: str, remedy: str) -> list[str]:
         raise MissingSplit(f"{dataset} has no list {path}; {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as a list of names ({error}); {remedy}") from None
-    names = [pathlib.PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
-    if not names:
+    lines = [line for line in lines if line.strip()]
+    if not lines:
         raise UserError(f"{path} names no picture; {remedy}")
-    return names
+    return lines
+
+
+def read_list(path: pathlib.Path, dataset: str, remedy: str) -> list[str]:
+    """The names in a split's list: of each line the first word, without folder and suffix.
+
+    Raises MissingSplit and UserError as `read_lines`.
+    """
+    return [pathlib.PurePosixPath(line.split()[0]).stem for line in read_lines(path, dataset, remedy)]

@@ -8,6 +8,7 @@ import bisect
 import contextlib
 import itertools
 import os
+import pathlib
 import re
 from typing import Any
 
@@ -17,17 +18,19 @@ from array_record.python import array_record_data_source
 from tensorflow_datasets.core import example_parser, naming, read_only_builder
 from tensorflow_datasets.core.utils import file_utils, version
 
+from ccnet_jax.data.class_files import read_class_file
+from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_sample
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes, numbered_palette
 
 _PREPARE = "python -m ccnet_jax.data.prepare"
-_FEATURES = """--config.data.features="('IMAGE','LABEL')\""""  # as ml_collections and shells want it
+_FEATURES = "--config.data.features=IMAGE,LABEL"
 
 
 class TfdsSource:
-    """A `Source` (see `files`) of a split's records; it can be pickled, and then opens its files anew.
+    """A `Source` of a split's records; it can be pickled, and then opens its files anew.
 
     Args:
       title: of the data set and split, for complaints.
@@ -40,7 +43,7 @@ class TfdsSource:
     def __init__(
         self, title: str, files: list[Any], specs: dict[str, Any], image: str, label: str, classes: Classes
     ):
-        self._title, self._image, self._label, self._classes = title, image, label, classes
+        self._title, self._image, self._label, self.label_classes = title, image, label, classes
         self.classes, self.palette, self.numbers = classes.names, classes.palette, classes.numbers
         # Not the sources that TFDS's builders make: those pickle the builder, which reads its folder again.
         self._records = array_record_data_source.ArrayRecordDataSource(files)
@@ -54,7 +57,7 @@ class TfdsSource:
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         where = f"record {index} of {self._title}"
         return decode_sample(
-            self._classes, *self.read(index), f"{self._image} of {where}", f"{self._label} of {where}"
+            self.label_classes, *self.read(index), f"{self._image} of {where}", f"{self._label} of {where}"
         )
 
     def read(self, index: int) -> tuple[bytes, bytes | None]:
@@ -81,13 +84,13 @@ class TfdsSource:
             ) from None
 
 
-def open_split(data: Any, split: str) -> TfdsSource:
+def open_split(data: DataConfig, split: str) -> TfdsSource:
     """The records of a split in their stored order; TFDS understands "train+val" and "train[:10%]" itself.
 
     Args:
       data: the config's `data`: `name` as TFDS has it ("NAME", "NAME/CONFIG", "NAME:VERSION"), `dir` as
-        TFDS's data_dir or None for TFDS's own, `features` as the names of (image, label) or None where they
-        speak for themselves, `classes` as class names for data sets that have none.
+        TFDS's data_dir or None for TFDS's own, `features` as the names of (image, label) or None where only
+        one choice is possible, `classes` and `palette` for data sets that have none.
       split: of the data set.
 
     Raises:
@@ -104,7 +107,7 @@ def open_split(data: Any, split: str) -> TfdsSource:
         )
     builder.info.set_file_format("array_record", override=True, override_if_initialized=True)
     image, label = _feature_names(builder.info.features, data.features, where)
-    classes = _classes(data, builder.info.features[label])
+    classes = _classes(data, builder.info.features[label], pathlib.Path(where))
     serialized = builder.info.features.get_serialized_info()
     names = [image, label]
     if "name" in serialized and isinstance(builder.info.features["name"], tfds.features.Text):
@@ -196,13 +199,22 @@ def _described(feature: Any) -> str:
     return f"{kind}, {feature.shape[-1]} channels" if isinstance(feature, tfds.features.Image) else kind
 
 
-def _classes(data: Any, label: Any) -> Classes:
-    """Of a data set known here its own, else the config's, else those that the label feature names."""
+def _classes(data: DataConfig, label: Any, folder: pathlib.Path) -> Classes:
+    """Of a data set known here its own, else the config's, else those that the data set names itself.
+
+    Args:
+      data: `config.data`.
+      label: TFDS's feature of the label maps.
+      folder: of the data set; `data.prepare` leaves a classes.json there.
+    """
     base = _base_name(data.name)
-    if base in DATASETS:
-        if data.classes is not None and tuple(data.classes) != DATASETS[base].classes.names:
+    known = DATASETS[base].classes if base in DATASETS else None
+    if known is not None:
+        if data.classes is not None and data.classes != known.names:
             raise UserError(f"{base} has classes of its own; remove --config.data.classes")
-        return DATASETS[base].classes
+        return known
+    if data.classes is None and (found := read_class_file(folder)) is not None:
+        return found[1]
     names = tuple(data.classes or _label_names(label))
     if not names:
         raise UserError(
@@ -211,7 +223,8 @@ def _classes(data: Any, label: Any) -> Classes:
         )
     if len(names) > 254:
         raise UserError(f"{data.name} has {len(names)} classes; at most 254 fit a label of 8 bits")
-    return Classes(names, numbered_palette(len(names)))
+    palette = numbered_palette(len(names)) if data.palette is None else np.array(data.palette, np.uint8)
+    return Classes(names, palette)
 
 
 def _label_names(label: Any) -> list[str]:

@@ -16,14 +16,14 @@ from ccnet_jax.labels import VOID
 MEAN_COLOUR = (123, 117, 104)
 
 
-def scaled_size(size: tuple[int, int], fit: tuple[int, int] | None, ratio: float) -> tuple[int, int]:
+def scaled_size(size: tuple[int, int], box: tuple[int, int] | None, ratio: float) -> tuple[int, int]:
     """The (height, width) of a picture of `size` times a ratio.
 
-    With `fit` = (long, short) side of a box: the largest that fits into the box times the ratio, in whole
+    With `box` = its (long, short) side: the largest that fits into the box times the ratio, in whole
     pixels, as mmsegmentation has it.
     """
-    if fit is not None:
-        long, short = int(max(fit) * ratio), int(min(fit) * ratio)
+    if box is not None:
+        long, short = int(max(box) * ratio), int(min(box) * ratio)
         ratio = min(long / max(size), short / min(size))
     height, width = (max(int(side * ratio + 0.5), 1) for side in size)
     return height, width
@@ -31,7 +31,7 @@ def scaled_size(size: tuple[int, int], fit: tuple[int, int] | None, ratio: float
 
 def random_size(
     size: tuple[int, int],
-    fit: tuple[int, int] | None,
+    box: tuple[int, int] | None,
     scale: tuple[float, float] | None,
     short_sides: Sequence[int] | None,
     rng: np.random.Generator,
@@ -40,15 +40,29 @@ def random_size(
 
     Args:
       size: of the picture.
-      fit: (long, short) sides of a box into which it is fitted, or None.
+      box: (long, short) sides of a box into which it is resized, or None.
       scale: (lowest, highest) of an evenly drawn ratio, or None.
-      short_sides: lengths of the shorter side, one of which is drawn in place of fitting, or None.
+      short_sides: lengths of the shorter side, one of which is drawn and replaces the box, or None.
       rng: of the draws.
     """
     ratio = 1.0 if scale is None else rng.uniform(*scale)
     if short_sides is not None:
         return scaled_size(size, None, ratio * rng.choice(short_sides) / min(size))
-    return scaled_size(size, fit, ratio)
+    return scaled_size(size, box, ratio)
+
+
+def possible_sizes(
+    size: tuple[int, int],
+    box: tuple[int, int] | None,
+    scale: tuple[float, float] | None,
+    short_sides: Sequence[int] | None,
+) -> list[tuple[int, int]]:
+    """The smallest and the largest (height, width) that `random_size` may give, with the same arguments."""
+    ratios = scale or (1.0, 1.0)
+    if short_sides is not None:
+        lengths = (ratios[0] * min(short_sides), ratios[1] * max(short_sides))
+        return [scaled_size(size, None, length / min(size)) for length in lengths]
+    return [scaled_size(size, box, ratio) for ratio in ratios]
 
 
 def image_window(
@@ -80,8 +94,8 @@ def label_window(
 
     def sources(start: int, count: int, resized: int, side: int) -> np.ndarray:
         """floor((i + 1/2) side / resized), in integers."""
-        there = np.arange(start, min(start + count, resized))
-        return (2 * there + 1) * side // (2 * resized)
+        positions = np.arange(start, min(start + count, resized))
+        return (2 * positions + 1) * side // (2 * resized)
 
     rows = sources(top, crop[0], size[0], label.shape[0])
     columns = sources(left, crop[1], size[1], label.shape[1])

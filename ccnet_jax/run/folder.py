@@ -101,7 +101,9 @@ class RunFolder:
         try:
             config = configuration.parse(values, made_elsewhere=True)
         except (UserError, AttributeError) as error:
-            raise UserError(f"{self.config_file}: {error}") from None
+            raise UserError(
+                f"{self.config_file}: {error} (if a file of your own adds it: pass --parts FILE)"
+            ) from None
         name = config.model.implementation
         if name is not None and (name not in IMPLEMENTATIONS or IMPLEMENTATIONS[name].unavailable()):
             print(f"model.implementation={name!r} cannot run here: the op chooses another")

@@ -1,4 +1,4 @@
-"""Cross-entropy over pixels without void: class weights, label smoothing, online hard example mining (OHEM)."""
+"""Cross-entropy over pixels, without void: class weights, label smoothing, hard example mining (OHEM)."""
 
 import dataclasses
 import functools

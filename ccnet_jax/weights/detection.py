@@ -6,8 +6,8 @@ import pathlib
 from collections.abc import Iterable
 
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.config import ModelConfig
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.layers import scaled
 from ccnet_jax.weights.naming import CLASSIFIERS, HEAD_NAMES, Naming, StateDict, is_counter, naming_of
 from ccnet_jax.weights.resnet_depth import depth_of, resnet_title
@@ -41,7 +41,9 @@ class DetectedNetwork:
     @property
     def model(self) -> ModelConfig:
         """The settings that build this network; loops and align_corners are not told by weights."""
-        return ModelConfig(depth=self.depth, flavour=self.flavour, stem=self.stem, width=self.width)
+        return ModelConfig(
+            backbone="resnet", depth=self.depth, flavour=self.flavour, stem=self.stem, width=self.width
+        )
 
     def __str__(self) -> str:
         width = "" if self.width == 1 else f" of {self.width:g} times the width"

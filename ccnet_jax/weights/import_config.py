@@ -57,6 +57,7 @@ def check_config(
     model = config.model
     aligned = build_network(model, num_classes).aligned
     asked_and_found = {
+        "backbone": (model.backbone, network.model.backbone),
         "flavour": (model.flavour, network.flavour),
         "depth": (model.depth, network.depth),
         "width": (model.width, network.width),

@@ -14,7 +14,7 @@ from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.naming import Key, Naming, StateDict, is_counter, naming_of
-from ccnet_jax.weights.resnet_depth import resnet_title
+from ccnet_jax.weights.resnet_depth import depth_of, resnet_title
 
 Shapes = dict[Key, tuple[int, ...]]
 # Parts of a checkpoint that belong to no backbone.
@@ -72,6 +72,11 @@ def load_backbone(path: str, variables: dict[str, Any]) -> dict[str, Any]:
 
 def _from_file(source: pathlib.Path, shapes: Shapes) -> tuple[dict[Key, np.ndarray], list[str]]:
     """The backbone's variables from PyTorch's weights, and the names of further tensors of a backbone."""
+    if depth_of("/".join(key) for key in shapes) is None:
+        raise UserError(
+            f"{source} holds PyTorch's weights, which are understood for config.model.backbone=resnet only; "
+            "give config.pretrained the folder of a run, or leave it None"
+        )
     tensors = tensor_files.read(source).tensors
     naming = naming_of(tensors, source)
     _check_stem(tensors, naming, shapes, source)
@@ -93,7 +98,10 @@ def _from_run(source: pathlib.Path, shapes: Shapes) -> dict[Key, np.ndarray]:
     _check_depth(saved, names.values(), source)
     for name in names.values():
         if name not in saved:
-            raise UserError(f"{source} has no {name}; set config.model.stem to that of the weights")
+            raise UserError(
+                f"{source} has no {name}; set config.model.stem and config.model.backbone to "
+                "those of the weights"
+            )
     return {
         key: values.checked(saved[names[key]], names[key], shape, source, _REMEDY)
         for key, shape in shapes.items()

@@ -9,8 +9,8 @@ from flax import traverse_util
 from ccnet_jax.config import Config
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes
-from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.config import build_network
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights import tensor_files, values
@@ -108,6 +108,11 @@ def _check_exportable(config: Config, run: RunFolder, in_place: bool) -> None:
         raise UserError(
             f"{run} has model.context={model.context}, for which PyTorch's CCNets have no names; only rcca "
             "can be written"
+        )
+    if model.backbone != "resnet":
+        raise UserError(
+            f"{run} has model.backbone={model.backbone}, for which PyTorch's CCNets have no names; only "
+            "resnet can be written"
         )
     if in_place and not FLAVOURS[model.flavour].in_place_norms:
         raise UserError(

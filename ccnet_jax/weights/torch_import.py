@@ -14,8 +14,8 @@ from flax import traverse_util
 
 from ccnet_jax.config import Config
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.config import ModelConfig, build_network
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import RunFolder

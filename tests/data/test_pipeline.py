@@ -1,10 +1,10 @@
 import itertools
 
-import ml_collections
 import numpy as np
 import pytest
 
-from ccnet_jax.data import pipeline
+from ccnet_jax.data import config, pipeline
+from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError
 
@@ -19,7 +19,7 @@ class Numbered:
         return 10
 
     def __getitem__(self, i):
-        size = (6 + i % 3, 9)
+        size = (66 + i % 3, 99)
         return {"image": np.full((*size, 3), i, np.uint8), "label": np.full(size, i, np.uint8)}
 
     def name(self, i):
@@ -27,9 +27,7 @@ class Numbered:
 
 
 def settings(**changes):
-    values = {"fit": None, "scale": None, "short_sides": None, "crop": None, "cat_max_ratio": 1.0}
-    values |= {"flip": True, "distort": True, "workers": 0}
-    return ml_collections.ConfigDict(values | changes)
+    return DataConfig(**{"flip": True, "distort": True, **changes})
 
 
 def first(batches, count):
@@ -54,7 +52,7 @@ def test_batches_are_a_function_of_seed_and_number():
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_worker_processes_make_the_same_batches(workers):
-    source, data = Numbered(), {"crop": (32, 32), "scale": (0.5, 8.0), "cat_max_ratio": 0.75}
+    source, data = Numbered(), {"crop": (32, 32), "scale": (0.5, 2.0), "cat_max_ratio": 0.75}
     threads = first(pipeline.train_batches(source, settings(**data), 4, seed=1, start=2), 6)
     processes = first(
         pipeline.train_batches(source, settings(**data, workers=workers), 4, seed=1, start=2), 6
@@ -64,7 +62,7 @@ def test_worker_processes_make_the_same_batches(workers):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_every_batch_between_them(processes):
-    source, data = Numbered(), settings(crop=(32, 32), scale=(0.5, 8.0))
+    source, data = Numbered(), settings(crop=(32, 32), scale=(0.5, 2.0))
     whole = first(pipeline.train_batches(source, data, 4, seed=1), 6)
     parts = [
         first(pipeline.train_batches(source, data, 4, seed=1, process=p, processes=processes), 6)
@@ -76,13 +74,15 @@ def test_processes_share_every_batch_between_them(processes):
 
 
 def test_pictures_of_different_sizes_need_a_crop():
-    with pytest.raises(UserError, match="pictures of 9x6 and 9x7 pixels cannot be one batch.*data.crop"):
+    with pytest.raises(UserError, match="pictures of 99x66 and 99x67 pixels cannot be one batch.*data.crop"):
         first(pipeline.train_batches(Numbered(), settings(), 4, seed=1), 3)
 
 
 def test_an_error_in_a_worker_process_reaches_the_user_as_one_sentence():
     class Spoilt(Numbered):
         def __getitem__(self, i):
+            if i == 0:  # which is read before the workers start
+                return super().__getitem__(i)
             raise UserError(f"picture {i} is damaged")
 
     with pytest.raises(Exception, match="picture . is damaged") as error:
@@ -94,7 +94,7 @@ def test_an_error_in_a_worker_process_reaches_the_user_as_one_sentence():
 
 
 def test_every_epoch_visits_each_picture_once_in_a_new_order():
-    source, data = Numbered(), settings(crop=(8, 9), distort=False)
+    source, data = Numbered(), settings(crop=(66, 99), distort=False)
     batches = first(pipeline.train_batches(source, data, 5, seed=1), 6)
     order = [int(image[0, 0, 0]) for batch in batches for image in batch["image"]]
     epochs = [order[:10], order[10:20], order[20:]]
@@ -115,10 +115,47 @@ def test_evaluation_gives_every_picture_once_grouped_by_size(batch_size, process
                 else:
                     seen.append(int(index))
                     assert (image == index).all()
-                    assert label.shape == (6 + index % 3, 9)
+                    assert label.shape == (66 + index % 3, 99)
     assert sorted(seen) == list(range(10))
 
 
 def test_evaluation_of_the_first_pictures_only():
     batches = pipeline.evaluation_batches(Numbered(), 4, 2)
     assert sorted(int(i) for batch in batches for i in batch["index"] if i >= 0) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scale": (0.1, 2.0)}, r"config.data.scale=\(0.1, 2.0\) makes sides of 7 to 198 pixels .* is 99x66"),
+        ({"scale": (1.0, 900.0)}, "makes sides of 66 to 89100 pixels"),
+        ({"short_sides": (32, 30_000)}, r"short_sides=\(32, 30000\) makes sides of 32 to 45000"),
+        ({"resize": (32, 32)}, "config.data.resize=.32, 32. makes sides of 21 to 32 pixels"),
+        (
+            {"resize": (99, 66), "scale": (0.1, 1.0)},
+            "config.data.resize=.* and config.data.scale=.* make sides",
+        ),
+    ],
+)
+def test_resizing_keeps_the_sides_within_bounds(changes, words):
+    with pytest.raises(UserError, match=words):
+        pipeline.train_batches(Numbered(), settings(crop=(32, 32), **changes), 4, seed=1)
+
+
+def test_a_picture_that_becomes_too_large_in_training():
+    data, rng = settings(crop=(32, 32), short_sides=(256,)), np.random.default_rng(0)
+    sample = {"image": np.zeros((2, 300, 3), np.uint8), "label": np.zeros((2, 300), np.uint8)}
+    with pytest.raises(UserError, match="300x2 pixels is resized to 38400x256; lower"):
+        pipeline.augmented(sample, data, rng)
+
+
+def test_a_batch_that_memory_cannot_hold_is_refused_before_it_is_made(monkeypatch):
+    monkeypatch.setattr(config.os, "sysconf", lambda name: 1000 if name == "SC_PAGE_SIZE" else 100)
+    pipeline.train_batches(Numbered(), settings(crop=(66, 99)), 3, seed=1)
+    with pytest.raises(UserError, match="config.batch_size=4 needs 0.0 GB for one batch of 99x66 pictures"):
+        pipeline.train_batches(Numbered(), settings(), 4, seed=1)
+
+
+def test_the_summary_of_a_data_set_that_has_none_of_its_own():
+    assert pipeline.summary(DataConfig(), Streets("val"), "val") == "streets, val: 100 pictures"
+    assert pipeline.summary(DataConfig(), Streets("val")) == "streets: 100 pictures"

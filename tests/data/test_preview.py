@@ -1,13 +1,22 @@
 import cv2
 import numpy as np
 
-from ccnet_jax.data import pipeline, preview
+from ccnet_jax import config_files
+from ccnet_jax.config import Config, parse
+from ccnet_jax.config_files import ConfigName
+from ccnet_jax.data import pipeline, preview, statistics
 from tests import helpers
 from tests.miniatures import scene, write_ade20k, write_camvid
 
 
+def config_of(name: str, **changes: str) -> Config:
+    """The config with changes, in which double underscores are dots."""
+    overrides = {key.replace("__", "."): value for key, value in changes.items()}
+    return parse(config_files.load(ConfigName.of(name)), overrides)
+
+
 def test_the_first_crops_are_those_of_training(tmp_path):
-    config = helpers.load_config("camvid", batch_size=3, data__dir=str(write_camvid(tmp_path)))
+    config = config_of("camvid", batch_size="3", data__dir=str(write_camvid(tmp_path)))
     source = pipeline.open_source(config.data, "train")
     crops = preview.first_crops(source, config, 4)
     batches = pipeline.train_batches(source, config.data, 3, config.seed)
@@ -17,7 +26,7 @@ def test_the_first_crops_are_those_of_training(tmp_path):
 
 
 def test_statistics_count_every_pixel_and_size(tmp_path):
-    config = helpers.load_config("ade20k", data__dir=str(write_ade20k(tmp_path)))
+    config = config_of("ade20k", data__dir=str(write_ade20k(tmp_path)))
     source = pipeline.open_source(config.data, "val")
     pixels, sizes, count = preview.statistics(source, 0)
     assert count == 5
@@ -27,15 +36,15 @@ def test_statistics_count_every_pixel_and_size(tmp_path):
     assert pixels[0] == (labels[0] == 0).sum()  # picture i's classes begin at 11 i
     assert pixels.sum() == sum(label.size for label in labels)
     assert preview.statistics(source, 2)[2] == 2
-    text = preview.summary(source, pixels, sizes)
-    assert "96 x 64  1" in text
+    assert "  96 x 64  1" in statistics.sizes_text(sizes).splitlines()
+    text = statistics.class_table(source.classes, pixels)
     assert f"{'wall':19}  {100 * pixels[0] / pixels[:-1].sum():7.3f}" in text
     assert f"{'flag':19}    never" in text
 
 
 def test_the_program_writes_a_sheet_and_prints_the_summary(tmp_path):
     write_camvid(tmp_path / "camvid")
-    arguments = [f"--config={helpers.ROOT}/configs/camvid.py", "--config.data.crop=(40, 48)"]
+    arguments = ["--config=camvid", "--config.data.crop=(40, 48)"]
     output = "--output=sheets/camvid.png"
     code, out, err = helpers.run(
         "ccnet_jax.data.preview", *arguments, "--config.data.dir=camvid", output, "--crops=3", cwd=tmp_path

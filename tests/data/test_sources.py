@@ -5,12 +5,12 @@ import os
 import struct
 import zlib
 
-import ml_collections
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from ccnet_jax.data import pipeline, sources
+from ccnet_jax.data import images, pipeline, sources
+from ccnet_jax.data.config import DataConfig
 from ccnet_jax.errors import UserError
 from tests.miniatures import ORIENTATION, WRITERS, scene, write
 
@@ -23,8 +23,8 @@ def miniatures(tmp_path_factory):
 
 
 def open_source(name, folder, split="train"):
-    data = {"name": name, "dir": folder and str(folder), "source": "folder"}
-    return pipeline.open_source(ml_collections.ConfigDict(data), split)
+    data = DataConfig(name=name, dir=str(folder) if folder else None)
+    return pipeline.open_source(data, split)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_labels_of_any_bit_depth_give_the_numbers_in_the_file(bits, colour):
     rows = np.random.default_rng(0).integers(0, 2**bits, (7, 13)).astype(np.uint8)
     palette = np.random.default_rng(1).integers(0, 256, 3 * 2**bits, np.uint8).tobytes()
     data = png(bits, colour, rows, chunk(b"PLTE", palette) if colour == 3 else b"")
-    np.testing.assert_array_equal(sources.decode_label(data, "a.png"), rows)
+    np.testing.assert_array_equal(images.decode_label(data, "a.png"), rows)
 
 
 def test_image_decoding_agrees_with_pillow():
@@ -155,11 +155,11 @@ def test_image_decoding_agrees_with_pillow():
         data = io.BytesIO()
         Image.fromarray(form).save(data, suffix)
         expected = np.array(Image.open(data).convert("RGB"))
-        np.testing.assert_array_equal(sources.decode_image(data.getvalue(), "a"), expected)
+        np.testing.assert_array_equal(images.decode_image(data.getvalue(), "a"), expected)
     data = io.BytesIO()
     Image.fromarray(image).save(data, "JPEG", quality=90)
     assert (
-        np.abs(sources.decode_image(data.getvalue(), "a").astype(int) - np.array(Image.open(data))).max() <= 3
+        np.abs(images.decode_image(data.getvalue(), "a").astype(int) - np.array(Image.open(data))).max() <= 3
     )
 
 
@@ -171,7 +171,7 @@ def test_exif_orientations_are_what_pillow_makes_of_them(orientation):
     data = io.BytesIO()
     Image.fromarray(image).save(data, "JPEG", exif=exif, quality=95)
     expected = np.array(ImageOps.exif_transpose(Image.open(data)))
-    assert np.abs(sources.decode_image(data.getvalue(), "a").astype(int) - expected).max() <= 3
+    assert np.abs(images.decode_image(data.getvalue(), "a").astype(int) - expected).max() <= 3
 
 
 LISTS = "ImageSets/Segmentation"
@@ -182,6 +182,10 @@ IMAGE = "images/train/0.png"
 def cut(path, share):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
+
+
+def jpeg_named_png(path):
+    Image.fromarray(np.zeros((64, 96), np.uint8)).save(path, "JPEG")
 
 
 def flip_a_bit(path):
@@ -213,7 +217,11 @@ def flip_a_bit(path):
             "label 11 at row 0, column 0.* 0 to 10",
         ),
         (lambda d: write(d / LABEL, np.zeros((64, 96, 3), np.uint8)), "8-bit image of one channel"),
-        (lambda d: write(d / LABEL, np.zeros((64, 96), np.uint16)), "8-bit image of one channel"),
+        (
+            lambda d: write(d / LABEL, np.full((64, 96), 300, np.uint16)),
+            "number 300 at row 0, column 0.* 8-bit",
+        ),
+        (lambda d: jpeg_named_png(d / LABEL), "train/0.png is a JPEG, whatever its name says: .* as PNG"),
     ],
 )
 def test_spoilt_data_is_one_sentence_naming_the_file(tmp_path, spoil, words):
@@ -223,18 +231,25 @@ def test_spoilt_data_is_one_sentence_naming_the_file(tmp_path, spoil, words):
     assert "\n" not in str(error.value)
 
 
+def test_16_bit_labels_of_small_numbers_are_read(tmp_path):
+    source = open_source("camvid", WRITERS["camvid"](tmp_path, pictures=1))
+    wanted = source[0]["label"]
+    write(tmp_path / LABEL, wanted.astype(np.uint16))
+    np.testing.assert_array_equal(source[0]["label"], wanted)
+
+
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
 def test_truncated_jpegs_are_found(miniatures, share):
     data = open_source("ade20k", miniatures["ade20k"]).pairs[0][0].read_bytes()
     with pytest.raises(UserError, match="a.jpg is damaged or not a picture"):
-        sources.decode_image(data[: int(len(data) * share)], "a.jpg")
+        images.decode_image(data[: int(len(data) * share)], "a.jpg")
 
 
 def test_damaged_palette_labels_are_found(miniatures):
     data = open_source("voc2012", miniatures["voc2012"]).pairs[0][1].read_bytes()
     for length in (30, 200, len(data) // 2, len(data) - 40):
         with pytest.raises(UserError, match="a.png is damaged or not a picture"):
-            sources.decode_label(data[:length], "a.png")
+            images.decode_label(data[:length], "a.png")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

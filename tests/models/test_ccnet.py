@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ccnet_jax.models.context import CONTEXTS
-from ccnet_jax.models.backbones.resnet import BLOCKS, ResNet, max_pool
 
 from ccnet_jax import CCNet
+from ccnet_jax.models.backbones.resnet import BLOCKS, ResNet, max_pool
 from ccnet_jax.models.ccnet import FLAVOURS, normalize
 from ccnet_jax.models.layers import resize_bilinear
 from tests.helpers import with_gamma

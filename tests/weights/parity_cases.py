@@ -1,7 +1,7 @@
 """What PyTorch and this package are compared on: cases, weights and inputs, made by NumPy alone.
 
-`tests/weights/record_torch.py` computes the cases with PyTorch and writes `tests/weights/recorded/torch.npz`; the tests
-compute them with this package and compare. Random numbers come from `numpy.random.RandomState`, whose streams
+`record_torch.py` computes the cases with PyTorch and writes `recorded/torch.npz`; the tests compute them with
+this package and compare. Random numbers come from `numpy.random.RandomState`, whose streams
 NumPy keeps forever, so that weights and inputs need not be stored.
 """
 

@@ -13,8 +13,9 @@ from ccnet_jax import CCNet, devices, train
 from ccnet_jax import config as configuration
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.flavours import FLAVOURS
+from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.config import build_network
+from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.recipes import RECIPES
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
@@ -437,6 +438,10 @@ def test_files_and_folders_that_cannot_be(tmp_path, monkeypatch):
     psp = dataclasses.replace(config, model=dataclasses.replace(config.model, context="psp"))
     RunFolder(out).save_config(psp)
     assert "only rcca" in said(out, "b.safetensors")
+    monkeypatch.setitem(BACKBONES, "toy", BACKBONES["resnet"])
+    toy = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone="toy"))
+    RunFolder(out).save_config(toy)
+    assert "only resnet" in said(out, "b.safetensors")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "choose a .safetensors" in said(out, "b.pth")
     (tmp_path / "w.pth").touch()

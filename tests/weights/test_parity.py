@@ -1,6 +1,6 @@
 """This package computes what PyTorch does: against recordings, so that PyTorch is not needed.
 
-Cases, weights and inputs: `tests/weights/parity_cases.py`. What recorded them: `tests/weights/record_torch.py`.
+Cases, weights and inputs are in `parity_cases.py`; `record_torch.py` recorded them.
 """
 
 import dataclasses
@@ -14,11 +14,12 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from ccnet_jax.models.config import build_network
-from ccnet_jax.models.context import adaptive_average_pool
-from ccnet_jax.models.layers import resize_bilinear
 from ccnet_jax.models.backbones.resnet import max_pool
-from ccnet_jax.training.optimizers import sgd
+from ccnet_jax.models.config import build_network
+from ccnet_jax.models.contexts.psp import adaptive_average_pool
+from ccnet_jax.models.layers import resize_bilinear
+from ccnet_jax.training.losses import LossConfig
+from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
 from ccnet_jax.training.step import State, make_train_step
 from ccnet_jax.weights.detection import detect_network
 from ccnet_jax.weights.naming import is_counter, naming_of
@@ -26,7 +27,7 @@ from ccnet_jax.weights.pretrained import load_backbone
 from ccnet_jax.weights.torch_export import torch_tensors
 from ccnet_jax.weights.torch_import import convert_tensors
 from ccnet_jax.weights.values import has_in_place_norms
-from tests.helpers import load_config, random_variables
+from tests.helpers import random_variables
 from tests.weights import parity_cases as cases
 from tests.weights.state_dicts import state_shapes
 
@@ -97,26 +98,21 @@ def test_three_training_steps(recorded, flavour, monkeypatch):
     case, network = cases.TRAININGS[flavour], f"{flavour}-10"
     start = state_dict(recorded, network)
     model, variables = converted(start)
-    config = load_config("demo")
-    config.optimizer.update(
-        {
-            "learning_rate": case.learning_rate,
-            "min_learning_rate": 0.0,
-            "momentum": case.momentum,
-            "weight_decay": case.weight_decay,
-            "power": case.power,
-        }
+    optimizer_config = OptimizerConfig(
+        learning_rate=case.learning_rate,
+        min_learning_rate=0.0,
+        momentum=case.momentum,
+        weight_decay=case.weight_decay,
+        power=case.power,
     )
-    config.loss.update(
-        {
-            "auxiliary_weight": case.auxiliary_weight,
-            "ohem": case.ohem,
-            "ohem_threshold": case.ohem_threshold,
-            "ohem_min_kept": case.ohem_min_kept,
-        }
+    loss_config = LossConfig(
+        name="ohem" if case.ohem else "cross_entropy",
+        auxiliary_weight=case.auxiliary_weight,
+        ohem_threshold=case.ohem_threshold,
+        ohem_min_kept=case.ohem_min_kept,
     )
-    optimizer = sgd(config.optimizer, case.steps)
-    step = make_train_step(model, optimizer, config.loss, 0)
+    optimizer = build_optimizer(optimizer_config, case.steps)
+    step = make_train_step(model, optimizer, loss_config, 0)
     state = State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
     labels = jnp.asarray(cases.training_labels())
     values = cases.unpacked(recorded[f"train/{flavour}/values"])

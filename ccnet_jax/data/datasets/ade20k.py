@@ -186,12 +186,15 @@ ROOTS = ("ADEChallengeData2016",)
 _FOLDERS = {"train": "training", "val": "validation", "test": "testing"}
 
 
-def label_classes() -> Classes:
-    """Label 0 is void, label i class i - 1."""
+def _indices() -> np.ndarray:
+    """The table from the files' numbers to indices, uint8 [256]: 0 is void, i is class i - 1."""
     table = np.full(256, UNKNOWN, np.uint8)
     table[0] = table[255] = VOID
     table[1 : len(CLASSES) + 1] = np.arange(len(CLASSES))
-    return Classes(CLASSES, PALETTE, table)
+    return table
+
+
+LABELS = Classes(CLASSES, PALETTE, _indices())
 
 
 def open_split(location: Location, split: str) -> FolderSource:
@@ -208,10 +211,10 @@ def open_split(location: Location, split: str) -> FolderSource:
     if not images:
         raise UserError(f"{folder_of_images} holds no .jpg picture; ade20k's data.dir must hold {LAYOUT}")
     if split == "test":
-        return FolderSource([(image, None) for image in images], label_classes())
+        return FolderSource([(image, None) for image in images], LABELS)
     labels = {image: root / "annotations" / _FOLDERS[split] / f"{image.stem}.png" for image in images}
     remedy = "unpack ADEChallengeData2016.zip again"
-    return FolderSource(paired(images, labels, remedy), label_classes())
+    return FolderSource(paired(images, labels, remedy), LABELS)
 
 
-DATA_SET = DataSet(label_classes(), tuple(SPLITS), open_split, LAYOUT, __doc__)
+DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__)

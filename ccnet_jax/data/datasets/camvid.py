@@ -52,11 +52,7 @@ PALETTE = np.array(
 )
 LAYOUT = "images/{train,val,test}/NAME.jpg and labels/{train,val,test}/NAME.png"
 SPLITS = ("train", "val", "test")
-
-
-def label_classes() -> Classes:
-    """The files hold the class indices."""
-    return Classes(CLASSES, PALETTE)
+LABELS = Classes(CLASSES, PALETTE)  # the files hold the class indices
 
 
 def open_split(location: Location, split: str) -> FolderSource:
@@ -72,7 +68,7 @@ def open_split(location: Location, split: str) -> FolderSource:
             f"{folder_of_images} holds no .jpg or .png picture; camvid's data.dir must hold {LAYOUT}"
         )
     labels = {image: root / "labels" / split / f"{image.stem}.png" for image in images}
-    return FolderSource(paired(images, labels, "add it or remove the picture"), label_classes())
+    return FolderSource(paired(images, labels, "add it or remove the picture"), LABELS)
 
 
-DATA_SET = DataSet(label_classes(), tuple(SPLITS), open_split, LAYOUT, __doc__)
+DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__)

@@ -78,12 +78,15 @@ SPLITS = ("train", "val", "test", "train_extra")
 _LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
-def label_classes() -> Classes:
-    """Train ids from label ids."""
+def _train_ids() -> np.ndarray:
+    """The table from label ids to train ids, uint8 [256]."""
     table = np.full(256, UNKNOWN, np.uint8)
     table[:34] = table[255] = VOID
     table[list(_LABEL_IDS)] = np.arange(len(_LABEL_IDS))
-    return Classes(CLASSES, PALETTE, table)
+    return table
+
+
+LABELS = Classes(CLASSES, PALETTE, _train_ids())
 
 
 def open_split(location: Location, split: str) -> FolderSource:
@@ -102,14 +105,14 @@ def open_split(location: Location, split: str) -> FolderSource:
             f"{folder_of_images} holds no CITY/*_leftImg8bit.png; cityscapes' data.dir must hold {LAYOUT}"
         )
     if split == "test":
-        return FolderSource([(image, None) for image in images], label_classes())
+        return FolderSource([(image, None) for image in images], LABELS)
     kind = "gtCoarse" if split == "train_extra" else "gtFine"
     labels = {}
     for image in images:
         name = image.name.replace("_leftImg8bit.png", f"_{kind}_labelIds.png")
         labels[image] = root / kind / split / image.parent.name / name
     package = "gtCoarse.zip" if kind == "gtCoarse" else "gtFine_trainvaltest.zip"
-    return FolderSource(paired(images, labels, f"unpack {package} into {root}"), label_classes())
+    return FolderSource(paired(images, labels, f"unpack {package} into {root}"), LABELS)
 
 
-DATA_SET = DataSet(label_classes(), tuple(SPLITS), open_split, LAYOUT, __doc__)
+DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__)

@@ -58,6 +58,7 @@ PALETTE = np.array(
     ],
     np.uint8,
 )
+LABELS = Classes(CLASSES, PALETTE)
 CONTEXT_CLASSES = ("open lane", "closed lane", "moving vehicle", "waiting vehicle")
 HEIGHT, WIDTH = 96, 192
 SIGNAL_REACH = 24
@@ -82,9 +83,10 @@ class Streets:
         UserError for another.
     """
 
-    classes = CLASSES
-    palette = PALETTE
-    numbers = np.arange(len(CLASSES), dtype=np.uint8)
+    label_classes = LABELS
+    classes = LABELS.names
+    palette = LABELS.palette
+    numbers = LABELS.numbers
 
     def __init__(self, split: str):
         check_split(split, tuple(SPLITS), "streets")
@@ -106,11 +108,6 @@ class Streets:
 
     def name(self, index: int) -> str:
         return f"{self.split}-{index:05d}"
-
-
-def label_classes() -> Classes:
-    """The labels are the class indices."""
-    return Classes(CLASSES, PALETTE)
 
 
 def open_split(location: Location, split: str) -> Streets:
@@ -311,4 +308,4 @@ def _light(image: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
-DATA_SET = DataSet(label_classes(), tuple(SPLITS), open_split, None, __doc__)
+DATA_SET = DataSet(LABELS, tuple(SPLITS), open_split, None, __doc__)

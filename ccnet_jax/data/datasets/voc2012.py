@@ -60,11 +60,7 @@ ROOTS = ("VOCdevkit/VOC2012", "VOC2012")
 
 
 PALETTE = numbered_palette(len(CLASSES))
-
-
-def label_classes() -> Classes:
-    """The files hold the class indices."""
-    return Classes(CLASSES, PALETTE)
+LABELS = Classes(CLASSES, PALETTE)  # the files hold the class indices
 
 
 def open_split(location: Location, split: str) -> FolderSource:
@@ -82,10 +78,10 @@ def open_split(location: Location, split: str) -> FolderSource:
         if not image.is_file():
             raise UserError(f"{lists / split}.txt names {image}, which is not there; {remedy}")
     if split == "test":
-        return FolderSource([(image, None) for image in images], label_classes())
+        return FolderSource([(image, None) for image in images], LABELS)
     kind = "SegmentationClassAug" if split in ("aug", "trainaug") else "SegmentationClass"
     labels = {image: root / kind / f"{image.stem}.png" for image in images}
-    return FolderSource(paired(images, labels, remedy), label_classes())
+    return FolderSource(paired(images, labels, remedy), LABELS)
 
 
-DATA_SET = DataSet(label_classes(), tuple(SPLITS), open_split, LAYOUT, __doc__)
+DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__)

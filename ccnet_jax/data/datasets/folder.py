@@ -1,0 +1,282 @@
+"""`folder`: your own pictures and labels, in `data.dir`, in one of the usual layouts or in any other.
+
+How they may lie in `data.dir`; a split's folder may also be called training, validation, valid or testing:
+
+    images/{train,val}/NAME.jpg             labels/{train,val}/NAME.png
+    {train,val}/images/NAME.jpg             {train,val}/labels/NAME.png
+    {train,val}/NAME.jpg                    {train,val}_labels/NAME.png
+    JPEGImages/NAME.jpg                     SegmentationClass/NAME.png
+                                            and lists ImageSets/Segmentation/{train,val}.txt
+    images/NAME.jpg                         labels/NAME.png                 no splits: set data.val_share
+
+Other usual names of the folders (img_dir and ann_dir, masks, annotations) are found too; for all others set
+`data.images` and `data.labels` to patterns, for example `img/{split}`. Labels are PNG, TIFF or BMP files of
+class ids from 0, where 255 is void; or colour pictures, where `classes.txt`, `classes.json` or `data.palette`
+gives the colours. Without class names there are as many classes as the highest id in all labels, plus one.
+"""
+
+import collections
+import functools
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from ccnet_jax.data.class_files import MOST, NamedClass, classes_of, read_class_file
+from ccnet_jax.data.images import decode_indices, decode_label, label_pixels, read_bytes
+from ccnet_jax.data.layouts import SPELLINGS, Layout, Split, find_layout, open_layout
+from ccnet_jax.data.sources import DataSet, FolderSource, Location, MissingSplit, Source, data_folder
+from ccnet_jax.data.statistics import class_table
+from ccnet_jax.errors import UserError
+from ccnet_jax.labels import UNKNOWN, VOID, Classes, numbered_names, numbered_palette
+from ccnet_jax.progress import progress_bar
+
+LAYOUT = (
+    "images/{train,val} and labels/{train,val}, or another layout that docs/data.md lists, or any for which "
+    "--config.data.images and --config.data.labels are set"
+)
+COUNTED = 2000  # labels of a split that the summary counts at most, evenly spread
+_REMEDY = "correct the file, or name all classes in classes.txt or with --config.data.classes"
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # an EXIF tag, and its values that exchange height and width
+_THREADS = 8
+
+Size = tuple[int, int]  # (height, width) in pixels
+Result = TypeVar("Result")
+
+
+class OwnPictures(FolderSource):
+    """The pictures of a split with what is to be said about them.
+
+    Args:
+      files: of the split.
+      classes: of the label files.
+      origin: where the classes are from, for people.
+    """
+
+    def __init__(self, files: Split, classes: Classes, origin: str):
+        super().__init__(list(files.pairs.values()), classes, _REMEDY)
+        self.layout, self.warnings, self.origin = files.layout, files.warnings, origin
+        self._names = [name.replace("/", "-") for name in files.pairs]
+
+    def name(self, index: int) -> str:
+        return self._names[index]
+
+
+def open_split(location: Location, split: str) -> OwnPictures:
+    """The pairs of `split`, sorted by name; "test" may have no labels.
+
+    Raises UserError where files are missing or do not fit together, or nothing says what the classes are.
+    """
+    top = data_folder(location.dir, "folder", LAYOUT)
+    root, layout = find_layout(top, location)
+    files = open_layout(root, layout, split, location.val_share)
+    named = _named_classes(location, root, top)
+    if named is None:
+        named = _counted_classes(root, layout, split)
+    origin, classes = named
+    if label := next((label for _, label in files.pairs.values() if label is not None), None):
+        _check_kind(label, classes, origin)
+    return OwnPictures(files, classes, origin)
+
+
+def summary(source: Source) -> str:
+    """What lies in a split: folders, sizes, the share of each class and of void, and what was left out.
+
+    Counts the classes in at most `COUNTED` labels, and compares sizes of pictures and labels.
+
+    Raises:
+      UserError: all labels are void, a label holds what is no class, or differs from its picture in size.
+    """
+    if not isinstance(source, OwnPictures):
+        return ""
+    labelled = [pair for pair in source.pairs if pair[1] is not None]
+    warnings = [f"warning: {sentence}" for sentence in source.warnings]
+    if not labelled:
+        return "\n".join([f"in {source.layout}, without labels", *warnings])
+    chosen = np.unique(np.linspace(0, len(labelled) - 1, min(COUNTED, len(labelled))).astype(int))
+    counted = [labelled[i] for i in chosen]
+    pixels, sizes = np.zeros(256, np.int64), collections.Counter()
+    count_classes = functools.partial(_class_counts, source.label_classes)
+    for size, counts in _in_threads(count_classes, *zip(*counted, strict=True), what="counting classes"):
+        sizes[size] += 1
+        for index, count in counts.items():
+            pixels[index] += count
+    count = len(source.classes)
+    pixels = np.append(pixels[:count], pixels[VOID])
+    if not pixels[:-1].any():
+        raise UserError(
+            f"all {len(counted)} labels in {labelled[0][1].parent} are void ({VOID}) everywhere: there is "
+            "nothing to learn; correct the labels, or say with classes.txt what their numbers or colours mean"
+        )
+    if np.count_nonzero(pixels[:-1]) == 1:
+        only = source.classes[int(pixels[:-1].argmax())]
+        warnings.append(f"warning: {only!r} is the only class that occurs: there is nothing to tell apart")
+    of_all = "" if len(counted) == len(labelled) else f" (in {len(counted)} of {len(labelled)} labels)"
+    lines = [
+        f"in {source.layout}, {_range(sizes)}",
+        f"{count} classes {source.origin}{of_all}:",
+        *(f"  {line}" for line in class_table(source.classes, pixels).splitlines()),
+    ]
+    return "\n".join(lines + warnings)
+
+
+# ----------------------------------------------------------------- classes
+
+
+def _named_classes(location: Location, *folders: pathlib.Path) -> tuple[str, Classes] | None:
+    """The classes of the config, or of a file in one of the folders; None where neither names them."""
+    if location.classes is not None:
+        colours = location.palette or (None,) * len(location.classes)
+        named = [NamedClass(*entry) for entry in zip(location.classes, colours, strict=True)]
+        return "from config.data.classes", classes_of(named, "config.data.classes")
+    for folder in dict.fromkeys(folders):
+        if (found := read_class_file(folder)) is not None:
+            return f"from {found[0]}", found[1]
+    return None
+
+
+def _counted_classes(root: pathlib.Path, layout: Layout, split: str) -> tuple[str, Classes]:
+    """Classes for the ids 0 to the highest in the labels of all splits, so that all splits have the same.
+
+    Raises UserError where there are fewer than two.
+    """
+    labels = {}
+    for name in dict.fromkeys((split, *SPELLINGS)):
+        try:
+            files = open_layout(root, layout, name)
+        except MissingSplit:
+            continue
+        labels |= {label: None for _, label in files.pairs.values() if label is not None}
+    if not labels:
+        raise UserError(f"{root} has no labels and no classes.txt; add one of them")
+    pixels = np.zeros(256, np.int64)
+    for _, counts in _in_threads(_number_counts, list(labels), what="looking for classes"):
+        for number, count in counts.items():
+            pixels[number] += count
+    ids = np.flatnonzero(pixels[:VOID])
+    if len(ids) < 2:
+        found = ", ".join(map(str, np.flatnonzero(pixels)))
+        binary = " with the lines `background 0 0 0` and `object 255 255 255`, if 255 is a class and not void"
+        raise UserError(
+            f"the labels in {root} hold only the numbers {found} ({VOID} is void): there is nothing to "
+            f"learn; say in {root / 'classes.txt'} what they mean{binary if pixels[VOID] else ''}"
+        )
+    if ids[-1] >= MOST:
+        raise UserError(
+            f"the labels in {root} hold the number {ids[-1]}; class ids go from 0 to {MOST - 1}, and {VOID} "
+            f"is void: say in {root / 'classes.txt'} what the numbers mean, or correct the labels"
+        )
+    rare = np.count_nonzero(pixels[ids] < pixels.sum() / 1000)
+    noise = f" ({rare} of them in less than 0.1 % of the pixels: were the labels once JPEGs, or resized?)"
+    origin = "counted from the ids in the labels" + (noise if rare > 20 and 2 * rare > len(ids) else "")
+    count = int(ids[-1]) + 1
+    return origin, Classes(numbered_names(count), numbered_palette(count))
+
+
+def _check_kind(label: pathlib.Path, classes: Classes, origin: str) -> None:
+    """Raise UserError where the first label is a colour picture and the classes do not name its colours."""
+    pixels = label_pixels(read_bytes(label), label)
+    if pixels.ndim == 3 and classes.label_colours is None:
+        raise UserError(_colours_without_names(label, pixels, f" (the classes are {origin})"))
+
+
+def _colours_without_names(label: pathlib.Path, pixels: np.ndarray, origin: str = "") -> str:
+    colours = np.unique(pixels.reshape(-1, pixels.shape[2])[:, :3], axis=0)
+    listed = ", ".join(" ".join(map(str, colour)) for colour in colours[:8].tolist())
+    more = f" and {len(colours) - 8} more" if len(colours) > 8 else ""
+    return (
+        f"{label} is a colour picture, and nothing gives one colour for each class{origin}; put a file "
+        "classes.txt with lines NAME RED GREEN BLUE into the data folder. The picture has the colours "
+        f"{listed}{more}"
+    )
+
+
+# ---------------------------------------------------------------- counting
+
+
+def _class_counts(classes: Classes, image: pathlib.Path, label: pathlib.Path) -> tuple[Size, dict[int, int]]:
+    """The label's (height, width), and the pixels of each class index and of void.
+
+    Raises UserError where the picture has another size, or the label holds what is no class.
+    """
+    if classes.label_colours is None:
+        size, numbers = _number_counts(label)
+        counts = collections.Counter()
+        for number, count in numbers.items():
+            counts[int(classes.label_ids[number])] += count
+        if UNKNOWN in counts:
+            decode_indices(classes, read_bytes(label), label, _REMEDY)  # raises the sentence with the place
+    else:
+        indices = decode_indices(classes, read_bytes(label), label, _REMEDY)
+        size, counts = indices.shape, _occurring(indices)
+    seen = _upright_size(image)
+    if seen is not None and seen != size:
+        raise UserError(
+            f"{image} is {seen[1]}x{seen[0]} pixels (upright, by its EXIF data) but its label {label} is "
+            f"{size[1]}x{size[0]}; make them the same size"
+        )
+    return size, counts
+
+
+def _number_counts(label: pathlib.Path) -> tuple[Size, dict[int, int]]:
+    """The (height, width) of a label file of one channel, and how often each number occurs in it."""
+    try:
+        status = label.stat()
+    except OSError as error:
+        raise UserError(f"{label} cannot be read ({error.strerror}); put it back") from None
+    return _counts_of_state(label, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=2**17)
+def _counts_of_state(label: pathlib.Path, modified: int, size: int) -> tuple[Size, dict[int, int]]:
+    """`_number_counts` of the file in the state of that time: counted once for all splits and `summary`."""
+    data = read_bytes(label)
+    pixels = label_pixels(data, label)
+    if pixels.ndim == 3:
+        raise UserError(_colours_without_names(label, pixels))
+    numbers = decode_label(data, label) if pixels.dtype != np.uint8 else pixels
+    return numbers.shape, _occurring(numbers)
+
+
+def _occurring(numbers: np.ndarray) -> dict[int, int]:
+    """{number: pixels} of the numbers that occur in uint8 [H, W]."""
+    counts = np.bincount(numbers.ravel(), minlength=256)
+    return {int(number): int(counts[number]) for number in np.flatnonzero(counts)}
+
+
+def _upright_size(picture: pathlib.Path) -> Size | None:
+    """(height, width) of a picture by its header, None where Pillow cannot tell."""
+    try:
+        with Image.open(picture) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(_ORIENTATION) in _TURNED
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
+    return (width, height) if turned else (height, width)
+
+
+def _in_threads(function: Callable[..., Result], *arguments: Sequence[object], what: str) -> Iterator[Result]:
+    """The results of a function for all labels, in order, with a progress bar."""
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        count = len(arguments[0])
+        results = pool.map(function, *arguments)
+        try:
+            yield from progress_bar(
+                results, total=count, desc=what, unit="label", leave=False, disable=count < 100
+            )
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # else it would finish what is queued
+            raise
+
+
+def _range(sizes: collections.Counter[Size]) -> str:
+    """ "640x480 pixels", or "320x240 to 640x480 pixels" from the smallest area to the largest."""
+    ordered = sorted(sizes, key=lambda size: size[0] * size[1])
+    (low, *_, high) = [f"{width}x{height}" for height, width in (ordered[0], *ordered)]
+    return f"{low} pixels" if len(sizes) == 1 else f"{low} to {high} pixels"
+
+
+DATA_SET = DataSet(None, tuple(SPELLINGS), open_split, LAYOUT, __doc__, summary)

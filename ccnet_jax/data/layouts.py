@@ -1,0 +1,363 @@
+"""Where people keep pictures and labels: usual folders, their spellings, and which files belong together."""
+
+import dataclasses
+import hashlib
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator
+
+from ccnet_jax.data.sources import Location, MissingSplit, read_lines
+from ccnet_jax.errors import UserError
+
+SPELLINGS = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid"),
+    "test": ("test", "testing"),
+}
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+_LOSSY = (".jpg", ".jpeg", ".webp")
+_NO_PICTURES = (".txt", ".json", ".xml", ".csv", ".md", ".ini", ".db", ".yaml", ".yml", ".html", ".py", "")
+_IMAGES = ("images", "image", "img_dir", "imgs", "img", "jpegimages", "pictures", "photos")
+_LABELS = (
+    *("labels", "label", "ann_dir", "annotations", "annotation", "ann", "masks", "mask"),
+    *("segmentationclass", "segmentationclasspng", "segmentations", "gt"),
+)
+_LISTS = ("ImageSets/Segmentation/", "ImageSets/", "splits/", "lists/", "")
+_ENDINGS = ("_mask", "_label", "_labels", "_labelIds", "_gt", "_seg", "_annotation", "_L", "-mask", "-label")
+_SET = "set --config.data.images='img/{split}' and --config.data.labels='ann/{split}' as it is in your folder"
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Patterns of paths below the data folder, in which {split} stands for a split's name.
+
+    Attributes:
+      images: of the folder of pictures.
+      labels: of the folder of label files.
+      names: of a text file that lists a split's pictures, None where the folder is the split.
+    """
+
+    images: str
+    labels: str
+    names: str | None = None
+
+    @property
+    def has_splits(self) -> bool:
+        """Whether pictures are assigned to splits."""
+        return "{split}" in self.images or self.names is not None
+
+    def __str__(self) -> str:
+        return f"{self.images} and {self.labels}" + (f" by {self.names}" if self.names else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """The files of a split.
+
+    Attributes:
+      pairs: {name: (picture, label)}; the label is None where the split has no labels.
+      layout: the folders, for people.
+      warnings: sentences on what was left out.
+    """
+
+    pairs: dict[str, tuple[pathlib.Path, pathlib.Path | None]]
+    layout: str
+    warnings: tuple[str, ...] = ()
+
+
+def find_layout(root: pathlib.Path, location: Location) -> tuple[pathlib.Path, Layout]:
+    """The folder that holds the data, `root` or the only folder in it, and how it is laid out.
+
+    Raises UserError where it is no usual layout and the location does not say what it is.
+    """
+    if location.images is not None or location.labels is not None:
+        if location.images is None or location.labels is None:
+            raise UserError(f"config.data.images and config.data.labels go together; {_SET}")
+        if "{split}" in location.labels and "{split}" not in location.images:
+            raise UserError(
+                f"config.data.labels={location.labels!r} has a {{split}} but config.data.images="
+                f"{location.images!r} has none; {_SET}"
+            )
+        return root, Layout(location.images, location.labels)
+    inside = [path for path in _folders(root) if path.is_dir()]
+    for folder in (root, *(inside if len(inside) == 1 else [])):
+        for layout in _usual_layouts(folder):
+            if any(_paths(folder, layout, split)[1] is not None for split in SPELLINGS):
+                return folder, layout
+    held = ", ".join(path.name + "/" * path.is_dir() for path in _folders(root, files=True)[:8])
+    raise UserError(
+        f"{root} is laid out in no way that is known (it holds {held or 'nothing'}); {_SET}, without "
+        "{split} where there are no splits"
+    )
+
+
+def open_layout(root: pathlib.Path, layout: Layout, split: str, val_share: float | None = None) -> Split:
+    """The files of a split; with `val_share`, "val" is that share of "train", by the hashes of names.
+
+    Raises UserError where files do not fit together, MissingSplit where the split does not exist.
+    """
+    if val_share is not None and split in ("train", "val"):
+        if layout.has_splits and _paths(root, layout, "val")[0] is not None:
+            raise UserError(
+                f"{root} has a split val of its own ({layout}); remove --config.data.val_share={val_share}"
+            )
+        whole = _files(root, layout, "train")
+        pairs = {
+            name: pair
+            for name, pair in whole.pairs.items()
+            if (hash_share(name) < val_share) == (split == "val")
+        }
+        if not pairs:
+            raise UserError(
+                f"config.data.val_share={val_share} of {len(whole.pairs)} pictures leaves none for {split}; "
+                f"choose a {'larger' if split == 'val' else 'smaller'} one"
+            )
+        return dataclasses.replace(whole, pairs=pairs, layout=f"{whole.layout}, val_share={val_share}")
+    if not layout.has_splits and split != "train":
+        raise MissingSplit(
+            f"{root} has no split {split!r} ({layout} has no splits)"
+            + ("; --config.data.val_share=0.1 makes val of a tenth of the pictures" if split == "val" else "")
+        )
+    return _files(root, layout, split)
+
+
+def hash_share(name: str) -> float:
+    """A number from 0 to 1, evenly distributed over names, and always the same for one name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+
+
+# ----------------------------------------------------------------- layouts
+
+
+def _usual_layouts(root: pathlib.Path) -> Iterator[Layout]:
+    """The layouts that the names in a folder may mean, the most specific first."""
+    here = [path.name for path in _folders(root)]
+    images, labels = _known(here, _IMAGES), _known(here, _LABELS)
+    splits = [name for name in here if any(name.lower() in spelled for spelled in SPELLINGS.values())]
+    for picture, label in itertools.product(images, labels):
+        yield Layout(f"{picture}/{{split}}", f"{label}/{{split}}")
+    for name in splits:
+        inside = [path.name for path in _folders(root / name)]
+        for picture, label in itertools.product(_known(inside, _IMAGES), _known(inside, _LABELS)):
+            yield Layout(f"{{split}}/{picture}", f"{{split}}/{label}")
+    for ending in ("annot", "_labels", "_masks", "_annotations", "-labels", "-masks"):
+        yield Layout("{split}", f"{{split}}{ending}")
+    for picture, label, folder in itertools.product(images, labels, _LISTS):
+        yield Layout(picture, label, f"{folder}{{split}}.txt")
+    for picture, label in itertools.product(images, labels):
+        yield Layout(f"{picture}/{{split}}", label)
+    for picture, label in itertools.product(images, labels):
+        yield Layout(picture, label)
+    if splits:
+        yield Layout("{split}", "{split}")
+    yield Layout(".", ".")
+
+
+def _known(names: list[str], wanted: tuple[str, ...]) -> list[str]:
+    """Those of `names` that are in `wanted`, whatever their case, in the order of `wanted`."""
+    return sorted((name for name in names if name.lower() in wanted), key=lambda n: wanted.index(n.lower()))
+
+
+def _folders(root: pathlib.Path, files: bool = False) -> list[pathlib.Path]:
+    """The folders in a folder, and the files if asked for, without hidden ones."""
+    try:
+        found = sorted(root.iterdir())
+    except OSError:
+        return []
+    return [p for p in found if not p.name.startswith((".", "__MACOSX")) and (files or p.is_dir())]
+
+
+def _paths(
+    root: pathlib.Path, layout: Layout, split: str
+) -> tuple[pathlib.Path | None, pathlib.Path | None, pathlib.Path | None]:
+    """The folders of pictures and of labels, and the list, of a split; None for what does not exist."""
+    images, labels = (_existing(root, pattern, split) for pattern in (layout.images, layout.labels))
+    names = None if layout.names is None else _existing(root, layout.names, split)
+    if images is None or not images.is_dir() or (layout.names is not None and names is None):
+        return None, None, None
+    if images == labels and not _split_mixed(_walk(images))[1]:
+        labels = None
+    return images, labels, names
+
+
+def _existing(root: pathlib.Path, pattern: str, split: str) -> pathlib.Path | None:
+    """The first path of a pattern that exists, over all spellings of the split's name."""
+    known = SPELLINGS.get(split, (split,))
+    for spelled in (split, *known, *(name.capitalize() for name in known), *(name.upper() for name in known)):
+        path = root / pattern.replace("{split}", spelled)
+        if path.exists():
+            return path
+    return None
+
+
+# ------------------------------------------------------------------- files
+
+
+def _files(root: pathlib.Path, layout: Layout, split: str) -> Split:
+    images, labels, names = _paths(root, layout, split)
+    if images is None:
+        existing = [name for name in SPELLINGS if _paths(root, layout, name)[0] is not None]
+        raise MissingSplit(
+            f"{root} has no split {split!r} ({layout} exists for {', '.join(existing) or 'no split'})"
+            + ("; --config.data.val_share=0.1 makes val of a tenth of train" if split == "val" else "")
+        )
+    if labels is None and split in ("train", "val"):
+        wanted = root / layout.labels.replace("{split}", split)
+        raise UserError(f"{images} holds pictures but {wanted} is not a folder of their labels; {_SET}")
+    where = " and ".join(str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
+                         for path in (images, labels) if path is not None)  # fmt: skip
+    return _paired(images, labels, names, where, own_labels="{split}" in layout.labels)
+
+
+def _paired(
+    images: pathlib.Path,
+    labels: pathlib.Path | None,
+    names: pathlib.Path | None,
+    where: str,
+    own_labels: bool,
+) -> Split:
+    """The pictures of a folder with their labels; `own_labels`: no other split has labels in the folder."""
+    picture_files = _walk(images)
+    label_files = [] if labels is None else _walk(labels)
+    if images == labels:
+        picture_files, label_files = _split_mixed(picture_files)
+    warnings = []
+    pictures, complaint = _by_name(images, picture_files, PICTURE_SUFFIXES)
+    warnings += complaint
+    if not pictures:
+        raise UserError(f"{images} holds no picture ({', '.join(PICTURE_SUFFIXES)} are read); add them")
+    if names is not None:
+        pictures = _listed(pictures, images, names)
+    if labels is None:
+        return Split({name: (path, None) for name, path in pictures.items()}, where, tuple(warnings))
+    found, complaint = _by_name(labels, label_files, LABEL_SUFFIXES)
+    warnings += complaint
+    if not found:
+        lossy = [path for path in label_files if path.suffix.lower() in _LOSSY]
+        reason = f" ({lossy[0].name} is lossy, which changes class ids)" if lossy else ""
+        raise UserError(
+            f"{labels} holds no label file of {', '.join(LABEL_SUFFIXES)}{reason}; export the labels as PNG"
+        )
+    pairs: dict[str, tuple[pathlib.Path, pathlib.Path | None]] = {}
+    for name, picture in pictures.items():
+        label = next((found[name + end] for end in ("", *_ENDINGS) if name + end in found), None)
+        if label is not None:
+            pairs[name] = (picture, label)
+    alone = [path for name, path in pictures.items() if name not in pairs]
+    if 2 * len(alone) > len(pictures):
+        raise UserError(
+            f"{len(alone)} of the {len(pictures)} pictures in {images} have no label in {labels}: there is "
+            f"no {pairs_name(alone[0], images)}.png for {alone[0].name}, but for example "
+            f"{next(iter(found.values())).name}; give both the same name, or correct the folders"
+        )
+    if alone:
+        warnings.append(
+            f"{len(alone)} pictures in {images} have no label and are left out: {_examples(alone)}"
+        )
+    if own_labels and names is None:
+        used = {label for _, label in pairs.values()}
+        unused = [path for name, path in found.items() if path not in used and not _extends(name, pictures)]
+        if 2 * len(unused) > len(found):
+            raise UserError(
+                f"{len(unused)} of the {len(found)} labels in {labels} have no picture in {images}, as "
+                f"{_examples(unused)}; put the pictures back, or remove these labels"
+            )
+        if unused:
+            warnings.append(f"{len(unused)} labels in {labels} have no picture: {_examples(unused)}")
+    return Split(pairs, where, tuple(warnings))
+
+
+def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All files below a folder, sorted, without hidden ones but with the "._NAME" files of a Mac."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        found += [
+            pathlib.Path(place, name) for name in files if not name.startswith(".") or name.startswith("._")
+        ]
+    return sorted(found)
+
+
+def pairs_name(path: pathlib.Path, folder: pathlib.Path) -> str:
+    """What a picture and its label have in common: the path below the folder, without suffix."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _by_name(
+    folder: pathlib.Path, files: list[pathlib.Path], suffixes: tuple[str, ...]
+) -> tuple[dict[str, pathlib.Path], list[str]]:
+    """{name: file} of those that are read, and sentences about those that are not.
+
+    Raises UserError where two files have one name.
+    """
+    by_name: dict[str, pathlib.Path] = {}
+    of_a_mac, unread = [], []
+    for path in files:
+        if path.name.startswith("._"):
+            of_a_mac.append(path)
+        elif path.suffix.lower() not in suffixes:
+            unread += [path] if path.suffix.lower() not in _NO_PICTURES else []
+        else:
+            name = pairs_name(path, folder)
+            if name in by_name:
+                raise UserError(
+                    f"{by_name[name]} and {path} have one name, so that it is not clear which belongs to "
+                    "which file; remove or rename one of them"
+                )
+            by_name[name] = path
+    warnings = []
+    if of_a_mac:
+        warnings.append(
+            f"{len(of_a_mac)} files in {folder} hold what macOS notes about pictures and are left out: "
+            f"{_examples(of_a_mac)}"
+        )
+    if unread:
+        warnings.append(
+            f"{len(unread)} files in {folder} are left out, because only {', '.join(suffixes)} are read: "
+            f"{_examples(unread)}"
+        )
+    return by_name, warnings
+
+
+def _listed(
+    pictures: dict[str, pathlib.Path], folder: pathlib.Path, names: pathlib.Path
+) -> dict[str, pathlib.Path]:
+    """The pictures that a split's list names. Raises UserError at the first that does not exist."""
+    by_stem = {path.stem: name for name, path in pictures.items()}
+    chosen = {}
+    for line in read_lines(names, "folder", "list the names of pictures"):
+        entry = pathlib.PurePosixPath(line.strip() if line.strip() in pictures else line.split()[0])
+        name = str(entry) if str(entry) in pictures else str(entry.with_suffix(""))
+        if name not in pictures:
+            name = by_stem.get(entry.name, by_stem.get(entry.stem, ""))
+        if name not in pictures:
+            raise UserError(
+                f"{names} names {entry}, which is not in {folder}; add the picture or remove the line"
+            )
+        chosen[name] = pictures[name]
+    return chosen
+
+
+def _split_mixed(files: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
+    """Pictures and labels of a folder that holds both: NAME.jpg and NAME.png, or NAME and NAME_mask."""
+    stems = {path.with_suffix("") for path in files}
+    lossy = {path.with_suffix("") for path in files if path.suffix.lower() in _LOSSY}
+    labels = []
+    for path in files:
+        if path.suffix.lower() in LABEL_SUFFIXES and not path.name.startswith("._"):
+            without_endings = {path.with_name(path.stem.removesuffix(end)) for end in _ENDINGS}
+            if path.with_suffix("") in lossy or (without_endings - {path.with_name(path.stem)}) & stems:
+                labels.append(path)
+    return [path for path in files if path not in set(labels)], labels
+
+
+def _extends(name: str, pictures: dict[str, pathlib.Path]) -> bool:
+    """Whether a label's name begins with a picture's: it shows that picture's label in another form."""
+    return any(name[:end] in pictures for end, letter in enumerate(name) if letter in "_-.")
+
+
+def _examples(paths: list[pathlib.Path]) -> str:
+    """The first names, for people."""
+    return ", ".join(path.name for path in paths[:3]) + (", ..." if len(paths) > 3 else "")

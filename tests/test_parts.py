@@ -1,0 +1,63 @@
+"""A part is one file and one line: toys of every kind, from a file outside the package, train and load."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+import ccnet_jax
+from ccnet_jax import config_files
+from tests import helpers
+
+PARTS = pathlib.Path(__file__).with_name("my_parts.py")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A user's folder with my_parts.py, and a run of two steps with a toy of every kind."""
+    folder = tmp_path_factory.mktemp("user")
+    shutil.copy(PARTS, folder / "my_parts.py")
+    code, out, err = helpers.run(
+        "ccnet_jax.train", "--config=my_parts.py", "--workdir=run", "--config.data.workers=1", cwd=folder
+    )
+    assert code == 0, err
+    assert "mIoU" in out
+    return folder
+
+
+def test_training_used_them(folder):
+    lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 2]
+    assert lines[0]["learning_rate"] == lines[1]["learning_rate"]  # the constant schedule
+    config = json.loads((folder / "run/config.json").read_text())
+    assert config["model"]["backbone"] == "patches"
+    assert config["optimizer"]["name"] == "plain"
+
+
+def test_programs_take_them_with_a_flag(folder):
+    code, out, err = helpers.run("ccnet_jax.eval", "run", "--parts=my_parts.py", cwd=folder)
+    assert code == 0, err
+    assert "bright" in out
+    code, _, err = helpers.run("ccnet_jax.eval", "run", cwd=folder)
+    assert code == 2
+    assert "'mean' does not exist" in err
+    assert "--parts" in err
+
+
+def test_they_load_in_a_notebook(folder):
+    config_files.module_of(folder / "my_parts.py")  # as `import my_parts` would
+    model = ccnet_jax.load(folder / "run")
+    assert model.classes == ("dark", "bright")
+    picture = np.zeros((48, 64, 3), np.uint8)
+    assert model.predict(picture).label.shape == (48, 64)
+
+
+def test_a_backend_of_ones_own(folder):
+    code, out, err = helpers.run(
+        "ccnet_jax.train", "my_parts.py:backend", "--workdir=backend", "--config.eval_every=0", cwd=folder
+    )
+    assert code == 0, err
+    _, _, err = helpers.run("ccnet_jax.predict", "scene.png", "--workdir=backend", cwd=folder)
+    assert "scene.png does not exist" in err
