@@ -27,8 +27,7 @@ from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
 
 
-@flax.struct.dataclass
-class Prediction:
+class Prediction(flax.struct.PyTreeNode):
     """What a network predicts for one picture.
 
     Attributes:
@@ -42,8 +41,7 @@ class Prediction:
     overlay: UInt8[np.ndarray, "H W 3"]
 
 
-@flax.struct.dataclass(eq=False)
-class Model:
+class Model(flax.struct.PyTreeNode, eq=False):
     """A network with its weights. It is a pytree whose leaves are the weights.
 
     `jax.jit(model)`, `jax.vmap(model)` and `jax.jit(lambda model, images: model(images))` work. A batch that
@@ -185,7 +183,7 @@ def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Model:
     network = build_network(config.model, len(classes.names), config.dtype)
     like = checkpoints.variables_like(network, devices.data_mesh(jax.local_devices()[:1]))
     variables, _ = checkpoints.load_variables(run, checkpoint_name, like)
-    colours = tuple(tuple(map(int, colour)) for colour in classes.palette)
+    colours = tuple((int(red), int(green), int(blue)) for red, green, blue in classes.palette)
     return Model(variables, network, classes.names, colours, config.test_mode())
 
 

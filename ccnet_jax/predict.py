@@ -115,9 +115,11 @@ def main() -> None:
     if not arguments.images:
         raise UserError("name the pictures or folders to label, for example street.jpg")
     files = pictures(arguments.images)
-    point, loops = None, ()
+    point: tuple[int, int] | None = None
+    loops: tuple[int, ...] = ()
     if arguments.attention:
-        point = command_line.whole_numbers("--attention", arguments.attention, "ROW,COLUMN")
+        row, column = command_line.whole_numbers("--attention", arguments.attention, "ROW,COLUMN")
+        point = row, column
     if arguments.loops:
         loops = command_line.whole_numbers("--loops", arguments.loops, "N,...")
         if any(n < 1 for n in loops):

@@ -129,7 +129,9 @@ def largest(scores: Float32[Array, "*pixels K"]) -> UInt8[Array, "*pixels"]:
     return scores.argmax(-1).astype(jnp.uint8)
 
 
-def _upsampled_block(logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def _upsampled_block(
+    logits: jax.Array, rows: jax.Array | np.ndarray, columns: jax.Array | np.ndarray
+) -> jax.Array:
     """logits [B, h, w, K], rows [r, h], columns [W, w] -> [B, r, W, K], in full float32 on any device."""
     exact = jax.lax.Precision.HIGHEST
     part = jnp.einsum("rh,bhwk->brwk", rows, logits, precision=exact)
