@@ -30,6 +30,7 @@ test-fast: $(DEV)/.installed
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
 	$(DEV)/bin/ruff format --check .
+	$(DEV)/bin/mypy
 
 format: $(DEV)/.installed
 	$(DEV)/bin/ruff check --fix .

@@ -96,25 +96,20 @@ def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, s
     return rest, overrides
 
 
-def config_name(arguments: argparse.Namespace) -> ConfigName | None:
-    """The config that the command line names, None where it names none.
-
-    Raises UserError where it names two, or one that does not exist.
-    """
+def config_name(arguments: argparse.Namespace) -> ConfigName:
+    """The config that the command line names. Raises UserError where it names none, or two."""
     given = [name for name in (arguments.config, arguments.named) if name is not None]
+    if not given:
+        known = ", ".join(config_files.names())
+        raise UserError(f"pass --config NAME, one of {known}, or a file of your own")
     if len(given) > 1:
         raise UserError(f"the command line names two configs, {given[0]} and {given[1]}; name one")
-    return ConfigName.of(given[0]) if given else None
+    return ConfigName.of(given[0])
 
 
-def config_of(arguments: argparse.Namespace) -> tuple[ConfigName, Config]:
-    """The name of the config on the command line, and the checked config. Raises UserError."""
-    name = config_name(arguments)
-    if name is None:
-        raise UserError(
-            f"pass --config NAME, one of {', '.join(config_files.names())}, or a file of your own"
-        )
-    return name, parse(config_files.load(name), arguments.overrides)
+def config_of(arguments: argparse.Namespace) -> Config:
+    """The config that the command line names, with its changes, checked. Raises UserError."""
+    return parse(config_files.load(config_name(arguments)), arguments.overrides)
 
 
 def run_of(arguments: argparse.Namespace) -> RunFolder:

@@ -86,10 +86,10 @@ def train(config: Config, run: RunFolder) -> None:
             return
 
         # ------------------------------------------------------------- data
-        batches = pipeline.train_batches(
+        host_batches = pipeline.train_batches(
             train_source, config.data, config.batch_size, config.seed, start, process, processes
         )
-        batches = devices.prefetched(batches, mesh)
+        batches = devices.prefetched(host_batches, mesh)
 
         # ------------------------------------------------------------ steps
         train_step = make_train_step(network, optimizer, config.loss, config.seed)
@@ -230,17 +230,17 @@ def main() -> None:
 
 def named_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
     """The folder and the config that --workdir and --config name."""
-    name, config = command_line.config_of(arguments)
+    config = command_line.config_of(arguments)
     if arguments.workdir is not None:
         return RunFolder.at(arguments.workdir), config
     if config.distributed:
         raise UserError("with --config.distributed=True pass --workdir, so that all hosts share one folder")
-    return RunFolder.new(name.title), config
+    return RunFolder.new(command_line.config_name(arguments).title), config
 
 
 def resumed_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
     """The run that --resume names, and its config with the changes on the command line."""
-    if arguments.workdir is not None or command_line.config_name(arguments) is not None:
+    if any(given is not None for given in (arguments.workdir, arguments.config, arguments.named)):
         raise UserError("--resume takes config and folder from the run; omit --config and --workdir")
     run = RunFolder.at(arguments.resume)
     config = run.load_config()

@@ -4,10 +4,10 @@
         --config.pretrained=/path/to/backbone.safetensors
     python -m ccnet_jax.train --config cityscapes:mmseg-r50-769x769-80k --config.data.dir=...
 
-`ccnet_jax/data/datasets/cityscapes.py` says how the folder must lie. The first is the paper's: 79.8 % mIoU on
-val (its Table 3; the number of steps and OHEM are those of its authors' code). `VARIANTS` lists the others and the scores that were published; all start from
-ImageNet weights, without which (`pretrained` not set) they do not reach them. None has been trained here to
-the end yet.
+`ccnet_jax/data/datasets/cityscapes.py` says how the folder must lie. The first is the paper's: 79.8 % mIoU
+on val (its Table 3; OHEM and the number of steps are those of its authors' code). `VARIANTS` lists the others
+and the scores that were published; all start from ImageNet weights, without which (`pretrained` not set) they
+do not reach them. None has been trained here to the end yet.
 """
 
 import ml_collections

@@ -29,8 +29,9 @@ VARIANTS = {
 def get_config(variant: str = "official-r101-512x512-40k") -> ml_collections.ConfigDict:
     """A variant by its name: RECIPE-BACKBONE-CROP-STEPS.
 
-    `official` has the optimizer and ratios of the paper's Cityscapes recipe and the loss of its authors' code;
-    crop, batch and steps are mmsegmentation's. mmsegmentation resizes pictures into 2048x512 first, in testing too.
+    `official` has the optimizer and ratios of the paper's Cityscapes recipe, and its authors' loss; crop,
+    batch and steps are mmsegmentation's. mmsegmentation resizes pictures into 2048x512 first, in
+    testing too.
     """
     depth, steps, *_ = VARIANTS[variant]
     config = official() if variant.startswith("official-") else mmseg()

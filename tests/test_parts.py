@@ -55,7 +55,7 @@ def test_they_load_in_a_notebook(folder):
 
 
 def test_a_backend_of_ones_own(folder):
-    code, out, err = helpers.run(
+    code, _, err = helpers.run(
         "ccnet_jax.train", "my_parts.py:backend", "--workdir=backend", "--config.eval_every=0", cwd=folder
     )
     assert code == 0, err

@@ -1,6 +1,7 @@
 import dataclasses
 import importlib.util
 import os
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from ccnet_jax import CCNet, devices, train
+from ccnet_jax import CCNet, convert, devices, train
 from ccnet_jax import config as configuration
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.errors import UserError
@@ -506,3 +507,27 @@ def test_the_program(tmp_path):
         "config.json",
         "versions.json",
     ]
+
+
+@pytest.mark.parametrize(("flag", "scale"), [("--noinplace-abn", -1), ("--no-inplace-abn", -1), (None, 1)])
+def test_the_flags(tmp_path, monkeypatch, capsys, flag, scale):
+    state = random_state("official")
+    state["bn1.weight"] = -np.ones_like(state["bn1.weight"])
+    saved(state, tmp_path / "w.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path))  # "~" is understood in every path
+
+    def convert_main(*words):
+        monkeypatch.setattr(sys, "argv", ["convert", *filter(None, words)])
+        convert.main()
+
+    convert_main("~/w.safetensors", "--out=~/run", "--config.model.loops=1", flag)
+    assert "taken from --config: loops=1, align_corners=True" in capsys.readouterr().out
+    config, variables, _ = run_in(tmp_path / "run")
+    assert config.model.loops == 1
+    assert variables["params/backbone/stem_norm1/scale"][0] == pytest.approx(scale, abs=1e-4)
+    convert_main(
+        "~/run", "--to", "torch", "--out", "~/back.safetensors", "--checkpoint=~/run/checkpoints/last"
+    )
+    assert (tmp_path / "back.safetensors").is_file()
+    with pytest.raises(UserError, match="with --to torch omit them"):
+        convert_main("~/run", "--to=torch", "--out=~/b.safetensors", "--config=demo")

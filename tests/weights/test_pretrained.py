@@ -216,7 +216,7 @@ def test_a_pickle_runs_no_code_and_damaged_files_are_told(tmp_path):
 
 def test_training_starts_from_the_backbone_and_goes_on_without_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    settings = {"data__name": "camvid", "data__dir": str(write_camvid(tmp_path / "camvid")), "batch_size": 8}
+    settings = {"data__name": "camvid", "data__dir": str(write_camvid(tmp_path / "camvid")), "batch_size": 2}
     settings |= {"log_every": 1, "eval_every": 0, "checkpoint_every": 100, "data__crop": (48, 64)}
     weights = tmp_path / "weights"
     settings["pretrained"] = str(weights / "w.safetensors")
