@@ -21,14 +21,13 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.evaluation.prediction import scorer
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
-from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.models.ccnet import CCNet, check_images
 from ccnet_jax.models.config import build_network
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
 
 
-@flax.struct.dataclass
-class Prediction:
+class Prediction(flax.struct.PyTreeNode):
     """What a network predicts for one picture.
 
     Attributes:
@@ -42,8 +41,7 @@ class Prediction:
     overlay: UInt8[np.ndarray, "H W 3"]
 
 
-@flax.struct.dataclass(eq=False)
-class Model:
+class Model(flax.struct.PyTreeNode, eq=False):
     """A network with its weights. It is a pytree whose leaves are the weights.
 
     `jax.jit(model)`, `jax.vmap(model)` and `jax.jit(lambda model, images: model(images))` work. A batch that
@@ -82,8 +80,7 @@ class Model:
         Raises:
           UserError: the images have another shape or dtype, or floating values that are not 0 to 255.
         """
-        if complaint := _shape_complaint(images) or _value_complaint(images):
-            raise UserError(f"model(images) takes {_IMAGES}; {complaint}")
+        _check_images(images)
         return self.network.apply(self.variables, images)[0]
 
     def predict(self, image: str | os.PathLike | np.ndarray | jax.Array) -> Prediction:
@@ -111,55 +108,39 @@ def _probabilities(
     return jnp.where(are_probabilities, scores / scores.sum(-1, keepdims=True), jax.nn.softmax(scores))
 
 
-_SMALLEST = 32  # pixels a side
-_IMAGES = "RGB pictures uint8 [B, H, W, 3] from 0 to 255"
-
-
-def _shape_complaint(images: Any) -> str | None:
-    """What is wrong with the shape or dtype of a batch of pictures, and the remedy; None if nothing is."""
+def _check_images(images: Any) -> None:
+    """Raise UserError where a batch of pictures is not what the network takes."""
     if not isinstance(images, jax.Array | np.ndarray):
-        return f"this is a {type(images).__name__}: pass one array, for example np.stack(pictures)"
-    shape, dtype = images.shape, images.dtype
-    if len(shape) == 3 and shape[-1] == 3:
-        return f"shape {shape} has no batch axis: pass images[None]"
-    if len(shape) != 4:
-        return f"shape {shape} has {len(shape)} axes, not 4"
-    if 0 in shape:
-        return f"shape {shape} is empty: pass one picture or more"
-    if shape[-1] != 3:
-        if shape[1] == 3:
-            return f"shape {shape} has its channels first: pass images.transpose(0, 2, 3, 1)"
-        if shape[-1] == 1:
-            return f"shape {shape} is grey: pass images.repeat(3, -1)"
-        if shape[-1] == 4:
-            return f"shape {shape} has an alpha channel: pass images[..., :3]"
-        return f"shape {shape} has {shape[-1]} channels, not 3"
-    if min(shape[1:3]) < _SMALLEST:
-        return f"shape {shape} is too small: a side must be at least {_SMALLEST} pixels, so enlarge them"
-    if dtype != np.uint8 and not jnp.issubdtype(dtype, jnp.floating):
-        return f"dtype {dtype} is refused: scale the values to 0 to 255 and convert them to uint8"
-    return None
+        raise UserError(
+            f"images must be an array, uint8 RGB [B, H, W, 3], not a {type(images).__name__}; pass, for "
+            "example, np.stack(pictures)"
+        )
+    try:
+        check_images(images)
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from None
+    if images.dtype != jnp.uint8 and not isinstance(images, jax.core.Tracer):  # traced arrays have no values
+        _check_range(images)
 
 
-def _value_complaint(images: jax.Array | np.ndarray) -> str | None:
-    """What is wrong with the values of floating pictures, and the remedy; None if nothing is seen.
+def _check_range(images: jax.Array | np.ndarray) -> None:
+    """Raise UserError where floating pictures do not look like values from 0 to 255.
 
     A black picture passes: it is the same whether white is 1 or 255. Values up to half a grey level outside
-    0 to 255 pass too: resizing makes them. Traced arrays have no values to look at.
+    0 to 255 pass too: resizing makes them.
     """
-    if images.dtype == np.uint8 or isinstance(images, jax.core.Tracer):
-        return None
     lowest, highest = float(images.min()), float(images.max())
     if not (np.isfinite(lowest) and np.isfinite(highest)):
-        return "these hold NaN or infinity: correct them"
-    between = f"these are {images.dtype} from {lowest:.3g} to {highest:.3g}"
-    if lowest < -0.5:
-        return f"{between}, as if already normalised: pass them as they were before, the network normalises"
-    if highest <= 1.5 and (lowest, highest) != (0, 0):
-        return f"{between}, as if white were 1: multiply them by 255"
-    if highest > 255.5:
-        return f"{between}: scale them to 0 to 255"
-    return None
+        remedy = ", but must be finite; correct them"
+    elif lowest < -0.5:
+        remedy = " and look normalised; pass them as they were before, since the network normalises them"
+    elif highest <= 1.5 and (lowest, highest) != (0, 0):
+        remedy = ", as if white were 1, but the network takes 0 to 255; multiply them by 255"
+    elif highest > 255.5:
+        remedy = ", but the network takes 0 to 255; scale them"
+    else:
+        return
+    raise UserError(f"images are {images.dtype} from {lowest:.3g} to {highest:.3g}{remedy}")
 
 
 def read_picture(image: str | os.PathLike | np.ndarray | jax.Array) -> UInt8[np.ndarray, "H W 3"]:
@@ -202,7 +183,7 @@ def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Model:
     network = build_network(config.model, len(classes.names), config.dtype)
     like = checkpoints.variables_like(network, devices.data_mesh(jax.local_devices()[:1]))
     variables, _ = checkpoints.load_variables(run, checkpoint_name, like)
-    colours = tuple(tuple(map(int, colour)) for colour in classes.palette)
+    colours = tuple((int(red), int(green), int(blue)) for red, green, blue in classes.palette)
     return Model(variables, network, classes.names, colours, config.test_mode())
 
 

@@ -12,6 +12,7 @@ predictions with these numbers of loops.
 
 import collections
 import pathlib
+from collections.abc import Sequence
 
 from ccnet_jax import command_line, figures
 from ccnet_jax.errors import UserError
@@ -24,7 +25,7 @@ _KINDS = ("", "-overlay", "-figure", "-attention", "-loops")
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def pictures(paths: list[str]) -> dict[str, pathlib.Path]:
+def pictures(paths: Sequence[str]) -> dict[str, pathlib.Path]:
     """The files to label, by the names that their results get: {name: file}.
 
     Args:
@@ -114,9 +115,11 @@ def main() -> None:
     if not arguments.images:
         raise UserError("name the pictures or folders to label, for example street.jpg")
     files = pictures(arguments.images)
-    point, loops = None, ()
+    point: tuple[int, int] | None = None
+    loops: tuple[int, ...] = ()
     if arguments.attention:
-        point = command_line.whole_numbers("--attention", arguments.attention, "ROW,COLUMN")
+        row, column = command_line.whole_numbers("--attention", arguments.attention, "ROW,COLUMN")
+        point = row, column
     if arguments.loops:
         loops = command_line.whole_numbers("--loops", arguments.loops, "N,...")
         if any(n < 1 for n in loops):

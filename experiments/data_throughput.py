@@ -29,11 +29,10 @@ import tqdm
 from PIL import Image
 
 from ccnet_jax.data import pipeline, transforms
-from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import cityscapes
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import decode_sample
-from ccnet_jax.data.sources import FolderSource, Location
+from ccnet_jax.data.sources import FolderSource
 from ccnet_jax.labels import VOID
 from kernels.measure import ROOT, cpu_name, result_head, write_result
 from kernels.whole_file import write_whole
@@ -104,7 +103,7 @@ def opencv_crop(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) 
         top = rng.integers(max(label.shape[0] - CROP[0], 0) + 1)
         left = rng.integers(max(label.shape[1] - CROP[1], 0) + 1)
         window = label[top : top + CROP[0], left : left + CROP[1]]
-        counts = np.bincount(window.ravel(), minlength=256)[: VOID]
+        counts = np.bincount(window.ravel(), minlength=256)[:VOID]
         if np.count_nonzero(counts) > 1 and counts.max() < CAT_MAX_RATIO * counts.sum():
             break
     return image[top : top + CROP[0], left : left + CROP[1]], window

@@ -9,6 +9,7 @@ writes experiments/results/testing_memory.{json,md}. What compiling for a GPU ne
 """
 
 import argparse
+from collections.abc import Callable
 
 from kernels import aot  # before JAX starts
 
@@ -42,7 +43,7 @@ def on_any(model: CCNet) -> CCNet:
     return model.clone(implementation="xla")
 
 
-def planned(function: object, *arguments: object) -> int:
+def planned(function: Callable, *arguments: object) -> int:
     """The temporaries of a program on an H200, in bytes."""
     return aot.compile_for("h200", function, *arguments).temporary_bytes
 
@@ -50,7 +51,7 @@ def planned(function: object, *arguments: object) -> int:
 def steps(model: CCNet, variables: object, mode: str) -> dict[str, int]:
     """{step: bytes that lie in memory while it runs}."""
     scale = 1.75 if mode == "multi-scale" else 1.0
-    input_size = tuple(int(side * scale) for side in PICTURE)
+    input_size = int(PICTURE[0] * scale), int(PICTURE[1] * scale)
     window, at_once = ((769, 769), WINDOWS_AT_ONCE) if mode == "slide" else (input_size, 1)
     x = jax.ShapeDtypeStruct((1, *input_size, 3), jnp.float32)
     windows = jax.ShapeDtypeStruct((at_once, *window, 3), jnp.float32)
@@ -72,7 +73,9 @@ def steps(model: CCNet, variables: object, mode: str) -> dict[str, int]:
         found["largest"] = held + planned(largest_upsampled, full, None)
         return found
     blocks = row_blocks((1, *PICTURE, 3), model.num_classes)
-    upsampling = upsampling_matrices((logits.shape[1:3], input_size, PICTURE), model.aligned, blocks)
+    upsampling = upsampling_matrices(
+        ((logits.shape[1], logits.shape[2]), input_size, PICTURE), model.aligned, blocks
+    )
     if mode == "whole":
         found["largest"] = held + size(logits) + planned(largest_upsampled, logits, upsampling)
         return found

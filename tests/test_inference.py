@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ccnet_jax
-from ccnet_jax import devices, visualize
+from ccnet_jax import devices, inference, visualize
 from ccnet_jax.data.datasets.streets import CLASSES, Streets
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.prediction import predictor
@@ -123,27 +123,26 @@ def floating(low, high):
 
 
 REFUSED = {
-    "floats in 0..1": (floating(0, 1), "as if white were 1: multiply them by 255"),
-    "floats in -1..1": (floating(-1, 1), "as if already normalised: pass them as they were before"),
-    "already normalised": (floating(-2.1, 2.6), "float32 from -2.1 to 2.6, as if already normalised"),
-    "float64 in 0..1": (floating(0, 1).astype(np.float64), "multiply them by 255"),
-    "bfloat16 in 0..1": (jnp.asarray(floating(0, 1), jnp.bfloat16), "multiply them by 255"),
-    "16-bit floats": (floating(0, 65535), "from 0 to 6.55e[+]04: scale them to 0 to 255"),
-    "NaN": (np.full((1, 32, 32, 3), np.nan, np.float32), "hold NaN or infinity: correct them"),
-    "int8": (np.zeros((1, 32, 32, 3), np.int8), "dtype int8 is refused: scale the values to 0 to 255"),
-    "uint16": (np.zeros((1, 32, 32, 3), np.uint16), "dtype uint16 is refused"),
-    "int32": (np.zeros((1, 32, 32, 3), np.int32), "dtype int32 is refused"),
-    "bool": (np.zeros((1, 32, 32, 3), bool), "dtype bool is refused"),
-    "no batch axis": (np.zeros((32, 32, 3), np.uint8), "has no batch axis: pass images.None"),
-    "one grey picture": (np.zeros((32, 32), np.uint8), "has 2 axes, not 4"),
-    "grey": (np.zeros((1, 32, 32, 1), np.uint8), "is grey: pass images.repeat"),
-    "RGBA": (np.zeros((1, 32, 32, 4), np.uint8), "has an alpha channel: pass images"),
-    "two channels": (np.zeros((1, 32, 32, 2), np.uint8), "has 2 channels, not 3"),
-    "NCHW": (np.zeros((1, 3, 32, 32), np.uint8), "has its channels first: pass images.transpose"),
-    "an empty batch": (np.zeros((0, 32, 32, 3), np.uint8), "is empty: pass one picture or more"),
-    "an empty picture": (np.zeros((1, 0, 32, 3), np.uint8), "is empty"),
-    "too small": (np.zeros((1, 32, 31, 3), np.uint8), "is too small: a side must be at least 32 pixels"),
-    "a list": ([np.zeros((32, 32, 3), np.uint8)], "this is a list: pass one array"),
+    "floats in 0..1": (floating(0, 1), "float32 from 0 to 1, as if white were 1, .*; multiply them by 255"),
+    "floats in -1..1": (floating(-1, 1), "from -1 to 1 and look normalised; pass them as they were before"),
+    "already normalised": (floating(-2.1, 2.6), "float32 from -2.1 to 2.6 and look normalised"),
+    "float64 in 0..1": (floating(0, 1).astype(np.float64), "float64 .* multiply them by 255"),
+    "bfloat16 in 0..1": (jnp.asarray(floating(0, 1), jnp.bfloat16), "bfloat16 .* multiply them by 255"),
+    "16-bit floats": (floating(0, 65535), "from 0 to 6.55e[+]04, but the network takes 0 to 255; scale them"),
+    "NaN": (np.full((1, 32, 32, 3), np.nan, np.float32), "from nan to nan, but must be finite; correct them"),
+    "int8": (np.zeros((1, 32, 32, 3), np.int8), "dtype int8, .* takes uint8, or floating .*; convert them"),
+    "uint16": (np.zeros((1, 32, 32, 3), np.uint16), "dtype uint16, "),
+    "int32": (np.zeros((1, 32, 32, 3), np.int32), "dtype int32, "),
+    "bool": (np.zeros((1, 32, 32, 3), bool), "dtype bool, "),
+    "no batch axis": (np.zeros((32, 32, 3), np.uint8), "no batch axis, .* pass images.None"),
+    "one grey picture": (np.zeros((32, 32), np.uint8), r"takes RGB pictures \[B, H, W, 3\]"),
+    "grey": (np.zeros((1, 32, 32, 1), np.uint8), "not grey ones; pass jnp.repeat"),
+    "RGBA": (np.zeros((1, 32, 32, 4), np.uint8), "without alpha; pass images"),
+    "two channels": (np.zeros((1, 32, 32, 2), np.uint8), r"takes RGB pictures \[B, H, W, 3\]"),
+    "NCHW": (np.zeros((1, 3, 32, 32), np.uint8), "channels last; pass images.transpose"),
+    "an empty batch": (np.zeros((0, 32, 32, 3), np.uint8), "empty; pass at least one picture"),
+    "an empty picture": (np.zeros((1, 0, 32, 3), np.uint8), "empty"),
+    "too small": (np.zeros((1, 32, 31, 3), np.uint8), "must have at least 32 pixels; resize them"),
 }
 
 
@@ -152,8 +151,12 @@ def test_what_a_model_would_misread_is_refused(model, case):
     images, words = REFUSED[case]
     with pytest.raises(UserError, match=words) as error:
         model(images)
-    assert "takes RGB pictures uint8 [B, H, W, 3] from 0 to 255" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_list_of_pictures_is_refused():
+    with pytest.raises(UserError, match="must be an array, .* not a list; pass, for example, np.stack"):
+        inference._check_images([image(), image()])
 
 
 def test_shapes_and_dtypes_are_checked_under_jit_too(model):
@@ -167,7 +170,7 @@ def test_floating_pictures_from_0_to_255_are_the_same_pictures(model):
     wanted = jax.jit(model)(images)
     assert_close(model(images.astype(np.float32)), wanted)
     black = model(np.zeros(images.shape, np.float32))  # the same picture where white is 1
-    assert_close(black, wanted[[1, 1]])
+    assert_close(black[1], wanted[1])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import UInt8
 
 from ccnet_jax import devices, figures
 from ccnet_jax.data import pipeline
@@ -18,6 +19,20 @@ from ccnet_jax.progress import progress_bar
 DRAWN = 8  # pictures an evaluation draws
 
 
+class Evaluation(metrics.Scores):
+    """Scores of a network on a split.
+
+    Attributes:
+      confusion: the counts behind the scores, [true class][predicted class].
+      pictures: number of pictures.
+      images_per_second: of all hosts, with reading and compilation.
+    """
+
+    confusion: list[list[int]]
+    pictures: int
+    images_per_second: float
+
+
 def evaluate(
     predict: Predict,
     variables: Any,
@@ -26,7 +41,7 @@ def evaluate(
     pictures: pathlib.Path | None = None,
     limit: int | None = None,
     labels: pathlib.Path | None = None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Scores of the network on every picture of `source`, at the pictures' own sizes.
 
     Each process predicts its share of the pictures on its own devices; the counts are added up.
@@ -41,7 +56,7 @@ def evaluate(
       labels: folder for all predictions as 8-bit PNGs in the data set's own numbers, None for none.
 
     Returns:
-      `metrics.scores`, the "confusion" matrix behind them, "pictures" (their number) and "images_per_second".
+      Scores and what they were computed from.
     """
     mesh = devices.data_mesh(jax.local_devices())
     variables = devices.on_this_process(variables, mesh)
@@ -58,14 +73,7 @@ def evaluate(
                 predict(variables, jax.device_put(batch["image"], devices.batch_sharding(mesh)))
             )
             confusion += metrics.confusion_matrix(batch["label"], predicted, len(source.classes))
-            for i, index in enumerate(batch["index"]):
-                if labels is not None and index >= 0:
-                    figures.save_grey(labels / f"{source.name(index)}.png", source.numbers[predicted[i]])
-                if pictures is not None and 0 <= index < DRAWN:
-                    drawing = figures.comparison(
-                        batch["image"][i], batch["label"][i], predicted[i], source.classes, source.palette
-                    )
-                    figures.save_picture(pictures / f"{source.name(index)}.png", drawing)
+            _write_batch(batch, predicted, source, pictures, labels)
             bar.update(int((batch["index"] >= 0).sum()))
     seconds = time.perf_counter() - started
     if processes > 1:  # as int32 halves: JAX keeps no int64 unless told
@@ -77,3 +85,24 @@ def evaluate(
         "pictures": count,
         "images_per_second": count / seconds,
     }
+
+
+def _write_batch(
+    batch: dict[str, np.ndarray],
+    predicted: UInt8[np.ndarray, "B H W"],
+    source: Source,
+    pictures: pathlib.Path | None,
+    labels: pathlib.Path | None,
+) -> None:
+    """Write label files of a batch's predictions, and comparisons of its first pictures.
+
+    Pictures of index -1 fill the batch up and are not written.
+    """
+    for image, label, prediction, index in zip(
+        batch["image"], batch["label"], predicted, batch["index"], strict=True
+    ):
+        if labels is not None and index >= 0:
+            figures.save_grey(labels / f"{source.name(index)}.png", source.numbers[prediction])
+        if pictures is not None and 0 <= index < DRAWN:
+            drawing = figures.comparison(image, label, prediction, source.classes, source.palette)
+            figures.save_picture(pictures / f"{source.name(index)}.png", drawing)

@@ -1,35 +1,51 @@
 """Segmentation scores from a confusion matrix."""
 
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
+from jaxtyping import Float, Int64, Integer
 
 from ccnet_jax.labels import VOID
 
 
-def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts [true class, predicted class] in int64, of the pixels whose label is not 255.
+class Scores(TypedDict):
+    """The scores that papers report, as fractions.
+
+    The IoU of a class is NaN where no pixel is labelled or predicted so; its accuracy, where none is
+    labelled so.
+
+    Attributes:
+      mIoU, mAcc: means of `IoU` and `accuracy` over the classes that are not NaN.
+      pixel_accuracy: the share of pixels that are predicted right.
+      IoU, accuracy: of each class.
+    """
+
+    mIoU: float
+    mAcc: float
+    pixel_accuracy: float
+    IoU: list[float]
+    accuracy: list[float]
+
+
+def confusion_matrix(
+    labels: Integer[np.ndarray, "*pixels"], predictions: Integer[np.ndarray, "*pixels"], num_classes: int
+) -> Int64[np.ndarray, "K K"]:
+    """How many pixels have each true and each predicted class; pixels labelled 255 (void) are left out.
 
     Args:
-      labels, predictions: integer, of one shape.
+      labels, predictions: integer arrays of one shape, for example [B, H, W].
+      num_classes: K.
+
+    Returns:
+      int64 [true class, predicted class].
     """
     valid = labels != VOID
     cell = labels[valid].astype(np.int64) * num_classes + predictions[valid]
     return np.bincount(cell, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
-def scores(confusion: np.ndarray) -> dict[str, float | list[float]]:
-    """What papers report, as fractions.
-
-    Args:
-      confusion: [true class, predicted class] counts.
-
-    Returns:
-      mIoU and mAcc (means over the classes that occur: IoU where the class is true or predicted
-      anywhere, accuracy where it is true anywhere), pixel_accuracy, and IoU and accuracy of each
-      class, NaN where it does not occur.
-    """
-    confusion = np.asarray(confusion, np.int64)
+def scores(confusion: Integer[np.ndarray, "K K"]) -> Scores:
+    """The scores of a confusion matrix of counts [true class, predicted class]."""
     hit, true, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = hit / (true + predicted - hit)
@@ -43,14 +59,14 @@ def scores(confusion: np.ndarray) -> dict[str, float | list[float]]:
     }
 
 
-def _mean(values: np.ndarray) -> float:
+def _mean(values: Float[np.ndarray, " K"]) -> float:
     """The mean of the values that are not NaN; NaN where there is none."""
     occurring = values[~np.isnan(values)]
     return float(occurring.mean()) if occurring.size else float("nan")
 
 
-def table(result: dict[str, float | list[float]], classes: tuple[str, ...]) -> str:
-    """`scores` as text: a row a class, then mIoU, mAcc and pixel accuracy, in percent."""
+def table(result: Scores, classes: tuple[str, ...]) -> str:
+    """`scores` as text, in percent: a row for each class, then mIoU, mAcc and pixel accuracy."""
 
     def percent(value: float) -> str:
         return "   -  " if np.isnan(value) else f"{100 * value:6.2f}"
@@ -67,7 +83,7 @@ def table(result: dict[str, float | list[float]], classes: tuple[str, ...]) -> s
 
 
 def without_nan(value: Any) -> Any:
-    """The same nested lists and dictionaries with None for NaN, which JSON has no word for."""
+    """The same nested lists and dictionaries with None in place of NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):

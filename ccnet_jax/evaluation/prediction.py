@@ -58,13 +58,14 @@ def scorer(network: CCNet, mode: TestMode = WHOLE) -> Predict:
     def scores(variables: Any, images: UInt8[Array, "B H W 3"]) -> Float32[Array, "B H W K"]:
         batch, height, width, _ = images.shape
         blocks = row_blocks(images.shape, network.num_classes)
-        total = None
+        total: jax.Array | None = None
         for scale, mirror in mode.passes():
             logits, upsampling = _logits_of_pass(network, variables, images, mode, scale, mirror)
             if total is None:  # after the first logits: the network's own memory is free again
                 shape = (batch, *blocks, width, network.num_classes)
                 total = jnp.zeros(shape, device=images.sharding)
             total = add_upsampled(total, logits, upsampling, mode.sums_probabilities)
+        assert total is not None, "a test mode has at least one pass"
         rows = total.shape[1] * total.shape[2]
         return total.reshape(batch, rows, *total.shape[3:])[:, :height]
 
@@ -78,7 +79,7 @@ def _logits_of_pass(
 
     The second is None where the logits have the pictures' size.
     """
-    size = images.shape[1:3]
+    size = images.shape[1], images.shape[2]
     input_size = mode.input_size(size, scale)
     x = _resized_input(images, input_size, mirror)
     network_logits = functools.partial(_network_logits, network, variables)
@@ -90,9 +91,10 @@ def _logits_of_pass(
         )
     if mirror:
         logits = logits[:, :, ::-1]
-    if logits.shape[1:3] == size:
+    logits_size = logits.shape[1], logits.shape[2]
+    if logits_size == size:
         return logits, None
-    sizes = (logits.shape[1:3], input_size, size)
+    sizes = (logits_size, input_size, size)
     blocks = row_blocks(images.shape, network.num_classes)
     return logits, upsampling_matrices(sizes, network.aligned, blocks)
 

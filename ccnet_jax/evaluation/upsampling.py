@@ -96,7 +96,7 @@ def add_upsampled(
         padded = jnp.pad(scores(logits), ((0, 0), (0, missing), (0, 0), (0, 0)))
         return total + padded.reshape(total.shape)
 
-    def add_block(i: int, total: jax.Array) -> jax.Array:
+    def add_block(i: jax.Array, total: jax.Array) -> jax.Array:
         block = _upsampled_block(logits, upsampling.rows[i], upsampling.columns)
         return total.at[:, i].add(scores(block))
 
@@ -129,7 +129,9 @@ def largest(scores: Float32[Array, "*pixels K"]) -> UInt8[Array, "*pixels"]:
     return scores.argmax(-1).astype(jnp.uint8)
 
 
-def _upsampled_block(logits: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def _upsampled_block(
+    logits: jax.Array, rows: jax.Array | np.ndarray, columns: jax.Array | np.ndarray
+) -> jax.Array:
     """logits [B, h, w, K], rows [r, h], columns [W, w] -> [B, r, W, K], in full float32 on any device."""
     exact = jax.lax.Precision.HIGHEST
     part = jnp.einsum("rh,bhwk->brwk", rows, logits, precision=exact)

@@ -17,7 +17,6 @@ from ccnet_jax.models.layers import ConvNorm, resize_bilinear, scaled
 from ccnet_jax.settings import nearest
 
 
-
 class ContextModule(nn.Module):
     """A member of `CONTEXTS`, whose parameters stand under its name."""
 

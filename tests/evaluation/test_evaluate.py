@@ -7,6 +7,7 @@ import numpy as np
 
 from ccnet_jax.data import pipeline
 from ccnet_jax.evaluation.evaluate import evaluate
+from ccnet_jax.labels import Classes
 from tests import helpers
 from tests.miniatures import write_camvid, write_cityscapes
 
@@ -14,8 +15,8 @@ from tests.miniatures import write_camvid, write_cityscapes
 class Mixed:
     """Pictures of three sizes, labelled at random; some void."""
 
-    classes = ("a", "b", "c")
-    palette = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
+    label_classes = Classes(("a", "b", "c"), np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8))
+    classes, palette, numbers = label_classes.names, label_classes.palette, label_classes.numbers
 
     def __len__(self):
         return 7
@@ -93,3 +94,8 @@ def test_a_test_servers_folder_holds_every_prediction_in_the_data_sets_own_numbe
         assert ids.dtype == np.uint8
         assert set(np.unique(ids)) <= published
         assert len(np.unique(ids)) > 1
+
+
+def test_the_manual_has_the_memory_that_was_planned():
+    table = (helpers.ROOT / "experiments/results/testing_memory.md").read_text()
+    assert table in (helpers.ROOT / "docs/evaluate.md").read_text()
