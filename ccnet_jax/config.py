@@ -187,7 +187,7 @@ def parse(
             complaints.append(_unknown(name))
             continue
         try:
-            found[new_name] = _renamed(name, _from_text(text, name, KEYS[new_name]))
+            found[new_name] = value_from_text(text, name)
         except ValueError:
             complaints.append(f"config.{name} must be {KEYS[new_name].wanted()}, not {text!r}")
     for name, key in KEYS.items():
@@ -263,15 +263,19 @@ def _renamed(name: str, value: Any) -> Any:
     return value if values is None else values.get(value, value)
 
 
-def _from_text(text: str, name: str, key: Key) -> Any:
-    """A value from the command line. Raises ValueError where the text is none of the key's type."""
+def value_from_text(text: str, name: str) -> Any:
+    """The value that a text on the command line means for a key, also under the key's earlier name.
+
+    Raises ValueError where the text is none of the key's type.
+    """
+    key = KEYS[OLD_NAMES.get(name, name)]
     hint = bool if name in OLD_NAMES and key.setting.old_values else plain(key.hint)
     if text == "None" and is_optional(key.hint):
         return None
     if hint is bool:
         if text.lower() not in _BOOLEANS:
             raise ValueError(text)
-        return _BOOLEANS[text.lower()]
+        return _renamed(name, _BOOLEANS[text.lower()])
     if hint is str:
         return text
     if hint in (int, float):

@@ -274,7 +274,7 @@ def test_every_allowed_value_survives_the_command_line_and_json(name):
     @given(values_of(key))
     def check(value):
         assert key.complaint(value) is None
-        assert configuration._from_text(str(value), name, key) == value
+        assert configuration.value_from_text(str(value), name) == value
         assert configuration._plain_value(json.loads(json.dumps(value))) == value
 
     check()

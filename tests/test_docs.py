@@ -157,6 +157,15 @@ def check_config(name, overrides):
         raise AssertionError(f"--config {name} {overrides}: {error}") from None
 
 
+def check_key(name, text):
+    """Assert that the key exists and takes the value, whatever the rest of the config is."""
+    key = configuration.KEYS[configuration.OLD_NAMES.get(name, name)]
+    example = text.isupper()  # as FOLDER
+    assert example or key.complaint(configuration.value_from_text(text, name)) is None, (
+        f"{name} takes no {text}"
+    )
+
+
 def in_the_house(name):
     """A config's path in the repository as a path from anywhere."""
     return str(ROOT / name) if (ROOT / name.split(":")[0]).is_file() else name
@@ -214,7 +223,8 @@ def test_commands_inside_sentences_exist(name):
     for words in re.findall(r"`((?:python -m |make |--config\.)[^`]+)`", text):
         try:
             if words.startswith("--config."):
-                check_config(None, [word for word in shlex.split(words) if "=" in word])
+                for key, text in re.findall(r"--config\.([\w.]+)=(\S+)", words):
+                    check_key(key, text)
             else:
                 check_command(shlex.split(words))
         except AssertionError as error:
