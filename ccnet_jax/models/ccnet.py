@@ -2,11 +2,11 @@
 
 import numbers
 from collections.abc import Iterable
-from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
 from ccnet_jax.models.backbones import BACKBONES, BackboneSettings
@@ -59,7 +59,7 @@ class AuxiliaryHead(nn.Module):
     channels: int
     bias: bool
     negative_slope: float
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"], train: bool) -> Float[Array, "B h w classes"]:
@@ -71,7 +71,7 @@ class AuxiliaryHead(nn.Module):
 
 
 def _classify(
-    x: Float[Array, "B h w C"], num_classes: int, train: bool, dtype: Any
+    x: Float[Array, "B h w C"], num_classes: int, train: bool, dtype: DTypeLike | None
 ) -> Float[Array, "B h w classes"]:
     x = nn.Dropout(0.1, broadcast_dims=(1, 2), deterministic=not train)(x)
     start = nn.initializers.normal(0.01)
@@ -109,7 +109,7 @@ class CCNet(nn.Module):
     align_corners: bool | None = None
     implementation: str | None = None
     remat: bool = False
-    dtype: Any = jnp.float32
+    dtype: DTypeLike = jnp.float32
     backbone: str = "resnet"
 
     def __post_init__(self) -> None:
@@ -216,7 +216,7 @@ def check_images(images: Array | np.ndarray) -> None:
         )
 
 
-def _check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+def _check_choice(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise ValueError where the value is none of the choices."""
     known = list(choices)
     if value not in known:

@@ -81,5 +81,5 @@ def normalize(
     images: UInt8[Array | np.ndarray, "B H W 3"] | Float[Array | np.ndarray, "B H W 3"], flavour: Flavour
 ) -> Float32[Array, "B H W 3"]:
     """RGB [B, H, W, 3] of 0 to 255, uint8 or floating -> float32 as the flavour's backbone expects it."""
-    x = (images.astype(jnp.float32) - jnp.array(flavour.mean)) / jnp.array(flavour.std)
+    x = (jnp.asarray(images, jnp.float32) - jnp.array(flavour.mean)) / jnp.array(flavour.std)
     return x[..., ::-1] if flavour.bgr else x

@@ -1,11 +1,11 @@
 """What every part of the network is made of: convolution + norm + activation, and bilinear resizing."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 # Kaiming-normal over fan-out, as PyTorch's ResNets start.
@@ -24,7 +24,7 @@ def conv(
     stride: int = 1,
     dilation: int = 1,
     bias: bool = False,
-    dtype: Any = None,
+    dtype: DTypeLike | None = None,
     name: str,
 ) -> nn.Conv:
     """A size x size convolution with PyTorch's symmetric padding, dilation * (size // 2) on each side."""
@@ -42,7 +42,7 @@ def conv(
     )
 
 
-def batch_norm(train: bool, *, dtype: Any = None, name: str) -> nn.BatchNorm:
+def batch_norm(train: bool, *, dtype: DTypeLike | None = None, name: str) -> nn.BatchNorm:
     """Batch norm over the whole (global) batch; eps 1e-5, running statistics 0.9 old + 0.1 new.
 
     Statistics are float32 whatever the dtype. Under `jax.jit` with the batch sharded over devices
@@ -60,7 +60,7 @@ class ConvNorm(nn.Module):
     dilation: int = 1
     bias: bool = False
     negative_slope: float = 0.0
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W channels"]:

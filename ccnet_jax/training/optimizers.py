@@ -2,10 +2,10 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import optax
+from jaxtyping import PyTree
 
 from ccnet_jax.settings import setting
 from ccnet_jax.training.schedules import ScheduleConfig, build_schedule
@@ -56,7 +56,7 @@ def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTr
     )
 
 
-def decay_mask(config: OptimizerConfig) -> Callable[[Any], Any] | None:
+def decay_mask(config: OptimizerConfig) -> Callable[[PyTree], PyTree] | None:
     """parameters -> which of them weight decay applies to; None where it applies to all.
 
     Kernels have two axes or more; biases, the norms' scales and gamma have one or none.

@@ -2,13 +2,12 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float32, Integer, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float32, Integer, PRNGKeyArray, PyTree, UInt8
 
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training.losses import LOSSES, LossConfig
@@ -23,8 +22,8 @@ class State:
     """All that training changes: step int32 [], {"params", "batch_stats"}, the optimizer's buffers."""
 
     step: jax.Array
-    variables: Any
-    optimizer: Any
+    variables: PyTree
+    optimizer: PyTree
 
 
 def initial_state(network: CCNet, optimizer: optax.GradientTransformation, seed: int) -> State:
@@ -33,7 +32,7 @@ def initial_state(network: CCNet, optimizer: optax.GradientTransformation, seed:
     return State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
 
 
-def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]:
+def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Array, tuple[Metrics, PyTree]]]:
     """The training loss: the main head's + auxiliary_weight * the auxiliary head's cross-entropy.
 
     Raises:
@@ -44,8 +43,8 @@ def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Arr
     main_loss, auxiliary_loss = LOSSES[config.name](config), LOSSES["cross_entropy"](config)
 
     def loss_fn(
-        params: Any, batch_stats: Any, batch: Batch, key: PRNGKeyArray
-    ) -> tuple[Float32[Array, ""], tuple[Metrics, Any]]:
+        params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float32[Array, ""], tuple[Metrics, PyTree]]:
         """-> loss [], (metrics, the new batch_stats)."""
         (logits, auxiliary_logits), updated = network.apply(
             {"params": params, "batch_stats": batch_stats},

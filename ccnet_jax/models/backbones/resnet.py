@@ -1,9 +1,8 @@
 """Dilated ResNet at output stride 8, with the deep (three 3x3) stem of both CCNet code bases or a 7x7 one."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.backbones.settings import Backbone, BackboneSettings
@@ -30,7 +29,7 @@ class BasicBlock(nn.Module):
     channels: int
     stride: int = 1
     dilation: int = 1
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w D"]:
@@ -50,7 +49,7 @@ class Bottleneck(nn.Module):
     channels: int
     stride: int = 1
     dilation: int = 1
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w D"]:
@@ -66,7 +65,7 @@ class Bottleneck(nn.Module):
         return nn.relu(out + _shortcut(x, out, self.stride, train, self.dtype))
 
 
-def _shortcut(x: jax.Array, out: jax.Array, stride: int, train: bool, dtype: Any) -> jax.Array:
+def _shortcut(x: jax.Array, out: jax.Array, stride: int, train: bool, dtype: DTypeLike | None) -> jax.Array:
     """x itself, or where channels or size change its 1x1 projection to `out`'s shape."""
     if x.shape == out.shape:
         return x
@@ -100,7 +99,7 @@ class ResNet(nn.Module):
     contract_dilation: bool = False
     width: float = 1.0
     remat: bool = False
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(

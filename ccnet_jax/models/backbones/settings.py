@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import flax.linen as nn
+from jax.typing import DTypeLike
 
 from ccnet_jax.models.flavours import Flavour
 
@@ -27,7 +27,7 @@ class BackboneSettings:
     stem: str = "deep"
     width: float = 1.0
     remat: bool = False
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
 
 @dataclasses.dataclass(frozen=True)

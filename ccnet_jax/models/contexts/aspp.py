@@ -1,9 +1,8 @@
 """Atrous spatial pyramid pooling, DeepLabv3's context module."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.contexts.settings import Context, ContextSettings
@@ -15,7 +14,7 @@ class AtrousPyramid(nn.Module):
 
     negative_slope: float = 0.0
     dilations: tuple[int, ...] = (12, 24, 36)
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:

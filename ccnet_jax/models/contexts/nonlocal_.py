@@ -1,10 +1,9 @@
 """The non-local block: every pixel attends to all pixels."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.contexts.settings import Context, ContextSettings
@@ -18,7 +17,7 @@ class NonLocal(nn.Module):
     """
 
     reduction: int = 8
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:

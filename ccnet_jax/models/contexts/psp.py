@@ -1,11 +1,10 @@
 """Pyramid pooling, PSPNet's context module."""
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.contexts.settings import Context, ContextSettings
@@ -18,7 +17,7 @@ class PyramidPooling(nn.Module):
     align_corners: bool = False
     negative_slope: float = 0.0
     bins: tuple[int, ...] = (1, 2, 3, 6)
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W C"]:

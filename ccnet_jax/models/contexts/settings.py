@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
+from jax.typing import DTypeLike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ContextSettings:
     align_corners: bool = False
     negative_slope: float = 0.0
     remat: bool = False
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
 
 # (x [B, H, W, C], train) -> [B, H, W, C]
