@@ -107,7 +107,8 @@ def _from_text(text: str, path: pathlib.Path) -> list[NamedClass]:
         if not line or line.startswith("#"):
             continue
         if match := re.fullmatch(r"(.+?)[\s,;:]+#([0-9a-fA-F]{6})", line):
-            named.append(NamedClass(match[1], tuple(bytes.fromhex(match[2]))))
+            red, green, blue = bytes.fromhex(match[2])
+            named.append(NamedClass(match[1], (red, green, blue)))
         elif match := re.fullmatch(r"(.+?)[\s,;:]+(\d{1,3})[\s,;]+(\d{1,3})[\s,;]+(\d{1,3})[:;\s]*", line):
             named.append(NamedClass(match[1], _colour([int(part) for part in match.groups()[1:]], path)))
         else:

@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -81,11 +81,11 @@ class FolderSource:
 
     def __init__(
         self,
-        pairs: list[tuple[pathlib.Path, pathlib.Path | None]],
+        pairs: Sequence[Pair],
         classes: Classes,
         remedy: str = "correct the file",
     ):
-        self.pairs, self.label_classes, self.remedy = pairs, classes, remedy
+        self.pairs, self.label_classes, self.remedy = list(pairs), classes, remedy
         self.classes, self.palette, self.numbers = classes.names, classes.palette, classes.numbers
 
     def __len__(self) -> int:

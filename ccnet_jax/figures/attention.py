@@ -30,10 +30,7 @@ def attention_figure(image: np.ndarray, maps: np.ndarray, point: tuple[int, int]
     height, width = image.shape[:2]
     size = panel_size(height, width)
     small = resized(image, size)
-    at = tuple(
-        int((index + 0.5) * there / here)
-        for index, there, here in zip(point, size, (height, width), strict=True)
-    )
+    at = int((point[0] + 0.5) * size[0] / height), int((point[1] + 0.5) * size[1] / width)
     panels = {"picture": _marked(small, at)}
     for loops, weights in enumerate(maps, 1):
         largest = float(weights.max())

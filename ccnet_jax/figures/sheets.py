@@ -27,7 +27,7 @@ def contact_sheet(
     Returns:
       RGB uint8.
     """
-    size = fitted_size(*labels.shape[1:], _SMALLEST, width // 4)
+    size = fitted_size(labels.shape[1], labels.shape[2], _SMALLEST, width // 4)
     columns = max(1, min(len(images), width // (2 * size[1])))
     cells = []
     for image, label in zip(images, labels, strict=True):

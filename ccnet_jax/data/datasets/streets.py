@@ -104,7 +104,7 @@ class Streets:
         """The scene and its label as the bytes of PNG files."""
         sample = self[index]
         image = cv2.cvtColor(sample["image"], cv2.COLOR_RGB2BGR)
-        return tuple(cv2.imencode(".png", pixels)[1].tobytes() for pixels in (image, sample["label"]))
+        return cv2.imencode(".png", image)[1].tobytes(), cv2.imencode(".png", sample["label"])[1].tobytes()
 
     def name(self, index: int) -> str:
         return f"{self.split}-{index:05d}"
