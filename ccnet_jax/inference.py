@@ -70,7 +70,7 @@ class Model(flax.struct.PyTreeNode, eq=False):
         """The network's logits for a batch of pictures.
 
         Args:
-          images: RGB [B, H, W, 3], values from 0 to 255, uint8 or floating; H and W at least 32. Do not
+          images: RGB [B, H, W, 3], values from 0 to 255, uint8 or floating. Do not
             normalise them: the network does. Under `jax.jit` and `jax.vmap` the values of floating pictures
             cannot be inspected: only shape and dtype are checked there.
 
