@@ -13,6 +13,8 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes
 from ccnet_jax.settings import setting
 
+Pair = tuple[pathlib.Path, pathlib.Path | None]  # files of a picture and of its label, None without one
+
 
 @dataclasses.dataclass(frozen=True)
 class Location:
