@@ -16,9 +16,11 @@ class Classes:
         for those that the data set does not have; None where the files hold the indices and 255.
       label_colours: {(red, green, blue): index or `VOID`} of label files that are colour pictures; None where
         colour pictures are no label files.
+      counted: whether nothing names the classes and there are as many as the labels hold. Labels that are
+        added later may change their number.
 
     Attributes:
-      names, palette, label_ids, label_colours: as given.
+      names, palette, label_ids, label_colours, counted: as given.
       numbers: uint8 [len(names)], the number that stands for each class in the label files.
     """
 
@@ -28,13 +30,14 @@ class Classes:
         palette: np.ndarray,
         label_ids: np.ndarray | None = None,
         label_colours: dict[tuple[int, int, int], int] | None = None,
+        counted: bool = False,
     ):
         if label_ids is None:
             label_ids = np.full(256, UNKNOWN, np.uint8)
             label_ids[: len(names)] = np.arange(len(names))
             label_ids[VOID] = VOID
         self.names, self.palette = names, palette
-        self.label_ids, self.label_colours = label_ids, label_colours
+        self.label_ids, self.label_colours, self.counted = label_ids, label_colours, counted
         self.numbers = np.array([np.argmax(label_ids == i) for i in range(len(names))], np.uint8)
 
 

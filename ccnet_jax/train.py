@@ -11,6 +11,7 @@ run holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best
 
 import argparse
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -52,6 +53,7 @@ def train(config: Config, run: RunFolder) -> None:
     process, processes = jax.process_index(), jax.process_count()
     check_devices(config)
     train_source = pipeline.open_source(config.data, config.data.train_split)
+    config = dataclasses.replace(config, data=pipeline.with_counted_classes(config.data, train_source))
     eval_source = pipeline.open_source(config.data, config.data.eval_split) if config.eval_every else None
     check_classes(config, train_source)
     say(pipeline.summary(config.data, train_source, config.data.train_split))

@@ -1,5 +1,6 @@
 """From a data set to batches: augmented and shuffled to train on, whole and in order to evaluate."""
 
+import dataclasses
 import itertools
 import signal
 from collections.abc import Iterator, Sequence
@@ -38,6 +39,15 @@ def open_source(data: DataConfig, split: str) -> Source:
         raise UserError(f"data.name={data.name!r} does not exist; choose one of {', '.join(DATASETS)}")
     parts = [DATASETS[data.name].open(data, part) for part in split.split("+")]
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
+
+
+def with_counted_classes(data: DataConfig, source: Source) -> DataConfig:
+    """`data`, with the names of the classes if they were counted in the labels of `source`.
+
+    A run keeps them, so that its network still fits when labels are added or taken away later.
+    """
+    classes = source.label_classes
+    return dataclasses.replace(data, classes=classes.names) if classes.counted else data
 
 
 def summary(data: DataConfig, source: Source, split: str | None = None) -> str:

@@ -173,7 +173,7 @@ def _counted_classes(root: pathlib.Path, layout: Layout, split: str) -> tuple[st
     noise = f" ({rare} of them in less than 0.1 % of the pixels: were the labels once JPEGs, or resized?)"
     origin = "counted from the ids in the labels" + (noise if rare > 20 and 2 * rare > len(ids) else "")
     count = int(ids[-1]) + 1
-    return origin, Classes(numbered_names(count), numbered_palette(count))
+    return origin, Classes(numbered_names(count), numbered_palette(count), counted=True)
 
 
 def _check_kind(label: pathlib.Path, classes: Classes, origin: str) -> None:

@@ -592,3 +592,20 @@ def test_other_data_sets_refuse_the_keys_of_folder(name):
 def test_tfds_has_splits_of_its_own():
     (complaint,) = DataConfig(name="folder", source="tfds", val_share=0.1).complaints()
     assert complaint.startswith("config.data.val_share is for data.source=folder; leave it None")
+
+
+def test_counted_classes_are_kept_so_that_a_run_survives_other_labels(tmp_path):
+    write_usual(tmp_path)
+    data = DataConfig(name="folder", dir=str(tmp_path))
+    kept = pipeline.with_counted_classes(data, pipeline.open_source(data, "train"))
+    assert kept.classes == ("class 0", "class 1", "class 2")
+    numbers = ids()
+    for i in range(3):  # the highest class is gone
+        write_pair(tmp_path / f"images/val/{i}.png", tmp_path / f"labels/val/{i}.png", i, numbers % 2)
+        write_pair(tmp_path / f"images/train/{i}.png", tmp_path / f"labels/train/{i}.png", i, numbers % 2)
+    assert len(pipeline.open_source(data, "val").classes) == 2
+    source = pipeline.open_source(kept, "val")
+    assert source.classes == kept.classes
+    assert pipeline.with_counted_classes(kept, source) == kept
+    (tmp_path / "classes.txt").write_text("soil\ncrop\n")  # named classes can be read again
+    assert pipeline.with_counted_classes(data, pipeline.open_source(data, "train")) == data
