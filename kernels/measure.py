@@ -136,7 +136,9 @@ def driver() -> str | None:
 
 
 def commit() -> str | None:
-    """HEAD, with "-dirty" where files differ from it; None outside of a repository."""
+    """HEAD, with "-dirty" where files differ from it; None where this is no checkout of the repository."""
+    if not (ROOT / ".git").exists():  # an installed package may lie inside another project's repository
+        return None
     return _printed_by(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
 
 

@@ -6,9 +6,6 @@ import json
 import os
 import pathlib
 import platform
-import shlex
-import subprocess
-import sys
 from typing import Any
 
 import jax
@@ -21,6 +18,7 @@ from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.labels import Classes
 from ccnet_jax.version import __version__
 from kernels.criss_cross import IMPLEMENTATIONS
+from kernels.measure import result_head
 
 LATEST = pathlib.Path("runs/latest")  # a link to the newest run
 
@@ -166,22 +164,11 @@ class RunFolder:
             raise UserError(f"{path} cannot be read as JSON ({error}); restore it") from None
 
 
-def _versions() -> dict[str, Any]:
-    """The code, versions and device at hand."""
-    here = pathlib.Path(__file__).parent
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        commit = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None
-    device = jax.devices()[0]
-    return {
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(sys.orig_argv),
+def _versions() -> dict[str, str | int | None]:
+    """The code, versions and devices at hand."""
+    return result_head() | {
         "ccnet_jax": __version__,
-        "commit": commit,
         "python": platform.python_version(),
-        "jax": jax.__version__,
-        "devices": f"{jax.device_count()} x {device.device_kind}",
+        "devices": jax.device_count(),
         "hosts": jax.process_count(),
     }
