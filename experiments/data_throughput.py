@@ -12,6 +12,7 @@ decoders take; writes experiments/results/data_throughput.{json,md}. Needs PyTor
 """
 
 import argparse
+import functools
 import io
 import pathlib
 import statistics
@@ -22,18 +23,18 @@ from typing import Any
 
 import cv2
 import imagecodecs
-import ml_collections
 import numpy as np
 import torch
-import tqdm
 from PIL import Image
 
 from ccnet_jax.data import pipeline, transforms
+from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import cityscapes
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import decode_sample
-from ccnet_jax.data.sources import FolderSource
+from ccnet_jax.data.sources import FolderSource, Location
 from ccnet_jax.labels import VOID
+from ccnet_jax.progress import progress_bar
 from kernels.measure import ROOT, cpu_name, result_head, write_result
 from kernels.whole_file import write_whole
 
@@ -47,11 +48,11 @@ def write_pictures(root: pathlib.Path, count: int) -> None:
     label_ids = np.full(256, 0, np.uint8)
     table = cityscapes.LABELS.label_ids[:34]
     label_ids[:19] = [np.flatnonzero(table == i)[0] for i in range(19)]
-    for i in tqdm.trange(count, desc="writing pictures", leave=False):
+    for i in progress_bar(range(count), unit="picture", desc="writing pictures", leave=False):
         sample = Streets("train")[i]
-        image = cv2.resize(sample["image"], (2048, 1024), interpolation=cv2.INTER_CUBIC).astype(np.float32)
-        grain = cv2.GaussianBlur(rng.normal(0, 5, image.shape).astype(np.float32), (0, 0), 1.0)
-        image = np.clip(image + 1.6 * grain, 0, 255).astype(np.uint8)
+        large = cv2.resize(sample["image"], (2048, 1024), interpolation=cv2.INTER_CUBIC).astype(np.float32)
+        grain = cv2.GaussianBlur(rng.normal(0, 5, (1024, 2048, 3)).astype(np.float32), (0, 0), 1.0)
+        image = np.clip(large + 1.6 * grain, 0, 255).astype(np.uint8)
         label = cv2.resize(sample["label"], (2048, 1024), interpolation=cv2.INTER_NEAREST)
         name = f"town_{i:06d}_000019"
         for path, pixels in (
@@ -65,15 +66,15 @@ def write_pictures(root: pathlib.Path, count: int) -> None:
 class OpenCVDataset(torch.utils.data.Dataset):
     """The same operations as segmentation code bases order and write them."""
 
-    def __init__(self, pairs: list[tuple[pathlib.Path, pathlib.Path]], train_ids: np.ndarray):
-        self.pairs, self.train_ids = pairs, train_ids
+    def __init__(self, source: FolderSource, train_ids: np.ndarray):
+        self.source, self.train_ids = source, train_ids
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.source)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         rng = np.random.default_rng(torch.randint(2**31, ()).item())
-        image, label = opencv_decode(*(path.read_bytes() for path in self.pairs[index]), self.train_ids)
+        image, label = opencv_decode(*file_bytes(self.source, index), self.train_ids)
         image, label = opencv_resize(image, label, rng)
         image, label = opencv_crop(image, label, rng)
         if rng.integers(2):
@@ -83,21 +84,41 @@ class OpenCVDataset(torch.utils.data.Dataset):
         return {"image": torch.from_numpy(image), "label": torch.from_numpy(label)}
 
 
+def file_bytes(source: FolderSource, index: int) -> tuple[bytes, bytes]:
+    """What the two files of a sample hold. Raises ValueError where it has no label."""
+    image, label = source.read(index)
+    if label is None:
+        raise ValueError(f"{source.name(index)} has no label")
+    return image, label
+
+
+def opencv_pixels(data: bytes, flags: int) -> np.ndarray:
+    """A picture's pixels as OpenCV decodes them. Raises ValueError where it cannot."""
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    if pixels is None:
+        raise ValueError("OpenCV cannot decode a picture")
+    return pixels
+
+
 def opencv_decode(image: bytes, label: bytes, train_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """RGB and train ids."""
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
-    ids = cv2.imdecode(np.frombuffer(label, np.uint8), cv2.IMREAD_UNCHANGED)
+    pixels = opencv_pixels(image, cv2.IMREAD_COLOR)
+    ids = opencv_pixels(label, cv2.IMREAD_UNCHANGED)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), cv2.LUT(ids, train_ids)
 
 
-def opencv_resize(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple:
+def opencv_resize(
+    image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """The whole pair by a random ratio."""
     ratio = rng.uniform(*SCALE)
     size = int(label.shape[1] * ratio + 0.5), int(label.shape[0] * ratio + 0.5)
     return cv2.resize(image, size), cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
 
 
-def opencv_crop(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple:
+def opencv_crop(
+    image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """A random window, another where one class has too much of it."""
     for _ in range(10):
         top = rng.integers(max(label.shape[0] - CROP[0], 0) + 1)
@@ -135,14 +156,15 @@ def opencv_distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def grain_batches(source: FolderSource, workers: int) -> Iterator[Any]:
     """This project's batches."""
-    data = {"fit": None, "scale": SCALE, "short_sides": None, "crop": CROP, "cat_max_ratio": CAT_MAX_RATIO}
-    data |= {"flip": True, "distort": True, "workers": workers}
-    return pipeline.train_batches(source, ml_collections.ConfigDict(data), BATCH, seed=0)
+    data = DataConfig(
+        scale=SCALE, crop=CROP, cat_max_ratio=CAT_MAX_RATIO, flip=True, distort=True, workers=workers
+    )
+    return pipeline.train_batches(source, data, BATCH, seed=0)
 
 
 def torch_batches(source: FolderSource, workers: int) -> Iterator[Any]:
     """The DataLoader's batches."""
-    dataset = OpenCVDataset(source.pairs, cityscapes.LABELS.label_ids)
+    dataset = OpenCVDataset(source, cityscapes.LABELS.label_ids)
     endless = torch.utils.data.RandomSampler(dataset, num_samples=10**7)
     return iter(
         torch.utils.data.DataLoader(
@@ -193,9 +215,7 @@ def stages(source: FolderSource) -> dict[str, dict[str, float]]:
     two = {
         "read and decode": (
             lambda i: decode_sample(classes, *source.read(i % count), "image", "label"),
-            lambda i: opencv_decode(
-                *(path.read_bytes() for path in source.pairs[i % count]), classes.label_ids
-            ),
+            lambda i: opencv_decode(*file_bytes(source, i % count), classes.label_ids),
         ),
         "resize and crop": (
             lambda i: resized(i, np.random.default_rng(i)),
@@ -223,24 +243,25 @@ def stages(source: FolderSource) -> dict[str, dict[str, float]]:
 def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
     """{"png" or "jpeg": {decoder: milliseconds a 2048x1024 picture}}."""
     pngs = [source.read(i)[0] for i in range(4)]
-    jpegs = [cv2.imencode(".jpg", cv2.imdecode(np.frombuffer(p, np.uint8), 1))[1].tobytes() for p in pngs]
+    jpegs = [cv2.imencode(".jpg", opencv_pixels(p, cv2.IMREAD_COLOR))[1].tobytes() for p in pngs]
 
     def opencv(data: bytes) -> np.ndarray:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        return opencv_pixels(data, cv2.IMREAD_COLOR_RGB)
 
     def pillow(data: bytes) -> np.ndarray:
         return np.array(Image.open(io.BytesIO(data)))
 
-    table = {
+    table: dict[str, dict[str, Callable[[bytes], np.ndarray]]] = {
         "png": {"imagecodecs": imagecodecs.png_decode, "OpenCV": opencv, "Pillow": pillow},
         "jpeg": {"imagecodecs": imagecodecs.jpeg8_decode, "OpenCV": opencv, "Pillow": pillow},
     }
     datas = {"png": pngs, "jpeg": jpegs}
+
+    def decoded(kind: str, decode: Callable[[bytes], np.ndarray], i: int) -> np.ndarray:
+        return decode(datas[kind][i % 4])
+
     return {
-        kind: {
-            name: milliseconds(lambda i, kind=kind, decode=decode: decode(datas[kind][i % 4]))
-            for name, decode in row.items()
-        }
+        kind: {name: milliseconds(functools.partial(decoded, kind, decode)) for name, decode in row.items()}
         for kind, row in table.items()
     }
 
@@ -248,10 +269,10 @@ def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
 def measured(source: FolderSource, workers: list[int], rounds: int, count: int) -> dict[str, Any]:
     """{workers: {"here", "opencv", "ratio"}}: medians over the rounds, a second and worker."""
     makers = {"here": grain_batches, "opencv": torch_batches}
-    result = {}
+    result: dict[str, dict[str, Any]] = {}
     for number in workers:
-        rates = {name: [] for name in makers}
-        for _ in tqdm.trange(rounds, desc=f"{number} workers", leave=False):
+        rates: dict[str, list[float]] = {name: [] for name in makers}
+        for _ in progress_bar(range(rounds), unit="round", desc=f"{number} workers", leave=False):
             for name, make in makers.items():
                 batches = make(source, number)
                 rates[name].append(samples_per_second(batches, count) / number)
@@ -292,7 +313,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as made_up:
         if arguments.data_dir is None:
             write_pictures(pathlib.Path(made_up), arguments.pictures)
-        source = cityscapes.open_split(arguments.data_dir or made_up, "train")
+        source = cityscapes.open_split(Location(dir=arguments.data_dir or made_up), "train")
         sizes = [path.stat().st_size for path, _ in source.pairs]
         report = {
             **head,

@@ -22,7 +22,7 @@ from kernels.measure import ROOT, commit, result_head, write_result
 from kernels.whole_file import write_whole
 
 RESULTS = ROOT / "experiments" / "results"
-VARIANTS = {
+VARIANTS: dict[str, dict[str, str | int]] = {
     "none": {"context": "none"},
     "RCCA, 1 loop": {"context": "rcca", "loops": 1},
     "RCCA, 2 loops": {"context": "rcca", "loops": 2},
@@ -45,7 +45,7 @@ def measure(variant: dict[str, str | int], seed: int, workdir: pathlib.Path) -> 
     trained_by = workdir / "commit.txt"  # a run that was finished earlier keeps the commit it was trained by
     if not trained_by.exists():
         trained_by.write_text(commit() or "unknown")
-    row = {"commit": trained_by.read_text()}
+    row: dict[str, float | str] = {"commit": trained_by.read_text()}
     for mode, flags, name in (("", [], "eval-val"), ("_ms_flip", ["--ms-flip"], "eval-val-ms-flip")):
         program("eval", f"--workdir={workdir}", *flags)
         report = json.loads((workdir / f"{name}.json").read_text())

@@ -15,7 +15,6 @@ from kernels import aot  # before JAX starts
 
 import jax  # isort: skip
 import jax.numpy as jnp
-import tqdm
 
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows
 from ccnet_jax.evaluation.upsampling import (
@@ -26,6 +25,7 @@ from ccnet_jax.evaluation.upsampling import (
     upsampling_matrices,
 )
 from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.progress import progress_bar
 from kernels.measure import ROOT, result_head, write_result
 from kernels.whole_file import write_whole
 
@@ -107,7 +107,7 @@ def main() -> None:
     head = result_head(aot.device_name("h200"))
     rows = []
     modes = [(mode, classes) for mode in ("whole", "slide", "multi-scale") for classes in (19, 150)]
-    for mode, classes in tqdm.tqdm(modes, unit="case"):
+    for mode, classes in progress_bar(modes, unit="case"):
         model = CCNet(classes, arguments.depth, "mmseg", implementation="triton")
         small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
         variables = jax.eval_shape(on_any(model).init, jax.random.key(0), small)

@@ -38,7 +38,8 @@ import jax  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
-if not jax.config.jax_platforms:  # otherwise the plugin looks for a GPU, and fails where there is none
+# Otherwise the plugin looks for a GPU, and fails where there is none.
+if not jax.config.jax_platforms:  # type: ignore[attr-defined]  # JAX adds its options at run time
     jax.config.update("jax_platforms", "cpu")
 
 GPUS = {"h200": "sm_90a", "a100": "sm_80"}
@@ -108,7 +109,7 @@ def compile_for(
       split: for each argument, whether its first axis is split over them; none where empty.
 
     Raises:
-      RuntimeError: something is missing here.
+      RuntimeError: something is missing here, or the compiler does not report the costs.
     """
     if missing := unavailable():
         raise RuntimeError(missing)
@@ -125,7 +126,10 @@ def compile_for(
         compiled = jax.jit(function).lower(*placed).compile()
     written = sorted(set(_DUMP.glob("*.ptx")) - before)
     kernels = {name: kernel for ptx in written for name, kernel in _assembled(ptx, GPUS[gpu]).items()}
-    return Report(compiled.memory_analysis().temp_size_in_bytes, kernels, compiled.as_text())
+    memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    if memory is None or hlo is None:
+        raise RuntimeError("this JAX does not report what a program compiled for a GPU costs")
+    return Report(memory.temp_size_in_bytes, kernels, hlo)
 
 
 def _placed(sharding: NamedSharding, x: Any) -> jax.ShapeDtypeStruct:
@@ -140,12 +144,19 @@ def _assembled(ptx: pathlib.Path, architecture: str) -> dict[str, Kernel]:
     """The kernels in a PTX file. It is assembled again, because ptxas then prints their registers."""
     if ".entry" not in ptx.read_text():
         return {}
-    command = [_ptxas(), "-v", "--gpu-name", architecture, str(ptx), "-o", os.devnull]
+    command = [_ptxas() or "ptxas", "-v", "--gpu-name", architecture, str(ptx), "-o", os.devnull]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     kernels = {}
     for block in re.split("Compiling entry function", said)[1:]:
-        name = re.match(r" '(\w+)'", block)[1]
-        registers = re.search(r"Used (\d+) registers", block)[1]
-        spilled = re.search(r"(\d+) bytes spill stores", block)[1]
-        kernels[name] = Kernel(int(registers), int(spilled))
+        registers = int(_found(r"Used (\d+) registers", block))
+        spilled = int(_found(r"(\d+) bytes spill stores", block))
+        kernels[_found(r"\A '(\w+)'", block)] = Kernel(registers, spilled)
     return kernels
+
+
+def _found(pattern: str, text: str) -> str:
+    """What the pattern's group matches in ptxas's output. Raises RuntimeError where it matches nothing."""
+    match = re.search(pattern, text)
+    if match is None:
+        raise RuntimeError(f"ptxas did not print {pattern!r}: its output has changed")
+    return match[1]

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -61,15 +61,20 @@ def summary(data: DataConfig, source: Source, split: str | None = None) -> str:
     """
     name = data.name if split is None else f"{data.name}, {split}"
     lines = [f"{name}: {len(source):,} pictures"]
-    if has_summary(data):
+    own_summary = _own_summary(data)
+    if own_summary is not None:
         parts = source.parts if isinstance(source, JoinedSource) else [source]
-        lines += [line for part in parts for line in DATASETS[data.name].summary(part).splitlines()]
+        lines += [line for part in parts for line in own_summary(part).splitlines()]
     return "\n  ".join(lines)
 
 
 def has_summary(data: DataConfig) -> bool:
     """Whether the data set says more of itself than the number of its pictures."""
-    return data.source == "folder" and data.name in DATASETS and DATASETS[data.name].summary is not None
+    return _own_summary(data) is not None
+
+
+def _own_summary(data: DataConfig) -> Callable[[Source], str] | None:
+    return DATASETS[data.name].summary if data.source == "folder" and data.name in DATASETS else None
 
 
 def train_batches(

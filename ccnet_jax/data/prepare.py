@@ -41,7 +41,7 @@ from array_record.python import array_record_module
 from ccnet_jax import command_line
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_sample
-from ccnet_jax.data.sources import FolderSource, Location, MissingSplit, Source
+from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSplit, Source
 from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.labels import VOID, Classes
 from ccnet_jax.progress import progress_bar
@@ -76,7 +76,7 @@ class Plan:
       size: of all files read, in bytes.
     """
 
-    sources: dict[str, Source]
+    sources: dict[str, FileSource]
     shards: list[Shard]
     made_of: dict[str, Any]
     size: int
@@ -149,9 +149,11 @@ def _folders(dataset: str, out: str) -> tuple[pathlib.Path, pathlib.Path]:
     return folder / VERSION, folder / f"{VERSION}.incomplete"
 
 
-def _sources(dataset: str, location: Location, splits: list[str] | None) -> dict[str, Source]:
+def _sources(dataset: str, location: Location, splits: list[str] | None) -> dict[str, FileSource]:
     """The sources of the splits that were asked for, or of all that can be opened."""
-    data_set, sources, missing = DATASETS[dataset], {}, {}
+    data_set = DATASETS[dataset]
+    sources: dict[str, FileSource] = {}
+    missing: dict[str, MissingSplit] = {}
     if data_set.layout is not None:  # it lies in a folder
         if location.dir is None:
             raise UserError(f"pass --source=FOLDER, where FOLDER holds {data_set.layout}")
@@ -159,19 +161,26 @@ def _sources(dataset: str, location: Location, splits: list[str] | None) -> dict
             raise UserError(f"--source={location.dir} is not a folder; it must hold {data_set.layout}")
     for split in splits or data_set.splits:
         try:
-            sources[split] = data_set.open(location, split)
+            source = data_set.open(location, split)
         except MissingSplit as error:
             if splits:
                 raise
             missing[split] = error
+            continue
+        if not isinstance(source, FileSource):
+            raise UserError(
+                f"{dataset} cannot be prepared: its sources give no files; add to their class a method "
+                "read(index) -> (bytes of the picture's file, bytes of the label's file or None)"
+            )
+        sources[split] = source
     if not sources:
         raise next(iter(missing.values()))
-    for split, error in missing.items():
-        print(f"without split {split}: {error}")
+    for split, reason in missing.items():
+        print(f"without split {split}: {reason}")
     return sources
 
 
-def _plan(dataset: str, sources: dict[str, Source], shard_bytes: int) -> Plan:
+def _plan(dataset: str, sources: dict[str, FileSource], shard_bytes: int) -> Plan:
     """What is to be written: shards of at most `shard_bytes`, though of one picture at least."""
     shards, listed, total = [], {}, 0
     for split, source in sources.items():
@@ -197,11 +206,11 @@ def _plan(dataset: str, sources: dict[str, Source], shard_bytes: int) -> Plan:
     return Plan(sources, shards, made_of, total)
 
 
-def _sizes(source: Source) -> list[tuple[int, int]]:
+def _sizes(source: FileSource) -> list[tuple[int, int]]:
     """The bytes of every picture's file and of its label's; of drawn scenes the first one's stand for all."""
     if not isinstance(source, FolderSource):
         image, label = source.read(0)
-        return [(len(image), len(label))] * len(source)
+        return [(len(image), len(label or b""))] * len(source)
     try:
         return [
             (image.stat().st_size, 0 if label is None else label.stat().st_size)
@@ -303,7 +312,7 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
             raise
 
 
-def _record_maker(source: Source, features: Any, as_indices: bool) -> Callable[[int], bytes]:
+def _record_maker(source: FileSource, features: Any, as_indices: bool) -> Callable[[int], bytes]:
     """The function from a picture's number to its record, as TFDS writes it, after a check of the pair.
 
     With `as_indices` labels are written as PNGs of class indices, otherwise as the bytes of their files.
@@ -311,11 +320,12 @@ def _record_maker(source: Source, features: Any, as_indices: bool) -> Callable[[
 
     def make(index: int) -> bytes:
         image, label = source.read(index)
+        names: tuple[object, object] = (source.name(index),) * 2
+        remedy = "correct the file"
         if isinstance(source, FolderSource):
             names, remedy = source.pairs[index], source.remedy
-        else:
-            names, remedy = (source.name(index),) * 2, "correct the file"
-        indices = decode_sample(source.label_classes, image, label, *names, remedy)["label"]
+        sample = decode_sample(source.label_classes, image, label, *names, remedy)
+        indices = sample["label"]
         if label is None or as_indices:  # the indices of a missing label are void everywhere
             label = cv2.imencode(".png", indices)[1].tobytes()
         return features.serialize_example({"image": image, "label": label, "name": source.name(index)})

@@ -39,7 +39,8 @@ def statistics(source: Source, limit: int) -> tuple[np.ndarray, collections.Coun
       limit: how many to count, evenly spread; 0 is all.
     """
     count = min(limit, len(source)) if limit else len(source)
-    pixels, sizes = np.zeros(256, np.int64), collections.Counter()
+    pixels = np.zeros(256, np.int64)
+    sizes: collections.Counter[tuple[int, int]] = collections.Counter()
     for index in progress_bar(np.linspace(0, len(source) - 1, count).astype(int), unit="image", leave=False):
         label = source[int(index)]["label"]
         sizes[label.shape] += 1

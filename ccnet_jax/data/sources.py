@@ -4,9 +4,10 @@ import bisect
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import UInt8
 
 from ccnet_jax.data.images import decode_sample, read_bytes
 from ccnet_jax.errors import UserError
@@ -52,6 +53,8 @@ class MissingSplit(UserError):
     """The folder or list of a split does not exist: people leave out splits that they do not use."""
 
 
+@runtime_checkable
+@runtime_checkable
 class Source(Protocol):
     """A data set: random access to pairs, and what their numbers mean.
 
@@ -61,8 +64,8 @@ class Source(Protocol):
 
     label_classes: Classes  # names and colours, and what the label files hold
     classes: tuple[str, ...]  # their names
-    palette: np.ndarray  # uint8 [len(classes), 3] RGB
-    numbers: np.ndarray  # uint8 [len(classes)], what stands for each class in the data set's label files
+    palette: UInt8[np.ndarray, "classes 3"]  # RGB
+    numbers: UInt8[np.ndarray, " classes"]  # what stands for each class in the data set's label files
 
     def __len__(self) -> int: ...
 
@@ -72,8 +75,16 @@ class Source(Protocol):
         """A short name of picture `index`, fit for a file name."""
 
 
+@runtime_checkable
+class FileSource(Source, Protocol):
+    """A `Source` that can also give each pair as the bytes of two files, as `data.prepare` needs them."""
+
+    def read(self, index: int) -> tuple[bytes, bytes | None]:
+        """The bytes of the picture's file and of its label's, None where there is no label."""
+
+
 class FolderSource:
-    """A `Source` of pairs of picture and label files.
+    """A `FileSource` of pairs of picture and label files.
 
     Args:
       pairs: (image path, label path) of every sample; None for the label of a test picture.
@@ -95,7 +106,8 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         image, label = self.read(index)
-        return decode_sample(self.label_classes, image, label, *self.pairs[index], self.remedy)
+        image_name, label_name = self.pairs[index]
+        return decode_sample(self.label_classes, image, label, image_name, label_name, self.remedy)
 
     def read(self, index: int) -> tuple[bytes, bytes | None]:
         """The bytes of the picture's file and of its label's. Raises UserError if they cannot be read."""
@@ -131,7 +143,7 @@ class DataSet:
 class JoinedSource:
     """Several sources of the same classes, one after the other."""
 
-    def __init__(self, parts: list[Source]):
+    def __init__(self, parts: Sequence[Source]):
         self.parts, self.label_classes = parts, parts[0].label_classes
         self.classes, self.palette, self.numbers = parts[0].classes, parts[0].palette, parts[0].numbers
         self._starts = [sum(map(len, parts[:i])) for i in range(len(parts))]
@@ -174,9 +186,7 @@ def check_split(split: str, splits: tuple[str, ...], dataset: str) -> None:
         raise UserError(f"{dataset} has the splits {', '.join(splits)}, not {split!r}")
 
 
-def paired(
-    images: list[pathlib.Path], label_of: dict[pathlib.Path, pathlib.Path], remedy: str
-) -> list[tuple[pathlib.Path, pathlib.Path]]:
+def paired(images: list[pathlib.Path], label_of: dict[pathlib.Path, pathlib.Path], remedy: str) -> list[Pair]:
     """(image, label) of every image. Raises UserError naming the first image whose label does not exist."""
     for image in images:
         if not label_of[image].is_file():

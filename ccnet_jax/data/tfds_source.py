@@ -183,7 +183,8 @@ def _feature_names(features: Any, wanted: tuple[str, str] | None, where: Any) ->
         for name in wanted:
             if name not in pictures:
                 raise UserError(f"{where} has no image feature {name!r}; set {_FEATURES} to two of {there}")
-        return tuple(wanted)
+        image, label = wanted
+        return image, label
     images = [name for name, feature in pictures.items() if feature.shape[-1] == 3]
     labels = [name for name, f in pictures.items() if f.shape[-1] == 1 and f.np_dtype == np.uint8]
     if len(images) != 1 or len(labels) != 1:

@@ -95,8 +95,9 @@ def classes_from_weights(config: Config, num_classes: int, meta: CheckpointMeta)
 def _config_classes(config: Config, num_classes: int) -> Classes:
     """The classes of the config's data set, else those that the config names, else numbered ones."""
     data_set = _data_set_in(config)
-    if data_set is not None:
-        return DATASETS[data_set].classes
+    known = None if data_set is None else DATASETS[data_set].classes
+    if known is not None:
+        return known
     names = config.data.classes or numbered_names(num_classes)
     return Classes(names, numbered_palette(len(names)))
 

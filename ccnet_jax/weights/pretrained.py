@@ -58,10 +58,7 @@ def load_backbone(path: str, variables: dict[str, Any]) -> dict[str, Any]:
     source = pathlib.Path(path).expanduser()
     flat = traverse_util.flatten_dict(variables)
     shapes = {key: tuple(value.shape) for key, value in flat.items() if key[1] == "backbone"}
-    if source.is_dir():
-        loaded, unused = _from_run(source, shapes), []
-    else:
-        loaded, unused = _from_file(source, shapes)
+    loaded, unused = _from_run(source, shapes) if source.is_dir() else _from_file(source, shapes)
     for key, value in loaded.items():
         flat[key] = _placed(value, flat[key])
     if jax.process_index() == 0:
@@ -91,8 +88,8 @@ def _from_file(source: pathlib.Path, shapes: Shapes) -> tuple[dict[Key, np.ndarr
     return loaded, [name for name in unused if not _NOT_BACKBONE.match(name)]
 
 
-def _from_run(source: pathlib.Path, shapes: Shapes) -> dict[Key, np.ndarray]:
-    """The backbone's variables from a checkpoint of ours."""
+def _from_run(source: pathlib.Path, shapes: Shapes) -> tuple[dict[Key, np.ndarray], list[str]]:
+    """The backbone's variables from a checkpoint of ours, all of which are used."""
     saved = traverse_util.flatten_dict(checkpoints.load_arrays(_step_folder(source)), sep="/")
     names = {key: "/".join(key) for key in shapes}
     _check_depth(saved, names.values(), source)
@@ -102,10 +99,11 @@ def _from_run(source: pathlib.Path, shapes: Shapes) -> dict[Key, np.ndarray]:
                 f"{source} has no {name}; set config.model.stem and config.model.backbone to "
                 "those of the weights"
             )
-    return {
+    loaded = {
         key: values.checked(saved[names[key]], names[key], shape, source, _REMEDY)
         for key, shape in shapes.items()
     }
+    return loaded, []
 
 
 def _check_stem(tensors: StateDict, naming: Naming, shapes: Shapes, source: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ def _device() -> Any:
     of_mesh = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
     if of_mesh is not None:
         return of_mesh
-    default = jax.config.jax_default_device
+    default = jax.config.jax_default_device  # type: ignore[attr-defined]  # JAX adds its options at run time
     return default if isinstance(default, jax.Device) else jax.devices(default)[0]
 
 

@@ -41,7 +41,7 @@ class _Channels(NamedTuple):
 
     ref: Any
     first: int
-    count: int
+    number: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,8 @@ class _Line:
     def _tile(self, x: _Channels, start: Any, pixels: int, channel: Any, chunk: int) -> tuple[Any, jax.Array]:
         at, channels = start + jnp.arange(pixels)[:, None], channel + jnp.arange(chunk)[None, :]
         exists = at < self.length
-        if x.count % chunk:
-            exists &= channels < x.count
+        if x.number % chunk:
+            exists &= channels < x.number
         return x.ref.at[*self._place(at), x.first + channels], exists
 
     def load(self, x: _Channels, start: Any, pixels: int, channel: Any, chunk: int) -> jax.Array:
@@ -205,7 +205,7 @@ def _forward_kernel(*refs: Any, kernel: _Kernel, arrays: int) -> None:
 
     def chunk(channel: Any, _: None) -> None:
         def attend(first: Any, total: jax.Array) -> jax.Array:
-            a = whole if whole_line else weights(energies_from(first))
+            a = weights(energies_from(first)) if whole is None else whole
             return total + kernel.dot(a, line.load(value, first, blocks.key, channel, kernel.value_chunk))
 
         total = jnp.zeros((blocks.query, kernel.value_chunk))
@@ -422,9 +422,10 @@ def forward_passes(
     for kernel, launch in _passes("forward", arrays, key_channels, blocks, interpret):
         # The row pass overwrites the `out` of the column pass: the threads that read a tile also write it.
         # The log-sum-exp is a new array, because several threads read the same number of the old one.
-        out, lse = tuple(found[:1]), tuple(found[1:])
-        found = launch(_forward_kernel, kernel.blocks.query, (*arrays, *lse), out, results)
-    return found
+        earlier_out, earlier_lse = tuple(found[:1]), tuple(found[1:])
+        found = launch(_forward_kernel, kernel.blocks.query, (*arrays, *earlier_lse), earlier_out, results)
+    out, lse = found
+    return out, lse
 
 
 def backward_passes(
@@ -472,11 +473,11 @@ def _image_by_image(function: Callable[..., Any], rule: str) -> Callable[..., An
 
     @mapped.def_vmap
     def fold(size: int, batched: list[bool], *arguments: jax.Array) -> tuple[Any, Any]:
-        arguments = [
+        all_batched = [
             x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
             for x, is_batched in zip(arguments, batched, strict=True)
         ]
-        results = mapped(*(x.reshape(-1, *x.shape[2:]) for x in arguments))
+        results = mapped(*(x.reshape(-1, *x.shape[2:]) for x in all_batched))
         results = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), results)
         return results, jax.tree.map(lambda _: True, results)
 
@@ -506,7 +507,7 @@ def _forward(arrays: int, key_channels: int, interpret: bool) -> Callable[..., t
 @functools.cache
 def _backward(arrays: int, key_channels: int, interpret: bool) -> Callable[..., tuple[jax.Array, ...]]:
     return _image_by_image(
-        lambda *x: backward_passes(x[:arrays], key_channels, *x[arrays:], interpret=interpret),
+        lambda *x: backward_passes(x[:arrays], key_channels, x[-3], x[-2], x[-1], interpret=interpret),
         f"{_SHAPES[arrays]}, b h w c, b h w, b h w -> {_SHAPES[arrays]}",
     )
 

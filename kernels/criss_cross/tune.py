@@ -125,7 +125,10 @@ def compiled_passes(
         return pallas_triton.forward_passes(x, key_channels, blocks, interpret=interpret)
 
     def backward(*x: jax.Array) -> tuple[jax.Array, ...]:
-        return pallas_triton.backward_passes(x[:3], key_channels, *x[3:], blocks, interpret=interpret)
+        d_out, lse, delta = x[3:]
+        return pallas_triton.backward_passes(
+            x[:3], key_channels, d_out, lse, delta, blocks, interpret=interpret
+        )
 
     passes = forward if problem.direction == "forward" else backward
     try:
@@ -174,8 +177,8 @@ def compiled_candidates(
 def agree(results: tuple[jax.Array, ...], wanted: tuple[jax.Array, ...]) -> bool:
     """Whether a candidate's results are the default's, up to rounding: compilers have bugs, too."""
     for result, want in zip(results, wanted, strict=True):
-        result, want = np.asarray(result, np.float32), np.asarray(want, np.float32)
-        if not np.abs(result - want).max() <= 0.02 * np.abs(want).max():  # true for nan, too
+        got, exact = np.asarray(result, np.float32), np.asarray(want, np.float32)
+        if not np.abs(got - exact).max() <= 0.02 * np.abs(exact).max():  # true for nan, too
             return False
     return True
 
@@ -250,11 +253,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     instead = device.no_modern_nvidia_gpu()
     if instead and not flags.toy:
         sys.exit(f"Tuning needs an NVIDIA GPU of compute capability 8.0 or newer; this is {instead}.")
+    shapes: Sequence[Size] = flags.shapes or bench.FULL.sizes
+    effort, candidates = FULL, sensible_blocks
     if flags.toy:
         print("# TOY SIZE: the interpreter's times mean nothing")
         shapes, effort, candidates = [Size(1, 6, 6, 8, 32)], TOY, toy_blocks
-    else:
-        shapes, effort, candidates = flags.shapes or bench.FULL.sizes, FULL, sensible_blocks
     problems = [
         Problem(direction, dtype, size, candidates(direction, dtype, size))
         for direction, dtype, size in itertools.product(DIRECTIONS, flags.dtypes, squares(shapes))

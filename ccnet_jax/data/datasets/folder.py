@@ -92,13 +92,14 @@ def summary(source: Source) -> str:
     """
     if not isinstance(source, OwnPictures):
         return ""
-    labelled = [pair for pair in source.pairs if pair[1] is not None]
+    labelled = [(image, label) for image, label in source.pairs if label is not None]
     warnings = [f"warning: {sentence}" for sentence in source.warnings]
     if not labelled:
         return "\n".join([f"in {source.layout}, without labels", *warnings])
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(COUNTED, len(labelled))).astype(int))
     counted = [labelled[i] for i in chosen]
-    pixels, sizes = np.zeros(256, np.int64), collections.Counter()
+    pixels = np.zeros(256, np.int64)
+    sizes: collections.Counter[Size] = collections.Counter()
     count_classes = functools.partial(_class_counts, source.label_classes)
     for size, counts in _in_threads(count_classes, *zip(*counted, strict=True), what="counting classes"):
         sizes[size] += 1
@@ -143,7 +144,7 @@ def _counted_classes(root: pathlib.Path, layout: Layout, split: str) -> tuple[st
 
     Raises UserError where there are fewer than two.
     """
-    labels = {}
+    labels: dict[pathlib.Path, None] = {}  # each once, in order
     for name in dict.fromkeys((split, *SPELLINGS)):
         try:
             files = open_layout(root, layout, name)
@@ -204,7 +205,7 @@ def _class_counts(classes: Classes, image: pathlib.Path, label: pathlib.Path) ->
     """
     if classes.label_colours is None:
         size, numbers = _number_counts(label)
-        counts = collections.Counter()
+        counts: dict[int, int] = collections.Counter()
         for number, count in numbers.items():
             counts[int(classes.label_ids[number])] += count
         if UNKNOWN in counts:
