@@ -54,7 +54,6 @@ class MissingSplit(UserError):
 
 
 @runtime_checkable
-@runtime_checkable
 class Source(Protocol):
     """A data set: random access to pairs, and what their numbers mean.
 

@@ -99,7 +99,7 @@ def _write_batch(
     Pictures of index -1 fill the batch up and are not written.
     """
     for image, label, prediction, index in zip(
-        batch["image"], batch["label"], predicted, batch["index"], strict=True
+        batch["image"], batch["label"], predicted, batch["index"].tolist(), strict=True
     ):
         if labels is not None and index >= 0:
             figures.save_grey(labels / f"{source.name(index)}.png", source.numbers[prediction])

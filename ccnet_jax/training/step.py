@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax
 import jax
@@ -21,7 +22,7 @@ Metrics = dict[str, Float32[Array, ""]]
 class State:
     """All that training changes: step int32 [], {"params", "batch_stats"}, the optimizer's buffers."""
 
-    step: jax.Array
+    step: Any  # an array, or what stands for it where JAX traces, lowers or restores
     variables: PyTree
     optimizer: PyTree
 

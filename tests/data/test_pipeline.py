@@ -7,6 +7,7 @@ from ccnet_jax.data import config, pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError
+from ccnet_jax.labels import Classes
 
 
 class Numbered:
@@ -14,6 +15,8 @@ class Numbered:
 
     classes = tuple("abcdefghij")
     palette = np.zeros((10, 3), np.uint8)
+    numbers = np.arange(10, dtype=np.uint8)
+    label_classes = Classes(classes, palette)
 
     def __len__(self):
         return 10

@@ -2,7 +2,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -242,12 +241,6 @@ def test_works_inside_shard_map(implementation):
     np.testing.assert_allclose(
         jax.jit(mapped)(query, key, value), attend(query, key, value), rtol=1e-5, atol=1e-5
     )
-
-
-@pytest.fixture
-def without_shape_checks(monkeypatch):
-    """As users run it: a check of the annotations would refuse wrong arguments before the op's own check."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_a_pretrained_backbone_is_the_one_that_agrees(recorded, network, tmp_pat
 def test_bilinear_resizing(recorded, aligned):
     resize = jax.jit(resize_bilinear, static_argnums=(1, 2))
     for before, after in cases.RESIZED:
-        got = resize(cases.features(*before), after, aligned)
+        got = resize(jnp.asarray(cases.features(*before)), after, aligned)
         wanted = recorded[cases.resize_key(before, after, aligned)]
         np.testing.assert_allclose(cases.excerpt(got, pixels=8), wanted, rtol=0, atol=1e-5)
 
@@ -173,14 +173,14 @@ def test_bilinear_resizing(recorded, aligned):
 def test_adaptive_average_pooling(recorded):
     for size in cases.POOLED:
         for side in cases.BINS:
-            got = adaptive_average_pool(cases.features(*size), side)
+            got = adaptive_average_pool(jnp.asarray(cases.features(*size)), side)
             np.testing.assert_allclose(got, recorded[cases.pool_key(size, side)], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("ceil", [True, False])
 def test_max_pooling(recorded, ceil):
     for size in cases.MAX_POOLED:
-        got = max_pool(cases.features(*size), ceil)
+        got = max_pool(jnp.asarray(cases.features(*size)), ceil)
         np.testing.assert_array_equal(cases.excerpt(got, pixels=8), recorded[cases.max_pool_key(size, ceil)])
 
 
