@@ -15,6 +15,7 @@ import pathlib
 from collections.abc import Sequence
 
 from ccnet_jax import command_line, figures
+from ccnet_jax.data.layouts import PICTURE_SUFFIXES
 from ccnet_jax.errors import UserError
 from ccnet_jax.inference import Model, attention_map, load, read_picture
 from ccnet_jax.models.flavours import FLAVOURS
@@ -22,7 +23,6 @@ from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import LATEST
 
 _KINDS = ("", "-overlay", "-figure", "-attention", "-loops")
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 def pictures(paths: Sequence[str]) -> dict[str, pathlib.Path]:
@@ -37,9 +37,11 @@ def pictures(paths: Sequence[str]) -> dict[str, pathlib.Path]:
     files: list[pathlib.Path] = []
     for path in (pathlib.Path(text).expanduser() for text in paths):
         if path.is_dir():
-            pictures_inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+            pictures_inside = sorted(p for p in path.iterdir() if is_picture(p))
             if not pictures_inside:
-                raise UserError(f"{path} holds no picture ({', '.join(_SUFFIXES)}); choose another folder")
+                raise UserError(
+                    f"{path} holds no picture ({', '.join(PICTURE_SUFFIXES)}); choose another folder"
+                )
             files += pictures_inside
         elif path.is_file():
             files.append(path)
@@ -52,6 +54,11 @@ def pictures(paths: Sequence[str]) -> dict[str, pathlib.Path]:
             "several of these pictures have the same name; label each in a run of its own, with its own --out"
         )
     return names
+
+
+def is_picture(path: pathlib.Path) -> bool:
+    """Whether a file's name is a picture's, and not that of a Mac's notes about one (`._NAME`)."""
+    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
 def check_out(out: pathlib.Path, files: dict[str, pathlib.Path]) -> None:

@@ -109,7 +109,7 @@ class Key:
         bounds = self.bounds()
         if bounds and is_tuple(self.hint):
             bounds = f"each {bounds}"
-        return words + (f", {bounds}" if bounds else "") + (" or None" if is_optional(self.hint) else "")
+        return words + (f", {bounds}" if bounds else "") + (", or None" if is_optional(self.hint) else "")
 
     def bounds(self) -> str:
         """For example "at least 0 and below 1"."""

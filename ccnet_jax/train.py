@@ -173,7 +173,7 @@ def train(config: Config, run: RunFolder) -> None:
             split = config.data.train_split
             pictures = run.pictures(split)
             evaluate(predict, state.variables, train_source, config.eval_batch_size, pictures, limit=DRAWN)
-    say(f"finished; pictures in {run.path / 'pictures'}, scores: python -m ccnet_jax.eval --workdir {run}")
+    say(f"finished; pictures in {run.all_pictures}, scores: python -m ccnet_jax.eval --workdir {run}")
 
 
 def check_devices(config: Config) -> None:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 
 from ccnet_jax.data.datasets.streets import CONTEXT_CLASSES
+from ccnet_jax.run.folder import RunFolder
 from kernels.measure import ROOT, commit, result_head, write_result
 from kernels.whole_file import write_whole
 
@@ -46,9 +47,9 @@ def measure(variant: dict[str, str | int], seed: int, workdir: pathlib.Path) -> 
     if not trained_by.exists():
         trained_by.write_text(commit() or "unknown")
     row: dict[str, float | str] = {"commit": trained_by.read_text()}
-    for mode, flags, name in (("", [], "eval-val"), ("_ms_flip", ["--ms-flip"], "eval-val-ms-flip")):
+    for mode, flags, name in (("", [], "val"), ("_ms_flip", ["--ms-flip"], "val-ms-flip")):
         program("eval", f"--workdir={workdir}", *flags)
-        report = json.loads((workdir / f"{name}.json").read_text())
+        report = json.loads(RunFolder(workdir).scores_file(name).read_text())
         iou = dict(zip(report["classes"], report["IoU"], strict=True))
         row[f"mIoU{mode}"] = report["mIoU"]
         row[f"context_IoU{mode}"] = sum(iou[c] for c in CONTEXT_CLASSES) / len(CONTEXT_CLASSES)
@@ -82,7 +83,7 @@ def main() -> None:
             workdir = arguments.runs.resolve() / f"{name.replace(' ', '').replace(',', '-')}-{seed}"
             rows.append({"context": name, "seed": seed, **measure(variant, seed, workdir)})
             if name in PICTURED and seed == 0:
-                picture = workdir / "pictures" / "val" / "val-00003.png"
+                picture = RunFolder(workdir).pictures("val") / "val-00003.png"
                 shutil.copy(picture, RESULTS / f"streets_{PICTURED[name]}.png")
     head = result_head()  # not earlier: JAX here would take the memory of a GPU that the runs need
     report = {**head, "python": platform.python_version(), "rows": rows}

@@ -88,7 +88,7 @@ def test_which_pictures(folder, tmp_path):
     with pytest.raises(UserError, match="empty holds no picture .*.jpg"):
         predict.pictures((str(tmp_path / "empty"),))
     image, _ = scene(0, 32, 32)
-    for name in ("a.png", "a.jpg"):
+    for name in ("a.png", "a.jpg", "._a.jpg"):
         write(tmp_path / "twice" / name, image)
     assert list(predict.pictures((str(tmp_path / "twice"),))) == ["a-jpg", "a-png"]
     with pytest.raises(UserError, match="several of these pictures have the same name"):

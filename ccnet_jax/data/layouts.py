@@ -322,14 +322,14 @@ def _by_name(
             name = name_in(path, folder)
             if name in by_name:
                 raise UserError(
-                    f"{by_name[name]} and {path} have one name, so that it is not clear which belongs to "
-                    "which file; remove or rename one of them"
+                    f"{by_name[name]} and {path} have the same name without suffix, so that it is not "
+                    "clear which one is meant; remove or rename one of them"
                 )
             by_name[name] = path
     warnings = []
     if of_a_mac:
         warnings.append(
-            f"{folder}: {len(of_a_mac)} left out that hold only what macOS notes about files "
+            f"{folder}: {len(of_a_mac)} left out, which macOS wrote beside the pictures "
             f"({_examples(of_a_mac)})"
         )
     if unread:

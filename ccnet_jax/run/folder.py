@@ -75,9 +75,14 @@ class RunFolder:
         """`last/STEP` and `best/STEP`."""
         return self.path / "checkpoints"
 
+    @property
+    def all_pictures(self) -> pathlib.Path:
+        """A folder of pictures for each evaluation."""
+        return self.path / "pictures"
+
     def pictures(self, name: str) -> pathlib.Path:
-        """Folder of the pictures of one evaluation, NAME is its split and mode."""
-        return self.path / "pictures" / name
+        """Folder of the pictures of one evaluation; its split and mode are the name."""
+        return self.all_pictures / name
 
     def scores_file(self, name: str) -> pathlib.Path:
         """The scores of one evaluation."""

@@ -441,8 +441,8 @@ def no_pictures(root):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (both, "train/1.jpg and .*train/1.png have one name, .* remove or rename one of them"),
-        (two_labels, "labels/train/1.png and .*labels/train/1.tif have one name"),
+        (both, "train/1.jpg and .*train/1.png have the same name .* remove or rename one of them"),
+        (two_labels, "labels/train/1.png and .*labels/train/1.tif have the same name"),
         (
             jpeg_as_png,
             "labels/train/1.png is a JPEG, whatever its name says: .* export the label again as PNG",
@@ -491,7 +491,7 @@ def test_what_is_left_out_is_counted(tmp_path):
     warnings = [line.strip() for line in lines if "warning" in line]
     assert lines[0] == "folder, train: 3 pictures"
     images, labels = tmp_path / "images/train", tmp_path / "labels/train"
-    mac, read = "1 left out that hold only what macOS notes about files (._3.png)", layouts.PICTURE_SUFFIXES
+    mac, read = "1 left out, which macOS wrote beside the pictures (._3.png)", layouts.PICTURE_SUFFIXES
     assert warnings == [
         f"warning: {images}: {mac}",
         f"warning: {images}: 1 left out, because only {', '.join(read)} are read (photo.heic)",
