@@ -43,6 +43,7 @@ class Parser(argparse.ArgumentParser):
             metavar="NAME",
             help=f"{', '.join(config_files.names())} or a file, with :VARIANT where it has some",
         )
+        self.add_parts()
         self.epilog = (
             "--config.KEY=VALUE changes any key of the config, for example --config.model.context=psp; the "
             "keys are in docs/train.md, and `python -m ccnet_jax.train --config NAME --show` prints them."
@@ -68,6 +69,11 @@ class Parser(argparse.ArgumentParser):
         Ends the program with one sentence where an argument is unknown or wrong.
         """
         rest, overrides = _without_overrides(sys.argv[1:] if arguments is None else arguments)
+        if overrides and "--config" not in self._option_string_actions:
+            self.error(
+                f"--config.{next(iter(overrides))} cannot be changed here: the config is the run's; give what "
+                "this program can change by its own flags"
+            )
         known, unknown = self.parse_known_args(rest)
         if unknown:
             flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
@@ -91,7 +97,7 @@ def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], dict[str, s
             continue
         key, equals, value = argument.removeprefix(_CONFIG_PREFIX).partition("=")
         if not equals:
-            value = waiting.pop(0) if waiting and not waiting[0].startswith("--") else "True"
+            value = waiting.pop(0) if waiting and not waiting[0].startswith("--") else ""
         overrides[key] = value
     return rest, overrides
 
@@ -109,6 +115,7 @@ def config_name(arguments: argparse.Namespace) -> ConfigName:
 
 def config_of(arguments: argparse.Namespace) -> Config:
     """The config that the command line names, with its changes, checked. Raises UserError."""
+    run_parts(arguments)
     return parse(config_files.load(config_name(arguments)), arguments.overrides)
 
 

@@ -18,7 +18,7 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.settings import Key, described, fits, is_optional, is_tuple, keys_of, nearest, plain, setting
+from ccnet_jax.settings import Key, fits, is_optional, is_tuple, keys_of, nearest, plain, setting
 from ccnet_jax.training.losses import LossConfig
 from ccnet_jax.training.optimizers import OptimizerConfig
 
@@ -181,6 +181,7 @@ def parse(
     found = {OLD_NAMES.get(name, name): _renamed(name, value) for name, value in flat(values).items()}
     found = {name: _plain_value(value) for name, value in found.items()}
     complaints = [_unknown(name) for name in found if name not in KEYS]
+    wrong = 0  # keys that exist and have no allowed value
     for name, text in (overrides or {}).items():
         new_name = OLD_NAMES.get(name, name)
         if new_name not in KEYS:
@@ -189,15 +190,19 @@ def parse(
         try:
             found[new_name] = value_from_text(text, name)
         except ValueError:
-            complaints.append(f"config.{name} must be {KEYS[new_name].wanted()}, not {text!r}")
+            given = f"not {text!r}" if text else "and has no value"
+            complaints.append(f"config.{name} must be {KEYS[new_name].wanted()}, {given}")
+            wrong += 1
     for name, key in KEYS.items():
         if name not in found and key.setting.required:
             complaints.append(f"the config has no key {name}; start from ccnet_jax.config.default()")
+            wrong += 1
         elif complaint := key.complaint(found.setdefault(name, key.setting.before), not made_elsewhere):
             complaints.append(complaint)
-    if not complaints:
+            wrong += 1
+    if not wrong:  # otherwise nothing can be said about values that go together
         config = _built(Config, found)
-        complaints = config.complaints() + ([] if made_elsewhere else config.data.unknown_name())
+        complaints += config.complaints() + ([] if made_elsewhere else config.data.unknown_name())
     if complaints:
         raise UserError(in_one_message(complaints))
     return config
@@ -225,11 +230,9 @@ def key_table() -> str:
     """Every key as a Markdown table: default, allowed values, meaning, whether a run may change it."""
     lines = ["| key | default | allowed | meaning | resume with another |", "|---|---|---|---|---|"]
     for name, key in KEYS.items():
-        allowed = (
-            ", ".join(f"`{value}`" for value in key.setting.allowed()) or key.bounds() or described(key.hint)
-        )
-        if is_optional(key.hint):
-            allowed += ", or `None`"
+        choices = [f"`{value}`" for value in key.setting.allowed()]
+        allowed = ", ".join([*choices, "`None`"] if choices and is_optional(key.hint) else choices)
+        allowed = allowed or key.wanted()
         resume = "yes" if key.setting.resumable else "no"
         lines.append(f"| `{name}` | `{key.default}` | {allowed} | {key.setting.meaning} | {resume} |")
     return "\n".join(lines) + "\n"
@@ -273,9 +276,11 @@ def value_from_text(text: str, name: str) -> Any:
     if text == "None" and is_optional(key.hint):
         return None
     if hint is bool:
-        if text.lower() not in _BOOLEANS:
+        if (text or "true").lower() not in _BOOLEANS:  # a key without a value turns it on
             raise ValueError(text)
-        return _renamed(name, _BOOLEANS[text.lower()])
+        return _renamed(name, _BOOLEANS[(text or "true").lower()])
+    if not text:
+        raise ValueError(text)
     if hint is str:
         return text
     if hint in (int, float):
@@ -292,6 +297,9 @@ def value_from_text(text: str, name: str) -> Any:
 
 def _unknown(name: str) -> str:
     """A sentence about a key that does not exist, with the nearest that does."""
+    inside = [key.rpartition(".")[2] for key in KEYS if key.startswith(f"{name}.")]
+    if inside:
+        return f"config.{name} is a group of keys; set one of its keys {', '.join(inside)}"
     leaf = name.split(".")[-1]
     elsewhere = _ELSEWHERE | {key.rpartition(".")[2]: key for key in KEYS if not key.endswith(".name")}
     if leaf in elsewhere:

@@ -125,7 +125,7 @@ def main() -> None:
     point: tuple[int, int] | None = None
     loops: tuple[int, ...] = ()
     if arguments.attention:
-        row, column = command_line.whole_numbers("--attention", arguments.attention, "ROW,COLUMN")
+        row, column = command_line.pair("--attention", arguments.attention, "ROW,COLUMN")
         point = row, column
     if arguments.loops:
         loops = command_line.whole_numbers("--loops", arguments.loops, "N,...")

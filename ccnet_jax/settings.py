@@ -107,9 +107,9 @@ class Key:
         """The allowed values in words, for example "(height, width), each at least 32"."""
         words = self.setting.sides or described(self.hint)
         bounds = self.bounds()
-        if bounds and is_tuple(self.hint):
-            bounds = f"each {bounds}"
-        return words + (f", {bounds}" if bounds else "") + (", or None" if is_optional(self.hint) else "")
+        if bounds:
+            words += f", each {bounds}" if is_tuple(self.hint) else f" that is {bounds}"
+        return words + (", or None" if is_optional(self.hint) else "")
 
     def bounds(self) -> str:
         """For example "at least 0 and below 1"."""

@@ -59,6 +59,12 @@ def train(config: Config, run: RunFolder) -> None:
     say(pipeline.summary(config.data, train_source, config.data.train_split))
     if eval_source is not None:
         say(pipeline.summary(config.data, eval_source, config.data.eval_split))
+    if Checkpoints.exists(run):
+        run.check_same_run(config)
+    start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
+    if start >= config.steps:
+        say(f"{run} is already trained to step {start} of {config.steps}; nothing to train")
+        return
     prepare_folder(config, train_source, run)
 
     # ------------------------------------------------- mesh, network, optimizer
@@ -74,18 +80,13 @@ def train(config: Config, run: RunFolder) -> None:
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
         # ---------------------------------------------- resume, or pretrained
         checkpoints = closing.enter_context(Checkpoints(run))
-        resumed = checkpoints.latest_step()  # 0 of a converted checkpoint
-        start = resumed or 0
-        if resumed is not None:
+        if checkpoints.latest_step() is not None:
             checkpoints.drop_best_after(start)
             variables, buffers = checkpoints.restore_last(state.variables, state.optimizer)
             state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
             say(f"going on from step {start} of {run}")
         elif config.pretrained:
             state = state.replace(variables=pretrained.load_backbone(config.pretrained, state.variables))
-        if start >= config.steps:
-            say(f"{run} has all its {config.steps} steps; nothing to train")
-            return
 
         # ------------------------------------------------------------- data
         host_batches = pipeline.train_batches(
@@ -197,12 +198,7 @@ def check_classes(config: Config, source: Source) -> None:
 
 
 def prepare_folder(config: Config, source: Source, run: RunFolder) -> None:
-    """Make the folder and keep the config and the names of the classes in it.
-
-    Raises UserError where the folder holds a run of another config.
-    """
-    if Checkpoints.exists(run):
-        run.check_same_run(config)
+    """Make the folder; keep the config, the names of the classes, and what works on the run, in it."""
     if jax.process_index() == 0:
         run.save_config(config)
         run.save_classes(source.classes, source.palette)
@@ -244,6 +240,7 @@ def resumed_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
     """The run that --resume names, and its config with the changes on the command line."""
     if any(given is not None for given in (arguments.workdir, arguments.config, arguments.named)):
         raise UserError("--resume takes config and folder from the run; omit --config and --workdir")
+    command_line.run_parts(arguments)
     run = RunFolder.at(arguments.resume)
     config = run.load_config()
     return run, configuration.parse(configuration.to_dict(config), arguments.overrides)

@@ -14,14 +14,14 @@ import ml_collections
 
 from ccnet_jax.recipes import mmseg, official
 
-# NAME: (depth, steps, published mIoU on val, the same with ms + flip)
+# NAME: (recipe, depth, steps, published mIoU on val, the same with ms + flip)
 VARIANTS = {
-    "official-r101-512x512-160k": (101, 160_000, None, 45.22),
-    "official-r50-512x512-160k": (50, 160_000, None, None),
-    "mmseg-r50-512x512-80k": (50, 80_000, 41.78, 42.98),
-    "mmseg-r101-512x512-80k": (101, 80_000, 43.97, 45.13),
-    "mmseg-r50-512x512-160k": (50, 160_000, 42.08, 43.13),
-    "mmseg-r101-512x512-160k": (101, 160_000, 43.71, 45.04),
+    "official-r101-512x512-160k": (official, 101, 160_000, None, 45.22),
+    "official-r50-512x512-160k": (official, 50, 160_000, None, None),
+    "mmseg-r50-512x512-80k": (mmseg, 50, 80_000, 41.78, 42.98),
+    "mmseg-r101-512x512-80k": (mmseg, 101, 80_000, 43.97, 45.13),
+    "mmseg-r50-512x512-160k": (mmseg, 50, 160_000, 42.08, 43.13),
+    "mmseg-r101-512x512-160k": (mmseg, 101, 160_000, 43.71, 45.04),
 }
 
 
@@ -33,14 +33,14 @@ def get_config(variant: str = "official-r101-512x512-160k") -> ml_collections.Co
     mmsegmentation's longest. There is no OHEM.
     mmsegmentation resizes pictures into 2048x512 first, in testing too.
     """
-    depth, steps, *_ = VARIANTS[variant]
-    config = official() if variant.startswith("official-") else mmseg()
+    recipe, depth, steps, *_ = VARIANTS[variant]
+    config = recipe()
     config.steps = steps
     config.batch_size = 16
     config.data.name = "ade20k"
     config.data.crop = (512, 512)
     config.model.depth = depth
-    if variant.startswith("official-"):
+    if recipe is official:
         config.data.scale = None
         config.data.short_sides = (300, 375, 450, 525, 600)
         config.loss.name = "cross_entropy"

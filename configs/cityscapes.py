@@ -14,18 +14,18 @@ import ml_collections
 
 from ccnet_jax.recipes import mmseg, official
 
-# NAME: (depth, crop, steps, published mIoU on val, the same with ms + flip)
+# NAME: (recipe, depth, crop, steps, published mIoU on val, the same with ms + flip)
 VARIANTS = {
-    "official-r101-769x769-60k": (101, (769, 769), 60_000, 79.8, 81.3),
-    "official-r50-769x769-60k": (50, (769, 769), 60_000, 78.5, None),
-    "mmseg-r50-512x1024-40k": (50, (512, 1024), 40_000, 77.76, 78.87),
-    "mmseg-r101-512x1024-40k": (101, (512, 1024), 40_000, 76.35, 78.19),
-    "mmseg-r50-769x769-40k": (50, (769, 769), 40_000, 78.46, 79.93),
-    "mmseg-r101-769x769-40k": (101, (769, 769), 40_000, 76.94, 78.62),
-    "mmseg-r50-512x1024-80k": (50, (512, 1024), 80_000, 79.03, 80.16),
-    "mmseg-r101-512x1024-80k": (101, (512, 1024), 80_000, 78.87, 79.90),
-    "mmseg-r50-769x769-80k": (50, (769, 769), 80_000, 79.29, 81.08),
-    "mmseg-r101-769x769-80k": (101, (769, 769), 80_000, 79.45, 80.66),
+    "official-r101-769x769-60k": (official, 101, (769, 769), 60_000, 79.8, 81.3),
+    "official-r50-769x769-60k": (official, 50, (769, 769), 60_000, 78.5, None),
+    "mmseg-r50-512x1024-40k": (mmseg, 50, (512, 1024), 40_000, 77.76, 78.87),
+    "mmseg-r101-512x1024-40k": (mmseg, 101, (512, 1024), 40_000, 76.35, 78.19),
+    "mmseg-r50-769x769-40k": (mmseg, 50, (769, 769), 40_000, 78.46, 79.93),
+    "mmseg-r101-769x769-40k": (mmseg, 101, (769, 769), 40_000, 76.94, 78.62),
+    "mmseg-r50-512x1024-80k": (mmseg, 50, (512, 1024), 80_000, 79.03, 80.16),
+    "mmseg-r101-512x1024-80k": (mmseg, 101, (512, 1024), 80_000, 78.87, 79.90),
+    "mmseg-r50-769x769-80k": (mmseg, 50, (769, 769), 80_000, 79.29, 81.08),
+    "mmseg-r101-769x769-80k": (mmseg, 101, (769, 769), 80_000, 79.45, 80.66),
 }
 
 
@@ -35,15 +35,15 @@ def get_config(variant: str = "official-r101-769x769-60k") -> ml_collections.Con
     mmsegmentation tests its crops of 769x769 in sliding windows and aligns the corners of their logits; those
     of 512x1024 it tests on whole pictures.
     """
-    depth, crop, steps, *_ = VARIANTS[variant]
-    config = official() if variant.startswith("official-") else mmseg()
+    recipe, depth, crop, steps, *_ = VARIANTS[variant]
+    config = recipe()
     config.steps = steps
     config.data.name = "cityscapes"
     config.data.crop = crop
     config.model.depth = depth
-    if variant.startswith("mmseg-"):
+    if recipe is mmseg:
         config.data.resize = (2048, 1024)
-    if variant.startswith("mmseg-") and crop == (769, 769):
+    if recipe is mmseg and crop == (769, 769):
         config.data.resize = (2049, 1025)
         config.eval_window, config.eval_stride = (769, 769), (513, 513)
         config.model.align_corners = True

@@ -15,14 +15,14 @@ import ml_collections
 
 from ccnet_jax.recipes import mmseg, official
 
-# NAME: (depth, steps, published mIoU on val, the same with ms + flip)
+# NAME: (recipe, depth, steps, published mIoU on val, the same with ms + flip)
 VARIANTS = {
-    "official-r101-512x512-40k": (101, 40_000, None, None),
-    "official-r50-512x512-40k": (50, 40_000, None, None),
-    "mmseg-r50-512x512-20k": (50, 20_000, 76.17, 77.51),
-    "mmseg-r101-512x512-20k": (101, 20_000, 77.27, 79.02),
-    "mmseg-r50-512x512-40k": (50, 40_000, 75.96, 77.04),
-    "mmseg-r101-512x512-40k": (101, 40_000, 77.87, 78.90),
+    "official-r101-512x512-40k": (official, 101, 40_000, None, None),
+    "official-r50-512x512-40k": (official, 50, 40_000, None, None),
+    "mmseg-r50-512x512-20k": (mmseg, 50, 20_000, 76.17, 77.51),
+    "mmseg-r101-512x512-20k": (mmseg, 101, 20_000, 77.27, 79.02),
+    "mmseg-r50-512x512-40k": (mmseg, 50, 40_000, 75.96, 77.04),
+    "mmseg-r101-512x512-40k": (mmseg, 101, 40_000, 77.87, 78.90),
 }
 
 
@@ -33,14 +33,14 @@ def get_config(variant: str = "official-r101-512x512-40k") -> ml_collections.Con
     batch and steps are mmsegmentation's. mmsegmentation resizes pictures into 2048x512 first, in
     testing too.
     """
-    depth, steps, *_ = VARIANTS[variant]
-    config = official() if variant.startswith("official-") else mmseg()
+    recipe, depth, steps, *_ = VARIANTS[variant]
+    config = recipe()
     config.steps = steps
     config.batch_size = 16
     config.data.name = "voc2012"
     config.data.train_split = "train+aug"
     config.data.crop = (512, 512)
     config.model.depth = depth
-    if variant.startswith("mmseg-"):
+    if recipe is mmseg:
         config.data.resize = (2048, 512)
     return config

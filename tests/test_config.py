@@ -112,12 +112,12 @@ def test_a_config_that_lacks_what_every_version_had_is_damaged(tmp_path):
         ({"model__depth": 42}, "model.depth=42.*101"),
         ({"model__flavour": "keras"}, "model.flavour='keras'.*official"),
         ({"data__name": "kitti"}, "data.name='kitti'.*camvid.*TFDS"),
-        ({"steps": 0}, "steps must be a whole number, at least 1, not 0"),
-        ({"steps": 1.5}, "steps must be a whole number, at least 1, not 1.5"),
-        ({"steps": True}, "steps must be a whole number, at least 1, not True"),
+        ({"steps": 0}, "steps must be a whole number that is at least 1, not 0"),
+        ({"steps": 1.5}, "steps must be a whole number that is at least 1, not 1.5"),
+        ({"steps": True}, "steps must be a whole number that is at least 1, not True"),
         ({"seed": -1}, "seed must be .*at least 0"),
         ({"data__workers": -1}, "data.workers must be .*at least 0"),
-        ({"model__width": 0}, "model.width must be a number, above 0"),
+        ({"model__width": 0}, "model.width must be a number that is above 0"),
         ({"model__width": math.inf}, "model.width must be .*not inf"),
         ({"model__implementation": "cuda"}, "model.implementation='cuda'.*xla"),
         ({"data__crop": (16, 64)}, "data.crop must be .height, width. in pixels, each at least 32"),
@@ -178,7 +178,7 @@ def test_several_mistakes_are_reported_together():
             "config.lr does not exist; did you mean config.optimizer.learning_rate",
             "config.model.dept does not exist",
             "config.steps must be a whole number",
-            "config.batch_size must be a whole number, at least 1",
+            "config.batch_size must be a whole number that is at least 1",
             "config.model.context='rca' does not exist; choose one of none, rcca",
         ],
         strict=True,
@@ -327,3 +327,11 @@ def test_settings_are_frozen():
         load_config("demo").steps = 3
     with pytest.raises(AttributeError):
         DataConfig().name = "camvid"
+
+
+def test_a_group_and_a_key_without_a_value_are_told_apart():
+    with pytest.raises(UserError, match="config.optimizer is a group of keys; set one of its keys name"):
+        parse(configuration.default(), {"optimizer": "3"})
+    with pytest.raises(UserError, match="config.steps must be a whole number .* and has no value"):
+        parse(configuration.default(), {"steps": ""})
+    assert parse(configuration.default(), {"model.remat": ""}).model.remat

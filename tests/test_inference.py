@@ -201,7 +201,7 @@ def test_attention_maps_are_drawn_of_a_path_as_of_an_array(model, tmp_path):
     np.testing.assert_array_equal(maps, visualize.attention_map(model, str(tmp_path / "a.png"), (20, 30)))
     with pytest.raises(UserError, match="gone.png cannot be read"):
         visualize.attention_map(model, "gone.png", (20, 30))
-    with pytest.raises(UserError, match=r"the point \(64, 0\) lies outside the picture of 64 rows"):
+    with pytest.raises(UserError, match=r"the point \(64, 0\) is no pixel of the picture of 64 rows"):
         visualize.attention_map(model, image(), (64, 0))
 
 

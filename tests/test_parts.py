@@ -46,6 +46,14 @@ def test_programs_take_them_with_a_flag(folder):
     assert "--parts" in err
 
 
+def test_a_run_with_them_is_resumed(folder):
+    shutil.copytree(folder / "run", folder / "more")
+    more = ("--resume=more", "--parts=my_parts.py", "--config.steps=3")
+    code, out, err = helpers.run("ccnet_jax.train", *more, cwd=folder)
+    assert code == 0, err
+    assert "going on from step 2" in out
+
+
 def test_they_load_in_a_notebook(folder):
     config_files.module_of(folder / "my_parts.py")  # as `import my_parts` would
     model = ccnet_jax.load(folder / "run")

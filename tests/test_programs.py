@@ -142,6 +142,13 @@ def test_a_config_is_named_as_a_user_would(folder):
     assert_one_sentence(two, "two configs, camvid and demo")
 
 
+def test_changes_of_the_config_are_refused_where_the_config_is_the_runs(folder):
+    changed = helpers.run("ccnet_jax.eval", "runs/tiny", "--config.data.dir=/nowhere", cwd=folder)
+    assert_one_sentence(changed, "--config.data.dir cannot be changed here")
+    changed = helpers.run("ccnet_jax.predict", "a.png", "--config.model.loops=9", cwd=folder)
+    assert_one_sentence(changed, "--config.model.loops cannot be changed here")
+
+
 def test_programs_list_what_there_is(folder):
     code, out, _ = helpers.run("ccnet_jax.train", "--list", cwd=folder)
     assert code == 0
@@ -161,6 +168,10 @@ def test_a_run_is_resumed_by_its_name(folder):
     code, out, err = helpers.run("ccnet_jax.train", *more, cwd=folder)
     assert code == 0, err
     assert "going on from step 2" in out
+    before = (folder / "runs/more/config.json").read_text()
+    code, out, _ = helpers.run("ccnet_jax.train", "--resume=runs/more", "--config.steps=1", cwd=folder)
+    assert "is already trained to step 3 of 1; nothing to train" in out
+    assert (folder / "runs/more/config.json").read_text() == before
     again = helpers.run("ccnet_jax.train", *more, "--config.model.loops=1", cwd=folder)
     assert_one_sentence(again, "runs/more holds a run with model.loops=2, not 1")
     assert_one_sentence(helpers.run("ccnet_jax.train", "--resume=nope", cwd=folder), "nope is not a run")

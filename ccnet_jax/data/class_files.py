@@ -96,7 +96,8 @@ def classes_of(named: list[NamedClass], source: str) -> Classes:
         table[: len(named)] = [index_of[entry] for entry in named]
     palette = np.array([entry.colour for entry in classes], np.uint8)
     # Of two classes with one colour a colour picture does not say which it shows.
-    return Classes(tuple(names), palette, table, colours if len(colours) == len(named) else None)
+    clear = all(entry.colour in colours and colours[entry.colour] == index_of[entry] for entry in named)
+    return Classes(tuple(names), palette, table, colours if clear else None)
 
 
 def _from_text(text: str, path: pathlib.Path) -> list[NamedClass]:

@@ -1,6 +1,7 @@
 """From a data set to batches: augmented and shuffled to train on, whole and in order to evaluate."""
 
 import dataclasses
+import functools
 import itertools
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -35,8 +36,8 @@ def open_source(data: DataConfig, split: str) -> Source:
         from ccnet_jax.data import tfds_source  # TFDS takes seconds to import: only where it is used
 
         return tfds_source.open_split(data, split)
-    if data.name not in DATASETS:
-        raise UserError(f"data.name={data.name!r} does not exist; choose one of {', '.join(DATASETS)}")
+    if complaints := data.unknown_name():
+        raise UserError(complaints[0])
     parts = [DATASETS[data.name].open(data, part) for part in split.split("+")]
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
 
@@ -107,9 +108,7 @@ def train_batches(
     """
     check_first_picture(source, data, batch_size // processes)
 
-    def augment(sample: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return augmented(sample, data, rng)
-
+    augment = functools.partial(augmented, data=data)
     samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(_EPOCHS).random_map(augment)
     batches = samples.batch(batch_size // processes, batch_fn=_stack)[process::processes][start:]
     if data.workers:
@@ -125,7 +124,7 @@ def train_batches(
 
 
 def augmented(
-    sample: dict[str, np.ndarray], data: DataConfig, rng: np.random.Generator
+    sample: dict[str, np.ndarray], rng: np.random.Generator, data: DataConfig
 ) -> dict[str, np.ndarray]:
     """A sample as training sees it: resized, cropped, flipped, distorted in colour, padded, in this order.
 

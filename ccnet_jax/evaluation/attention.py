@@ -31,13 +31,14 @@ def attention_maps(network: CCNet, variables: Any, image: np.ndarray, point: tup
       float32 [loops, h, w], at the features' size, an eighth of the picture's.
 
     Raises:
-      UserError: the network has another context, or the point lies outside the picture.
+      UserError: the network has another context, or the point is no pixel of the picture.
     """
     if network.context != "rcca":
         raise UserError(f"attention maps are RCCA's, and this network's context is {network.context!r}")
-    if not all(0 <= at < side for at, side in zip(point, image.shape, strict=False)):
+    whole = all(isinstance(at, int | np.integer) for at in point)
+    if not whole or not all(0 <= at < side for at, side in zip(point, image.shape, strict=False)):
         raise UserError(
-            f"the point {tuple(point)} lies outside the picture of {image.shape[0]} rows and "
+            f"the point {tuple(point)} is no pixel of the picture of {image.shape[0]} rows and "
             f"{image.shape[1]} columns; give ROW,COLUMN"
         )
     inputs = _inputs_of_loops(network, variables, jnp.asarray(image[None]))

@@ -15,6 +15,9 @@ from ccnet_jax.models.contexts import CONTEXTS, ContextSettings
 from ccnet_jax.models.flavours import FLAVOURS, normalize
 from ccnet_jax.models.layers import ConvNorm, resize_bilinear, scaled
 from ccnet_jax.settings import nearest
+from kernels.criss_cross import IMPLEMENTATIONS
+
+_DTYPES = ("float32", "bfloat16")
 
 
 class ContextModule(nn.Module):
@@ -122,8 +125,11 @@ class CCNet(nn.Module):
         for name in ("num_classes", "loops"):
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be a whole number, at least 1, not {value!r}")
-        if not 0 < self.width < float("inf"):
+                raise ValueError(f"{name} must be a whole number that is at least 1, not {value!r}")
+        if self.implementation is not None:
+            _check_choice("implementation", self.implementation, IMPLEMENTATIONS)
+        _check_choice("dtype", jnp.dtype(self.dtype).name, _DTYPES)
+        if not isinstance(self.width, numbers.Real) or not 0 < self.width < float("inf"):
             raise ValueError(f"width must be a number above 0, not {self.width!r}")
         super().__post_init__()
 

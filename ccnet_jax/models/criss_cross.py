@@ -84,6 +84,9 @@ class RCCA(nn.Module):
       loops: number of applications, 1 to 3 in the paper.
       reduction, implementation, dtype: see `CrissCrossAttention`.
       remat: compute the projections again in the backward pass instead of keeping them.
+
+    Raises:
+      ValueError: loops is below 1.
     """
 
     loops: int = 2
@@ -95,6 +98,8 @@ class RCCA(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
         """x: [B, H, W, C] -> [B, H, W, C]."""
+        if self.loops < 1:
+            raise ValueError(f"loops={self.loops} must be at least 1")
         layer = CrissCrossAttention
         if self.remat:
             kept = jax.checkpoint_policies.save_only_these_names("criss_cross")  # what the op names so

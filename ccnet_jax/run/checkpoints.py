@@ -56,7 +56,12 @@ class Checkpoints:
     @staticmethod
     def exists(run: RunFolder) -> bool:
         """Whether a run's folder holds a checkpoint to go on from."""
-        return bool(_steps(run.checkpoints / "last"))
+        return Checkpoints.last_step(run) is not None
+
+    @staticmethod
+    def last_step(run: RunFolder) -> int | None:
+        """Number of updates behind the last checkpoint in a run's folder, None if there is none."""
+        return max(_steps(run.checkpoints / "last"), default=None)
 
     def drop_best_after(self, step: int) -> None:
         """Forget what scored best after `step`: those updates are made again."""

@@ -133,7 +133,7 @@ def visualize_second(projected, row, column, size):
 
 
 def test_what_cannot_be_shown_is_one_sentence(model):
-    with pytest.raises(UserError, match="point .40, 0. lies outside the picture of 40 rows and 56 columns"):
+    with pytest.raises(UserError, match="point .40, 0. is no pixel of the picture of 40 rows and 56 columns"):
         visualize.attention_map(model, picture(), (40, 0))
     other = model.replace(network=model.network.clone(context="psp"))
     with pytest.raises(UserError, match="RCCA's, and this network's context is 'psp'"):

@@ -206,3 +206,8 @@ def test_the_file_works_without_the_rest_of_the_project():
         print(*out.shape)
     """
     assert fresh_python("-c", code).split() == ["1", "2", "3", "8"]
+
+
+def test_rcca_without_a_loop_is_refused():
+    with pytest.raises(ValueError, match="loops=0 must be at least 1"):
+        RCCA(loops=0).init(jax.random.key(0), jnp.zeros((1, 4, 5, 8)))

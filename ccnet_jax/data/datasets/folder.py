@@ -110,12 +110,18 @@ def summary(source: Source) -> str:
     if not pixels[:-1].any():
         raise UserError(
             f"all {len(counted)} labels in {labelled[0][1].parent} are void ({VOID}) everywhere: there is "
-            "nothing to learn; correct the labels, or say with classes.txt what their numbers or colours mean"
+            "nothing to learn or to score; correct the labels, or say with classes.txt what their numbers or colours mean"
         )
     if np.count_nonzero(pixels[:-1]) == 1:
         only = source.classes[int(pixels[:-1].argmax())]
         warnings.append(f"warning: {only!r} is the only class that occurs: there is nothing to tell apart")
     of_all = "" if len(counted) == len(labelled) else f" (in {len(counted)} of {len(labelled)} labels)"
+    never = count - np.count_nonzero(pixels[:-1])
+    if source.label_classes.counted and never:
+        warnings.append(
+            f"warning: {never} of the {count} class ids occur in none of these labels; the network has an "
+            "output for each of them: give the classes the ids from 0 on, or name them in classes.txt"
+        )
     lines = [
         f"in {source.layout}, {_range(sizes)}",
         f"{count} classes {source.origin}{of_all}:",
@@ -160,10 +166,12 @@ def _counted_classes(root: pathlib.Path, layout: Layout, split: str) -> tuple[st
     ids = np.flatnonzero(pixels[:VOID])
     if len(ids) < 2:
         found = ", ".join(map(str, np.flatnonzero(pixels)))
-        binary = " with the lines `background 0 0 0` and `object 255 255 255`, if 255 is a class and not void"
+        binary = (
+            f". If {VOID} is a class and not void, write there `background 0 0 0` and `object 255 255 255`"
+        )
         raise UserError(
             f"the labels in {root} hold only the numbers {found} ({VOID} is void): there is nothing to "
-            f"learn; say in {root / 'classes.txt'} what they mean{binary if pixels[VOID] else ''}"
+            f"learn; say in {root / 'classes.txt'} what the numbers mean{binary if pixels[VOID] else ''}"
         )
     if ids[-1] >= MOST:
         raise UserError(
