@@ -106,11 +106,9 @@ def train_batches(
         pictures too small or too large.
     """
     check_first_picture(source, data, batch_size // processes)
-
-    def augment(sample: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        return augmented(sample, data, rng)
-
-    samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(_EPOCHS).random_map(augment)
+    samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(_EPOCHS)
+    # A lambda, because the tests wrap every `def` with a check, which cannot be sent to worker processes.
+    samples = samples.random_map(lambda sample, rng: augmented(sample, data, rng))
     batches = samples.batch(batch_size // processes, batch_fn=_stack)[process::processes][start:]
     if data.workers:
         if not flags.FLAGS.is_parsed():
