@@ -6,9 +6,7 @@ from collections.abc import Callable
 import jaxtyping
 from beartype import BeartypeConf, beartype
 
-_beartype = beartype(
-    conf=BeartypeConf(is_pep484_tower=True)
-)  # an int is a float, too, as type checkers have it
+_beartype = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int passes as a float, as in type checkers
 
 
 def checked(function: Callable) -> Callable:

@@ -114,6 +114,7 @@ class FolderSource:
         return read_bytes(image), None if label is None else read_bytes(label)
 
     def name(self, index: int) -> str:
+        """The name of the picture's file, without folder and suffix."""
         return self.pairs[index][0].stem
 
 
@@ -155,6 +156,7 @@ class JoinedSource:
         return part[number]
 
     def name(self, index: int) -> str:
+        """The name that the picture's own source gives."""
         part, number = self._find(index)
         return part.name(number)
 

@@ -62,6 +62,7 @@ class OwnPictures(FolderSource):
         self._names = [name.replace("/", "-") for name in files.pairs]
 
     def name(self, index: int) -> str:
+        """The name that picture and label have in common, with "-" for the folders' "/"."""
         return self._names[index]
 
 

@@ -107,6 +107,7 @@ class Streets:
         return cv2.imencode(".png", image)[1].tobytes(), cv2.imencode(".png", sample["label"])[1].tobytes()
 
     def name(self, index: int) -> str:
+        """The split and the scene's number, as `val-00003`."""
         return f"{self.split}-{index:05d}"
 
 
