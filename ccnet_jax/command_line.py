@@ -71,8 +71,8 @@ class Parser(argparse.ArgumentParser):
         rest, overrides = _without_overrides(sys.argv[1:] if arguments is None else arguments)
         if overrides and "--config" not in self._option_string_actions:
             self.error(
-                f"--config.{next(iter(overrides))} cannot be changed here: the config is the run's; give what "
-                "this program can change by its own flags"
+                f"--config.{next(iter(overrides))} cannot be changed here: the config is the run's; use the "
+                "flags of this program"
             )
         known, unknown = self.parse_known_args(rest)
         if unknown:

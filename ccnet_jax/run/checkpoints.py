@@ -37,6 +37,7 @@ class Checkpoints:
     def save_last(self, step: int, variables: Any, optimizer: Any) -> None:
         """Write everything, while training goes on. `step` is the number of updates so far."""
         if step != self._last.latest_step():
+            self._finish_where_hosts_wait()
             save = ocp.args.StandardSave
             self._last.save(
                 step, args=ocp.args.Composite(variables=save(variables), optimizer=save(optimizer))
@@ -45,6 +46,7 @@ class Checkpoints:
     def save_best(self, step: int, variables: Any, miou: float) -> None:
         """Write the weights, if `miou` is the best so far."""
         self._best.wait_until_finished()  # the score of the one before is written last
+        self._finish_where_hosts_wait()
         best = self._best.best_step()
         if best is None or miou > self._best.metrics(best)["mIoU"]:
             self._best.save(
@@ -52,6 +54,16 @@ class Checkpoints:
                 args=ocp.args.Composite(variables=ocp.args.StandardSave(variables)),
                 metrics={"mIoU": float(miou)},
             )
+
+    def _finish_where_hosts_wait(self) -> None:
+        """Wait for what is being written, if there are several hosts.
+
+        Their processes wait for one another while they write. With two checkpoints under way, one process may
+        wait for the first of them and another process for the second.
+        """
+        if jax.process_count() > 1:
+            self._last.wait_until_finished()
+            self._best.wait_until_finished()
 
     @staticmethod
     def exists(run: RunFolder) -> bool:

@@ -111,7 +111,8 @@ def summary(source: Source) -> str:
     if not pixels[:-1].any():
         raise UserError(
             f"all {len(counted)} labels in {labelled[0][1].parent} are void ({VOID}) everywhere: there is "
-            "nothing to learn or to score; correct the labels, or say with classes.txt what their numbers or colours mean"
+            "nothing to learn or to score; correct the labels, or say with classes.txt what their numbers or "
+            "colours mean"
         )
     if np.count_nonzero(pixels[:-1]) == 1:
         only = source.classes[int(pixels[:-1].argmax())]
