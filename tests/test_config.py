@@ -330,7 +330,9 @@ def test_settings_are_frozen():
 
 
 def test_a_group_and_a_key_without_a_value_are_told_apart():
-    with pytest.raises(UserError, match="config.optimizer is a group of keys; set one of its keys schedule, "):
+    with pytest.raises(
+        UserError, match="config.optimizer is a group of keys; set one of its keys schedule, "
+    ):
         parse(configuration.default(), {"optimizer": "3"})
     with pytest.raises(UserError, match="config.steps must be a whole number .* and has no value"):
         parse(configuration.default(), {"steps": ""})
