@@ -23,6 +23,7 @@ from ccnet_jax.evaluation.prediction import scorer
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
 from ccnet_jax.models.ccnet import CCNet, check_images
 from ccnet_jax.models.config import build_network
+from ccnet_jax.models.variables import Variables
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
 
@@ -55,7 +56,7 @@ class Model(flax.struct.PyTreeNode, eq=False):
       mode: how `predict` tests a picture; `replace(mode=...)` gives a model with another.
     """
 
-    variables: Any
+    variables: Variables
     network: CCNet = flax.struct.field(pytree_node=False)
     classes: tuple[str, ...] = flax.struct.field(pytree_node=False)
     colours: tuple[tuple[int, int, int], ...] = flax.struct.field(pytree_node=False)

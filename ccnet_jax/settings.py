@@ -179,7 +179,7 @@ def described(hint: Any) -> str:
     if is_plain_tuple(hint):
         first, *rest = typing.get_args(hint)
         if is_plain_tuple(first):
-            return f"a tuple of {described(first)}s"
+            return f"a tuple of tuples of {described(first)}"
         words = {int: "whole numbers", float: "numbers", str: "texts"}[first]
         return f"a tuple of {words}" if rest == [...] else f"{len(rest) + 1} {words}"
     return {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}[hint]

@@ -39,6 +39,9 @@ def open_source(data: DataConfig, split: str) -> Source:
     if complaints := data.unknown_name():
         raise UserError(complaints[0])
     parts = [DATASETS[data.name].open(data, part) for part in split.split("+")]
+    for name, part in zip(split.split("+"), parts, strict=True):
+        if not len(part):
+            raise UserError(f"split {name} of {data.name} has no pictures; correct data.dir or the name")
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
 
 

@@ -9,10 +9,13 @@ import numpy as np
 
 from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.models.variables import Variables
 from kernels import criss_cross_attention
 
 
-def attention_maps(network: CCNet, variables: Any, image: np.ndarray, point: tuple[int, int]) -> np.ndarray:
+def attention_maps(
+    network: CCNet, variables: Variables, image: np.ndarray, point: tuple[int, int]
+) -> np.ndarray:
     """How much of every feature's value reaches one pixel's feature, after 1, 2, ... loops.
 
     With A_t[u, v] the weight that pixel u gives to pixel v in loop t, the map after n loops is row u of
@@ -56,7 +59,7 @@ def attention_maps(network: CCNet, variables: Any, image: np.ndarray, point: tup
 
 
 @functools.partial(jax.jit, static_argnames="network")
-def _inputs_of_loops(network: CCNet, variables: Any, images: jax.Array) -> list[jax.Array]:
+def _inputs_of_loops(network: CCNet, variables: Variables, images: jax.Array) -> list[jax.Array]:
     """The features [1, h, w, C] that go into each of RCCA's loops."""
 
     def is_wanted(module: Any, _: str) -> bool:

@@ -2,7 +2,6 @@
 
 import pathlib
 import time
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,6 +13,7 @@ from ccnet_jax.data import pipeline
 from ccnet_jax.data.sources import Source
 from ccnet_jax.evaluation import metrics
 from ccnet_jax.evaluation.prediction import Predict
+from ccnet_jax.models.variables import Variables
 from ccnet_jax.progress import progress_bar
 
 DRAWN = 8  # pictures an evaluation draws
@@ -35,7 +35,7 @@ class Evaluation(metrics.Scores):
 
 def evaluate(
     predict: Predict,
-    variables: Any,
+    variables: Variables,
     source: Source,
     batch_size: int,
     pictures: pathlib.Path | None = None,

@@ -24,6 +24,7 @@ from ccnet_jax.evaluation.upsampling import (
 )
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.layers import resize_bilinear
+from ccnet_jax.models.variables import Variables
 
 Predict = Callable[[Any, jax.Array], jax.Array]
 
@@ -38,7 +39,7 @@ def predictor(network: CCNet, mode: TestMode = WHOLE) -> Predict:
     """
     scores = scorer(network, mode)
 
-    def predict(variables: Any, images: UInt8[Array, "B H W 3"]) -> UInt8[Array, "B H W"]:
+    def predict(variables: Variables, images: UInt8[Array, "B H W 3"]) -> UInt8[Array, "B H W"]:
         if len(mode.passes()) > 1:
             return largest(scores(variables, images))
         scale, mirror = mode.passes()[0]
@@ -55,7 +56,7 @@ def scorer(network: CCNet, mode: TestMode = WHOLE) -> Predict:
     logits where there is one pass only or where `mode` averages logits (`mode.sums_probabilities` tells).
     """
 
-    def scores(variables: Any, images: UInt8[Array, "B H W 3"]) -> Float32[Array, "B H W K"]:
+    def scores(variables: Variables, images: UInt8[Array, "B H W 3"]) -> Float32[Array, "B H W K"]:
         batch, height, width, _ = images.shape
         blocks = row_blocks(images.shape, network.num_classes)
         total: jax.Array | None = None
@@ -73,7 +74,7 @@ def scorer(network: CCNet, mode: TestMode = WHOLE) -> Predict:
 
 
 def _logits_of_pass(
-    network: CCNet, variables: Any, images: jax.Array, mode: TestMode, scale: float, mirror: bool
+    network: CCNet, variables: Variables, images: jax.Array, mode: TestMode, scale: float, mirror: bool
 ) -> tuple[Float32[Array, "B h w K"], Upsampling | None]:
     """Logits of one pass through the network, mirrored back, and what upsamples them to the pictures' size.
 
@@ -101,7 +102,7 @@ def _logits_of_pass(
 
 @functools.partial(jax.jit, static_argnames="network")
 def _network_logits(
-    network: CCNet, variables: Any, x: Float32[Array, "B H W 3"]
+    network: CCNet, variables: Variables, x: Float32[Array, "B H W 3"]
 ) -> Float32[Array, "B h w K"]:
     """Logits as the head gives them, an eighth of each side."""
     return network.apply(variables, x, upsample=False)[0]

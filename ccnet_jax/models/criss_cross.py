@@ -5,11 +5,10 @@ Needs only `kernels/`, Flax and jaxtyping: copy this file and `kernels/` into yo
     features = RCCA(loops=2)(features)        # [B, H, W, C] -> [B, H, W, C]
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from kernels.criss_cross import packed_criss_cross_attention
@@ -41,7 +40,7 @@ class CrissCrossAttention(nn.Module):
 
     reduction: int = 8
     implementation: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -92,7 +91,7 @@ class RCCA(nn.Module):
     loops: int = 2
     reduction: int = 8
     implementation: str | None = None
-    dtype: Any = None
+    dtype: DTypeLike | None = None
     remat: bool = False
 
     @nn.compact

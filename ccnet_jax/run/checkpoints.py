@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from ccnet_jax import devices
 from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.models.variables import Variables
 from ccnet_jax.run.folder import RunFolder
 
 
@@ -34,7 +35,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(**options, best_fn=lambda metrics: metrics["mIoU"]),
         )
 
-    def save_last(self, step: int, variables: Any, optimizer: Any) -> None:
+    def save_last(self, step: int, variables: Variables, optimizer: Any) -> None:
         """Write everything, while training goes on. `step` is the number of updates so far."""
         if step != self._last.latest_step():
             self._finish_where_hosts_wait()
@@ -43,7 +44,7 @@ class Checkpoints:
                 step, args=ocp.args.Composite(variables=save(variables), optimizer=save(optimizer))
             )
 
-    def save_best(self, step: int, variables: Any, miou: float) -> None:
+    def save_best(self, step: int, variables: Variables, miou: float) -> None:
         """Write the weights, if `miou` is the best so far."""
         self._best.wait_until_finished()  # the score of the one before is written last
         self._finish_where_hosts_wait()
@@ -85,7 +86,7 @@ class Checkpoints:
         """Number of updates behind the last checkpoint, None if there is none."""
         return self._last.latest_step()
 
-    def restore_last(self, variables: Any, optimizer: Any) -> tuple[Any, Any]:
+    def restore_last(self, variables: Variables, optimizer: Any) -> tuple[Any, Any]:
         """The last checkpoint's (variables, optimizer), on the devices of the arrays given."""
         restore = ocp.args.StandardRestore
         restored = self._last.restore(
@@ -134,7 +135,7 @@ def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | No
     return variables, int(root.name) if root.name.isdigit() else None
 
 
-def save_variables(folder: pathlib.Path, variables: Any) -> None:
+def save_variables(folder: pathlib.Path, variables: Variables) -> None:
     """Write variables alone, of whatever network, so that `folder` is a `step_folder`."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.resolve() / "variables", variables)

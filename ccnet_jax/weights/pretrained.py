@@ -10,6 +10,7 @@ import numpy as np
 from flax import traverse_util
 
 from ccnet_jax.errors import UserError
+from ccnet_jax.models.variables import Variables
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights import tensor_files, values
@@ -34,7 +35,7 @@ def check_path(path: str) -> None:
         tensor_files.check_readable(source, f"config.pretrained={path}")
 
 
-def load_backbone(path: str, variables: dict[str, Any]) -> dict[str, Any]:
+def load_backbone(path: str, variables: Variables) -> dict[str, Any]:
     """The variables, with the backbone's parameters and batch statistics replaced by those in `path`.
 
     Prints one line that says so. The weights must have been trained on pictures as `config.model.flavour`

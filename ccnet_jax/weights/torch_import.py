@@ -16,6 +16,7 @@ from ccnet_jax.config import Config
 from ccnet_jax.errors import UserError
 from ccnet_jax.models.config import ModelConfig, build_network
 from ccnet_jax.models.flavours import FLAVOURS
+from ccnet_jax.models.variables import Variables
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import RunFolder
@@ -176,7 +177,7 @@ def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _print_tensors(
     tensors: StateDict,
-    variables: dict[str, Any],
+    variables: Variables,
     network: DetectedNetwork,
     in_place: bool,
     source: pathlib.Path,

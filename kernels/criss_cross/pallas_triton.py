@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,14 @@ from jax.experimental import pallas as pl
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.pallas import triton as plgpu
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.typing import DTypeLike
 
 from kernels.criss_cross import device
 from kernels.criss_cross.backend import Backend
 from kernels.criss_cross.blocks import Blocks, choose_blocks, power_of_two
+
+Ref: TypeAlias = Any  # device memory, as Pallas hands it to a kernel
+Index: TypeAlias = Any  # a whole number, or one that the kernel computes
 
 _LOG2E = math.log2(math.e)  # the hardware raises 2 to a power, not e
 _NEGATIVE_INFINITY = float("-inf")
@@ -39,7 +43,7 @@ _NEGATIVE_INFINITY = float("-inf")
 class _Channels(NamedTuple):
     """Some channels of a [B, H, W, channels] array in device memory."""
 
-    ref: Any
+    ref: Ref
     first: int
     number: int
 
@@ -48,41 +52,43 @@ class _Channels(NamedTuple):
 class _Line:
     """Which column (or row) of which image, and how many pixels it has."""
 
-    batch: Any
-    index: Any
+    batch: Index
+    index: Index
     column: bool
     length: int
 
-    def _place(self, pixels: jax.Array) -> tuple[Any, ...]:
+    def _place(self, pixels: jax.Array) -> tuple[Index, ...]:
         return (self.batch, pixels, self.index) if self.column else (self.batch, self.index, pixels)
 
-    def exists(self, start: Any, pixels: int) -> jax.Array:
+    def exists(self, start: Index, pixels: int) -> jax.Array:
         """[pixels]: false beyond the line's end."""
         return start + jnp.arange(pixels) < self.length
 
-    def _tile(self, x: _Channels, start: Any, pixels: int, channel: Any, chunk: int) -> tuple[Any, jax.Array]:
+    def _tile(
+        self, x: _Channels, start: Index, pixels: int, channel: Index, chunk: int
+    ) -> tuple[Ref, jax.Array]:
         at, channels = start + jnp.arange(pixels)[:, None], channel + jnp.arange(chunk)[None, :]
         exists = at < self.length
         if x.number % chunk:
             exists &= channels < x.number
         return x.ref.at[*self._place(at), x.first + channels], exists
 
-    def load(self, x: _Channels, start: Any, pixels: int, channel: Any, chunk: int) -> jax.Array:
+    def load(self, x: _Channels, start: Index, pixels: int, channel: Index, chunk: int) -> jax.Array:
         """[pixels, chunk], zero beyond the line and beyond the channels."""
         tile, exists = self._tile(x, start, pixels, channel, chunk)
         return plgpu.load(tile, mask=exists, other=0)
 
-    def store(self, x: _Channels, start: Any, channel: Any, tile: jax.Array) -> None:
+    def store(self, x: _Channels, start: Index, channel: Index, tile: jax.Array) -> None:
         """tile [pixels, chunk]; the part beyond the line or the channels is not stored."""
         where, exists = self._tile(x, start, tile.shape[0], channel, tile.shape[1])
         plgpu.store(where, tile.astype(x.ref.dtype), mask=exists)
 
-    def load_scalars(self, ref: Any, start: Any, pixels: int) -> jax.Array:
+    def load_scalars(self, ref: Ref, start: Index, pixels: int) -> jax.Array:
         """[pixels] of a [B, H, W] array."""
         tile = ref.at[*self._place(start + jnp.arange(pixels))]
         return plgpu.load(tile, mask=self.exists(start, pixels), other=0)
 
-    def store_scalars(self, ref: Any, start: Any, x: jax.Array) -> None:
+    def store_scalars(self, ref: Ref, start: Index, x: jax.Array) -> None:
         """x [pixels]."""
         tile = ref.at[*self._place(start + jnp.arange(x.shape[0]))]
         plgpu.store(tile, x, mask=self.exists(start, x.shape[0]))
@@ -106,7 +112,7 @@ class _Kernel:
         image = image if self.column else self.images - 1 - image
         return _Line(image, pl.program_id(1), self.column, self.length)
 
-    def split(self, refs: tuple[Any, ...]) -> tuple[_Channels, _Channels, _Channels]:
+    def split(self, refs: tuple[Ref, ...]) -> tuple[_Channels, _Channels, _Channels]:
         """Query, key and value: three arrays, or one that holds their channels in this order."""
         d, c = self.key_channels, self.value_channels
         if len(refs) == 3:
@@ -129,13 +135,18 @@ class _Kernel:
     def value_chunk(self) -> int:
         return min(power_of_two(self.value_channels), self.blocks.channels)
 
-    def load_block(self, line: _Line, x: _Channels, start: Any, pixels: int) -> list[jax.Array]:
+    def load_block(self, line: _Line, x: _Channels, start: Index, pixels: int) -> list[jax.Array]:
         """All channels of a block of query or key, in chunks [pixels, key_chunk]."""
         chunk = self.key_chunk
         return [line.load(x, start, pixels, d, chunk) for d in range(0, self.key_channels, chunk)]
 
     def energies(
-        self, line: _Line, first_query: Any, queries: list[jax.Array], first_key: Any, keys: list[jax.Array]
+        self,
+        line: _Line,
+        first_query: Index,
+        queries: list[jax.Array],
+        first_key: Index,
+        keys: list[jax.Array],
     ) -> jax.Array:
         """[queries, keys], times log2(e), of the blocks that start at pixels `first_query` and `first_key`.
 
@@ -161,7 +172,7 @@ class _Kernel:
         return jax.lax.fori_loop(0, pl.cdiv(self.length, block), lambda n, x: body(n * block, x), carry)
 
 
-def _forward_kernel(*refs: Any, kernel: _Kernel, arrays: int) -> None:
+def _forward_kernel(*refs: Ref, kernel: _Kernel, arrays: int) -> None:
     """One block of queries of one line: its softmax over the line, times V."""
     query, key, value = kernel.split(refs[:arrays])
     out, lse = refs[-2:]
@@ -170,7 +181,7 @@ def _forward_kernel(*refs: Any, kernel: _Kernel, arrays: int) -> None:
     start = pl.program_id(0) * blocks.query
     queries = kernel.load_block(line, query, start, blocks.query)
 
-    def energies_from(first: Any) -> jax.Array:
+    def energies_from(first: Index) -> jax.Array:
         keys = kernel.load_block(line, key, first, blocks.key)
         return kernel.energies(line, start, queries, first, keys)
 
@@ -203,8 +214,8 @@ def _forward_kernel(*refs: Any, kernel: _Kernel, arrays: int) -> None:
 
     whole = weights(energies) if whole_line else None
 
-    def chunk(channel: Any, _: None) -> None:
-        def attend(first: Any, total: jax.Array) -> jax.Array:
+    def chunk(channel: Index, _: None) -> None:
+        def attend(first: Index, total: jax.Array) -> jax.Array:
             a = weights(energies_from(first)) if whole is None else whole
             return total + kernel.dot(a, line.load(value, first, blocks.key, channel, kernel.value_chunk))
 
@@ -232,15 +243,15 @@ class _Backward:
     key: _Channels
     value: _Channels
     d_out: _Channels
-    lse: Any
-    delta: Any
+    lse: Ref
+    delta: Ref
     d_query: _Channels
     d_key: _Channels
     d_value: _Channels
     earlier: tuple[_Channels, _Channels, _Channels] | None  # what the columns wrote, for rows to add to
 
     @classmethod
-    def of(cls, refs: tuple[Any, ...], kernel: _Kernel, arrays: int, add: bool) -> "_Backward":
+    def of(cls, refs: tuple[Ref, ...], kernel: _Kernel, arrays: int, add: bool) -> "_Backward":
         """refs: query, key, value in `arrays` arrays, dO, lse, delta, [earlier gradients,] gradients."""
         inputs, (d_out, lse, delta), outputs = refs[:arrays], refs[arrays : arrays + 3], refs[-arrays:]
         return cls(
@@ -254,18 +265,18 @@ class _Backward:
             kernel.split(refs[arrays + 3 : -arrays]) if add else None,
         )
 
-    def keys(self, first: Any) -> list[jax.Array]:
+    def keys(self, first: Index) -> list[jax.Array]:
         return self.kernel.load_block(self.line, self.key, first, self.kernel.blocks.key)
 
-    def queries(self, first: Any) -> list[jax.Array]:
+    def queries(self, first: Index) -> list[jax.Array]:
         return self.kernel.load_block(self.line, self.query, first, self.kernel.blocks.query)
 
-    def upstream(self, first: Any, channel: Any) -> jax.Array:
+    def upstream(self, first: Index, channel: Index) -> jax.Array:
         kernel = self.kernel
         return self.line.load(self.d_out, first, kernel.blocks.query, channel, kernel.value_chunk)
 
     def weights(
-        self, first_query: Any, queries: list[jax.Array], first_key: Any, keys: list[jax.Array]
+        self, first_query: Index, queries: list[jax.Array], first_key: Index, keys: list[jax.Array]
     ) -> jax.Array:
         """P [queries, keys] of the blocks that start at pixels `first_query` and `first_key`.
 
@@ -277,12 +288,12 @@ class _Backward:
         return jnp.exp2(jnp.minimum(energies - lse[:, None], 0.0))
 
     def d_weights(
-        self, first_query: Any, first_key: Any, and_then: Callable[..., None] | None = None
+        self, first_query: Index, first_key: Index, and_then: Callable[..., None] | None = None
     ) -> jax.Array:
         """dO V^T [queries, keys]; calls and_then(channel, chunk of dO) for each chunk that it has loaded."""
         kernel = self.kernel
 
-        def chunk(channel: Any, total: jax.Array) -> jax.Array:
+        def chunk(channel: Index, total: jax.Array) -> jax.Array:
             upstream = self.upstream(first_query, channel)
             if and_then:
                 and_then(channel, upstream)
@@ -291,23 +302,23 @@ class _Backward:
 
         return kernel.over_values(chunk, jnp.zeros((kernel.blocks.query, kernel.blocks.key)))
 
-    def d_energies(self, first_query: Any, weights: jax.Array, d_weights: jax.Array) -> jax.Array:
+    def d_energies(self, first_query: Index, weights: jax.Array, d_weights: jax.Array) -> jax.Array:
         """dS = P * (dP - delta) [queries, keys], in the inputs' dtype."""
         delta = self.line.load_scalars(self.delta, first_query, self.kernel.blocks.query)
         return (weights * (d_weights - delta[:, None])).astype(self.query.ref.dtype)
 
-    def write(self, which: int, start: Any, channel: Any, tile: jax.Array) -> None:
+    def write(self, which: int, start: Index, channel: Index, tile: jax.Array) -> None:
         """Store gradient number `which` of (query, key, value); add what the column pass wrote, if it did."""
         if self.earlier:
             tile += self.line.load(self.earlier[which], start, tile.shape[0], channel, tile.shape[1])
         self.line.store((self.d_query, self.d_key, self.d_value)[which], start, channel, tile)
 
-    def write_keys(self, which: int, start: Any, tiles: list[jax.Array]) -> None:
+    def write_keys(self, which: int, start: Index, tiles: list[jax.Array]) -> None:
         for n, tile in enumerate(tiles):
             self.write(which, start, n * self.kernel.key_chunk, tile)
 
 
-def _backward_line_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -> None:
+def _backward_line_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool) -> None:
     """All three gradients of a line that fits in one block; every input is read once."""
     this = _Backward.of(refs, kernel, arrays, add)
     keys, queries = this.keys(0), this.queries(0)
@@ -322,13 +333,13 @@ def _backward_line_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -
     this.write_keys(1, 0, [kernel.dot(d_energies.T, q) for q in queries])
 
 
-def _backward_keys_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -> None:
+def _backward_keys_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool) -> None:
     """One block of keys of a long line: dK and dV, walking over the queries."""
     this = _Backward.of(refs, kernel, arrays, add)
     start = pl.program_id(0) * kernel.blocks.key
     keys = this.keys(start)
 
-    def d_key(first: Any, total: list[jax.Array]) -> list[jax.Array]:
+    def d_key(first: Index, total: list[jax.Array]) -> list[jax.Array]:
         queries = this.queries(first)
         weights = this.weights(first, queries, start, keys)
         d_energies = this.d_energies(first, weights, this.d_weights(first, start))
@@ -337,8 +348,8 @@ def _backward_keys_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -
     zeros = [jnp.zeros((kernel.blocks.key, kernel.key_chunk))] * len(keys)
     this.write_keys(1, start, kernel.over_line(kernel.blocks.query, d_key, zeros))
 
-    def chunk(channel: Any, _: None) -> None:
-        def d_value(first: Any, total: jax.Array) -> jax.Array:
+    def chunk(channel: Index, _: None) -> None:
+        def d_value(first: Index, total: jax.Array) -> jax.Array:
             weights = this.weights(first, this.queries(first), start, keys).astype(this.query.ref.dtype)
             return total + kernel.dot(weights.T, this.upstream(first, channel))
 
@@ -348,13 +359,13 @@ def _backward_keys_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -
     kernel.over_values(chunk, None)
 
 
-def _backward_queries_kernel(*refs: Any, kernel: _Kernel, arrays: int, add: bool) -> None:
+def _backward_queries_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool) -> None:
     """One block of queries of a long line: dQ, walking over the keys."""
     this = _Backward.of(refs, kernel, arrays, add)
     start = pl.program_id(0) * kernel.blocks.query
     queries = this.queries(start)
 
-    def d_query(first: Any, total: list[jax.Array]) -> list[jax.Array]:
+    def d_query(first: Index, total: list[jax.Array]) -> list[jax.Array]:
         keys = this.keys(first)
         weights = this.weights(start, queries, first, keys)
         d_energies = this.d_energies(start, weights, this.d_weights(start, first))
@@ -407,7 +418,7 @@ def _value_channels(arrays: tuple[jax.Array, ...], key_channels: int) -> int:
     return arrays[-1].shape[-1] - (2 * key_channels if len(arrays) == 1 else 0)
 
 
-def _like(x: jax.Array, channels: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+def _like(x: jax.Array, channels: tuple[int, ...], dtype: DTypeLike) -> jax.ShapeDtypeStruct:
     varying = jax.typeof(x).manual_axis_type  # over which devices, inside jax.shard_map
     return jax.ShapeDtypeStruct((*x.shape[:3], *channels), dtype, manual_axis_type=varying)
 

@@ -5,7 +5,9 @@ import pytest
 
 from ccnet_jax.data import config, pipeline
 from ccnet_jax.data.config import DataConfig
+from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.datasets.streets import Streets
+from ccnet_jax.data.sources import DataSet
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes
 
@@ -162,3 +164,14 @@ def test_a_batch_that_memory_cannot_hold_is_refused_before_it_is_made(monkeypatc
 def test_the_summary_of_a_data_set_that_has_none_of_its_own():
     assert pipeline.summary(DataConfig(), Streets("val"), "val") == "streets, val: 100 pictures"
     assert pipeline.summary(DataConfig(), Streets("val")) == "streets: 100 pictures"
+
+
+def test_a_split_without_pictures_is_named(monkeypatch):
+    class Nothing(Numbered):
+        def __len__(self):
+            return 0
+
+    empty = DataSet(Nothing.label_classes, ("train",), lambda location, split: Nothing())
+    monkeypatch.setitem(DATASETS, "nothing", empty)
+    with pytest.raises(UserError, match="split train of nothing has no pictures; correct data.dir"):
+        pipeline.open_source(config.DataConfig(name="nothing"), "train")

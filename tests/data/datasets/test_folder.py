@@ -609,3 +609,21 @@ def test_counted_classes_are_kept_so_that_a_run_survives_other_labels(tmp_path):
     assert pipeline.with_counted_classes(kept, source) == kept
     (tmp_path / "classes.txt").write_text("soil\ncrop\n")  # named classes can be read again
     assert pipeline.with_counted_classes(data, pipeline.open_source(data, "train")) == data
+
+
+def test_several_void_colours_may_be_one_colour(tmp_path):
+    write_colours(tmp_path)
+    (tmp_path / "classes.txt").write_text(COLOUR_FILE + "void 0 0 0\nunlabeled 0 0 0\n")
+    source = open_folder(tmp_path)
+    assert source.classes == ("soil", "crop", "weed")
+    assert set(np.unique(source[0]["label"])) <= {0, 1, 2, 255}
+
+
+def test_class_ids_with_gaps_are_a_warning(tmp_path):
+    write_usual(tmp_path)
+    for split in ("train", "val"):
+        numbers = np.where(ids() == 2, 9, ids())
+        write_pair(tmp_path / f"images/{split}/0.png", tmp_path / f"labels/{split}/0.png", 0, numbers)
+    assert "7 of the 10 class ids occur in none of these labels" in summary(tmp_path) or (
+        "6 of the 10 class ids occur in none of these labels" in summary(tmp_path)
+    )
