@@ -65,6 +65,7 @@ def train(config: Config, run: RunFolder) -> None:
     if start >= config.steps:
         say(f"{run} is already trained to step {start} of {config.steps}; nothing to train")
         return
+    pipeline.check_first_picture(train_source, config.data, config.batch_size // processes)
     prepare_folder(config, train_source, run)
 
     # ------------------------------------------------- mesh, network, optimizer

@@ -100,7 +100,10 @@ def test_the_loss_is_main_plus_weighted_auxiliary():
     optimizer = build_optimizer(config.optimizer, 10)
     variables = jax.jit(lambda: training_step.initial_state(model, optimizer, 0))().variables
     loss, (metrics, _) = training_step.make_loss(model, config.loss)(
-        variables["params"], variables["batch_stats"], batch_of(2), jax.random.key(0)
+        variables["params"],
+        variables["batch_stats"],
+        jax.tree.map(jnp.asarray, batch_of(2)),
+        jax.random.key(0),
     )
     np.testing.assert_allclose(loss, metrics["main_loss"] + 0.25 * metrics["auxiliary_loss"], rtol=1e-6)
     assert metrics["auxiliary_loss"] > 0
