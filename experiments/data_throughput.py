@@ -125,7 +125,7 @@ def opencv_crop(
         left = rng.integers(max(label.shape[1] - CROP[1], 0) + 1)
         window = label[top : top + CROP[0], left : left + CROP[1]]
         counts = np.bincount(window.ravel(), minlength=256)[:VOID]
-        if np.count_nonzero(counts) > 1 and counts.max() < CAT_MAX_RATIO * counts.sum():
+        if np.count_nonzero(counts) > 1 and np.max(counts) < CAT_MAX_RATIO * counts.sum():
             break
     return image[top : top + CROP[0], left : left + CROP[1]], window
 

@@ -112,7 +112,7 @@ def label_pixels(data: bytes, name: object) -> np.ndarray:
 def _one_channel(label: np.ndarray, name: object) -> np.ndarray:
     """The numbers as uint8 [H, W]. Raises UserError at several channels, or at a number above 255."""
     if label.ndim == 2 and label.dtype.kind in "iu" and label.dtype != np.uint8:
-        y, x = np.unravel_index(label.argmax(), label.shape)
+        y, x = np.unravel_index(np.argmax(label), label.shape)
         if label.min() >= 0 and label[y, x] <= VOID:
             return label.astype(np.uint8)
         raise UserError(

@@ -122,7 +122,7 @@ def random_window(
         if cat_max_ratio >= 1:
             break
         counts = cv2.calcHist([window], [0], None, [256], [0, 256])[:VOID]
-        if np.count_nonzero(counts) > 1 and counts.max() < cat_max_ratio * counts.sum():
+        if np.count_nonzero(counts) > 1 and np.max(counts) < cat_max_ratio * counts.sum():
             break
     return image_window(image, size, top, left, crop), window
 

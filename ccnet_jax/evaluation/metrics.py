@@ -53,7 +53,7 @@ def scores(confusion: Integer[np.ndarray, "K K"]) -> Scores:
     return {
         "mIoU": _mean(iou),
         "mAcc": _mean(accuracy),
-        "pixel_accuracy": float(hit.sum() / max(true.sum(), 1)),
+        "pixel_accuracy": float(hit.sum() / np.maximum(true.sum(), 1)),
         "IoU": iou.tolist(),
         "accuracy": accuracy.tolist(),
     }

@@ -115,7 +115,7 @@ def summary(source: Source) -> str:
             "colours mean"
         )
     if np.count_nonzero(pixels[:-1]) == 1:
-        only = source.classes[int(pixels[:-1].argmax())]
+        only = source.classes[int(np.argmax(pixels[:-1]))]
         warnings.append(f"warning: {only!r} is the only class that occurs: there is nothing to tell apart")
     of_all = "" if len(counted) == len(labelled) else f" (in {len(counted)} of {len(labelled)} labels)"
     never = count - np.count_nonzero(pixels[:-1])
