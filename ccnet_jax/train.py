@@ -56,15 +56,15 @@ def train(config: Config, run: RunFolder) -> None:
     config = dataclasses.replace(config, data=pipeline.with_counted_classes(config.data, train_source))
     eval_source = pipeline.open_source(config.data, config.data.eval_split) if config.eval_every else None
     check_classes(config, train_source)
-    say(pipeline.summary(config.data, train_source, config.data.train_split))
-    if eval_source is not None:
-        say(pipeline.summary(config.data, eval_source, config.data.eval_split))
     if Checkpoints.exists(run):
         run.check_same_run(config)
     start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
     if start >= config.steps:
         say(f"{run} is already trained to step {start} of {config.steps}; nothing to train")
         return
+    say(pipeline.summary(config.data, train_source, config.data.train_split))
+    if eval_source is not None:
+        say(pipeline.summary(config.data, eval_source, config.data.eval_split))
     pipeline.check_first_picture(train_source, config.data, config.batch_size // processes)
     prepare_folder(config, train_source, run)
 

@@ -3,10 +3,9 @@
 import dataclasses
 import itertools
 
+from ccnet_jax.data.config import SMALLEST
 from ccnet_jax.data.transforms import scaled_size
 from ccnet_jax.models.flavours import FLAVOURS, Flavour
-
-_SMALLEST = 32  # pixels a side; what the network takes at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +62,7 @@ class TestMode:
     def input_size(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
         """The (height, width) at which the network sees a picture of `size`, at one of the scales."""
         height, width = scaled_size(size, self.resize, scale)
-        return max(height, _SMALLEST), max(width, _SMALLEST)
+        return max(height, SMALLEST), max(width, SMALLEST)
 
 
 WHOLE = TestMode()
