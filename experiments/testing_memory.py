@@ -17,14 +17,9 @@ import jax  # isort: skip
 import jax.numpy as jnp
 
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows
-from ccnet_jax.evaluation.upsampling import (
-    Upsampling,
-    add_upsampled,
-    largest_upsampled,
-    row_blocks,
-    upsampling_matrices,
-)
+from ccnet_jax.evaluation.upsampling import add_upsampled, largest_upsampled, row_blocks
 from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.models.upsampling import Upsampling, upsampling_matrices
 from ccnet_jax.progress import progress_bar
 from kernels.measure import ROOT, result_head, write_result
 from kernels.whole_file import write_whole

@@ -14,16 +14,10 @@ from jaxtyping import Array, Float32, Num, UInt8
 
 from ccnet_jax.evaluation.sliding_window import sliding_window_logits
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
-from ccnet_jax.evaluation.upsampling import (
-    Upsampling,
-    add_upsampled,
-    largest,
-    largest_upsampled,
-    row_blocks,
-    upsampling_matrices,
-)
+from ccnet_jax.evaluation.upsampling import add_upsampled, largest, largest_upsampled, row_blocks
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.layers import resize_bilinear
+from ccnet_jax.models.upsampling import Upsampling, upsampling_matrices
 from ccnet_jax.models.variables import Variables
 
 Predict = Callable[[Any, jax.Array], jax.Array]

@@ -10,9 +10,10 @@ from jaxtyping import Array, Bool, Float32, Integer
 
 from ccnet_jax.labels import VOID
 from ccnet_jax.settings import setting
+from ccnet_jax.training.upsampled import UpsampledLogits
 
-# (logits [B, H, W, classes], labels [B, H, W]) -> loss []
-Loss = Callable[[Float32[Array, "B H W classes"], Integer[Array, "B H W"]], Float32[Array, ""]]
+# (logits, labels [B, H, W]) -> loss []
+Loss = Callable[[UpsampledLogits, Integer[Array, "B H W"]], Float32[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,21 +111,23 @@ def weighted_pixel_losses(
 
 
 def cross_entropy(
-    logits: Float32[Array, "*pixels classes"],
-    labels: Integer[Array, "*pixels"],
+    logits: UpsampledLogits,
+    labels: Integer[Array, "B H W"],
     class_weights: tuple[float, ...] | None = None,
     label_smoothing: float = 0.0,
 ) -> Float32[Array, ""]:
     """Mean over the batch's valid pixels, weighted by their classes; 0 where there is none.
 
-    Arguments as in `weighted_pixel_losses`.
+    Arguments as in `weighted_pixel_losses`, the logits at any size.
     """
-    losses, weights = weighted_pixel_losses(logits, labels, class_weights, label_smoothing)
-    return _mean(losses, weights)
+    weighted = functools.partial(
+        weighted_pixel_losses, class_weights=class_weights, label_smoothing=label_smoothing
+    )
+    return _mean(*logits.each_pixel(weighted, labels))
 
 
 def ohem_cross_entropy(
-    logits: Float32[Array, "B H W classes"],
+    logits: UpsampledLogits,
     labels: Integer[Array, "B H W"],
     threshold: float = 0.7,
     min_kept: int = 100_000,
@@ -138,19 +141,24 @@ def ohem_cross_entropy(
     label smoothing change the losses of the hard pixels, and not which pixels are hard.
 
     Args:
-      logits: [B, H, W, classes] in float32.
+      logits: at any size.
       labels: [B, H, W] integer; 255 is ignored.
       threshold: of the true class's probability, 0 to 1.
       min_kept: pixels kept at the least, for each picture of the batch.
       class_weights, label_smoothing: see `weighted_pixel_losses`.
     """
-    plain_losses, valid = pixel_losses(logits, labels)
-    probability = jnp.where(valid, jnp.exp(-plain_losses), jnp.inf)
-    probability = jax.lax.stop_gradient(probability)
+
+    def of_pixels(
+        logits: Float32[Array, "*pixels classes"], labels: Integer[Array, "*pixels"]
+    ) -> tuple[Array, Array, Array, Array]:
+        plain_losses, valid = pixel_losses(logits, labels)
+        probability = jax.lax.stop_gradient(jnp.where(valid, jnp.exp(-plain_losses), jnp.inf))
+        return probability, valid, *weighted_pixel_losses(logits, labels, class_weights, label_smoothing)
+
+    probability, valid, losses, weights = logits.each_pixel(of_pixels, labels)
     kept = jnp.minimum(min_kept * labels.shape[0], valid.sum())
     hardest = jnp.sort(probability.ravel())[jnp.maximum(kept, 1) - 1]
     hard = valid & (probability <= jnp.maximum(threshold, hardest))
-    losses, weights = weighted_pixel_losses(logits, labels, class_weights, label_smoothing)
     return _mean(losses * hard, weights * hard)
 
 

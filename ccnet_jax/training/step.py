@@ -12,6 +12,7 @@ from jaxtyping import Array, Float32, Integer, PRNGKeyArray, PyTree, UInt8
 
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training.losses import LOSSES, LossConfig
+from ccnet_jax.training.upsampled import UpsampledLogits
 
 # {"image": uint8 [B, H, W, 3], "label": integer [B, H, W]}
 Batch = dict[str, UInt8[Array, "B H W 3"] | Integer[Array, "B H W"]]
@@ -51,11 +52,12 @@ def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Arr
             {"params": params, "batch_stats": batch_stats},
             batch["image"],
             train=True,
+            upsample=False,
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        main = main_loss(logits, batch["label"])
-        auxiliary = auxiliary_loss(auxiliary_logits, batch["label"])
+        main = main_loss(UpsampledLogits(logits, network.aligned), batch["label"])
+        auxiliary = auxiliary_loss(UpsampledLogits(auxiliary_logits, network.aligned), batch["label"])
         total = main + config.auxiliary_weight * auxiliary
         metrics = {"loss": total, "main_loss": main, "auxiliary_loss": auxiliary}
         return total, (metrics, updated["batch_stats"])

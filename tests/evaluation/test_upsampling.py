@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ccnet_jax.evaluation import upsampling
 from ccnet_jax.models.layers import resize_bilinear
+from ccnet_jax.models.upsampling import resizing_matrix, upsampling_matrices
 
 sides = st.lists(st.integers(1, 60), min_size=2, max_size=3).map(tuple)
 
@@ -16,7 +17,7 @@ sides = st.lists(st.integers(1, 60), min_size=2, max_size=3).map(tuple)
 @example((1, 5), True)
 @example((5, 1), True)
 def test_rows_of_a_resizing_matrix_are_weights(sides, align_corners):
-    matrix = upsampling.resizing_matrix(sides, align_corners)
+    matrix = resizing_matrix(sides, align_corners)
     assert matrix.shape == (sides[-1], sides[0])
     assert matrix.min() >= 0
     np.testing.assert_allclose(matrix.sum(1), 1, rtol=1e-5)
@@ -24,7 +25,7 @@ def test_rows_of_a_resizing_matrix_are_weights(sides, align_corners):
 
 @given(st.integers(1, 60), st.booleans())
 def test_at_equal_sizes_the_matrix_is_the_identity(side, align_corners):
-    matrix = upsampling.resizing_matrix((side, side, side), align_corners)
+    matrix = resizing_matrix((side, side, side), align_corners)
     np.testing.assert_array_equal(matrix, np.eye(side))
 
 
@@ -35,7 +36,7 @@ def test_the_matrix_resizes_as_resize_bilinear_does(sides, align_corners):
     wanted = jnp.asarray(column)
     for side in sides[1:]:
         wanted = resize_bilinear(wanted, (side, 1), align_corners)
-    matrix = upsampling.resizing_matrix(sides, align_corners)
+    matrix = resizing_matrix(sides, align_corners)
     np.testing.assert_allclose(matrix @ column[0, :, 0], wanted[0, :, 0], atol=1e-4)
 
 
@@ -51,7 +52,7 @@ def test_blocks_cover_all_rows_and_stay_small(batch, height, width, num_classes)
 def test_largest_and_sum_of_upsampled_logits(align_corners):
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6, 5)), jnp.float32)
     wanted = resize_bilinear(logits, (13, 11), align_corners)
-    matrices = upsampling.upsampling_matrices([(4, 6), (13, 11)], align_corners, (3, 5))
+    matrices = upsampling_matrices([(4, 6), (13, 11)], align_corners, (3, 5))
     largest = upsampling.largest_upsampled(logits, matrices)
     assert largest.shape == (2, 15, 11)
     assert largest.dtype == jnp.uint8

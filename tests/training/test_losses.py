@@ -3,7 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccnet_jax.models.layers import resize_bilinear
+from ccnet_jax.training import upsampled
 from ccnet_jax.training.losses import LOSSES, LossConfig, cross_entropy, ohem_cross_entropy
+from ccnet_jax.training.upsampled import UpsampledLogits
 
 CLASSES = 5
 WEIGHTS = (0.5, 2.0, 0.0, 1.0, 3.0)
@@ -50,7 +53,7 @@ def hardest(log_p, labels, threshold, kept):
 def test_cross_entropy_is_pytorchs_mean_over_valid_pixels(weights, smoothing):
     logits, labels = sample()
     np.testing.assert_allclose(
-        cross_entropy(logits, labels, weights, smoothing),
+        cross_entropy(UpsampledLogits(logits), labels, weights, smoothing),
         pytorchs_mean(*log_probabilities(logits, labels), weights, smoothing),
         rtol=1e-5,
     )
@@ -59,7 +62,9 @@ def test_cross_entropy_is_pytorchs_mean_over_valid_pixels(weights, smoothing):
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_cross_entropy_gradient_is_softmax_minus_one_hot_and_zero_on_void(weights):
     logits, labels = sample()
-    gradient = np.asarray(jax.grad(cross_entropy)(logits, labels, weights), np.float64)
+    gradient = np.asarray(
+        jax.grad(cross_entropy)(UpsampledLogits(logits), labels, weights).logits, np.float64
+    )
     valid = np.asarray(labels != 255)
     softmax = np.exp(np.asarray(logits, np.float64))
     softmax /= softmax.sum(-1, keepdims=True)
@@ -73,14 +78,16 @@ def test_cross_entropy_gradient_is_softmax_minus_one_hot_and_zero_on_void(weight
 def test_a_batch_of_void_costs_nothing(name, settings):
     logits, labels = sample()
     loss = LOSSES[name](LossConfig(name=name, **settings))
-    value, gradient = jax.value_and_grad(loss)(logits, jnp.full_like(labels, 255))
+    value, gradient = jax.value_and_grad(loss)(UpsampledLogits(logits), jnp.full_like(labels, 255))
     assert float(value) == 0
-    assert not gradient.any()
+    assert not gradient.logits.any()
 
 
 def test_pixels_of_classes_without_weight_cost_nothing():
     logits, labels = sample()
-    assert float(cross_entropy(logits, jnp.full_like(labels, WEIGHTS.index(0.0)), WEIGHTS)) == 0
+    assert (
+        float(cross_entropy(UpsampledLogits(logits), jnp.full_like(labels, WEIGHTS.index(0.0)), WEIGHTS)) == 0
+    )
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.3, 0.7])
@@ -88,15 +95,15 @@ def test_pixels_of_classes_without_weight_cost_nothing():
 @pytest.mark.parametrize(("weights", "smoothing"), [(None, 0.0), (WEIGHTS, 0.0), (WEIGHTS, 0.2)])
 def test_ohem_is_the_mean_over_the_hard_pixels(threshold, min_kept, weights, smoothing):
     logits, labels = sample()
-    got = ohem_cross_entropy(logits, labels, threshold, min_kept, weights, smoothing)
+    got = ohem_cross_entropy(UpsampledLogits(logits), labels, threshold, min_kept, weights, smoothing)
     hard = hardest(*log_probabilities(logits, labels), threshold, 2 * min_kept)
     np.testing.assert_allclose(got, pytorchs_mean(*hard, weights, smoothing), rtol=1e-5)
 
 
 def test_ohem_differs_from_plain_cross_entropy_where_pixels_are_easy():
     logits, labels = sample()
-    hard = ohem_cross_entropy(logits, labels, 0.3, 1)
-    assert float(hard) > float(cross_entropy(logits, labels))
+    hard = ohem_cross_entropy(UpsampledLogits(logits), labels, 0.3, 1)
+    assert float(hard) > float(cross_entropy(UpsampledLogits(logits), labels))
 
 
 def cross_entropy_of_earlier_versions(logits, labels):
@@ -124,16 +131,64 @@ def ohem_of_earlier_versions(logits, labels, threshold=0.7, min_kept=20):
 def test_without_weights_and_smoothing_the_bits_are_those_of_earlier_versions(name, earlier):
     logits, labels = sample()
     loss = LOSSES[name](LossConfig(name=name, ohem_min_kept=20))
-    now, before = (jax.jit(jax.value_and_grad(f))(logits, labels) for f in (loss, earlier))
-    jax.tree.map(np.testing.assert_array_equal, now, before)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(UpsampledLogits(logits), labels)
+    before = jax.jit(jax.value_and_grad(earlier))(logits, labels)
+    jax.tree.map(np.testing.assert_array_equal, (value, gradient.logits), before)
+
+
+SETTINGS = {"class_weights": WEIGHTS, "label_smoothing": 0.1, "ohem_threshold": 0.3, "ohem_min_kept": 40}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("settings", [{"ohem_min_kept": 40}, SETTINGS])
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("small", "size", "rows"), [((4, 3), (29, 17), 4), ((5, 6), (33, 41), 40), ((1, 2), (7, 9), 1)]
+)
+def test_upsampling_in_blocks_changes_neither_loss_nor_gradient(
+    name, settings, align_corners, small, size, rows, monkeypatch
+):
+    monkeypatch.setattr(upsampled, "BLOCK_BYTES", rows * size[1] * CLASSES * 4)
+    logits, _ = sample((2, *small))
+    _, labels = sample((2, *size))
+    loss = LOSSES[name](LossConfig(name=name, **settings))
+
+    def at_full_size(logits):
+        return loss(UpsampledLogits(resize_bilinear(logits, size, align_corners)), labels)
+
+    def in_blocks(logits):
+        return loss(UpsampledLogits(logits, align_corners), labels)
+
+    (value, gradient), (wanted, wanted_gradient) = (
+        jax.jit(jax.value_and_grad(f))(logits) for f in (in_blocks, at_full_size)
+    )
+    np.testing.assert_allclose(value, wanted, rtol=2e-6)
+    np.testing.assert_allclose(
+        gradient, wanted_gradient, atol=1e-6 * float(abs(wanted_gradient).max()) + 1e-8
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_logits_of_all_classes_are_never_held_at_full_size(name, monkeypatch):
+    monkeypatch.setattr(upsampled, "BLOCK_BYTES", 2**16)
+    loss = LOSSES[name](LossConfig(name=name, class_weights=(1.0,) * 150))
+
+    def of_small(logits, labels):
+        return loss(UpsampledLogits(logits), labels)
+
+    logits, labels = jnp.zeros((2, 16, 16, 150)), jnp.zeros((2, 128, 128), jnp.uint8)
+    compiled = jax.jit(jax.value_and_grad(of_small)).lower(logits, labels).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * 128 * 128 * 150 * 4 / 4
 
 
 def test_the_settings_reach_the_loss():
     logits, labels = sample()
     config = LossConfig(class_weights=WEIGHTS, label_smoothing=0.3, ohem_threshold=0.2, ohem_min_kept=7)
-    assert LOSSES["cross_entropy"](config)(logits, labels) == cross_entropy(logits, labels, WEIGHTS, 0.3)
-    wanted = ohem_cross_entropy(logits, labels, 0.2, 7, WEIGHTS, 0.3)
-    assert LOSSES["ohem"](config)(logits, labels) == wanted
+    assert LOSSES["cross_entropy"](config)(UpsampledLogits(logits), labels) == cross_entropy(
+        UpsampledLogits(logits), labels, WEIGHTS, 0.3
+    )
+    wanted = ohem_cross_entropy(UpsampledLogits(logits), labels, 0.2, 7, WEIGHTS, 0.3)
+    assert LOSSES["ohem"](config)(UpsampledLogits(logits), labels) == wanted
 
 
 def test_class_weights_that_cannot_be_used_get_a_sentence():

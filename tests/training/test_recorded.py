@@ -9,6 +9,7 @@ import pytest
 from ccnet_jax.training.losses import LOSSES, LossConfig
 from ccnet_jax.training.optimizers import OPTIMIZERS, OptimizerConfig, build_optimizer
 from ccnet_jax.training.schedules import ScheduleConfig, build_schedule
+from ccnet_jax.training.upsampled import UpsampledLogits
 from tests.weights import parity_cases as cases
 
 WEIGHTS, SMOOTHING = tuple(map(float, cases.LOSS_CLASS_WEIGHTS)), cases.LOSS_LABEL_SMOOTHING
@@ -34,9 +35,9 @@ def recorded():
 def test_losses(recorded, kind):
     config = LOSS_CONFIGS[kind]
     logits, labels = map(jnp.asarray, cases.loss_inputs())
-    loss, gradient = jax.value_and_grad(LOSSES[config.name](config))(logits, labels)
+    loss, gradient = jax.value_and_grad(LOSSES[config.name](config))(UpsampledLogits(logits), labels)
     np.testing.assert_allclose(loss, recorded[f"loss/{kind}"], rtol=1e-5)
-    np.testing.assert_allclose(gradient, recorded[f"loss/{kind}/gradient"], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(gradient.logits, recorded[f"loss/{kind}/gradient"], rtol=0, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -7,6 +7,7 @@ from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training.losses import LossConfig, cross_entropy, ohem_cross_entropy
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
 from ccnet_jax.training.step import initial_state, make_loss, make_train_step
+from ccnet_jax.training.upsampled import UpsampledLogits
 
 NETWORK = CCNet(3, 10, "mmseg", "none", width=0.125)
 
@@ -43,9 +44,10 @@ def test_both_heads_have_the_same_weights_and_smoothing():
         (logits, auxiliary), {}, batch(), jax.random.key(0)
     )
     labels = batch()["label"]
-    main = ohem_cross_entropy(logits, labels, 0.2, 5, weights, smoothing)
+    main = ohem_cross_entropy(UpsampledLogits(logits), labels, 0.2, 5, weights, smoothing)
     assert metrics["main_loss"] == main
-    assert metrics["auxiliary_loss"] == cross_entropy(auxiliary, labels, weights, smoothing)
+    wanted = cross_entropy(UpsampledLogits(auxiliary), labels, weights, smoothing)
+    assert metrics["auxiliary_loss"] == wanted
     np.testing.assert_allclose(loss, main + 0.3 * metrics["auxiliary_loss"], rtol=1e-6)
 
 
