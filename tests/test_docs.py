@@ -28,6 +28,7 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.models.config import build_network
 from ccnet_jax.training.losses import LOSSES
 from ccnet_jax.training.optimizers import build_optimizer
+from ccnet_jax.training.upsampled import UpsampledLogits
 from tests.helpers import ROOT
 from tests.miniatures import write
 from tests.test_floors import FLOORS
@@ -277,7 +278,8 @@ def check_parts(config):
     pictures = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
     (logits, _), variables = jax.eval_shape(network.init_with_output, jax.random.key(0), pictures)
     assert logits.shape == (1, 64, 64, 3)
-    loss = LOSSES[config.loss.name](config.loss)(jnp.zeros((1, 2, 2, 3)), jnp.zeros((1, 2, 2), jnp.int32))
+    logits, labels = UpsampledLogits(jnp.zeros((1, 2, 2, 3))), jnp.zeros((1, 8, 8), jnp.int32)
+    loss = LOSSES[config.loss.name](config.loss)(logits, labels)
     assert np.isfinite(loss)
     jax.eval_shape(build_optimizer(config.optimizer, 10).init, variables["params"])
 
