@@ -29,6 +29,13 @@ class Config:
 
     steps: int = setting(40_000, "updates", at_least=1, resumable=True)
     batch_size: int = setting(8, "pictures of an update, over all devices", at_least=1)
+    accumulate: int = setting(
+        1,
+        "parts of a batch that go through the network one after the other; their gradients are averaged",
+        at_least=1,
+        resumable=True,
+        before=1,
+    )
     seed: int = setting(
         0, "of initial weights, order, augmentation and dropout", at_least=0, at_most=2**31 - 1
     )
@@ -74,6 +81,11 @@ class Config:
         for group in (self.data, self.model, self.optimizer, self.loss):
             found += group.complaints()
         found += self.optimizer.complaints_for(self.steps)
+        if self.batch_size % self.accumulate:
+            found.append(
+                f"config.batch_size={self.batch_size} cannot be split into config.accumulate="
+                f"{self.accumulate} equal parts; choose a divisor of the batch size"
+            )
         window, stride = self.eval_window, self.eval_stride
         if (window is None) != (stride is None):
             found.append("config.eval_window and config.eval_stride go together: set both or neither")
@@ -112,6 +124,9 @@ _ELSEWHERE = {
     "max_iters": "steps",
     "num_steps": "steps",
     "batch": "batch_size",
+    "grad_accum": "accumulate",
+    "accumulation_steps": "accumulate",
+    "accumulative_counts": "accumulate",
     "samples_per_gpu": "batch_size",
     "num_workers": "data.workers",
     "workers_per_gpu": "data.workers",
@@ -259,11 +274,10 @@ def _plain_value(value: Any) -> Any:
 
 
 def _renamed(name: str, value: Any) -> Any:
-    """The value of a key under its new name, if `name` is an earlier one."""
-    if name not in OLD_NAMES:
-        return value
-    values = KEYS[OLD_NAMES[name]].setting.old_values
-    return value if values is None else values.get(value, value)
+    """The value that an earlier one stands for, of a key under its present or its earlier name."""
+    key = KEYS.get(OLD_NAMES.get(name, name))
+    values = key.setting.old_values if key is not None else None
+    return values[value] if values and isinstance(value, bool) and value in values else value
 
 
 def value_from_text(text: str, name: str) -> Any:
@@ -272,7 +286,9 @@ def value_from_text(text: str, name: str) -> Any:
     Raises ValueError where the text is none of the key's type.
     """
     key = KEYS[OLD_NAMES.get(name, name)]
-    hint = bool if name in OLD_NAMES and key.setting.old_values else plain(key.hint)
+    hint = plain(key.hint)
+    if key.setting.old_values and text.lower() in ("", *_BOOLEANS):
+        hint = bool  # the key, or its earlier name, was a switch
     if text == "None" and is_optional(key.hint):
         return None
     if hint is bool:

@@ -69,7 +69,9 @@ def train(config: Config, run: RunFolder) -> None:
     prepare_folder(config, train_source, run)
 
     # ------------------------------------------------- mesh, network, optimizer
-    mesh = devices.data_mesh(jax.devices()[: math.gcd(config.batch_size, jax.device_count())])
+    mesh = devices.data_mesh(
+        jax.devices()[: math.gcd(config.batch_size // config.accumulate, jax.device_count())]
+    )
     network = build_network(config.model, len(train_source.classes), config.dtype)
     optimizer = build_optimizer(config.optimizer, config.steps)
     schedule = build_schedule(config.optimizer, config.steps)
@@ -96,7 +98,7 @@ def train(config: Config, run: RunFolder) -> None:
         batches = devices.prefetched(host_batches, mesh)
 
         # ------------------------------------------------------------ steps
-        train_step = make_train_step(network, optimizer, config.loss, config.seed)
+        train_step = make_train_step(network, optimizer, config.loss, config.seed, config.accumulate)
         predict = predictor(network, config.test_mode())
         log = closing.enter_context(MetricLog(run, start, enabled=process == 0))
         stop = closing.enter_context(StopSignal())
@@ -185,10 +187,11 @@ def check_devices(config: Config) -> None:
         raise UserError(
             f"config.model.implementation={name!r} {reason}; leave it None, which chooses what runs here"
         )
-    if jax.process_count() > 1 and config.batch_size % jax.device_count():
+    at_once = config.batch_size // config.accumulate
+    if jax.process_count() > 1 and at_once % jax.device_count():
         raise UserError(
-            f"config.batch_size={config.batch_size} cannot be split evenly over the {jax.device_count()} "
-            f"devices of {jax.process_count()} hosts; choose a multiple"
+            f"config.batch_size={config.batch_size} / config.accumulate={config.accumulate} cannot be split "
+            f"evenly over the {jax.device_count()} devices of {jax.process_count()} hosts; choose a multiple"
         )
 
 

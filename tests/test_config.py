@@ -217,7 +217,8 @@ def test_keys_of_other_tools_lead_to_ours(elsewhere, here):
         ("data.classes", "sky, road", ("sky", "road")),
         ("data.palette", "((0, 0, 0), (1, 2, 3))", ((0, 0, 0), (1, 2, 3))),
         ("data.fit", "(2048, 512)", (2048, 512)),
-        ("model.remat", "true", True),
+        ("model.remat", "true", "blocks"),
+        ("model.remat", "norms", "norms"),
         ("model.align_corners", "False", False),
         ("model.align_corners", "None", None),
         ("optimizer.learning_rate", "1", 1.0),
@@ -336,4 +337,17 @@ def test_a_group_and_a_key_without_a_value_are_told_apart():
         parse(configuration.default(), {"optimizer": "3"})
     with pytest.raises(UserError, match="config.steps must be a whole number .* and has no value"):
         parse(configuration.default(), {"steps": ""})
-    assert parse(configuration.default(), {"model.remat": ""}).model.remat
+    assert parse(configuration.default(), {"model.remat": ""}).model.remat == "blocks"
+
+
+def test_a_batch_that_cannot_be_accumulated_gets_a_sentence():
+    assert parse(configuration.default(), {"accumulate": "4"}).accumulate == 4
+    with pytest.raises(UserError, match="batch_size=8 cannot be split into config.accumulate=3 equal parts"):
+        parse(configuration.default(), {"accumulate": "3"})
+
+
+def test_runs_and_commands_with_remat_as_a_switch_are_read():
+    values = configuration.to_dict(parse(configuration.default()))
+    for before, now in ((True, "blocks"), (False, "none"), ("norms", "norms")):
+        values["model"]["remat"] = before
+        assert parse(values).model.remat == now

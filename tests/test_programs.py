@@ -137,7 +137,7 @@ def test_a_config_is_named_as_a_user_would(folder):
     changed = ("--config=configs/demo.py", "--config.data.crop=(64, 64)", "--config.data.crop=(96, 128)")
     code, out, _ = helpers.run("ccnet_jax.train", *changed, "--config.model.remat", "--show", cwd=folder)
     assert json.loads(out)["data"]["crop"] == [96, 128]  # the last one counts
-    assert json.loads(out)["model"]["remat"] is True
+    assert json.loads(out)["model"]["remat"] == "blocks"
     two = helpers.run("ccnet_jax.train", "demo", "--config=camvid", cwd=folder)
     assert_one_sentence(two, "two configs, camvid and demo")
 

@@ -65,7 +65,7 @@ def _inputs_of_loops(network: CCNet, variables: Variables, images: jax.Array) ->
     def is_wanted(module: Any, _: str) -> bool:
         return module.name == "attention" or module.path == ("head", "before")
 
-    plain = network.clone(remat=False)  # under remat the outputs of the loops are not captured
+    plain = network.clone(remat="none")  # under remat the outputs of the loops are not captured
     _, state = plain.apply(variables, images, capture_intermediates=is_wanted, mutable="intermediates")
     captured = state["intermediates"]["head"]
     (first,) = captured["before"]["__call__"]

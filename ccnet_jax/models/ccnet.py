@@ -13,7 +13,7 @@ from ccnet_jax.models.backbones import BACKBONES, BackboneSettings
 from ccnet_jax.models.backbones.resnet import STEMS
 from ccnet_jax.models.contexts import CONTEXTS, ContextSettings
 from ccnet_jax.models.flavours import FLAVOURS, normalize
-from ccnet_jax.models.layers import ConvNorm, resize_bilinear, scaled
+from ccnet_jax.models.layers import REMAT, ConvNorm, recomputed, resize_bilinear, scaled
 from ccnet_jax.settings import nearest
 from kernels.criss_cross import IMPLEMENTATIONS
 
@@ -46,7 +46,8 @@ class Head(nn.Module):
         slope, dtype = self.settings.negative_slope, self.settings.dtype
 
         def block(name: str) -> ConvNorm:
-            return ConvNorm(self.channels, negative_slope=slope, dtype=dtype, name=name)
+            layer = norms_recomputed(self.settings.remat)
+            return layer(self.channels, negative_slope=slope, dtype=dtype, name=name)
 
         out = block("before")(x, train)
         out = ContextModule(self.context, self.settings, name="context")(out, train)
@@ -62,15 +63,22 @@ class AuxiliaryHead(nn.Module):
     channels: int
     bias: bool
     negative_slope: float
+    remat: str = "none"
     dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w C"], train: bool) -> Float[Array, "B h w classes"]:
         """x: [B, h, w, C] -> logits [B, h, w, num_classes]."""
-        block = ConvNorm(
+        layer = norms_recomputed(self.remat)
+        block = layer(
             self.channels, bias=self.bias, negative_slope=self.negative_slope, dtype=self.dtype, name="conv"
         )
         return _classify(block(x, train), self.num_classes, train, self.dtype)
+
+
+def norms_recomputed(remat: str) -> type[ConvNorm]:
+    """The heads' layers under `remat`: they are few, so that nothing but norms need be computed again."""
+    return recomputed(ConvNorm, "none" if remat == "none" else "norms")
 
 
 def _classify(
@@ -94,7 +102,8 @@ class CCNet(nn.Module):
       stem: of the ResNet, one of `STEMS`; both code bases have the deep one.
       align_corners: how logits, and PSP's pooled features, are upsampled; None is the flavour's way.
       implementation: backend of criss-cross attention; None chooses by device.
-      remat: recompute ResNet blocks, and RCCA's projections, in the backward pass.
+      remat: what the backward pass computes again instead of keeping it, a key of `REMAT`: "none"; "norms",
+        norms and activations; "blocks", the backbone's blocks, RCCA's projections and the heads' norms.
       dtype: of the computation, float32 or bfloat16; parameters, statistics and logits are float32.
       backbone: a key of `BACKBONES`.
 
@@ -111,7 +120,7 @@ class CCNet(nn.Module):
     stem: str = "deep"
     align_corners: bool | None = None
     implementation: str | None = None
-    remat: bool = False
+    remat: str = "none"
     dtype: DTypeLike = jnp.float32
     backbone: str = "resnet"
 
@@ -122,6 +131,7 @@ class CCNet(nn.Module):
         _check_choice("flavour", self.flavour, FLAVOURS)
         _check_choice("context", self.context, CONTEXTS)
         _check_choice("stem", self.stem, STEMS)
+        _check_choice("remat", self.remat, REMAT)
         for name in ("num_classes", "loops"):
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
@@ -176,6 +186,7 @@ class CCNet(nn.Module):
             scaled(flavour.auxiliary_channels, self.width),
             flavour.auxiliary_bias,
             flavour.negative_slope,
+            self.remat,
             self.dtype,
             name="auxiliary_head",
         )

@@ -9,6 +9,7 @@ from ccnet_jax.models.backbones.resnet import STEMS
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.contexts import CONTEXTS
 from ccnet_jax.models.flavours import FLAVOURS
+from ccnet_jax.models.layers import REMAT
 from ccnet_jax.settings import setting
 from kernels.criss_cross import IMPLEMENTATIONS
 
@@ -41,8 +42,13 @@ class ModelConfig:
         resumable=True,
         local=True,
     )
-    remat: bool = setting(
-        False, "compute blocks and RCCA's projections again in the backward pass", resumable=True
+    remat: str = setting(
+        "none",
+        "what the backward pass computes again instead of keeping it: `none`; `norms`, norms and "
+        "activations; `blocks`, the backbone's blocks and RCCA's projections too",
+        choices=REMAT,
+        resumable=True,
+        old_values={False: "none", True: "blocks"},
     )
 
     def complaints(self) -> list[str]:

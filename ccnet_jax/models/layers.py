@@ -1,15 +1,37 @@
 """What every part of the network is made of: convolution + norm + activation, and bilinear resizing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 # Kaiming-normal over fan-out, as PyTorch's ResNets start.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+Layer = TypeVar("Layer", bound=Callable[..., Any])
+
+# {what is computed again in the backward pass: the values that a part keeps for it, beside its input}.
+# "norms" computes norms and activations again from the convolutions' results, and no convolution.
+REMAT: dict[str, Callable[..., bool] | None] = {
+    "none": None,
+    "norms": jax.checkpoint_policies.save_only_these_names("convolution"),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def recomputed(part: Layer, remat: str) -> Layer:
+    """A module's class, or a function (module, x, train), whose backward pass computes values again.
+
+    remat: a key of `REMAT`.
+    """
+    policy = REMAT[remat]
+    return part if policy is None else nn.remat(part, policy=policy, static_argnums=(2,))
 
 
 def scaled(channels: int, width: float) -> int:
@@ -38,8 +60,14 @@ def conv(
         use_bias=bias,
         kernel_init=conv_init,
         dtype=dtype,
+        conv_general_dilated=_named_convolution,
         name=name,
     )
+
+
+def _named_convolution(*arguments: Any, **settings: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, whose result `REMAT` can keep."""
+    return checkpoint_name(jax.lax.conv_general_dilated(*arguments, **settings), "convolution")
 
 
 def batch_norm(train: bool, *, dtype: DTypeLike | None = None, name: str) -> nn.BatchNorm:

@@ -8,7 +8,7 @@ import flax
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float32, Integer, PRNGKeyArray, PyTree, UInt8
+from jaxtyping import Array, Float32, Integer, PRNGKeyArray, PyTree, Shaped, UInt8
 
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training.losses import LOSSES, LossConfig
@@ -65,8 +65,25 @@ def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Arr
     return loss_fn
 
 
+def split_batch(x: Shaped[Array, "B ..."], parts: int) -> Shaped[Array, "parts b ..."]:
+    """[B, ...] -> [parts, B / parts, ...]; part i has the rows i, i + parts, ...
+
+    A batch that is split over devices in runs of rows stays where it is: each device has rows of every part.
+
+    Raises:
+      ValueError: B is no multiple of `parts`.
+    """
+    if len(x) % parts:
+        raise ValueError(f"a batch of {len(x)} cannot be split into {parts} equal parts")
+    return jnp.moveaxis(x.reshape(len(x) // parts, parts, *x.shape[1:]), 1, 0)
+
+
 def make_train_step(
-    network: CCNet, optimizer: optax.GradientTransformation, config: LossConfig, seed: int
+    network: CCNet,
+    optimizer: optax.GradientTransformation,
+    config: LossConfig,
+    seed: int,
+    accumulate: int = 1,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """(state, batch) -> (state, metrics), compiled.
 
@@ -74,16 +91,47 @@ def make_train_step(
     written for the whole batch: its mean loss, gradients and batch statistics are those of the global batch
     on any number of devices. The state's buffers are reused.
 
+    With `accumulate` the batch goes through the network in so many parts, one after the other: loss, metrics
+    and gradients are the means of the parts', and batch statistics are updated by each part.
+
     Raises:
-      ValueError: the number of class weights is not that of the classes.
+      ValueError: the number of class weights is not that of the classes, or (when it is called) the batch
+        cannot be split into so many parts.
     """
     gradient = jax.value_and_grad(make_loss(network, config), has_aux=True)
+
+    def gradients_of(
+        params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[PyTree, Metrics, PyTree]:
+        """-> gradients, metrics, the new batch_stats."""
+        (_, (metrics, batch_stats)), gradients = gradient(params, batch_stats, batch, key)
+        return gradients, metrics, batch_stats
+
+    def accumulated(
+        params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[PyTree, Metrics, PyTree]:
+        """`gradients_of` the parts of a batch, averaged."""
+        parts = jax.tree.map(functools.partial(split_batch, parts=accumulate), batch)
+
+        def add_part(total: PyTree, part: tuple[Batch, PRNGKeyArray]) -> tuple[PyTree, None]:
+            sums, batch_stats = total
+            *found, batch_stats = gradients_of(params, batch_stats, *part)
+            return (jax.tree.map(jnp.add, sums, found), batch_stats), None
+
+        shapes = jax.eval_shape(gradients_of, params, batch_stats, jax.tree.map(lambda x: x[0], parts), key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), list(shapes[:2]))
+        (sums, batch_stats), _ = jax.lax.scan(
+            add_part, (zeros, batch_stats), (parts, jax.random.split(key, accumulate))
+        )
+        gradients, metrics = jax.tree.map(lambda x: x / accumulate, sums)
+        return gradients, metrics, batch_stats
 
     @functools.partial(jax.jit, donate_argnums=0)
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         params = state.variables["params"]
-        (_, (metrics, batch_stats)), gradients = gradient(params, state.variables["batch_stats"], batch, key)
+        of_batch = gradients_of if accumulate == 1 else accumulated
+        gradients, metrics, batch_stats = of_batch(params, state.variables["batch_stats"], batch, key)
         metrics["gradient_norm"] = optax.tree.norm(gradients)
         updates, buffers = optimizer.update(gradients, state.optimizer, params)
         params = optax.apply_updates(params, updates)

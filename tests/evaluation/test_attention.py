@@ -18,7 +18,7 @@ SIZE = (40, 56)
 @pytest.fixture(scope="module")
 def model():
     """Two loops and random weights, with an attention that is neither even nor all on one pixel."""
-    network = CCNet(5, 10, "mmseg", loops=2, width=0.125, remat=True)
+    network = CCNet(5, 10, "mmseg", loops=2, width=0.125, remat="blocks")
     variables = random_variables(network)
     attention = variables["params"]["head"]["context"]["rcca"]["attention"]
     for name in ("query", "key"):

@@ -18,7 +18,7 @@ def test_the_network_has_the_settings_of_the_config():
         loops=3,
         align_corners=False,
         implementation="xla",
-        remat=True,
+        remat="norms",
     )
     network = build_network(config, 7, "bfloat16")
     assert (network.num_classes, network.dtype) == (7, "bfloat16")

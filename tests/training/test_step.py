@@ -3,10 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccnet_jax import devices
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training.losses import LossConfig, cross_entropy, ohem_cross_entropy
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
-from ccnet_jax.training.step import initial_state, make_loss, make_train_step
+from ccnet_jax.training.step import initial_state, make_loss, make_train_step, split_batch
 from ccnet_jax.training.upsampled import UpsampledLogits
 
 NETWORK = CCNet(3, 10, "mmseg", "none", width=0.125)
@@ -72,3 +73,46 @@ def test_steps_lower_the_loss_and_warming_up_begins_at_rest():
         state, last = step(state, batch())
     assert int(state.step) == 7
     assert float(last["main_loss"]) < float(first["main_loss"])
+
+
+def test_accumulated_gradients_are_the_mean_of_the_parts():
+    optimizer = build_optimizer(OptimizerConfig(momentum=0.0, weight_decay=0.0, power=0.0), 4)
+    state = jax.jit(lambda: initial_state(NETWORK, optimizer, 0))()
+    params, batch_stats = jax.tree.map(jnp.copy, (state.variables["params"], state.variables["batch_stats"]))
+    whole = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1]]), batch())
+    gradient = jax.jit(jax.value_and_grad(make_loss(NETWORK, LossConfig()), has_aux=True))
+    losses, total = [], jax.tree.map(jnp.zeros_like, params)
+    for part, key in enumerate(jax.random.split(jax.random.fold_in(jax.random.key(7), 0), 2)):
+        rows = jax.tree.map(lambda x, part=part: x[part::2], whole)
+        (loss, (_, batch_stats)), found = gradient(params, batch_stats, rows, key)
+        losses.append(float(loss))
+        total = jax.tree.map(jnp.add, total, found)
+    state, metrics = make_train_step(NETWORK, optimizer, LossConfig(), 7, accumulate=2)(state, whole)
+    np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
+    wanted = jax.tree.map(lambda p, g: p - OptimizerConfig().learning_rate * g / 2, params, total)
+    for found, expected in (
+        (state.variables["params"], wanted),
+        (state.variables["batch_stats"], batch_stats),
+    ):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+
+
+def test_a_batch_is_split_into_parts_without_moving_rows_between_devices():
+    rows = jnp.arange(16)
+    np.testing.assert_array_equal(split_batch(rows, 2), [rows[::2], rows[1::2]])
+    over_eight = jax.device_put(rows, devices.batch_sharding(devices.data_mesh()))
+    program = jax.jit(lambda x: split_batch(x, 2)).lower(over_eight).compile().as_text()
+    assert not any(word in program for word in ("all-gather", "all-to-all", "collective-permute"))
+    with pytest.raises(ValueError, match="a batch of 16 cannot be split into 3 equal parts"):
+        split_batch(rows, 3)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_new_state_takes_the_memory_of_the_old_one(accumulate):
+    optimizer = build_optimizer(OptimizerConfig(), 4)
+    state = jax.eval_shape(lambda: initial_state(NETWORK, optimizer, 0))
+    step = make_train_step(NETWORK, optimizer, LossConfig(), 0, accumulate)
+    memory = step.lower(state, batch()).compile().memory_analysis()
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    assert memory.alias_size_in_bytes >= size
+    assert memory.output_size_in_bytes - memory.alias_size_in_bytes < size / 100  # metrics, no second state

@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.backbones.settings import Backbone, BackboneSettings
-from ccnet_jax.models.layers import batch_norm, conv, scaled
+from ccnet_jax.models.layers import batch_norm, conv, recomputed, scaled
 
 # The first layers: the flavour's three 3x3 convolutions, or torchvision's one of 7x7.
 STEMS = ("deep", "7x7")
@@ -89,7 +89,7 @@ class ResNet(nn.Module):
       ceil_pool: max pool rounds sizes up (official CCNet) or down (mmsegmentation).
       contract_dilation: the first block of stages 3 and 4 has half its stage's dilation.
       width: multiplier of every channel count.
-      remat: recompute each block in the backward pass instead of keeping its activations.
+      remat: what the backward pass computes again in the stem and in each block, a key of `REMAT`.
       dtype: of the computation; parameters and statistics stay float32.
     """
 
@@ -98,7 +98,7 @@ class ResNet(nn.Module):
     ceil_pool: bool = True
     contract_dilation: bool = False
     width: float = 1.0
-    remat: bool = False
+    remat: str = "none"
     dtype: DTypeLike | None = None
 
     @nn.compact
@@ -109,16 +109,8 @@ class ResNet(nn.Module):
 
         h and w are H / 8 and W / 8 rounded up by the rule of `max_pool`: 97 for 769, 65 or 64 for 512.
         """
-        size = 7 if len(self.stem_channels) == 1 else 3
-        for i, channels in enumerate(self.stem_channels):
-            channels = scaled(channels, self.width)
-            x = conv(channels, size, stride=1 if i else 2, dtype=self.dtype, name=f"stem_conv{i + 1}")(x)
-            x = nn.relu(batch_norm(train, dtype=self.dtype, name=f"stem_norm{i + 1}")(x))
-        x = max_pool(x, self.ceil_pool)
-
-        block = Bottleneck if self.depth >= 50 else BasicBlock
-        if self.remat:
-            block = nn.remat(block, static_argnums=(2,))
+        x = recomputed(_stem, self.remat)(self, x, train)
+        block = recomputed(Bottleneck if self.depth >= 50 else BasicBlock, self.remat)
         outputs = []
         for stage, blocks in enumerate(BLOCKS[self.depth]):
             for i in range(blocks):
@@ -134,6 +126,17 @@ class ResNet(nn.Module):
                 )(x, train)
             outputs.append(x)
         return outputs[2], outputs[3]
+
+
+def _stem(resnet: ResNet, x: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w C"]:
+    """The first convolutions and the max pool: [B, H, W, 3] to a quarter of each side."""
+    size = 7 if len(resnet.stem_channels) == 1 else 3
+    for i, channels in enumerate(resnet.stem_channels, 1):
+        channels = scaled(channels, resnet.width)
+        stride = 2 if i == 1 else 1
+        x = conv(channels, size, stride=stride, dtype=resnet.dtype, name=f"stem_conv{i}")(x)
+        x = nn.relu(batch_norm(train, dtype=resnet.dtype, name=f"stem_norm{i}")(x))
+    return max_pool(x, resnet.ceil_pool)
 
 
 def build(settings: BackboneSettings, name: str | None = None) -> ResNet:

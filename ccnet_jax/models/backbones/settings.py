@@ -18,7 +18,7 @@ class BackboneSettings:
       flavour: the code base whose network is built.
       stem: "deep" or "7x7"; a backbone without such a stem ignores it.
       width: multiplier of every channel count.
-      remat: recompute each block in the backward pass instead of keeping its activations.
+      remat: what the backward pass computes again, a key of `layers.REMAT`.
       dtype: of the computation; parameters and statistics stay float32.
     """
 
@@ -26,7 +26,7 @@ class BackboneSettings:
     flavour: Flavour
     stem: str = "deep"
     width: float = 1.0
-    remat: bool = False
+    remat: str = "none"
     dtype: DTypeLike | None = None
 
 

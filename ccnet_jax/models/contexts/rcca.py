@@ -10,7 +10,7 @@ def build(settings: ContextSettings, name: str) -> Context:
         settings.loops,
         implementation=settings.implementation,
         dtype=settings.dtype,
-        remat=settings.remat,
+        remat=settings.remat == "blocks",
         name=name,
     )
     return lambda x, train: module(x)

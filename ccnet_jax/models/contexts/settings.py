@@ -16,7 +16,7 @@ class ContextSettings:
       implementation: backend of criss-cross attention; None chooses by device.
       align_corners: how pooled features are upsampled.
       negative_slope: of the leaky ReLU after norms; 0 is ReLU.
-      remat: recompute projections in the backward pass instead of keeping them.
+      remat: what the backward pass computes again, a key of `layers.REMAT`.
       dtype: of the computation; parameters and statistics stay float32.
     """
 
@@ -24,7 +24,7 @@ class ContextSettings:
     implementation: str | None = None
     align_corners: bool = False
     negative_slope: float = 0.0
-    remat: bool = False
+    remat: str = "none"
     dtype: DTypeLike | None = None
 
 
