@@ -319,8 +319,6 @@ def main() -> None:
             **head,
             "pictures": "made up" if arguments.data_dir is None else "Cityscapes",
             "png_megabytes": statistics.mean(sizes) / 1e6,
-            "versions": {"opencv": cv2.__version__, "torch": torch.__version__}
-            | {"imagecodecs": imagecodecs.__version__},
             "milliseconds": stages(source),
             "decoders": decoders(source),
             "samples_per_second_and_worker": measured(

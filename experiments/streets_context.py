@@ -12,7 +12,6 @@ experiment goes on.
 import argparse
 import json
 import pathlib
-import platform
 import shutil
 import subprocess
 import sys
@@ -86,7 +85,7 @@ def main() -> None:
                 picture = RunFolder(workdir).pictures("val") / "val-00003.png"
                 shutil.copy(picture, RESULTS / f"streets_{PICTURED[name]}.png")
     head = result_head()  # not earlier: JAX here would take the memory of a GPU that the runs need
-    report = {**head, "python": platform.python_version(), "rows": rows}
+    report = {**head, "rows": rows}
     write_result(RESULTS / "streets_context.json", report)
     write_whole(RESULTS / "streets_context.md", table(rows))
     print(table(rows))

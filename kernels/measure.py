@@ -1,9 +1,12 @@
 """What benchmarks and experiments share: fair timing of several programs, and the head of a result file."""
 
+import contextlib
 import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import shlex
 import subprocess
 import sys
@@ -16,6 +19,13 @@ import jax
 from kernels.whole_file import write_whole
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+# A measurement may depend on these.
+PACKAGES = (
+    *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
+    *("flax", "optax", "orbax-checkpoint", "numpy"),
+    *("grain", "imagecodecs", "opencv-python-headless", "opencv-python", "pillow", "torch"),
+)
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -93,7 +103,7 @@ def first_line(error: Exception) -> str:
 # --- Result files ---
 
 
-def result_head(device: str | None = None) -> dict[str, str | None]:
+def result_head(device: str | None = None) -> dict[str, Any]:
     """What every result file begins with: where, when and by which code it was measured.
 
     Args:
@@ -102,7 +112,7 @@ def result_head(device: str | None = None) -> dict[str, str | None]:
     Returns:
       device: the name of the device;
       driver: the version of NVIDIA's driver, None where there is none;
-      jax: the version of JAX;
+      versions: {"python" or a package of `PACKAGES`: its version}, of those that are installed;
       commit: `git describe`, with "-dirty" where files differ from it; None outside of a repository;
       command: the command line as it was typed;
       date: ISO 8601, with the time zone.
@@ -110,7 +120,7 @@ def result_head(device: str | None = None) -> dict[str, str | None]:
     return {
         "device": device or device_name(),
         "driver": driver(),
-        "jax": jax.__version__,
+        "versions": versions(),
         "commit": commit(),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -133,6 +143,15 @@ def driver() -> str | None:
     """The version of NVIDIA's driver, None where there is none."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     return (_printed_by(command) or "").partition("\n")[0] or None
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python and of those packages in `PACKAGES` that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def commit() -> str | None:

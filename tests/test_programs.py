@@ -176,7 +176,7 @@ def test_a_run_is_resumed_by_its_name(folder):
     assert_one_sentence(again, "runs/more holds a run with model.loops=2, not 1")
     assert_one_sentence(helpers.run("ccnet_jax.train", "--resume=nope", cwd=folder), "nope is not a run")
     versions = json.loads((folder / "runs/more/versions.json").read_text())
-    assert [entry["jax"] for entry in versions] == [jax.__version__] * 2
+    assert [entry["versions"]["jax"] for entry in versions] == [jax.__version__] * 2
     (folder / "runs/latest").unlink()
     (folder / "runs/latest").symlink_to("tiny")
 

@@ -1,6 +1,7 @@
 import datetime
 import json
 import os
+import platform
 import subprocess
 
 import jax
@@ -33,15 +34,21 @@ def test_the_head_says_where_when_and_by_which_code(tmp_path):
         print(json.dumps(result_head()))
     """
     head = json.loads(fresh_python("-c", code))
-    assert list(head) == ["device", "driver", "jax", "commit", "command", "date"]
+    assert list(head) == ["device", "driver", "versions", "commit", "command", "date"]
     assert head["device"].startswith("cpu, ")
-    assert head["jax"] == jax.__version__
+    assert head["versions"]["python"] == platform.python_version()
+    assert head["versions"]["jax"] == jax.__version__
     assert head["command"].startswith("python -c ")
     assert datetime.datetime.fromisoformat(head["date"]).tzinfo is not None
 
 
 def test_the_head_names_the_device_it_is_given():
     assert measure.result_head("NVIDIA H200")["device"] == "NVIDIA H200"
+
+
+def test_packages_that_are_not_installed_have_no_version(monkeypatch):
+    monkeypatch.setattr(measure, "PACKAGES", ("jaxlib", "no-such-package"))
+    assert list(measure.versions()) == ["python", "jaxlib"]
 
 
 def test_the_commit_is_marked_where_files_differ(tmp_path, monkeypatch):
