@@ -10,7 +10,8 @@ A page shows a table between two lines:
 The name is that of the file without ".json", then that of one of its tables: `tables(report)` of the module
 experiments.streets_context makes them from what experiments/results/streets_context.json holds. A file in a
 folder of its own, results/FOLDER/FILE.json, has the tables FOLDER/FILE/.... Tables of `published/...` hold
-what others published (experiments/published.py). Below each table stands where and when it was measured.
+what others published (experiments/published.py). Below each table stands where and when it was measured, with
+the versions of Python, JAX and the packages that the module names in `COMPARED_WITH`.
 
 A file without device, versions, commit, command and date is an error, and its tables stay as they are.
 --check writes nothing, and fails where a page differs from the files.
@@ -31,7 +32,7 @@ from experiments import markdown, published
 from kernels.measure import ROOT
 
 BEGIN, END = "<!-- table: ", "<!-- end of table -->"
-TABLE = re.compile(rf"{BEGIN}(?P<name>\S+) -->\n(?P<old>.*?){END}", re.DOTALL)
+TABLE = re.compile(rf"^{BEGIN}(?P<name>\S+) -->\n(?P<old>.*?)^{END}$", re.DOTALL | re.MULTILINE)
 PUBLISHED = "published"
 HEAD = ("device", "versions", "commit", "command", "date")  # of a result file
 Report = dict[str, Any]
@@ -63,16 +64,21 @@ def loaded(path: pathlib.Path) -> Report:
     return report
 
 
-def caption(report: Report, path: pathlib.Path, page: pathlib.Path) -> str:
-    """A line of Markdown: device, versions, commit, date, command, and a link from `page` to the file."""
-    versions = report["versions"]
+def caption(report: Report, packages: tuple[str, ...], link: str) -> str:
+    """A line of Markdown: where, when and by which code a result was measured.
+
+    Args:
+      report: the result.
+      packages: those that it was measured with beside Python and JAX.
+      link: to the file, from the page.
+    """
     driver = f", driver {report['driver']}" if report.get("driver") else ""
-    compared = f", PyTorch {versions['torch']}" if "torch" in versions else ""
-    link = pathlib.PurePath(os.path.relpath(path, page.parent)).as_posix()
+    installed = [name for name in ("python", "jax", *packages) if name in report["versions"]]
+    versions = ", ".join(f"{name} {report['versions'][name]}" for name in installed)
+    commit = markdown.short_commit(report["commit"])
     return (
-        f"*{report['device']}{driver}; Python {versions['python']}, JAX {versions['jax']}{compared}; commit "
-        f"`{markdown.short_commit(report['commit'])}`; {report['date'][:10]}; `{report['command']}`; "
-        f"[numbers]({link})*"
+        f"*{report['device']}{driver}; {versions}; commit `{commit}`; {report['date'][:10]}; "
+        f"`{report['command']}`; [all numbers]({link})*"
     )
 
 
@@ -92,7 +98,8 @@ def table(name: str, page: pathlib.Path, root: pathlib.Path) -> str:
             found = module.tables(report)
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is of another version ({error!r}); run the experiment again") from None
-        below = f"\n\n{caption(report, path, page)}"
+        link = pathlib.PurePath(os.path.relpath(path, page.parent)).as_posix()
+        below = f"\n\n{caption(report, getattr(module, 'COMPARED_WITH', ()), link)}"
     if key not in found:
         raise UserError(f"{page} asks for the table {name}; of {of} there are {', '.join(found)}")
     return found[key].strip() + below
@@ -100,7 +107,8 @@ def table(name: str, page: pathlib.Path, root: pathlib.Path) -> str:
 
 def refreshed(page: pathlib.Path, root: pathlib.Path) -> tuple[str, list[str]]:
     """The text of a page with its tables made again, and a sentence for each that could not be."""
-    text, complaints = page.read_text(), []
+    text = page.read_text()
+    complaints: list[str] = []
 
     def block(match: re.Match) -> str:
         try:
@@ -110,8 +118,9 @@ def refreshed(page: pathlib.Path, root: pathlib.Path) -> tuple[str, list[str]]:
             return match[0]
         return f"{BEGIN}{match['name']} -->\n{new}\n{END}"
 
-    if not text.count(BEGIN) == text.count(END) == len(TABLE.findall(text)):
-        complaints.append(f"{page} has a line {BEGIN}... without its {END}, or the reverse; restore both")
+    begins, ends = (len(re.findall(f"^{line}", text, re.MULTILINE)) for line in (BEGIN, END))
+    if not begins == ends == len(TABLE.findall(text)):
+        return text, [f"{page} has a line {BEGIN}... without its {END}, or the reverse; restore both"]
     return TABLE.sub(block, text), complaints
 
 
