@@ -3,8 +3,8 @@
     python -m ccnet_jax.train --config demo
     python -m ccnet_jax.train --config demo --config.model.context=none
 
-The second has no context module, and cannot tell the four context classes apart. The scores of both, with three
-seeds, are in docs/results.md.
+The second has no context module, and cannot tell the four context classes apart. The scores of both, with
+three seeds, are in docs/results.md.
 """
 
 import ml_collections

@@ -2,10 +2,11 @@
 
     python -m experiments.camvid --camvid DIR [--runs runs/camvid]
 
-Trains `--config camvid:small` twice, without a context module and with RCCA of two loops, with everything else
-the same, about an hour each on two cores. Evaluates the last checkpoints on the test split, at one scale and
-with multi-scale + flip, and writes experiments/results/camvid.json. DIR is described in
-ccnet_jax/data/datasets/camvid.py. An interrupted experiment goes on where it was; what is done is not repeated.
+Trains `--config camvid:small` twice, without a context module and with RCCA of two loops, with everything
+else the same, about an hour each on two cores. Evaluates the last checkpoints on the test split, at one scale
+and with multi-scale + flip, and writes experiments/results/camvid.json. DIR is described in
+ccnet_jax/data/datasets/camvid.py. An interrupted experiment goes on where it was; what is done is not
+repeated.
 
 Two figures are drawn, of three test pictures and of pixels that a rule chooses (`chosen_pictures`,
 `chosen_pixel`):
@@ -14,8 +15,8 @@ Two figures are drawn, of three test pictures and of pixels that a rule chooses 
                 module, 2 the network with RCCA, and 1 the same weights applied once.
     attention   the paper's Figure 6: what a pixel attends to after one loop and after two.
 
-RUNS/figures has them with CamVid's photographs. Those are not ours to distribute: the figures in
-experiments/results, camvid_loops.png and camvid_attention.png, show predictions in their place.
+RUNS/figures has camvid_loops.png and camvid_attention.png with CamVid's photographs. Those are not ours to
+distribute: the files of the same names in experiments/results show predictions in their place.
 """
 
 import argparse
@@ -87,12 +88,10 @@ def verdict(rows: list[dict]) -> str:
     """A sentence that says by how much RCCA is above or below the network without a context module."""
     by_name = {row["context"]: row for row in rows}
     parts = []
-    for mode, words in {"single": "at one scale", "ms_flip": "with several scales and mirror images"}.items():
+    for mode, words in (("single", "at one scale"), ("ms_flip", "with several scales and mirror images")):
         gain = 100 * (by_name[RCCA][mode]["mIoU"] - by_name[BASELINE][mode]["mIoU"])
-        parts.append(
-            f"{abs(gain):.1f} points {'above' if gain >= 0 else 'below'} the network without {words}"
-        )
-    return f"The network with RCCA is {' and '.join(parts)}; one run each."
+        parts.append(f"{abs(gain):.1f} points {'above' if gain >= 0 else 'below'} ({words})")
+    return f"With RCCA the mIoU is {' and '.join(parts)} that of the network without; one run each."
 
 
 # --- Figures ---
@@ -123,7 +122,7 @@ def chosen_pictures(count: int) -> list[int]:
 
 
 def chosen_pixel(label: np.ndarray, pixels: np.ndarray) -> tuple[int, int]:
-    """(row, column) of the pixel nearest to the centre, of the class in the picture that is rarest in the split.
+    """(row, column) of a pixel: of the picture's class that is rarest in the split, the nearest to the centre.
 
     Args:
       label: class ids [H, W]; 255 is void, which is not chosen.
@@ -151,15 +150,13 @@ def scene(baseline: Model, rcca: Model, source: Source, index: int, pixels: np.n
     )
 
 
-def draw(
-    scenes: list[Scene], model: Model, loops: pathlib.Path, attention: pathlib.Path, photos: bool
-) -> None:
+def draw(scenes: list[Scene], model: Model, stem: pathlib.Path, photos: bool) -> None:
     """Write both figures, with the pictures themselves, or with predictions in their place.
 
     Args:
       scenes: one below the other.
       model: has the names and colours of the classes.
-      loops, attention: the files.
+      stem: what the paths of the files begin with: STEMloops.png, STEMattention.png.
       photos: whether the pictures themselves are shown.
     """
     of_loops, of_attention = [], []
@@ -170,8 +167,8 @@ def draw(
         of_loops += [row, figures.legend(model.classes, model.palette, row.shape[1], used)]
         ground = shown.image if photos else drawn["2 loops"]
         of_attention.append(figures.attention_figure(ground, shown.maps, shown.point))
-    figures.save_picture(loops, np.concatenate(of_loops))
-    figures.save_picture(attention, np.concatenate(of_attention))
+    figures.save_picture(stem.with_name(f"{stem.name}loops.png"), np.concatenate(of_loops))
+    figures.save_picture(stem.with_name(f"{stem.name}attention.png"), np.concatenate(of_attention))
 
 
 # --- The program ---
@@ -194,8 +191,8 @@ def main() -> None:
     source = pipeline.open_source(work[RCCA].load_config().data, SPLIT)
     pixels = np.sum(runs.scores(work[RCCA], SPLIT)["confusion"], 1)
     scenes = [scene(baseline, rcca, source, i, pixels) for i in chosen_pictures(len(source))]
-    draw(scenes, rcca, RESULTS / "camvid_loops.png", RESULTS / "camvid_attention.png", photos=False)
-    draw(scenes, rcca, folder / "figures" / "loops.png", folder / "figures" / "attention.png", photos=True)
+    draw(scenes, rcca, RESULTS / "camvid_", photos=False)
+    draw(scenes, rcca, folder / "figures" / "camvid_", photos=True)
 
     shown = [{"picture": x.name, "row": x.point[0], "column": x.point[1]} for x in scenes]
     report = {**result_head(), "config": CONFIG, "split": SPLIT, "rows": rows, "figures": shown}
