@@ -36,6 +36,7 @@ format: $(DEV)/.installed
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 	$(DEV)/bin/python -m ccnet_jax.config_table
+	$(DEV)/bin/python -m experiments.report
 
 setup: $(VENV)/.installed
 

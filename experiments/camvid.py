@@ -122,7 +122,7 @@ def chosen_pictures(count: int) -> list[int]:
 
 
 def chosen_pixel(label: np.ndarray, pixels: np.ndarray) -> tuple[int, int]:
-    """(row, column) of a pixel: of the picture's class that is rarest in the split, the nearest to the centre.
+    """(row, column) of a pixel: of the picture's class that is rarest in the split, nearest to the centre.
 
     Args:
       label: class ids [H, W]; 255 is void, which is not chosen.
