@@ -20,6 +20,8 @@ from kernels.whole_file import write_whole
 
 ROOT = pathlib.Path(__file__).parents[1]
 
+_NO_RESULTS = ":(exclude)experiments/results"  # in git's words
+
 # A measurement may depend on these.
 PACKAGES = (
     *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
@@ -113,7 +115,7 @@ def result_head(device: str | None = None) -> dict[str, Any]:
       device: the name of the device;
       driver: the version of NVIDIA's driver, None where there is none;
       versions: {"python" or a package of `PACKAGES`: its version}, of those that are installed;
-      commit: `git describe`, with "-dirty" where files differ from it; None outside of a repository;
+      commit: see `commit`;
       command: the command line as it was typed;
       date: ISO 8601, with the time zone.
     """
@@ -155,10 +157,17 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """HEAD, with "-dirty" where files differ from it; None where this is no checkout of the repository."""
+    """HEAD, with "-dirty" where files differ from it; None where this is no checkout of the repository.
+
+    Results may differ: one that was measured before has no part in the next.
+    """
     if not (ROOT / ".git").exists():  # an installed package may lie inside another project's repository
         return None
-    return _printed_by(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
+    head = _printed_by(["git", "rev-parse", "HEAD"])
+    if head is None:
+        return None
+    changed = _printed_by(["git", "status", "--porcelain", "--untracked-files=no", "--", ".", _NO_RESULTS])
+    return f"{head}-dirty" if changed else head
 
 
 def write_result(path: pathlib.Path, report: dict[str, Any]) -> None:
