@@ -4,7 +4,7 @@
 
 Trains configs/demo.py with each context module (the paper's Table 4, in small) and each seed, evaluates the
 last checkpoint on the validation scenes, at one scale and with multi-scale + flip, and writes
-experiments/results/streets_context.json and two pictures. A network that is trained and scored is not
+experiments/results/streets_context.json and three figures. A network that is trained and scored is not
 trained again: an interrupted experiment goes on, and a larger --seeds adds to what is there.
 """
 
@@ -15,7 +15,8 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from ccnet_jax.data.datasets.streets import CONTEXT_CLASSES
+from ccnet_jax import figures, inference
+from ccnet_jax.data.datasets.streets import CONTEXT_CLASSES, Streets
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import RunFolder
 from experiments import markdown, runs
@@ -30,7 +31,8 @@ VARIANTS: dict[str, dict[str, str | int]] = {
     "ASPP": {"model.context": "aspp"},
     "Non-local": {"model.context": "nonlocal"},
 }
-PICTURED = {"none": "none", "RCCA, 2 loops": "rcca"}  # the manual shows these
+PICTURED = {"none": "none", "RCCA, 2 loops": "rcca"}  # the manual shows predictions of these, and
+POINT = (70, 160)  # what this pixel, of a vehicle in the first validation scene, attends to in the second
 SPLIT = "val"
 MODES = {"single": False, "ms_flip": True}  # {mode: whether several scales and mirror images are averaged}
 Cell = tuple[str, int]  # context module, seed
@@ -109,6 +111,17 @@ def _name(name: str, rows: list[dict], newest: str) -> str:
     return name
 
 
+def draw(folder: pathlib.Path) -> None:
+    """Write the manual's figures, of the networks of the first seed."""
+    for name, picture in PICTURED.items():
+        drawn = run_of((name, 0), folder).pictures(SPLIT) / "val-00003.png"
+        shutil.copy(drawn, RESULTS / f"streets_{picture}.png")
+    model = inference.load(run_of(("RCCA, 2 loops", 0), folder).path)
+    image = Streets(SPLIT)[0]["image"]
+    maps = inference.attention_map(model, image, POINT)
+    figures.save_picture(RESULTS / "streets_attention.png", figures.attention_figure(image, maps, POINT))
+
+
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(
@@ -127,9 +140,7 @@ def main() -> None:
         for cell in cells:
             rows[cell] = measured(cell, run_of(cell, folder))
             bar.update(int(len(rows) > done))
-    for name, picture in PICTURED.items():
-        drawn = run_of((name, 0), folder).pictures(SPLIT) / "val-00003.png"
-        shutil.copy(drawn, RESULTS / f"streets_{picture}.png")
+    draw(folder)
     head = result_head()  # not earlier: JAX here would take the memory of a GPU that the runs need
     ordered = [rows[name, seed] for name in VARIANTS for seed in range(arguments.seeds)]
     report = {**head, "rows": ordered}
