@@ -11,7 +11,7 @@ RUN := $(VENV)/bin/python
 DEV := .venv/$(VERSION)-dev
 DEMO := runs/demo
 FAST := tests/test_floors.py tests/test_config.py tests/test_docs.py tests/test_progress.py tests/figures \
-  tests/run tests/training tests/data/test_sources.py tests/data/test_transforms.py \
+  tests/run tests/training tests/experiments/test_report.py tests/data/test_sources.py tests/data/test_transforms.py \
   tests/evaluation/test_metrics.py tests/evaluation/test_test_mode.py tests/evaluation/test_upsampling.py
 
 .PHONY: demo test test-fast lint format setup clean check-python
@@ -36,6 +36,7 @@ format: $(DEV)/.installed
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
 	$(DEV)/bin/python -m ccnet_jax.config_table
+	$(DEV)/bin/python -m experiments.report
 
 setup: $(VENV)/.installed
 

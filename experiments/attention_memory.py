@@ -5,7 +5,7 @@
 Compiles the whole module (projections included), batch 1, C = 512, for the paper's sizes: forward, and
 forward + backward with the gradients of input and parameters of sum(out^2). The forms of RCCA that were
 not taken (see its docstring) stand beside the one that was. Prints the temporaries in MB, and writes
-experiments/results/attention_memory.{json,md}; with --plot also how they grow with the side of a square
+experiments/results/attention_memory.json; with --plot also how they grow with the side of a square
 feature map, attention_memory.png. What compiling for a GPU needs is in `kernels.aot`; the plot needs
 matplotlib.
 """
@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from ccnet_jax.models.contexts.nonlocal_ import NonLocal
 from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
 from ccnet_jax.progress import progress_bar
+from experiments import markdown
 from kernels.measure import ROOT, result_head, write_result
-from kernels.whole_file import write_whole
 
 
 class OtherRCCA(nn.Module):
@@ -91,16 +91,21 @@ def planned_megabytes(module: nn.Module, height: int, width: int, dtype: str) ->
     return alone.temporary_bytes / 1e6, both.temporary_bytes / 1e6
 
 
-def table(rows: list[dict]) -> str:
-    """Markdown: a line for each module, forward / forward + backward for each size."""
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """{"sizes"}: Markdown, a line for each module, forward / forward + backward for each size."""
+    return {"sizes": size_table(report["sizes"])}
+
+
+def size_table(rows: list[dict]) -> str:
+    """A line for each module, forward / forward + backward for each size."""
     sizes = list(dict.fromkeys((row["height"], row["width"], row["dtype"]) for row in rows))
-    lines = ["| MB, forward / forward + backward | " + " | ".join(f"{h}x{w} {d}" for h, w, d in sizes) + " |"]
-    lines.append("|---" * (len(sizes) + 1) + "|")
+    lines = []
     for name in dict.fromkeys(row["module"] for row in rows):
         cells = {(r["height"], r["width"], r["dtype"]): r for r in rows if r["module"] == name}
         found = [f"{cells[s]['forward']:.0f} / {cells[s]['both']:.0f}" if s in cells else "" for s in sizes]
-        lines.append(f"| {name} | " + " | ".join(found) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([name, *found])
+    header = ["MB, forward / forward + backward", *(f"{h}x{w} {dtype}" for h, w, dtype in sizes)]
+    return markdown.table(header, lines)
 
 
 def measure(cases: list[tuple[str, int, int, str]]) -> list[dict]:
@@ -144,14 +149,13 @@ def main() -> None:
         parser.error(missing)
     head = result_head(aot.device_name("h200"))
     rows = measure([(name, *size) for size in SIZES for name in MODULES | OTHER_FORMS])
-    print(table(rows))
+    print(size_table(rows))
     growth = []
     if arguments.plot:
         growth = measure([(name, side, side, "bfloat16") for side in SIDES for name in MODULES])
-        print(table(growth))
+        print(size_table(growth))
         plot(growth, RESULTS / "attention_memory.png")
     write_result(RESULTS / "attention_memory.json", {**head, "sizes": rows, "growth": growth})
-    write_whole(RESULTS / "attention_memory.md", table(rows))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ run in turn, so that a change in the machine's speed meets both. The DataLoader 
 bases do, in their order: OpenCV decodes, the whole picture is resized, then cropped. Without --data-dir the
 pictures are `streets` scenes, enlarged to 2048x1024 with noise until a PNG is as large as a Cityscapes one
 (about 2.4 MB). Prints samples a second and worker, where the time of one sample goes in each, and how long
-decoders take; writes experiments/results/data_throughput.{json,md}. Needs PyTorch's CPU build.
+decoders take; writes experiments/results/data_throughput.json. Needs PyTorch's CPU build.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from typing import Any
 import cv2
 import imagecodecs
 import numpy as np
-import torch
 from PIL import Image
 
 from ccnet_jax.data import pipeline, transforms
@@ -35,10 +34,11 @@ from ccnet_jax.data.images import decode_sample
 from ccnet_jax.data.sources import FolderSource, Location
 from ccnet_jax.labels import VOID
 from ccnet_jax.progress import progress_bar
+from experiments import markdown
 from kernels.measure import ROOT, cpu_name, result_head, write_result
-from kernels.whole_file import write_whole
 
 RESULTS = ROOT / "experiments" / "results"
+COMPARED_WITH = ("torch", "opencv-python-headless", "imagecodecs", "pillow")
 CROP, SCALE, CAT_MAX_RATIO, BATCH = (512, 1024), (0.5, 2.0), 0.75, 4
 
 
@@ -63,8 +63,8 @@ def write_pictures(root: pathlib.Path, count: int) -> None:
             Image.fromarray(pixels).save(path)
 
 
-class OpenCVDataset(torch.utils.data.Dataset):
-    """The same operations as segmentation code bases order and write them."""
+class OpenCVDataset:
+    """The same operations as segmentation code bases order and write them, for a DataLoader."""
 
     def __init__(self, source: FolderSource, train_ids: np.ndarray):
         self.source, self.train_ids = source, train_ids
@@ -72,7 +72,9 @@ class OpenCVDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        import torch  # not above: the tables are made without it
+
         rng = np.random.default_rng(torch.randint(2**31, ()).item())
         image, label = opencv_decode(*file_bytes(self.source, index), self.train_ids)
         image, label = opencv_resize(image, label, rng)
@@ -164,6 +166,8 @@ def grain_batches(source: FolderSource, workers: int) -> Iterator[Any]:
 
 def torch_batches(source: FolderSource, workers: int) -> Iterator[Any]:
     """The DataLoader's batches."""
+    import torch
+
     dataset = OpenCVDataset(source, cityscapes.LABELS.label_ids)
     endless = torch.utils.data.RandomSampler(dataset, num_samples=10**7)
     return iter(
@@ -198,6 +202,8 @@ def milliseconds(function: Callable[[int], Any], count: int = 24) -> float:
 
 def stages(source: FolderSource) -> dict[str, dict[str, float]]:
     """{stage: {"here", "opencv"}}: milliseconds of one sample, each stage on its own."""
+    import torch
+
     pairs = [source.read(i) for i in range(min(len(source), 8))]
     classes = cityscapes.LABELS
     decoded = [decode_sample(classes, *pair, "image", "label") for pair in pairs]
@@ -283,19 +289,20 @@ def measured(source: FolderSource, workers: list[int], rounds: int, count: int) 
     return result
 
 
-def table(report: dict[str, Any]) -> str:
-    """The report as Markdown."""
-    rows = ["| samples/s and worker | here | DataLoader + OpenCV | ratio |", "|---|---|---|---|"]
-    for number, row in report["samples_per_second_and_worker"].items():
-        workers = f"{number} worker" + ("s" if number != "1" else "")
-        rows.append(f"| {workers} | {row['here']:.1f} | {row['opencv']:.1f} | {row['ratio']:.2f} |")
-    rows += ["", "| ms a sample, one thread | here | DataLoader + OpenCV |", "|---|---|---|"]
-    for stage, row in report["milliseconds"].items():
-        rows.append(f"| {stage} | {row['here']:.1f} | {row['opencv']:.1f} |")
-    rows += ["", "| ms a 2048x1024 picture | imagecodecs | OpenCV | Pillow |", "|---|---|---|---|"]
-    for kind, row in report["decoders"].items():
-        rows.append(f"| {kind.upper()} | " + " | ".join(f"{value:.1f}" for value in row.values()) + " |")
-    return "\n".join(rows) + "\n"
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """{"rates", "stages", "decoders"}: Markdown."""
+    rates = []
+    for count, row in report["samples_per_second_and_worker"].items():
+        numbers = f"{row['here']:.1f}", f"{row['opencv']:.1f}", f"{row['ratio']:.2f}"
+        rates.append([f"{count} worker{'s' * (count != '1')}", *numbers])
+    stages = [[x, f"{row['here']:.1f}", f"{row['opencv']:.1f}"] for x, row in report["milliseconds"].items()]
+    decoders = [[x.upper(), *(f"{ms:.1f}" for ms in row.values())] for x, row in report["decoders"].items()]
+    two = ["here", "DataLoader + OpenCV"]
+    return {
+        "rates": markdown.table(["samples/s and worker", *two, "ratio"], rates),
+        "stages": markdown.table(["ms a sample, one thread", *two], stages),
+        "decoders": markdown.table(["ms a 2048x1024 picture", *report["decoders"]["png"]], decoders),
+    }
 
 
 def main() -> None:
@@ -319,8 +326,6 @@ def main() -> None:
             **head,
             "pictures": "made up" if arguments.data_dir is None else "Cityscapes",
             "png_megabytes": statistics.mean(sizes) / 1e6,
-            "versions": {"opencv": cv2.__version__, "torch": torch.__version__}
-            | {"imagecodecs": imagecodecs.__version__},
             "milliseconds": stages(source),
             "decoders": decoders(source),
             "samples_per_second_and_worker": measured(
@@ -328,8 +333,7 @@ def main() -> None:
             ),
         }
     write_result(arguments.output, report)
-    write_whole(arguments.output.with_suffix(".md"), table(report))
-    print(table(report), end="")
+    print("\n\n".join(tables(report).values()))
 
 
 if __name__ == "__main__":

@@ -1,95 +1,151 @@
 """Which context modules can name what only a far signal tells: the built-in `streets` scenes.
 
-    python -m experiments.streets_context [--runs runs/streets_context] [--seeds 1]
+    python -m experiments.streets_context [--runs runs/streets_context] [--seeds 3]
 
-Trains configs/demo.py with each context module (the paper's Table 4, in small), evaluates the last
-checkpoint on the validation scenes, at one scale and with multi-scale + flip, and writes
-experiments/results/streets_context.{json,md} and two pictures: mIoU, and the mean IoU of the four
-context classes. A run that is finished is not trained again: an interrupted
-experiment goes on.
+Trains configs/demo.py with each context module (the paper's Table 4, in small) and each seed, evaluates the
+last checkpoint on the validation scenes, at one scale and with multi-scale + flip, and writes
+experiments/results/streets_context.json and three figures. A network that is trained and scored is not
+trained again: an interrupted experiment goes on, and a larger --seeds adds to what is there.
 """
 
 import argparse
-import json
 import pathlib
-import platform
 import shutil
-import subprocess
-import sys
+import statistics
+from collections.abc import Iterable
+from typing import Any
 
-from ccnet_jax.data.datasets.streets import CONTEXT_CLASSES
+from ccnet_jax import figures, inference
+from ccnet_jax.data.datasets.streets import CONTEXT_CLASSES, Streets
+from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import RunFolder
-from kernels.measure import ROOT, commit, result_head, write_result
-from kernels.whole_file import write_whole
+from experiments import markdown, runs
+from kernels.measure import ROOT, result_head, write_result
 
 RESULTS = ROOT / "experiments" / "results"
 VARIANTS: dict[str, dict[str, str | int]] = {
-    "none": {"context": "none"},
-    "RCCA, 1 loop": {"context": "rcca", "loops": 1},
-    "RCCA, 2 loops": {"context": "rcca", "loops": 2},
-    "PSP": {"context": "psp"},
-    "ASPP": {"context": "aspp"},
-    "Non-local": {"context": "nonlocal"},
+    "none": {"model.context": "none"},
+    "RCCA, 1 loop": {"model.context": "rcca", "model.loops": 1},
+    "RCCA, 2 loops": {"model.context": "rcca", "model.loops": 2},
+    "PSP": {"model.context": "psp"},
+    "ASPP": {"model.context": "aspp"},
+    "Non-local": {"model.context": "nonlocal"},
 }
-PICTURED = {"none": "none", "RCCA, 2 loops": "rcca"}  # the README shows these
+PICTURED = {"none": "none", "RCCA, 2 loops": "rcca"}  # the manual shows predictions of these, and
+POINT = (70, 160)  # what this pixel, of a vehicle in the first validation scene, attends to in the second
+SPLIT = "val"
+MODES = {"single": False, "ms_flip": True}  # {mode: whether several scales and mirror images are averaged}
+Cell = tuple[str, int]  # context module, seed
 
 
-def program(name: str, *arguments: str) -> None:
-    """Run `python -m ccnet_jax.NAME`, as a user would."""
-    subprocess.run([sys.executable, "-m", f"ccnet_jax.{name}", *arguments], cwd=ROOT, check=True)
+def run_of(cell: Cell, folder: pathlib.Path) -> RunFolder:
+    """The folder of a network's run."""
+    name, seed = cell
+    return RunFolder(folder / f"{name.replace(' ', '').replace(',', '-')}-{seed}")
 
 
-def measure(variant: dict[str, str | int], seed: int, workdir: pathlib.Path) -> dict[str, float | str]:
-    """Train and evaluate one network; scores are fractions."""
-    overrides = [f"--config.model.{key}={value}" for key, value in variant.items()]
-    program("train", "--config=configs/demo.py", f"--config.seed={seed}", f"--workdir={workdir}", *overrides)
-    trained_by = workdir / "commit.txt"  # a run that was finished earlier keeps the commit it was trained by
-    if not trained_by.exists():
-        trained_by.write_text(commit() or "unknown")
-    row: dict[str, float | str] = {"commit": trained_by.read_text()}
-    for mode, flags, name in (("", [], "val"), ("_ms_flip", ["--ms-flip"], "val-ms-flip")):
-        program("eval", f"--workdir={workdir}", *flags)
-        report = json.loads(RunFolder(workdir).scores_file(name).read_text())
-        iou = dict(zip(report["classes"], report["IoU"], strict=True))
-        row[f"mIoU{mode}"] = report["mIoU"]
-        row[f"context_IoU{mode}"] = sum(iou[c] for c in CONTEXT_CLASSES) / len(CONTEXT_CLASSES)
+def is_finished(run: RunFolder) -> bool:
+    """Whether a network is trained and scored in both modes."""
+    return run.config_file.is_file() and all(runs.is_scored(run, SPLIT, flip) for flip in MODES.values())
+
+
+def measured(cell: Cell, run: RunFolder) -> dict[str, Any]:
+    """A network's row: trained and evaluated, as far as it is not yet; scores are fractions."""
+    name, seed = cell
+    if not is_finished(run):
+        runs.train(run, "demo", {"seed": seed, **VARIANTS[name]})
+    row: dict[str, Any] = {"context": name, "seed": seed, "commit": runs.trained_by(run)}
+    for mode, flip in MODES.items():
+        found = runs.scores(run, SPLIT, flip)
+        row[mode] = {"mIoU": found["mIoU"], "IoU": dict(zip(found["classes"], found["IoU"], strict=True))}
     return row
 
 
-def table(rows: list[dict]) -> str:
-    """The rows as Markdown, in percent."""
-    lines = [
-        "| context module | seed | mIoU | context classes | mIoU, ms + flip |",
-        "|---|---|---|---|---|",
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """{"scores", "classes"}: Markdown, percent, the mean over the seeds and its spread."""
+    modules: dict[str, list[dict]] = {}
+    for row in report["rows"]:
+        modules.setdefault(row["context"], []).append(row)
+    names = {name: _name(name, rows, report["commit"]) for name, rows in modules.items()}
+    spread = "*± is the standard deviation over the seeds.*"
+    header = ["context module", "seeds", "mIoU", "context classes", "mIoU, ms + flip"]
+    header += ["context classes, ms + flip"]
+    scores = [
+        [
+            names[name],
+            str(len(rows)),
+            *(
+                mean_and_spread(score(row[mode]) for row in rows)
+                for mode in MODES
+                for score in (lambda x: x["mIoU"], context_iou)
+            ),
+        ]
+        for name, rows in modules.items()
     ]
-    for row in rows:
-        lines.append(
-            f"| {row['context']} | {row['seed']} | {100 * row['mIoU']:.1f} | {100 * row['context_IoU']:.1f} "
-            f"| {100 * row['mIoU_ms_flip']:.1f} |"
-        )
-    return "\n".join(lines) + "\n"
+    classes = [
+        [label, *(mean_and_spread(row["single"]["IoU"][label] for row in rows) for rows in modules.values())]
+        for label in report["rows"][0]["single"]["IoU"]
+    ]
+    return {
+        "scores": f"{markdown.table(header, scores)}\n\n{spread}",
+        "classes": f"{markdown.table(['IoU', *names.values()], classes)}\n\n{spread}",
+    }
+
+
+def context_iou(scores: dict[str, Any]) -> float:
+    """The mean IoU of the classes that need context."""
+    return statistics.mean(scores["IoU"][name] for name in CONTEXT_CLASSES)
+
+
+def mean_and_spread(shares: Iterable[float]) -> str:
+    """The mean in percent and, of several values, their standard deviation, as "85.6 ± 0.4"."""
+    values = list(shares)
+    mean = markdown.percent(statistics.mean(values))
+    return mean if len(values) == 1 else f"{mean} ± {markdown.percent(statistics.stdev(values))}"
+
+
+def _name(name: str, rows: list[dict], newest: str) -> str:
+    """A context module's name, with the commits of its networks that are not the newest."""
+    for commit in dict.fromkeys(row["commit"] for row in rows):
+        name = markdown.measured_at(name, commit, newest)
+    return name
+
+
+def draw(folder: pathlib.Path) -> None:
+    """Write the manual's figures, of the networks of the first seed."""
+    for name, picture in PICTURED.items():
+        drawn = run_of((name, 0), folder).pictures(SPLIT) / "val-00003.png"
+        shutil.copy(drawn, RESULTS / f"streets_{picture}.png")
+    model = inference.load(run_of(("RCCA, 2 loops", 0), folder).path)
+    image = Streets(SPLIT)[0]["image"]
+    maps = inference.attention_map(model, image, POINT)
+    figures.save_picture(RESULTS / "streets_attention.png", figures.attention_figure(image, maps, POINT))
 
 
 def main() -> None:
     """The program."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "streets_context")
-    parser.add_argument("--seeds", type=int, default=1, help="repeat every row with so many seeds")
+    parser.add_argument("--seeds", type=int, default=3, help="networks of each context module")
     arguments = parser.parse_args()
 
-    rows = []
-    for seed in range(arguments.seeds):
-        for name, variant in VARIANTS.items():
-            workdir = arguments.runs.resolve() / f"{name.replace(' ', '').replace(',', '-')}-{seed}"
-            rows.append({"context": name, "seed": seed, **measure(variant, seed, workdir)})
-            if name in PICTURED and seed == 0:
-                picture = RunFolder(workdir).pictures("val") / "val-00003.png"
-                shutil.copy(picture, RESULTS / f"streets_{PICTURED[name]}.png")
+    folder = arguments.runs.expanduser().resolve()
+    cells = [(name, seed) for seed in range(arguments.seeds) for name in VARIANTS]
+    cells.sort(key=lambda cell: not is_finished(run_of(cell, folder)))  # the bar's rate is that of the rest
+    done = sum(is_finished(run_of(cell, folder)) for cell in cells)
+    rows: dict[Cell, dict[str, Any]] = {}
+    with progress_bar(total=len(cells), initial=done, unit="network") as bar:
+        for cell in cells:
+            rows[cell] = measured(cell, run_of(cell, folder))
+            bar.update(int(len(rows) > done))
+    draw(folder)
     head = result_head()  # not earlier: JAX here would take the memory of a GPU that the runs need
-    report = {**head, "python": platform.python_version(), "rows": rows}
+    ordered = [rows[name, seed] for name in VARIANTS for seed in range(arguments.seeds)]
+    report = {**head, "rows": ordered}
     write_result(RESULTS / "streets_context.json", report)
-    write_whole(RESULTS / "streets_context.md", table(rows))
-    print(table(rows))
+    print(tables(report)["scores"])
 
 
 if __name__ == "__main__":

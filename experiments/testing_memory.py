@@ -5,11 +5,12 @@
 For 19 and for 150 classes, float32, batch 1: whole, in windows of 769x769 by 513, and at the largest of the
 multi-scale ratios (1.75, whole, probabilities summed). Of every step of a prediction it adds up what lies in
 memory: weights, picture, sums, logits and the step's temporaries; the largest step counts. Prints GB, and
-writes experiments/results/testing_memory.{json,md}. What compiling for a GPU needs is in `kernels.aot`.
+writes experiments/results/testing_memory.json. What compiling for a GPU needs is in `kernels.aot`.
 """
 
 import argparse
 from collections.abc import Callable
+from typing import Any
 
 from kernels import aot  # before JAX starts
 
@@ -21,8 +22,8 @@ from ccnet_jax.evaluation.upsampling import add_upsampled, largest_upsampled, ro
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.upsampling import Upsampling, upsampling_matrices
 from ccnet_jax.progress import progress_bar
+from experiments import markdown
 from kernels.measure import ROOT, result_head, write_result
-from kernels.whole_file import write_whole
 
 RESULTS = ROOT / "experiments" / "results"
 PICTURE = (1024, 2048)
@@ -83,13 +84,15 @@ def steps(model: CCNet, variables: object, mode: str) -> dict[str, int]:
     return found
 
 
-def table(rows: list[dict]) -> str:
-    """Markdown: a line for each mode."""
-    lines = ["| GB | 19 classes | 150 classes |", "|---|---|---|"]
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """{"modes"}: Markdown, a line for each mode, the largest step's GB for each number of classes."""
+    rows = report["rows"]
+    counts = list(dict.fromkeys(row["classes"] for row in rows))
+    lines = []
     for mode in dict.fromkeys(row["mode"] for row in rows):
         largest = {row["classes"]: max(row["steps"].values()) / 1e9 for row in rows if row["mode"] == mode}
-        lines.append(f"| {mode} | " + " | ".join(f"{largest[k]:.1f}" for k in (19, 150)) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([mode, *(f"{largest[count]:.1f}" for count in counts)])
+    return {"modes": markdown.table(["GB", *(f"{count} classes" for count in counts)], lines)}
 
 
 def main() -> None:
@@ -107,9 +110,9 @@ def main() -> None:
         small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
         variables = jax.eval_shape(on_any(model).init, jax.random.key(0), small)
         rows.append({"mode": mode, "classes": classes, "steps": steps(model, variables, mode)})
-    print(table(rows))
-    write_result(RESULTS / "testing_memory.json", {**head, "depth": arguments.depth, "rows": rows})
-    write_whole(RESULTS / "testing_memory.md", table(rows))
+    report = {**head, "depth": arguments.depth, "rows": rows}
+    print(tables(report)["modes"])
+    write_result(RESULTS / "testing_memory.json", report)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """What benchmarks and experiments share: fair timing of several programs, and the head of a result file."""
 
+import contextlib
 import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import shlex
 import subprocess
 import sys
@@ -16,6 +19,15 @@ import jax
 from kernels.whole_file import write_whole
 
 ROOT = pathlib.Path(__file__).parents[1]
+
+_NO_RESULTS = ":(exclude)experiments/results"  # in git's words
+
+# A measurement may depend on these.
+PACKAGES = (
+    *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
+    *("flax", "optax", "orbax-checkpoint", "numpy"),
+    *("grain", "imagecodecs", "opencv-python-headless", "opencv-python", "pillow", "torch"),
+)
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -93,7 +105,7 @@ def first_line(error: Exception) -> str:
 # --- Result files ---
 
 
-def result_head(device: str | None = None) -> dict[str, str | None]:
+def result_head(device: str | None = None) -> dict[str, Any]:
     """What every result file begins with: where, when and by which code it was measured.
 
     Args:
@@ -102,15 +114,15 @@ def result_head(device: str | None = None) -> dict[str, str | None]:
     Returns:
       device: the name of the device;
       driver: the version of NVIDIA's driver, None where there is none;
-      jax: the version of JAX;
-      commit: `git describe`, with "-dirty" where files differ from it; None outside of a repository;
+      versions: {"python" or a package of `PACKAGES`: its version}, of those that are installed;
+      commit: see `commit`;
       command: the command line as it was typed;
       date: ISO 8601, with the time zone.
     """
     return {
         "device": device or device_name(),
         "driver": driver(),
-        "jax": jax.__version__,
+        "versions": versions(),
         "commit": commit(),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
@@ -135,11 +147,27 @@ def driver() -> str | None:
     return (_printed_by(command) or "").partition("\n")[0] or None
 
 
+def versions() -> dict[str, str]:
+    """The versions of Python and of those packages in `PACKAGES` that are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
 def commit() -> str | None:
-    """HEAD, with "-dirty" where files differ from it; None where this is no checkout of the repository."""
+    """HEAD, with "-dirty" where files differ from it; None where this is no checkout of the repository.
+
+    Results may differ: one that was measured before has no part in the next.
+    """
     if not (ROOT / ".git").exists():  # an installed package may lie inside another project's repository
         return None
-    return _printed_by(["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
+    head = _printed_by(["git", "rev-parse", "HEAD"])
+    if head is None:
+        return None
+    changed = _printed_by(["git", "status", "--porcelain", "--untracked-files=no", "--", ".", _NO_RESULTS])
+    return f"{head}-dirty" if changed else head
 
 
 def write_result(path: pathlib.Path, report: dict[str, Any]) -> None:

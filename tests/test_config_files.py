@@ -19,12 +19,13 @@ from tests.helpers import ROOT, load_config
 from tests.miniatures import WRITERS
 
 NAMES = config_files.names()
-PUBLISHED = {
+SCORES = {
     f"{name}:{variant}": row[-2:]
     for name in NAMES
     for variant, row in config_files.variants(config_files.folder() / f"{name}.py").items()
 }
-VARIANTS = list(PUBLISHED)
+VARIANTS = list(SCORES)
+PUBLISHED = [name for name in VARIANTS if not name.startswith("camvid:")]  # recipes of others
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def test_every_config_is_complete_and_builds_its_network(name):
             assert count == published[config.model.flavour, config.model.depth]
 
 
-@pytest.mark.parametrize("name", ["camvid", *VARIANTS])
+@pytest.mark.parametrize("name", VARIANTS)
 def test_every_config_makes_a_batch_and_takes_a_step(name, miniatures):
     data_set = load_config(name).data.name
     config = load_config(name, data__workers=0, batch_size=2, data__dir=str(miniatures[data_set]))
@@ -99,7 +100,7 @@ def test_every_config_makes_a_batch_and_takes_a_step(name, miniatures):
     assert (np.asarray(after.variables["params"]["head"]["classifier"]["bias"]) != before).any()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_every_variant_is_the_recipe_that_its_name_says(name):
     config, data_set = load_config(name), name.split(":")[0]
     flavour, backbone, crop, schedule = name.split(":")[1].split("-")
@@ -135,16 +136,16 @@ def test_every_variant_is_the_recipe_that_its_name_says(name):
 
 def test_the_table_of_results_has_every_variant_and_its_published_scores():
     page = (ROOT / "docs" / "results.md").read_text()
-    for variant, row in PUBLISHED.items():
-        scores = " | ".join("-" if score is None else f"{score:g}" for score in row)
-        assert f"| `{variant}` | {scores} |" in page
+    for variant in PUBLISHED:
+        scores = " | ".join("-" if score is None else f"{score:g}" for score in SCORES[variant])
+        assert f"| `{variant}` | {scores} | " in page
 
 
 def test_the_listing_has_every_config_and_variant_with_its_scores():
     lines = config_files.listing().splitlines()
     for name in NAMES:
         assert any(line.startswith(f"{name} ") for line in lines)
-    for variant, row in PUBLISHED.items():
+    for variant, row in SCORES.items():
         scores = ["-" if score is None else f"{score:.2f}" for score in row]
         assert [*next(line for line in lines if line.startswith(f"{variant} ")).split()] == [variant, *scores]
 

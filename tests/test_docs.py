@@ -361,15 +361,3 @@ def test_the_picture_of_the_house_has_every_room_on_its_floor():
     drawn = dict(zip(map(int, floors[::2]), floors[1::2], strict=True))
     for room, floor in FLOORS.items():
         assert room.rpartition(".")[2] in re.findall(r"\w+", drawn[floor]), f"{room} on floor {floor}"
-
-
-def test_scores_in_the_readme_are_those_of_the_results():
-    readme, results = ((ROOT / page).read_text() for page in ("README.md", "docs/results.md"))
-    for line in readme.splitlines():
-        if line.startswith("| `") and re.search(r"\d\.\d", line):
-            assert line in results, line
-    for line in (ROOT / "experiments/results/streets_context.md").read_text().splitlines()[2:]:
-        context, _, *scores = line.strip("| ").split(" | ")
-        assert f"| {' | '.join([context, *scores])} |" in readme
-    for table in ("streets_context", "attention_memory", "testing_memory", "data_throughput"):
-        assert (ROOT / f"experiments/results/{table}.md").read_text().strip() in results, table

@@ -104,7 +104,9 @@ def test_help(program, flag, folder):
     assert "python -m ccnet_jax." + program in out
 
 
-@pytest.mark.parametrize("name", ["attention_memory", "streets_context", "testing_memory"])
+@pytest.mark.parametrize(
+    "name", ["attention_memory", "camvid", "report", "streets_context", "testing_memory"]
+)
 def test_experiments_start_as_the_manual_says(name):
     code, out, err = helpers.run(f"experiments.{name}", "--help", cwd=helpers.ROOT)
     assert code == 0, err
@@ -176,7 +178,7 @@ def test_a_run_is_resumed_by_its_name(folder):
     assert_one_sentence(again, "runs/more holds a run with model.loops=2, not 1")
     assert_one_sentence(helpers.run("ccnet_jax.train", "--resume=nope", cwd=folder), "nope is not a run")
     versions = json.loads((folder / "runs/more/versions.json").read_text())
-    assert [entry["jax"] for entry in versions] == [jax.__version__] * 2
+    assert [entry["versions"]["jax"] for entry in versions] == [jax.__version__] * 2
     (folder / "runs/latest").unlink()
     (folder / "runs/latest").symlink_to("tiny")
 

@@ -11,6 +11,8 @@ from ccnet_jax.errors import write_whole
 from ccnet_jax.figures.colours import HATCH_GROUND
 from ccnet_jax.labels import VOID
 
+_LEVEL = 3  # of compression, 0 to 9; figures are much larger at OpenCV's own, and higher ones take long
+
 
 def save_labels(path: pathlib.Path, label: np.ndarray, palette: np.ndarray) -> None:
     """Write class ids as a palette PNG: its pixels are the ids, shown in the classes' colours.
@@ -37,7 +39,8 @@ def save_labels(path: pathlib.Path, label: np.ndarray, palette: np.ndarray) -> N
 
 def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
     """Write RGB uint8 [H, W, 3] as a PNG, making its folder. Raises UserError where it cannot be written."""
-    write_whole(path, cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    write_whole(path, cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _LEVEL])[1].tobytes())
 
 
 def save_grey(path: pathlib.Path, values: np.ndarray) -> None:

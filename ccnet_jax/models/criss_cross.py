@@ -67,17 +67,10 @@ class RCCA(nn.Module):
     its row and column only.
 
     The loops are one `nn.scan` that is unrolled completely, with an optimization barrier on its carry.
-    Device memory decided this. Each form below was compiled for an H200 (fused kernels, two loops, C = 512,
-    batch 1, 97x97, float32), and these are the temporaries of forward / forward + backward:
-
-        two calls, one after the other, with a barrier between     45 / 113 MB
-        scan, unrolled, with a barrier                             45 / 113 MB     this module
-        scan, unrolled, without a barrier                          49 / 113 MB
-        scan, not unrolled                                         43 / 176 MB
-
-    Without the barrier XLA fuses the sums of two loops, and the result of one loop stays in memory during
-    the next forward pass. A scan that is not unrolled stacks what every loop keeps for the backward pass,
-    and copies each part out again. `experiments/attention_memory.py` measures these forms at more sizes.
+    Device memory decided this; docs/kernels.md has what `experiments/attention_memory.py` measured. Two
+    calls, one after the other, take the same memory. Without the barrier XLA fuses the sums of two loops, and
+    the result of one loop stays in memory during the next forward pass. A scan that is not unrolled stacks
+    what every loop keeps for the backward pass, and copies each part out again.
 
     Attributes:
       loops: number of applications, 1 to 3 in the paper.

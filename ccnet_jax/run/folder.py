@@ -5,7 +5,6 @@ import datetime
 import json
 import os
 import pathlib
-import platform
 from typing import Any
 
 import jax
@@ -169,11 +168,10 @@ class RunFolder:
             raise UserError(f"{path} cannot be read as JSON ({error}); restore it") from None
 
 
-def _versions() -> dict[str, str | int | None]:
+def _versions() -> dict[str, Any]:
     """The code, versions and devices at hand."""
     return result_head() | {
         "ccnet_jax": __version__,
-        "python": platform.python_version(),
         "devices": jax.device_count(),
         "hosts": jax.process_count(),
     }

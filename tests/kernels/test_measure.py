@@ -1,6 +1,7 @@
 import datetime
 import json
 import os
+import platform
 import subprocess
 
 import jax
@@ -33,9 +34,10 @@ def test_the_head_says_where_when_and_by_which_code(tmp_path):
         print(json.dumps(result_head()))
     """
     head = json.loads(fresh_python("-c", code))
-    assert list(head) == ["device", "driver", "jax", "commit", "command", "date"]
+    assert list(head) == ["device", "driver", "versions", "commit", "command", "date"]
     assert head["device"].startswith("cpu, ")
-    assert head["jax"] == jax.__version__
+    assert head["versions"]["python"] == platform.python_version()
+    assert head["versions"]["jax"] == jax.__version__
     assert head["command"].startswith("python -c ")
     assert datetime.datetime.fromisoformat(head["date"]).tzinfo is not None
 
@@ -44,22 +46,47 @@ def test_the_head_names_the_device_it_is_given():
     assert measure.result_head("NVIDIA H200")["device"] == "NVIDIA H200"
 
 
-def test_the_commit_is_marked_where_files_differ(tmp_path, monkeypatch):
-    def git(*arguments):
-        subprocess.run(
-            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True
-        )
+def test_packages_that_are_not_installed_have_no_version(monkeypatch):
+    monkeypatch.setattr(measure, "PACKAGES", ("jaxlib", "no-such-package"))
+    assert list(measure.versions()) == ["python", "jaxlib"]
 
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder that is taken for that of the project."""
     monkeypatch.setattr(measure, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    return tmp_path
+
+
+@pytest.fixture
+def repository(folder):
+    """A repository with the files a and experiments/results/a.json."""
+    measure.write_result(folder / "experiments" / "results" / "a.json", {})
+    (folder / "a").write_text("1")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-qm", "a"]):
+        subprocess.run([*git, *arguments], cwd=folder, check=True)
+    return folder
+
+
+def test_a_folder_that_is_no_repository_has_no_commit(folder):
     assert measure.commit() is None
-    file = tmp_path / "a"
-    file.write_text("1")
-    for arguments in (["init", "-q"], ["add", "a"], ["commit", "-qm", "a"]):
-        git(*arguments)
+
+
+def test_the_commit_is_marked_where_files_differ(repository):
     clean = measure.commit()
     assert len(clean) == 40
-    file.write_text("2")
+    (repository / "a").write_text("2")
+    assert measure.commit() == f"{clean}-dirty"
+
+
+def test_results_that_differ_are_no_other_code(repository):
+    result = repository / "experiments" / "results" / "a.json"
+    result.write_text("2")
+    clean = measure.commit()
+    assert len(clean) == 40
+    (repository / "a").write_text("2")
     assert measure.commit() == f"{clean}-dirty"
 
 

@@ -69,8 +69,8 @@ def test_every_start_notes_its_versions(tmp_path):
     run.add_versions()
     entries = json.loads(run.versions_file.read_text())
     assert len(entries) == 2
-    assert entries[0]["jax"] == jax.__version__
-    assert {"date", "command", "commit", "python", "devices", "hosts", "ccnet_jax"} <= set(entries[0])
+    assert entries[0]["versions"]["jax"] == jax.__version__
+    assert {"date", "command", "commit", "devices", "hosts", "ccnet_jax"} <= set(entries[0])
 
 
 def test_latest_points_at_the_newest_run(tmp_path, monkeypatch):

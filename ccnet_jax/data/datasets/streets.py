@@ -15,8 +15,8 @@ columns and above row `SIGNAL_BOTTOM` = 44; lanes and vehicles stay within the `
 outermost columns of the other side and below row `FAR_TOP` = 46. So at least `CONTEXT_DISTANCE` =
 192 - 24 - 64 = 104 columns lie between a pixel and the signal that names it, and they share neither row
 nor column. The demo's ResNet-10 with its head sees 91 pixels to each side of a feature's centre, 99
-from a pixel of the upsampled logits; `tests/data/test_streets.py` checks with gradients that without a
-context module no lane or vehicle pixel depends on any signal pixel.
+from a pixel of the upsampled logits; `tests/data/datasets/test_streets.py` checks with gradients that without
+a context module no lane or vehicle pixel depends on any signal pixel.
 """
 
 import cv2
