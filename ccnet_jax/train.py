@@ -93,6 +93,7 @@ def train(config: Config, run: RunFolder) -> None:
         host_batches = pipeline.train_batches(
             train_source, config.data, config.batch_size, config.seed, start, process, processes
         )
+        closing.callback(host_batches.close)
         batches = devices.prefetched(host_batches, mesh)
 
         # ------------------------------------------------------------ steps
