@@ -195,8 +195,8 @@ def _set_up_worker(worker: int, workers: int) -> None:
 def _out_of_shared_memory(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The batch in memory of this process.
 
-    On the CPU, JAX takes a batch as it is and holds it until the process ends, when it is too late for Grain to
-    release the memory that workers share.
+    On the CPU, JAX takes a batch as it is and holds it until the process ends, when it is too late for Grain
+    to release the memory that workers share.
     """
     return {key: np.array(value, subok=False) for key, value in batch.items()}
 
