@@ -162,6 +162,43 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
 
 
+def test_the_metrics_say_where_the_time_goes_and_a_trace_is_written(tmp_path, capsys):
+    folder = write_camvid(tmp_path / "camvid")
+    config = small_config(folder, steps=4, data__crop=(48, 64), log_every=2, profile=(2, 2))
+    train.train(config, RunFolder(tmp_path / "run"))
+    first, last = logged(tmp_path / "run")
+    assert first["compile_seconds"] > 0 == last["compile_seconds"]
+    assert first["seconds_to_first_step"] > first["compile_seconds"]
+    assert "seconds_to_first_step" not in last
+    for line in first, last:
+        assert line["images_per_second"] > 0
+        assert 0 <= line["data_wait_share"] <= 1
+        assert "peak_memory_bytes" not in line  # CPUs do not tell
+    assert first["seconds_left"] > 0 == last["seconds_left"]
+    assert "trace of steps 2 to 3" in capsys.readouterr().out
+    assert len(list((tmp_path / "run").glob("plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def test_a_trace_is_written_whole_when_training_is_stopped_within_it(tmp_path, monkeypatch):
+    config = small_config(write_camvid(tmp_path / "camvid"), steps=6, data__crop=(48, 64), profile=(2, 50))
+    received = iter([0, 0, 2])
+    monkeypatch.setattr(StopSignal, "agreed", lambda _: next(received))
+    with pytest.raises(SystemExit):
+        train.train(dataclasses.replace(config, steps=60), RunFolder(tmp_path / "run"))
+    (trace,) = (tmp_path / "run").glob("plugins/profile/*/*.xplane.pb")
+    jax.profiler.ProfileData.from_file(str(trace))  # which raises where it is cut off
+
+
+def test_pictures_of_several_sizes_are_warned_of(tmp_path, capsys):
+    folder = write_camvid(tmp_path / "camvid")
+    config = small_config(folder, steps=6, batch_size=1, data__short_sides=(32, 48))
+    train.train(config, RunFolder(tmp_path / "run"))
+    compiled = [line["compile_seconds"] > 0 for line in logged(tmp_path / "run")]
+    assert compiled[0]
+    assert sum(compiled) == 2  # once for each size
+    assert capsys.readouterr().out.count("made JAX compile the update again") == 1
+
+
 def test_a_finished_run_costs_nothing_and_a_longer_one_goes_on(tmp_path, capsys):
     folder = write_camvid(tmp_path / "camvid")
     config = small_config(folder, steps=2, data__crop=(48, 64))
