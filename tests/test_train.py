@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import signal
+import types
 
 import cv2
 import jax
@@ -180,6 +181,15 @@ def test_the_metrics_say_where_the_time_goes_and_a_trace_is_written(tmp_path, ca
     assert first["seconds_left"] > 0 == last["seconds_left"]
     assert "trace of steps 2 to 3" in capsys.readouterr().out
     assert len(list((tmp_path / "run").glob("plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def test_peak_memory_is_that_of_the_fullest_device_that_tells(without_shape_checks):
+    def device(stats):
+        return types.SimpleNamespace(memory_stats=lambda: stats)
+
+    told = [device({"peak_bytes_in_use": 5}), device({"peak_bytes_in_use": 7}), device({"bytes_in_use": 9})]
+    assert devices.peak_memory(types.SimpleNamespace(local_devices=[*told, device(None)])) == 7
+    assert devices.peak_memory(types.SimpleNamespace(local_devices=[device(None)])) is None
 
 
 def test_pictures_of_several_sizes_are_warned_of(tmp_path, capsys):
