@@ -66,6 +66,15 @@ class Config:
     checkpoint_every: int = setting(
         1000, "updates from one checkpoint to the next", at_least=1, resumable=True
     )
+    profile: tuple[int, int] | None = setting(
+        None,
+        "updates of which a trace is written: --config.profile=100:5 traces five, from step 100",
+        sides="STEP:COUNT, in files (step, count)",
+        separator=":",
+        at_least=1,
+        resumable=True,
+        before=None,
+    )
     pretrained: str | None = setting(
         None, "file or run whose backbone weights training starts from", resumable=True, before=None
     )
@@ -93,6 +102,11 @@ class Config:
             found.append(
                 f"config.eval_stride={stride} leaves gaps between windows of {window}; make it at most the "
                 "window"
+            )
+        if self.profile is not None and self.profile[0] > self.steps:
+            found.append(
+                f"config.profile begins at step {self.profile[0]}, after the last of "
+                f"config.steps={self.steps}; lower it"
             )
         if complaint := does_not_fit_memory(self.batch_size, self.data.crop or (SMALLEST, SMALLEST)):
             found.append(complaint)
@@ -138,6 +152,8 @@ _ELSEWHERE = {
     "rotate": "data.flip",
     "recurrence": "model.loops",
     "precision": "dtype",
+    "trace": "profile",
+    "profiler": "profile",
     "aux_weight": "loss.auxiliary_weight",
 }
 
@@ -302,7 +318,7 @@ def value_from_text(text: str, name: str) -> Any:
     if hint in (int, float):
         return hint(text)
     try:
-        value = ast.literal_eval(text)
+        value = ast.literal_eval(text.replace(key.setting.separator, ","))
     except (ValueError, SyntaxError):
         value = tuple(part.strip() for part in text.split(","))  # names without quotation marks
     value = _plain_value(value if isinstance(value, list | tuple) else (value,))

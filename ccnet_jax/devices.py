@@ -42,6 +42,12 @@ def prefetched(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator
         yield ahead
 
 
+def peak_memory(mesh: Mesh) -> int | None:
+    """Most bytes in use at one time on one of this process's devices; None where they do not tell (CPUs)."""
+    known = [device.memory_stats() or {} for device in mesh.local_devices]
+    return max((stats["peak_bytes_in_use"] for stats in known if "peak_bytes_in_use" in stats), default=None)
+
+
 def on_this_process(tree: Any, mesh: Mesh) -> Any:
     """Arrays that every device holds whole, as arrays of a mesh of this process's devices alone."""
     return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated(mesh))

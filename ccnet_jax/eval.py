@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import pathlib
 
-from ccnet_jax import command_line, devices
+from ccnet_jax import command_line, compilation_cache, devices
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
@@ -66,6 +66,7 @@ def name_of(arguments: argparse.Namespace, split: str) -> str:
 def main() -> None:
     """The program."""
     arguments = flags().parsed()
+    compilation_cache.turn_on()
     command_line.run_parts(arguments)
     run = command_line.run_of(arguments)
     config = run.load_config()

@@ -14,7 +14,7 @@ import collections
 import pathlib
 from collections.abc import Sequence
 
-from ccnet_jax import command_line, figures
+from ccnet_jax import command_line, compilation_cache, figures
 from ccnet_jax.data.layouts import PICTURE_SUFFIXES
 from ccnet_jax.errors import UserError
 from ccnet_jax.inference import Model, attention_map, load, read_picture
@@ -118,6 +118,7 @@ def _loops_title(loops: int) -> str:
 def main() -> None:
     """The program."""
     arguments = flags().parsed()
+    compilation_cache.turn_on()
     command_line.run_parts(arguments)
     if not arguments.images:
         raise UserError("name the pictures or folders to label, for example street.jpg")

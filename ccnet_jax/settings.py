@@ -29,6 +29,7 @@ class Setting:
       choices: the allowed values, or a function that returns them; None allows all of the field's type.
       at_least, above, at_most, below: bounds of the number, or of each number in a tuple.
       sides: what the numbers of a tuple are, for example "(height, width)".
+      separator: what stands between the numbers of a tuple on the command line, beside a comma.
       resumable: whether a run may go on with another value: it does not change what the weights mean.
       local: whether the allowed values depend on what is installed here. A run that was made elsewhere may
         hold another value.
@@ -44,6 +45,7 @@ class Setting:
     at_most: float | None = None
     below: float | None = None
     sides: str | None = None
+    separator: str = ","
     resumable: bool = False
     local: bool = False
     before: Any = _REQUIRED

@@ -21,7 +21,7 @@ import time
 import jax
 import jax.numpy as jnp
 
-from ccnet_jax import command_line, config_files, devices
+from ccnet_jax import command_line, compilation_cache, config_files, devices
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
@@ -35,6 +35,8 @@ from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.run.metric_log import MetricLog
+from ccnet_jax.run.trace import Trace
+from ccnet_jax.training.clock import StepClock
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.schedules import build_schedule
 from ccnet_jax.training.step import Metrics, State, initial_state, make_train_step
@@ -46,6 +48,7 @@ from kernels.criss_cross import IMPLEMENTATIONS
 def train(config: Config, run: RunFolder) -> None:
     """Train to `config.steps` updates in the folder of the run, from its last checkpoint if it has one."""
     # ---------------------------------------------------------------- set up
+    began = time.perf_counter()
     if config.pretrained and not Checkpoints.exists(run):
         pretrained.check_path(config.pretrained)
     if config.distributed:
@@ -95,10 +98,14 @@ def train(config: Config, run: RunFolder) -> None:
         host_batches = pipeline.train_batches(
             train_source, config.data, config.batch_size, config.seed, start, process, processes
         )
+        closing.callback(host_batches.close)
         batches = devices.prefetched(host_batches, mesh)
 
         # ------------------------------------------------------------ steps
-        train_step = make_train_step(network, optimizer, config.loss, config.seed, config.accumulate)
+        clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))
+        train_step = clock.watched(
+            make_train_step(network, optimizer, config.loss, config.seed, config.accumulate)
+        )
         predict = predictor(network, config.test_mode())
         log = closing.enter_context(MetricLog(run, start, enabled=process == 0))
         stop = closing.enter_context(StopSignal())
@@ -110,11 +117,13 @@ def train(config: Config, run: RunFolder) -> None:
 
         bar = progress_bar(total=config.steps, initial=start, unit="step", disable=process != 0)
         closing.enter_context(bar)
-        since, last_logged = time.perf_counter(), start
+        window = config.profile if process == 0 else None
+        trace = closing.enter_context(Trace(run, window, start, bar.write))
         metrics: Metrics = {}
-        for step, batch in zip(range(start + 1, config.steps + 1), batches, strict=False):
+        for step, batch in zip(range(start + 1, config.steps + 1), clock.arriving(batches), strict=False):
             jax.block_until_ready(metrics)  # one step ahead of the devices and no more: Ctrl-C is prompt
-            state, metrics = train_step(state, batch)
+            with trace.step(step):
+                state, metrics = train_step(state, batch)
             bar.update()
             if step == start + 1 and process == 0:
                 run.point_latest()
@@ -134,15 +143,17 @@ def train(config: Config, run: RunFolder) -> None:
                         f"{values['gradient_norm']}: lower --config.optimizer.learning_rate, in another "
                         f"--workdir; {run} keeps its last good checkpoint"
                     )
-                now = time.perf_counter()
-                rate = config.batch_size * (step - last_logged) / (now - since)
-                since, last_logged = now, step
-                values |= {"learning_rate": float(schedule(step - 1)), "images_per_second": rate}
+                values |= {"learning_rate": float(schedule(step - 1))} | clock.read(step)
+                if (peak := devices.peak_memory(mesh)) is not None:
+                    values["peak_memory_bytes"] = peak
                 log.write(step, values)
                 bar.set_postfix_str(
-                    f"loss {values['loss']:.3f}, rate {values['learning_rate']:.2e}, {rate:.1f} images/s",
+                    f"loss {values['loss']:.3f}, rate {values['learning_rate']:.2e}, "
+                    f"{values['images_per_second']:.1f} images/s",
                     refresh=False,
                 )
+                for hint in clock.hints() if process == 0 else ():
+                    bar.write(hint)
 
             # ----------------------------------------------------- evaluate
             if eval_source is not None and eval_due and not stopped_by:
@@ -166,7 +177,7 @@ def train(config: Config, run: RunFolder) -> None:
             if checkpoint_due or stopped_by:
                 checkpoints.save_last(step, state.variables, state.optimizer)
             if eval_due or checkpoint_due:
-                since = time.perf_counter()
+                clock.restart()
             if stopped_by and not final:
                 bar.close()
                 say(f"stopped after step {step}; the same command with --workdir {run} goes on from there")
@@ -227,6 +238,7 @@ def main() -> None:
     if arguments.show:
         print(json.dumps(configuration.to_dict(config), indent=2))
         return
+    compilation_cache.turn_on()
     train(config, run)
 
 

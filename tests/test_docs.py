@@ -38,7 +38,21 @@ NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 MARK = re.compile(r"<!-- (run|needs: [^>]+) -->")
 SHELL = ("sh", "bash", "console", "shell")
 # What is not ours to check: everybody's shell has them.
-OTHERS = ("source", "cd", "git", "pip", "ls", "cp", "mv", "mkdir", "unzip", "tar", "tensorboard", "rm")
+OTHERS = (
+    "source",
+    "cd",
+    "git",
+    "pip",
+    "ls",
+    "cp",
+    "mv",
+    "mkdir",
+    "unzip",
+    "tar",
+    "tensorboard",
+    "xprof",
+    "rm",
+)
 
 
 @dataclasses.dataclass(frozen=True)

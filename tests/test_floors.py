@@ -17,6 +17,7 @@ FLOORS = {
     "ccnet_jax.progress": 1,
     "ccnet_jax.settings": 1,
     "ccnet_jax.version": 1,
+    "ccnet_jax.compilation_cache": 2,
     "ccnet_jax.devices": 2,
     "ccnet_jax.models": 2,
     "ccnet_jax.data": 3,

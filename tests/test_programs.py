@@ -236,6 +236,7 @@ def test_a_run_stopped_or_killed_goes_on(folder, how, workers):
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how, err
         assert "goes on from there" in out
+        assert "leaked" not in err
     reached = len(metrics.read_text().splitlines())
     assert reached < 400
     arguments[-2] = f"--config.steps={reached + 10}"

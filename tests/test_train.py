@@ -2,7 +2,9 @@ import dataclasses
 import json
 import os
 import signal
+import types
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,8 +147,10 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
         received = iter([0, 0, 2])
         patch.setattr(StopSignal, "agreed", lambda _: next(received))
         with pytest.raises(SystemExit) as stopped:
-            train.train(config, RunFolder(tmp_path / "parts"))
+            train.train(dataclasses.replace(config, profile=(2, 50)), RunFolder(tmp_path / "parts"))
         assert stopped.value.code == 130
+    (trace,) = (tmp_path / "parts").glob("plugins/profile/*/*.xplane.pb")
+    jax.profiler.ProfileData.from_file(str(trace))  # which raises where it was cut off
     assert [line["step"] for line in logged(tmp_path / "parts")] == [1, 2, 3]
     train.train(config, RunFolder(tmp_path / "parts"))
 
@@ -160,6 +164,45 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     )
     assert step_a == step_b == 6
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), a, b)
+
+
+def test_the_metrics_say_where_the_time_goes_and_a_trace_is_written(tmp_path, capsys):
+    folder = write_camvid(tmp_path / "camvid")
+    config = small_config(folder, steps=4, data__crop=(48, 64), log_every=2, profile=(2, 2))
+    train.train(config, RunFolder(tmp_path / "run"))
+    first, last = logged(tmp_path / "run")
+    assert first["compile_seconds"] > 0 == last["compile_seconds"]
+    assert first["seconds_to_first_step"] > first["compile_seconds"]
+    assert "seconds_to_first_step" not in last
+    for line in first, last:
+        assert line["images_per_second"] > 0
+        assert 0 <= line["data_wait_share"] <= 1
+        assert "peak_memory_bytes" not in line  # CPUs do not tell
+    assert first["seconds_left"] > 0 == last["seconds_left"]
+    assert "trace of steps 2 to 3" in capsys.readouterr().out
+    assert len(list((tmp_path / "run").glob("plugins/profile/*/*.xplane.pb"))) == 1
+
+
+def test_peak_memory_is_that_of_the_fullest_device_that_tells(without_shape_checks):
+    def device(stats):
+        return types.SimpleNamespace(memory_stats=lambda: stats)
+
+    told = [device({"peak_bytes_in_use": 5}), device({"peak_bytes_in_use": 7}), device({"bytes_in_use": 9})]
+    assert devices.peak_memory(types.SimpleNamespace(local_devices=[*told, device(None)])) == 7
+    assert devices.peak_memory(types.SimpleNamespace(local_devices=[device(None)])) is None
+
+
+def test_pictures_of_several_sizes_are_warned_of(tmp_path, capsys):
+    folder = write_camvid(tmp_path / "camvid", pictures=2)
+    for kind in ("images", "labels"):
+        for i, (height, width) in enumerate([(48, 64), (32, 64)]):
+            path = str(folder / kind / "train" / f"{i}.png")
+            cv2.imwrite(path, cv2.imread(path, cv2.IMREAD_UNCHANGED)[:height, :width])
+    train.train(small_config(folder, steps=4, batch_size=1), RunFolder(tmp_path / "run"))
+    compiled = [line["compile_seconds"] > 0 for line in logged(tmp_path / "run")]
+    assert compiled[0]
+    assert sum(compiled) == 2  # once for each size
+    assert capsys.readouterr().out.count("made JAX compile the update again") == 1
 
 
 def test_a_finished_run_costs_nothing_and_a_longer_one_goes_on(tmp_path, capsys):

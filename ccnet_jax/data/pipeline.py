@@ -89,11 +89,12 @@ def train_batches(
     start: int = 0,
     process: int = 0,
     processes: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> grain.DatasetIterator:
     """Endless batches {"image": uint8 [b, h, w, 3], "label": uint8 [b, h, w]}, b = batch_size / processes.
 
     Batch number i is a function of (seed, i) alone: it does not depend on how many workers or
-    processes make it, and training resumes in the middle of an epoch by starting at `start`.
+    processes make it, and training resumes in the middle of an epoch by starting at `start`. The iterator's
+    `close()` ends its workers.
 
     Args:
       source: the pictures; every epoch visits each once, in a new order.
@@ -120,7 +121,7 @@ def train_batches(
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
         batches = batches.to_iter_dataset(reading)
         options = grain.MultiprocessingOptions(num_workers=data.workers)
-        batches = batches.mp_prefetch(options, worker_init_fn=_set_up_worker)
+        batches = batches.mp_prefetch(options, worker_init_fn=_set_up_worker).map(_out_of_shared_memory)
     else:
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
     return iter(batches)
@@ -189,6 +190,15 @@ def _set_up_worker(worker: int, workers: int) -> None:
     """As many processes as cores, each on one; and Ctrl-C, which a terminal sends to all, to the parent."""
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _out_of_shared_memory(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch in memory of this process.
+
+    On the CPU, JAX takes a batch as it is and holds it until the process ends, when it is too late for Grain
+    to release the memory that workers share.
+    """
+    return {key: np.array(value, subok=False) for key, value in batch.items()}
 
 
 def _stack(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -70,6 +70,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def traces(self) -> pathlib.Path:
+        """The profiler's traces, where TensorBoard and xprof look for them below the run."""
+        return self.path / "plugins" / "profile"
+
+    @property
     def checkpoints(self) -> pathlib.Path:
         """`last/STEP` and `best/STEP`."""
         return self.path / "checkpoints"

@@ -1,4 +1,5 @@
 import itertools
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -63,6 +64,16 @@ def test_worker_processes_make_the_same_batches(workers):
         pipeline.train_batches(source, settings(**data, workers=workers), 4, seed=1, start=2), 6
     )
     assert_same(threads, processes)
+
+
+def test_workers_end_with_the_iterator_and_share_no_memory_with_what_it_gave():
+    batches = pipeline.train_batches(Numbered(), settings(crop=(32, 32), workers=2), 4, seed=1)
+    batch = next(batches)
+    assert {type(array) for array in batch.values()} == {np.ndarray}
+    workers = multiprocessing.active_children()
+    assert len(workers) >= 2
+    batches.close()
+    assert not set(workers) & set(multiprocessing.active_children())
 
 
 @pytest.mark.parametrize("processes", [2, 4])
