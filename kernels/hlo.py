@@ -123,7 +123,10 @@ def _of_fusion(inside: Computation, operands: list[int]) -> int:
     parameters = {int(_inside(x.text)): x for x in inside.values() if x.opcode == "parameter"}
     total = 0
     for number, whole in enumerate(operands):
-        total += min(whole, sum(_read(x, parameters[number].name, whole) for x in users.get(parameters[number].name, [])))
+        total += min(
+            whole,
+            sum(_read(x, parameters[number].name, whole) for x in users.get(parameters[number].name, [])),
+        )
     root = next(x for x in inside.values() if x.root)
     outputs = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
     return total + sum(_written(inside, x) for x in outputs)

@@ -126,9 +126,7 @@ _attention = jax.custom_vjp(_forward)
 _attention.defvjp(lambda *arrays: (_forward(*arrays), arrays), _backward)
 
 
-def _count(
-    jaxpr: Jaxpr, path: tuple[str, ...], times: int, found: dict[tuple[str, ...], Operations]
-) -> None:
+def _count(jaxpr: Jaxpr, path: tuple[str, ...], times: int, found: dict[tuple[str, ...], Operations]) -> None:
     """Add the operations of a program that runs `times` times inside `path`."""
     for eqn in jaxpr.eqns:
         inside = path + _names(str(eqn.source_info.name_stack))
@@ -177,7 +175,7 @@ def _own_operations(eqn: JaxprEqn) -> Operations | None:
     """The operations of a primitive; None of one that calls other programs, or computes nothing."""
     name = eqn.primitive.name
     if eqn.params.get("name") in (_FORWARD, _BACKWARD):
-        query, key, value = (x.aval.shape for x in eqn.invars[:3])
+        query, value = eqn.invars[0].aval.shape, eqn.invars[2].aval.shape
         forward = criss_cross_products(query[:3], query[-1], value[-1])
         # each of the two products has two gradients, each as large as the product
         return Operations(forward if eqn.params["name"] == _FORWARD else 2 * forward)
@@ -208,16 +206,13 @@ def _convolution(eqn: JaxprEqn) -> int:
     """2 times the result's channels and images, times the kernel, times the positions where it is applied.
 
     The gradient of a strided convolution has zeros between its inputs, and its work is that of the
-    convolution itself: of each axis the shorter one of input and result tells how often the kernel is applied.
+    convolution itself: of each axis the shorter one of input and result tells how often the kernel is
+    applied.
     """
     numbers = eqn.params["dimension_numbers"]
     left, right, out = (x.aval.shape for x in (*eqn.invars, *eqn.outvars))
     batch, features, *out_axes = numbers.out_spec
     _, kernel_features, *kernel_axes = numbers.rhs_spec
-    positions = math.prod(
-        min(left[i], out[j]) for i, j in zip(numbers.lhs_spec[2:], out_axes, strict=True)
-    )
+    positions = math.prod(min(left[i], out[j]) for i, j in zip(numbers.lhs_spec[2:], out_axes, strict=True))
     kernel = right[kernel_features] * math.prod(right[axis] for axis in kernel_axes)
     return 2 * out[batch] * out[features] * positions * kernel
-
-

@@ -1,6 +1,7 @@
 """Device memory of training and of testing as XLA plans it for a GPU, and the largest batch that fits."""
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping
 
@@ -27,6 +28,7 @@ from kernels.gpu import GPUS
 
 # Of a GPU's memory: the CUDA context, cuDNN's scratch memory and what the allocator cannot use.
 RESERVE = 0.06
+_CLOSE = 0.95  # of the memory: the search ends with a batch that takes so much
 _TRIES = 4  # compilations in the search for the largest batch, beside the first two
 
 
@@ -81,11 +83,11 @@ def plan_testing(
         return aot.compile_for(gpu, function, *arguments).temporary_bytes
 
     size = mode.input_size(picture, max(mode.scales))
-    window, at_once, count = size, 1, 1
-    if mode.window is not None and mode.stride is not None:
+    window = size
+    if mode.window is not None:
         window = min(mode.window[0], size[0]), min(mode.window[1], size[1])
-        count = window_count(size, window, mode.stride)
-        at_once = min(WINDOWS_AT_ONCE, count)
+    at_once = windows_at_once(mode, picture)
+    calls = -(-_window_count(mode, picture) // at_once)
     x = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     windows = jax.ShapeDtypeStruct((at_once, *window, 3), jnp.float32)
     any_device = network.clone(implementation="xla")
@@ -95,9 +97,7 @@ def plan_testing(
     held = _bytes((variables, x))
     held += picture[0] * picture[1] * network.num_classes * 4 if several else 0
     held += _bytes(full) if mode.window is not None else 0
-    report = aot.compile_for(
-        gpu, lambda v, x: network.apply(v, x, upsample=False)[0], variables, windows
-    )
+    report = aot.compile_for(gpu, lambda v, x: network.apply(v, x, upsample=False)[0], variables, windows)
     steps = {"network": held + _bytes((windows, logits)) + report.temporary_bytes}
     if mode.window is not None:
         corners = jax.ShapeDtypeStruct((at_once, 2), jnp.int32)
@@ -116,14 +116,14 @@ def plan_testing(
         upsampling = upsampling_matrices((logits_size, size, picture), network.aligned, blocks)
     if not several:
         steps["largest"] = held + planned(largest_upsampled, logits, upsampling)
-        return Plan(steps, report, -(-count // at_once))
+        return Plan(steps, report, calls)
     total = jax.ShapeDtypeStruct((1, *blocks, picture[1], network.num_classes), jnp.float32)
 
     def add_scores(total: jax.Array, logits: jax.Array, upsampling: Upsampling | None) -> jax.Array:
         return add_upsampled(total, logits, upsampling, mode.sums_probabilities)
 
     steps["add"] = held + planned(add_scores, total, logits, upsampling)
-    return Plan(steps, report, -(-count // at_once))
+    return Plan(steps, report, calls)
 
 
 def usable_bytes(gpu: str) -> int:
@@ -132,42 +132,52 @@ def usable_bytes(gpu: str) -> int:
 
 
 def largest_batch(
-    planned: Callable[[int], int], known: Mapping[int, int], limit: int
+    planned: Callable[[int], int], first: tuple[int, int], limit: int
 ) -> tuple[int, dict[int, int]]:
     """The largest batch whose planned memory is at most `limit`, found with few compilations.
 
-    Planned memory is nearly a straight line over the batch. A line through two known points tells where to
-    look; what is planned there replaces the farther point, until the answer itself is planned and fits.
+    Planned memory is nearly a straight line over the batch. A line through two batches tells where to look;
+    it is drawn again until the batch that it tells is planned, fits and leaves little.
 
     Args:
       planned: batch -> bytes; compiles.
-      known: {batch: bytes} of two batches at least.
+      first: (batch, bytes) that is known already.
       limit: bytes.
 
     Returns:
-      The batch, 0 where one picture does not fit, and all that was planned, {batch: bytes}.
+      The batch, 0 where one picture does not fit; and all that was planned, {batch: bytes}.
     """
-    found = dict(known)
-    for _ in range(_TRIES):
-        fitting = [batch for batch, size in found.items() if size <= limit]
-        best = max(fitting, default=0)
-        nearest = sorted(found, key=lambda batch: abs(found[batch] - limit))[:2]
-        slope = (found[nearest[0]] - found[nearest[1]]) / (nearest[0] - nearest[1])
-        guess = int(nearest[0] + (limit - found[nearest[0]]) / max(slope, 1))
+    found = dict([first])
+    second = 2 * first[0] if first[1] <= limit else first[0] // 2
+    if second:
+        found[second] = planned(second)
+    for _ in range(_TRIES if second else 0):
+        fitting = max((batch for batch, size in found.items() if size <= limit), default=0)
         too_large = min((batch for batch, size in found.items() if size > limit), default=None)
-        guess = max(guess, best, 1)
-        if too_large is not None:
-            guess = min(guess, too_large - 1)
-        if guess in found or guess == 0:
+        a, b = sorted(found, key=lambda batch: abs(found[batch] - limit))[:2]
+        slope = max((found[a] - found[b]) / (a - b), 1)
+        guess = int(a + (limit - found[a]) / slope)
+        guess = guess if too_large is None else min(guess, too_large - 1)
+        if guess <= fitting:
             break
         found[guess] = planned(guess)
+        if _CLOSE * limit <= found[guess] <= limit:
+            break
     return max((batch for batch, size in found.items() if size <= limit), default=0), found
 
 
-def window_count(size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> int:
-    """How many sliding windows cover a picture."""
-    down, across = (len(window_starts(*sides)) for sides in zip(size, window, stride, strict=True))
-    return down * across
+def windows_at_once(mode: TestMode, picture: tuple[int, int]) -> int:
+    """Pictures or sliding windows of one picture that the network sees in one call."""
+    return min(WINDOWS_AT_ONCE, _window_count(mode, picture))
+
+
+def _window_count(mode: TestMode, picture: tuple[int, int]) -> int:
+    """How many sliding windows cover a picture at the largest scale; 1 where it is tested whole."""
+    if mode.window is None or mode.stride is None:
+        return 1
+    size = mode.input_size(picture, max(mode.scales))
+    sides = zip(size, mode.window, mode.stride, strict=True)
+    return math.prod(len(window_starts(side, min(window, side), stride)) for side, window, stride in sides)
 
 
 def _bytes(tree: object) -> int:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from ccnet_jax.config import Config
 from ccnet_jax.costs.flops import COUNTED, Operations, counted_attention, operations
+from ccnet_jax.costs.sizes import training_size
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.variables import Variables
@@ -87,15 +88,12 @@ def training_step(
 ) -> tuple[Any, State, Mapping[str, jax.ShapeDtypeStruct]]:
     """The function of a training step, compiled when called, and the shapes of its state and of a batch.
 
-    Raises:
-      ValueError: the config has no crop, so that the size of a batch is not known.
+    Raises UserError where the config does not tell the size of its pictures.
     """
-    if config.data.crop is None:
-        raise ValueError("config.data.crop is None: the size of a batch is not known")
     optimizer = build_optimizer(config.optimizer, config.steps)
     any_device = network.clone(implementation="xla")  # which parameters there are, each backend agrees on
     state = jax.eval_shape(functools.partial(initial_state, any_device, optimizer, config.seed))
-    labels = (batch_size, *config.data.crop)
+    labels = (batch_size, *training_size(config))
     batch = {
         "image": jax.ShapeDtypeStruct((*labels, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct(labels, jnp.uint8),
