@@ -198,9 +198,9 @@ def _memory_lines(result: Costs) -> list[str]:
     kernels = "fused kernels" if training["attention_kernels"] else "einsums"
     step = max(testing["steps"], key=testing["steps"].get)
     lines = [
-        f"Device memory as XLA plans it for {GPUS[result['gpu']].title}, criss-cross attention by {kernels}:",
-        f"  training, {result['batch_size']} x {crop}: {training['peak_bytes'] / 1e9:.2f} GB, of which weights "
-        f"and optimizer {training['weights_and_optimizer_bytes'] / 1e9:.2f} GB",
+        f"Device memory as XLA plans it for {GPUS[result['gpu']].title}, attention by {kernels}:",
+        f"  training, {result['batch_size']} x {crop}: {training['peak_bytes'] / 1e9:.2f} GB, of which "
+        f"weights and optimizer {training['weights_and_optimizer_bytes'] / 1e9:.2f} GB",
         f"  testing, {picture}: {testing['peak_bytes'] / 1e9:.2f} GB, in the step '{step}'",
     ]
     if largest["batch_size"]:
@@ -210,7 +210,7 @@ def _memory_lines(result: Costs) -> list[str]:
         lines.append("  not even one picture fits a GPU (it has ")
     lines[-1] += f"{largest['usable_bytes'] / 1e9:.2f} GB)"
     lines.append(
-        f"  of the GPU's memory {memory.RESERVE:.0%} are left to cuDNN and CUDA; JAX itself leaves 25%, unless "
+        f"  of the GPU's memory {memory.RESERVE:.0%} are left to cuDNN and CUDA; JAX may leave 25%, unless "
         f"XLA_PYTHON_CLIENT_MEM_FRACTION={1 - memory.RESERVE:.2f} is set"
     )
     return lines
