@@ -9,9 +9,10 @@ Three parts, of which each takes minutes:
   growth    the same against the side of the picture, from 257 to 2049 pixels
   training  mmsegmentation's column "Mem (GB)", one row for each config of its model zoo
 
-Operations are counted from the traced program, with criss-cross attention by its definition. Memory is what XLA
-plans for an H200. Writes experiments/results/cost.json after every row; started again, it keeps the rows of the
-same commit and versions and makes those that are missing. What compiling for a GPU needs is in `kernels.aot`.
+Operations are counted from the traced program, with criss-cross attention by its definition. Memory is what
+XLA plans for an H200. Writes experiments/results/cost.json after every row; started again, it keeps the rows
+of the same commit and versions and makes those that are missing. What compiling for a GPU needs is in
+`kernels.aot`.
 """
 
 import argparse
@@ -258,9 +259,9 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def kept_rows(head: Row) -> dict[str, list[Row]]:
-    """{part: its rows} that the result file has from the same commit, versions and device; the rest is dropped.
+    """{part: its rows} that the result file has from the same commit, versions and device.
 
-    A commit counts without "-dirty": writing this file makes it so.
+    Other rows are dropped. A commit counts without "-dirty": writing this file makes it so.
     """
     if not PATH.exists():
         return {}

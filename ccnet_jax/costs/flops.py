@@ -147,7 +147,7 @@ def _count(jaxpr: Jaxpr, path: tuple[str, ...], times: int, found: dict[tuple[st
                 raise ValueError("the products of a while loop cannot be counted: its length is not known")
         elif name == "pallas_call":
             raise ValueError(f"the products of the kernel {inside} cannot be counted")
-        elif not _is_rule(eqn):
+        elif not _combines_numbers(eqn):
             again = eqn.params["length"] if name == "scan" else 1
             for inner in _inner_programs(eqn):
                 _count(inner, inside, times * again, found)
@@ -166,9 +166,9 @@ def _inner_programs(eqn: JaxprEqn) -> Iterator[Jaxpr]:
             yield inner
 
 
-def _is_rule(eqn: JaxprEqn) -> bool:
-    """Whether the equation's inner programs are rules of differentiation or batching, or reductions."""
-    return eqn.primitive.name in ("reduce", "sort", "scatter", "scatter-add", "custom_partitioning")
+def _combines_numbers(eqn: JaxprEqn) -> bool:
+    """Whether the equation's inner programs only say how two numbers become one."""
+    return eqn.primitive.name in ("reduce", "sort", "scatter", "scatter-add")
 
 
 def _own_operations(eqn: JaxprEqn) -> Operations | None:
