@@ -8,9 +8,11 @@ for the GPU, which takes a minute or more. Nothing runs: times are bounds and no
 Linux and the packages of `pip install 'ccnet_jax[cost]'`; without them the rest is reported.
 """
 
+import contextlib
 import importlib.util
 import json
 import pathlib
+from collections.abc import Iterator
 
 from ccnet_jax import command_line
 from ccnet_jax.costs import report, sizes
@@ -45,8 +47,10 @@ def main() -> None:
         raise UserError("--plot needs matplotlib, which is not installed: pip install 'ccnet_jax[cost]'")
     with progress_bar(unit="program", desc="compiling", leave=False) as bar:
 
-        def compiling(what: str) -> None:
+        @contextlib.contextmanager
+        def compiling(what: str) -> Iterator[None]:
             bar.set_postfix_str(what)
+            yield
             bar.update()
 
         batch_size = arguments.batch or config.batch_size

@@ -1,5 +1,6 @@
 """What a config costs, as a dictionary, as text and as a chart."""
 
+import contextlib
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +28,7 @@ def costs(
     batch_size: int,
     picture: tuple[int, int],
     gpu: str,
-    compiling: Callable[[str], None] = lambda what: None,
+    compiling: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
 ) -> Costs:
     """Everything that `python -m ccnet_jax.cost` reports.
 
@@ -36,7 +37,7 @@ def costs(
       batch_size: pictures of a step on one GPU.
       picture: (height, width) of a picture to test.
       gpu: a name in `GPUS`.
-      compiling: is told what will be compiled next.
+      compiling: (what will be compiled) -> what surrounds it, to show progress.
 
     Raises UserError where the config does not tell sizes or classes.
     """
@@ -87,13 +88,15 @@ def costs(
     return result
 
 
-def _add_plans(result: Costs, config: Config, compiling: Callable[[str], None]) -> None:
+def _add_plans(
+    result: Costs, config: Config, compiling: Callable[[str], contextlib.AbstractContextManager]
+) -> None:
     """Device memory of training and testing, and the largest batch that fits."""
     classes, gpu, batch_size = result["classes"], result["gpu"], result["batch_size"]
 
     def plan(batch_size: int) -> memory.Report:
-        compiling(f"training step, batch {batch_size}")
-        return memory.plan_training(config, classes, batch_size, gpu)
+        with compiling(f"training step, batch {batch_size}"):
+            return memory.plan_training(config, classes, batch_size, gpu)
 
     step = plan(batch_size)
     result["training"] |= {
@@ -103,10 +106,10 @@ def _add_plans(result: Costs, config: Config, compiling: Callable[[str], None]) 
         "accessed_bytes": step.accessed_bytes,
         "attention_kernels": "criss_cross_forward" in step.hlo,
     }
-    compiling("testing")
     network = build_network(config.model, classes, config.dtype)
     picture = (result["picture"][0], result["picture"][1])
-    tested = memory.plan_testing(network, picture, config.test_mode(), gpu)
+    with compiling("testing"):
+        tested = memory.plan_testing(network, picture, config.test_mode(), gpu)
     result["testing"] |= {
         "steps": dict(tested.steps),
         "peak_bytes": tested.peak_bytes,

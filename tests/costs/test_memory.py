@@ -1,5 +1,3 @@
-"""The search for the largest batch, and what is planned for testing; see tests/test_cost.py for the program."""
-
 import dataclasses
 
 import pytest
