@@ -139,7 +139,7 @@ def test_what_is_donated_is_not_counted_twice():
 
 
 @needs_compiler
-@pytest.mark.parametrize("gpu", ["h100", "l40s", "rtx3090", "a10"])
-def test_kernels_compile_for_every_described_gpu(gpu):
+@pytest.mark.parametrize("gpu", ["h100", "l40s", "rtx3090"])
+def test_kernels_compile_for_other_gpus(gpu):
     report = json.loads(fresh_python("tests/kernels/compile_for_gpu.py", gpu, "bfloat16", "1x33x65"))
     assert "criss_cross_forward_rows" in report["1x33x65"]
