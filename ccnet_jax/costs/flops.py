@@ -134,7 +134,7 @@ def _count(jaxpr: Jaxpr, path: tuple[str, ...], times: int, found: dict[tuple[st
         if own := _own_operations(eqn):
             found[inside] += own * times
         elif name == "cond":
-            branches = []
+            branches: list[dict[tuple[str, ...], Operations]] = []
             for branch in eqn.params["branches"]:
                 branches.append(collections.defaultdict(Operations))
                 _count(branch.jaxpr, inside, times, branches[-1])
@@ -175,7 +175,7 @@ def _own_operations(eqn: JaxprEqn) -> Operations | None:
     """The operations of a primitive; None of one that calls other programs, or computes nothing."""
     name = eqn.primitive.name
     if eqn.params.get("name") in (_FORWARD, _BACKWARD):
-        query, value = eqn.invars[0].aval.shape, eqn.invars[2].aval.shape
+        query, value = _shape(eqn.invars[0]), _shape(eqn.invars[2])
         forward = criss_cross_products(query[:3], query[-1], value[-1])
         # each of the two products has two gradients, each as large as the product
         return Operations(forward if eqn.params["name"] == _FORWARD else 2 * forward)
@@ -183,23 +183,24 @@ def _own_operations(eqn: JaxprEqn) -> Operations | None:
         return Operations(_dot(eqn))
     if name == "conv_general_dilated":
         return Operations(_convolution(eqn))
-    out = eqn.outvars[0].aval if eqn.outvars else None
-    if out is None or not jax.numpy.issubdtype(getattr(out, "dtype", int), jax.numpy.floating):
+    dtype = getattr(eqn.outvars[0].aval, "dtype", int) if eqn.outvars else int
+    if not jax.numpy.issubdtype(dtype, jax.numpy.floating):
         return None
+    out = math.prod(_shape(eqn.outvars[0]))
     if name in _ELEMENTWISE:
-        return Operations(elementwise=math.prod(out.shape))
+        return Operations(elementwise=out)
     if name in _REDUCTIONS:
-        return Operations(elementwise=math.prod(eqn.invars[0].aval.shape))
+        return Operations(elementwise=math.prod(_shape(eqn.invars[0])))
     if name.startswith("reduce_window"):
-        return Operations(elementwise=math.prod(out.shape) * math.prod(eqn.params["window_dimensions"]))
+        return Operations(elementwise=out * math.prod(eqn.params["window_dimensions"]))
     return None
 
 
 def _dot(eqn: JaxprEqn) -> int:
     """2 times the result's numbers times the length of the sum."""
     (contracted, _), _ = eqn.params["dimension_numbers"]
-    left = eqn.invars[0].aval.shape
-    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    left = _shape(eqn.invars[0])
+    return 2 * math.prod(_shape(eqn.outvars[0])) * math.prod(left[axis] for axis in contracted)
 
 
 def _convolution(eqn: JaxprEqn) -> int:
@@ -210,9 +211,14 @@ def _convolution(eqn: JaxprEqn) -> int:
     applied.
     """
     numbers = eqn.params["dimension_numbers"]
-    left, right, out = (x.aval.shape for x in (*eqn.invars, *eqn.outvars))
+    left, right, out = map(_shape, (*eqn.invars, *eqn.outvars))
     batch, features, *out_axes = numbers.out_spec
     _, kernel_features, *kernel_axes = numbers.rhs_spec
     positions = math.prod(min(left[i], out[j]) for i, j in zip(numbers.lhs_spec[2:], out_axes, strict=True))
     kernel = right[kernel_features] * math.prod(right[axis] for axis in kernel_axes)
     return 2 * out[batch] * out[features] * positions * kernel
+
+
+def _shape(x: Any) -> tuple[int, ...]:
+    """Of a variable or a constant in a program."""
+    return tuple(x.aval.shape)
