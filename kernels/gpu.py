@@ -45,7 +45,7 @@ class Gpu:
 
     @property
     def title(self) -> str:
-        """The name that the driver gives, for example "NVIDIA H200"."""
+        """The maker's name for it, for example "NVIDIA H200"."""
         return re.search(r'^device_description_str: "(.+)"', self.description, re.MULTILINE)[1]  # type: ignore[index]
 
     def _number(self, field: str) -> float:

@@ -12,15 +12,10 @@ from ccnet_jax.config import Config
 from ccnet_jax.costs.parts import training_step, variable_shapes
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows, window_starts
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.evaluation.upsampling import (
-    Upsampling,
-    add_upsampled,
-    largest_upsampled,
-    row_blocks,
-    upsampling_matrices,
-)
+from ccnet_jax.evaluation.upsampling import add_upsampled, largest_upsampled, row_blocks
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
+from ccnet_jax.models.upsampling import Upsampling, upsampling_matrices
 from ccnet_jax.models.variables import Variables
 from kernels import aot
 from kernels.aot import Report
