@@ -46,7 +46,7 @@ class Gpu:
     @property
     def title(self) -> str:
         """The maker's name for it, for example "NVIDIA H200"."""
-        return re.search(r'^device_description_str: "(.+)"', self.description, re.MULTILINE)[1]  # type: ignore[index]
+        return re.search(r'^  name: "(.+)"', self.description, re.MULTILINE)[1]  # type: ignore[index]
 
     def _number(self, field: str) -> float:
         return float(re.search(rf"^\s*{field}: (\S+)", self.description, re.MULTILINE)[1])  # type: ignore[index]
