@@ -1,14 +1,14 @@
-"""Compile for an NVIDIA GPU on a machine that has none, and report registers, spills and planned memory.
+"""Compile for an NVIDIA GPU on a machine that has none, and report planned memory, registers and spills.
 
-XLA and Pallas compile ahead of time through JAX's CUDA plugin and `ptxas`; nothing runs. Beside JAX this
-needs the following (`unavailable` says which one is missing):
+XLA and Pallas compile ahead of time through JAX's CUDA plugin, `ptxas` and libdevice; nothing runs. Beside
+JAX this needs the following (`unavailable` says what is missing):
 
-    pip install "jax[cuda13-local]"     # the plugin of the same version as jax, without CUDA's libraries
-    ptxas                               # from the CUDA toolkit, on the PATH or in /usr/local/cuda/bin
+    pip install "jax[cuda13-local]"               # the plugin of the same version as jax, no CUDA libraries
+    pip install nvidia-cuda-nvcc nvidia-nvvm      # ptxas and libdevice, unless the CUDA toolkit is installed
 
-    from kernels import aot             # before the first use of JAX, in a process of its own
+    from kernels import aot                       # before the first use of JAX
     report = aot.compile_for("h200", function, jax.ShapeDtypeStruct((8, 97, 97, 640), jnp.bfloat16))
-    report.temporary_bytes, report.kernels["criss_cross_forward_rows"].spilled_bytes
+    report.temporary_bytes, report.peak_bytes, report.accessed_bytes
 """
 
 import dataclasses
@@ -24,25 +24,21 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_DUMP = pathlib.Path(tempfile.mkdtemp(prefix="aot_"))  # XLA reads its flags once, when JAX starts
-_FLAGS = [
-    f"--xla_dump_to={_DUMP}",
-    "--xla_gpu_enable_triton_gemm=false",  # its tile sizes are found by running, here with no GPU to run on
-]
-if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) >= (0, 11):
-    _FLAGS.append("--xla_dump_emitter_re=.*ptx.*")  # since then XLA writes its PTX only where asked
+import jax
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
-
-import jax  # noqa: E402
-from jax.experimental import topologies  # noqa: E402
-from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
+from kernels import hlo
+from kernels.gpu import GPUS
 
 # Otherwise the plugin looks for a GPU, and fails where there is none.
 if not jax.config.jax_platforms:  # type: ignore[attr-defined]  # JAX adds its options at run time
     jax.config.update("jax_platforms", "cpu")
 
-GPUS = {"h200": "sm_90a", "a100": "sm_80"}
+_OPTIONS = {
+    # its tile sizes are found by running, here with no GPU to run on
+    "xla_gpu_enable_triton_gemm": False,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,14 +54,31 @@ class Report:
     """What a compiled program costs on each device.
 
     Attributes:
-      temporary_bytes: device memory beside arguments and results.
-      kernels: of Pallas Triton, by name.
+      argument_bytes: device memory of the arguments.
+      output_bytes: device memory of the results.
+      reused_bytes: of the results, what lies where a donated argument lay.
+      temporary_bytes: device memory beside arguments and results. The libraries that compute convolutions
+        (cuDNN) take scratch memory on top, which only a running GPU decides.
+      kernels: of Pallas Triton and XLA, by name; empty unless asked for.
       hlo: the optimized program.
     """
 
+    argument_bytes: int
+    output_bytes: int
+    reused_bytes: int
     temporary_bytes: int
     kernels: dict[str, Kernel]
     hlo: str
+
+    @property
+    def peak_bytes(self) -> int:
+        """Device memory while the program runs: arguments, results and temporaries."""
+        return self.argument_bytes + self.output_bytes - self.reused_bytes + self.temporary_bytes
+
+    @functools.cached_property
+    def accessed_bytes(self) -> int:
+        """Device memory that the program's kernels read and write, see `kernels.hlo`."""
+        return hlo.accessed_bytes(self.hlo)
 
 
 def unavailable() -> str | None:
@@ -73,7 +86,7 @@ def unavailable() -> str | None:
     if not importlib.util.find_spec("jax_plugins.xla_cuda13"):
         return 'JAX\'s CUDA plugin is not installed: pip install "jax[cuda13-local]"'
     if not _ptxas():
-        return "ptxas is not on the PATH: install the CUDA toolkit"
+        return "ptxas is not on the PATH: pip install nvidia-cuda-nvcc nvidia-nvvm, or the CUDA toolkit"
     return None
 
 
@@ -91,22 +104,29 @@ def mesh(gpu: str, devices: int = 1) -> Mesh:
     topology = topologies.get_topology_desc(
         platform="cuda",
         topology_name=gpu,
-        target_config=(pathlib.Path(__file__).parent / "gpus" / f"{gpu}.txtpb").read_text(),
+        target_config=GPUS[gpu].description,
         topology=f"1x1x{devices}",
     )
     return topologies.make_mesh(topo=topology, mesh_shape=(devices,), axis_names=("data",))
 
 
 def compile_for(
-    gpu: str, function: Callable, *arguments: Any, devices: int = 1, split: Sequence[bool] = ()
+    gpu: str,
+    function: Callable,
+    *arguments: Any,
+    devices: int = 1,
+    split: Sequence[bool] = (),
+    kernels: bool = False,
 ) -> Report:
     """Compile jit(function)(*arguments).
 
     Args:
       gpu: a name in `GPUS`.
+      function: a plain function, or one that `jax.jit` returned, whose donated arguments stay donated.
       arguments: arrays, `jax.ShapeDtypeStruct`s or pytrees of them.
       devices: how many GPUs share the work.
       split: for each argument, whether its first axis is split over them; none where empty.
+      kernels: also report the registers of every kernel, for which all are assembled once more.
 
     Raises:
       RuntimeError: something is missing here, or the compiler does not report the costs.
@@ -121,23 +141,45 @@ def compile_for(
         )
         for argument, s in zip(arguments, split or [False] * len(arguments), strict=True)
     ]
-    before = set(_DUMP.glob("*.ptx"))
-    with jax.sharding.use_abstract_mesh(over.abstract_mesh):
-        compiled = jax.jit(function).lower(*placed).compile()
-    written = sorted(set(_DUMP.glob("*.ptx")) - before)
-    kernels = {name: kernel for ptx in written for name, kernel in _assembled(ptx, GPUS[gpu]).items()}
-    memory, hlo = compiled.memory_analysis(), compiled.as_text()
-    if memory is None or hlo is None:
+    jitted = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
+    with tempfile.TemporaryDirectory(prefix="aot_") as dump:
+        with jax.sharding.use_abstract_mesh(over.abstract_mesh):
+            options = _OPTIONS | (_dump_options(dump) if kernels else {})
+            compiled = jitted.lower(*placed).compile(compiler_options=options)
+        found: dict[str, Kernel] = {}
+        for ptx in sorted(pathlib.Path(dump).glob("*.ptx")):
+            found |= _assembled(ptx, GPUS[gpu].architecture)
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    if memory is None or text is None:
         raise RuntimeError("this JAX does not report what a program compiled for a GPU costs")
-    return Report(memory.temp_size_in_bytes, kernels, hlo)
+    return Report(
+        memory.argument_size_in_bytes,
+        memory.output_size_in_bytes,
+        memory.alias_size_in_bytes,
+        memory.temp_size_in_bytes,
+        found,
+        text,
+    )
 
 
 def _placed(sharding: NamedSharding, x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
+def _dump_options(folder: str) -> dict[str, str]:
+    """Compiler options that write the PTX of every kernel into the folder."""
+    options = {"xla_dump_to": folder}
+    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) >= (0, 11):
+        options["xla_dump_emitter_re"] = ".*ptx.*"  # since then XLA writes its PTX only where asked
+    return options
+
+
 def _ptxas() -> str | None:
-    return shutil.which("ptxas", path=os.environ.get("PATH", "") + os.pathsep + "/usr/local/cuda/bin")
+    """The path of ptxas: from the CUDA toolkit, or from NVIDIA's wheel."""
+    folders = [os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
+    if wheels := importlib.util.find_spec("nvidia"):
+        folders += [f"{folder}/cu13/bin" for folder in wheels.submodule_search_locations or ()]
+    return shutil.which("ptxas", path=os.pathsep.join(folders))
 
 
 def _assembled(ptx: pathlib.Path, architecture: str) -> dict[str, Kernel]:

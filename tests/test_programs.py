@@ -93,6 +93,7 @@ def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
         ("eval", "--labels"),
         ("predict", "--attention"),
         ("convert", "--source"),
+        ("cost", "--inference"),
         ("data.preview", "--crops"),
         ("data.prepare", "--shard-megabytes"),
     ],
@@ -105,7 +106,7 @@ def test_help(program, flag, folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["attention_memory", "camvid", "report", "streets_context", "testing_memory"]
+    "name", ["attention_memory", "camvid", "cost", "report", "streets_context", "testing_memory"]
 )
 def test_experiments_start_as_the_manual_says(name):
     code, out, err = helpers.run(f"experiments.{name}", "--help", cwd=helpers.ROOT)
@@ -157,7 +158,7 @@ def test_programs_list_what_there_is(folder):
     assert "cityscapes:mmseg-r50-769x769-80k" in out
     code, out, _ = helpers.run("ccnet_jax", cwd=folder)
     assert code == 0
-    for program in ("train", "eval", "predict", "convert", "data.preview", "data.prepare"):
+    for program in ("train", "eval", "predict", "convert", "cost", "data.preview", "data.prepare"):
         assert f"python -m ccnet_jax.{program} " in out
     assert_one_sentence(helpers.run("ccnet_jax", "eval", cwd=folder), "python -m ccnet_jax.eval")
     code, out, _ = helpers.run("ccnet_jax.eval", "--version", cwd=folder)

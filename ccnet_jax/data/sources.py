@@ -130,6 +130,7 @@ class DataSet:
       description: where to get it, and how it must lie.
       summary: (pictures of a split) -> lines on what was found in the files, printed before training. It
         reads labels, and raises UserError where there is nothing to learn. None: nothing is to be said.
+      size: (height, width) in pixels of every picture; None where they differ.
     """
 
     classes: Classes | None
@@ -138,6 +139,7 @@ class DataSet:
     layout: str | None = None
     description: str = ""
     summary: Callable[[Source], str] | None = None
+    size: tuple[int, int] | None = None
 
 
 class JoinedSource:

@@ -71,4 +71,4 @@ def open_split(location: Location, split: str) -> FolderSource:
     return FolderSource(paired(images, labels, "add it or remove the picture"), LABELS)
 
 
-DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__)
+DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__, size=(360, 480))

@@ -115,4 +115,4 @@ def open_split(location: Location, split: str) -> FolderSource:
     return FolderSource(paired(images, labels, f"unpack {package} into {root}"), LABELS)
 
 
-DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__)
+DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__, size=(1024, 2048))

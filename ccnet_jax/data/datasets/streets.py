@@ -309,4 +309,4 @@ def _light(image: np.ndarray, random: np.random.RandomState) -> np.ndarray:
     return np.clip(image + noise, 0, 255).astype(np.uint8)
 
 
-DATA_SET = DataSet(LABELS, tuple(SPLITS), open_split, None, __doc__)
+DATA_SET = DataSet(LABELS, tuple(SPLITS), open_split, None, __doc__, size=(HEIGHT, WIDTH))

@@ -1,0 +1,108 @@
+"""Operations and parameters of a config by part of the network: stem, stages, context module, heads, ..."""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ccnet_jax.config import Config
+from ccnet_jax.costs.flops import COUNTED, Operations, counted_attention, operations
+from ccnet_jax.costs.sizes import training_size
+from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.models.config import build_network
+from ccnet_jax.models.variables import Variables
+from ccnet_jax.training.optimizers import build_optimizer
+from ccnet_jax.training.step import State, initial_state, make_train_step
+
+LOSS, OPTIMIZER = "loss and upsampling", "optimizer"
+# In the order of a table.
+PARTS = (
+    *("stem", "stage 1", "stage 2", "stage 3", "stage 4", "backbone", "context", "head", "auxiliary head"),
+    *(LOSS, OPTIMIZER),
+)
+
+
+def part_of(path: Iterable[str]) -> str:
+    """The part of the network to which a path of scopes, or of names of parameters, belongs."""
+    names = list(path)
+    if "backbone" in names:
+        for name in reversed(names):
+            if name.startswith("stem_"):
+                return "stem"
+            if stage := re.match(r"layer([1-4])_", name):
+                return f"stage {stage[1]}"
+        return "backbone"
+    if "auxiliary_head" in names:
+        return "auxiliary head"
+    if "head" in names:
+        return "context" if "context" in names else "head"
+    inside = "CCNet" in names or "jvp" in names  # the optimizer's work is outside of what is differentiated
+    return LOSS if inside else OPTIMIZER
+
+
+def training_operations(config: Config, classes: int, batch_size: int) -> dict[str, dict[str, Operations]]:
+    """{"forward": {part: its operations}, "backward": ...} of one training step.
+
+    The backward pass has what is computed again under `model.remat`.
+    """
+    with counted_attention():
+        network = build_network(config.model, classes, config.dtype).clone(implementation=COUNTED)
+        step, state, batch = training_step(config, network, batch_size)
+        found = operations(step, state, batch)
+    passes: dict[str, dict[str, Operations]] = {"forward": {}, "backward": {}}
+    for path, count in found.items():
+        again = "transpose" in path or "rematted_computation" in path
+        direction, part = passes["backward" if again else "forward"], part_of(path)
+        direction[part] = direction.get(part, Operations()) + count
+    return passes
+
+
+def inference_operations(
+    config: Config, classes: int, size: tuple[int, int], batch_size: int = 1
+) -> dict[str, Operations]:
+    """{part: its operations} of the network in testing, for pictures or windows of (height, width)."""
+    images = jax.ShapeDtypeStruct((batch_size, *size, 3), jnp.uint8)
+    with counted_attention():
+        network = build_network(config.model, classes, config.dtype).clone(implementation=COUNTED)
+        found = operations(lambda v, x: network.apply(v, x)[0], variable_shapes(network), images)
+    parts: dict[str, Operations] = {}
+    for path, count in found.items():
+        parts[part_of(path)] = parts.get(part_of(path), Operations()) + count
+    return parts
+
+
+def parameters(variables: Variables) -> dict[str, int]:
+    """{part: the number of its parameters}."""
+    parts: dict[str, int] = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(variables["params"]):
+        part = part_of(key.key for key in path)
+        parts[part] = parts.get(part, 0) + x.size
+    return parts
+
+
+def training_step(
+    config: Config, network: CCNet, batch_size: int
+) -> tuple[Any, State, Mapping[str, jax.ShapeDtypeStruct]]:
+    """The function of a training step, compiled when called, and the shapes of its state and of a batch.
+
+    Raises UserError where the config does not tell the size of its pictures.
+    """
+    optimizer = build_optimizer(config.optimizer, config.steps)
+    any_device = network.clone(implementation="xla")  # which parameters there are, each backend agrees on
+    state = jax.eval_shape(functools.partial(initial_state, any_device, optimizer, config.seed))
+    labels = (batch_size, *training_size(config))
+    batch = {
+        "image": jax.ShapeDtypeStruct((*labels, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct(labels, jnp.uint8),
+    }
+    return make_train_step(network, optimizer, config.loss, config.seed), state, batch
+
+
+def variable_shapes(network: CCNet) -> Variables:
+    """Shapes of the network's parameters and batch statistics."""
+    any_device = network.clone(implementation="xla")
+    small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+    return jax.eval_shape(any_device.init, jax.random.key(0), small)

@@ -1,0 +1,308 @@
+"""The cost tables of the paper and of mmsegmentation, beside what is counted and planned here: no GPU needed.
+
+    python -m experiments.cost [--part extra|growth|training ...]
+
+Three parts, of which each takes minutes:
+
+  extra     the paper's Tables 3 and 5: operations and memory that a context module adds to the baseline for a
+            picture of 769x769, with PSP and ASPP
+  growth    the same against the side of the picture, from 257 to 2049 pixels
+  training  mmsegmentation's column "Mem (GB)", one row for each config of its model zoo
+
+Operations are counted from the traced program, with criss-cross attention by its definition. Memory is what
+XLA plans for an H200. Writes experiments/results/cost.json after every row; started again, it keeps the rows
+of the same commit and versions and makes those that are missing. What compiling for a GPU needs is in
+`kernels.aot`.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kernels import aot  # before JAX starts
+
+import jax  # isort: skip
+import jax.numpy as jnp
+
+from ccnet_jax import config_files
+from ccnet_jax.config import Config, parse
+from ccnet_jax.config_files import ConfigName
+from ccnet_jax.costs import memory
+from ccnet_jax.costs.flops import COUNTED, counted_attention, operations, total
+from ccnet_jax.costs.sizes import class_count
+from ccnet_jax.models.ccnet import ContextModule
+from ccnet_jax.models.contexts import ContextSettings
+from ccnet_jax.progress import progress_bar
+from kernels.measure import ROOT, result_head, write_result
+
+PATH = ROOT / "experiments" / "results" / "cost.json"
+GPU = "h200"
+CHANNELS = 512
+GPUS_OF_MMSEG = 4  # its batches of 8 and 16 are those of four GPUs
+SIDES = (257, 513, 769, 1025, 1537, 2049)  # of pictures; features have an eighth, and one more
+DTYPES = ("float32", "bfloat16")
+
+# {name: (context, loops, backend)}; the backends "triton" and "xla" are the fused kernels and the einsums
+MODULES = {
+    "RCCA, 1 loop, fused": ("rcca", 1, "triton"),
+    "RCCA, 2 loops, fused": ("rcca", 2, "triton"),
+    "RCCA, 3 loops, fused": ("rcca", 3, "triton"),
+    "RCCA, 1 loop, einsum": ("rcca", 1, "xla"),
+    "RCCA, 2 loops, einsum": ("rcca", 2, "xla"),
+    "RCCA, 3 loops, einsum": ("rcca", 3, "xla"),
+    "Non-local": ("nonlocal", 1, None),
+    "PSP": ("psp", 1, None),
+    "ASPP": ("aspp", 1, None),
+}
+GROWING = ("RCCA, 2 loops, fused", "RCCA, 2 loops, einsum", "Non-local", "PSP", "ASPP")
+# GFLOPs and memory (MB) over the baseline: Tables 3 and 5 of the paper (ICCV 2019).
+PAPER = {
+    ("rcca", 1): (8.3, 53),
+    ("rcca", 2): (16.5, 127),
+    ("rcca", 3): (24.7, 208),
+    ("nonlocal", 1): (108, 1411),
+}
+# GB, the column "Mem (GB)" of mmsegmentation's CCNet page; None where it has no number.
+MMSEG = {
+    "cityscapes:mmseg-r50-512x1024-40k": 6,
+    "cityscapes:mmseg-r101-512x1024-40k": 9.5,
+    "cityscapes:mmseg-r50-769x769-40k": 6.8,
+    "cityscapes:mmseg-r101-769x769-40k": 10.7,
+    "cityscapes:mmseg-r50-512x1024-80k": None,
+    "cityscapes:mmseg-r101-512x1024-80k": None,
+    "cityscapes:mmseg-r50-769x769-80k": None,
+    "cityscapes:mmseg-r101-769x769-80k": None,
+    "ade20k:mmseg-r50-512x512-80k": 8.8,
+    "ade20k:mmseg-r101-512x512-80k": 12.2,
+    "ade20k:mmseg-r50-512x512-160k": None,
+    "ade20k:mmseg-r101-512x512-160k": None,
+    "voc12aug:mmseg-r50-512x512-20k": 6,
+    "voc12aug:mmseg-r101-512x512-20k": 9.5,
+    "voc12aug:mmseg-r50-512x512-40k": None,
+    "voc12aug:mmseg-r101-512x512-40k": None,
+}
+
+Row = dict[str, Any]
+
+
+# --- Rows ---
+
+
+def features(picture: int) -> int:
+    """The side of the feature map of a picture whose side is 8 n + 1."""
+    return (picture - 1) // 8 + 1
+
+
+def module_operations(name: str, side: int) -> int:
+    """Products of a context module for features of side x side, forward."""
+    context, loops, backend = MODULES[name]
+    with counted_attention():
+        module, variables, x = _module(context, loops, backend and COUNTED, side, "float32")
+        return total(operations(lambda v, x: module.apply(v, x, False), variables, x)).products
+
+
+def module_bytes(name: str, side: int, dtype: str) -> tuple[int, int]:
+    """Planned temporaries of a context module: forward, and forward + backward of the sum of squares."""
+    module, variables, x = _module(*MODULES[name], side, dtype)
+
+    def loss(params: Any, rest: Any, x: jax.Array) -> jax.Array:
+        out, _ = module.apply({"params": params, **rest}, x, True, mutable=["batch_stats"])
+        return (out.astype(jnp.float32) ** 2).sum()
+
+    rest = {key: value for key, value in variables.items() if key != "params"}
+    forward = aot.compile_for(GPU, lambda v, x: module.apply(v, x, False), variables, x)
+    both = aot.compile_for(GPU, jax.grad(loss, (0, 2)), variables["params"], rest, x)
+    return forward.temporary_bytes, both.temporary_bytes
+
+
+def _module(
+    context: str, loops: int, backend: str | None, side: int, dtype: str
+) -> tuple[ContextModule, Any, jax.ShapeDtypeStruct]:
+    """A context module, the shapes of its variables, and of its input."""
+    settings = ContextSettings(loops, backend, dtype=jnp.dtype(dtype))
+    x = jax.ShapeDtypeStruct((1, side, side, CHANNELS), jnp.dtype(dtype))
+    twin = ContextModule(context, dataclasses.replace(settings, implementation="xla"))
+    small = jax.ShapeDtypeStruct((1, 8, 8, CHANNELS), x.dtype)  # parameters do not depend on the size
+    variables = jax.eval_shape(lambda x: twin.init(jax.random.key(0), x, False), small)
+    return ContextModule(context, settings), variables, x
+
+
+@functools.cache
+def step_peak(context: str, loops: int, backend: str | None) -> int:
+    """Planned memory of a training step of one picture of 769x769, ResNet-50, float32."""
+    config = _config("cityscapes:official-r50-769x769-60k")
+    model = dataclasses.replace(config.model, context=context, loops=loops, implementation=backend)
+    changed = dataclasses.replace(config, model=model)
+    return memory.plan_training(changed, class_count(changed), 1, GPU).peak_bytes
+
+
+def extra_row(name: str) -> Row:
+    """What a module adds to the baseline, for a picture of 769x769."""
+    context, loops, backend = MODULES[name]
+    forward, both = module_bytes(name, features(769), "float32")
+    gflops, megabytes = PAPER.get((context, loops), (None, None))
+    return {
+        "products": module_operations(name, features(769)),
+        "forward_bytes": forward,
+        "forward_backward_bytes": both,
+        "training_step_bytes": step_peak(context, loops, backend) - step_peak("none", 1, None),
+        "published_gflops": gflops,
+        "published_megabytes": megabytes,
+    }
+
+
+def growth_row(name: str, picture: int) -> Row:
+    """Operations and memory of a module alone, for a picture of picture x picture."""
+    forward, both = module_bytes(name, features(picture), "bfloat16")
+    products = module_operations(name, features(picture))
+    return {"products": products, "forward_bytes": forward, "forward_backward_bytes": both}
+
+
+def training_row(name: str, dtype: str) -> Row:
+    """Planned memory of a training step with mmsegmentation's batch of one GPU."""
+    config = _config(name)
+    # the schedule's length does not change the program's memory: rows that differ in it share a compilation
+    plain = dataclasses.replace(config, dtype=dtype, steps=1000)
+    batch_size = config.batch_size // GPUS_OF_MMSEG
+    peak, temporary = _training_memory(plain, batch_size)
+    return {
+        "batch_size": batch_size,
+        "peak_bytes": peak,
+        "temporary_bytes": temporary,
+        "published_gigabytes": MMSEG[name],
+    }
+
+
+@functools.cache
+def _training_memory(config: Config, batch_size: int) -> tuple[int, int]:
+    report = memory.plan_training(config, class_count(config), batch_size, GPU)
+    return report.peak_bytes, report.temporary_bytes
+
+
+def _config(name: str) -> Config:
+    return parse(config_files.load(ConfigName.of(name)))
+
+
+# {part: (what identifies each row, the function that makes it)}
+PARTS: dict[str, tuple[list[Row], Callable[..., Row]]] = {
+    "extra": ([{"name": name} for name in MODULES], extra_row),
+    "growth": ([{"name": name, "picture": side} for name in GROWING for side in SIDES], growth_row),
+    "training": ([{"name": name, "dtype": dtype} for dtype in DTYPES for name in MMSEG], training_row),
+}
+
+
+# --- Tables ---
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """{name: table in Markdown} of what `main` wrote; only the parts that were made."""
+    made = {"extra": _extra_table, "growth": _growth_table, "training": _training_table}
+    return {name: table(report[name]) for name, table in made.items() if report.get(name)}
+
+
+def _extra_table(rows: list[Row]) -> str:
+    body = []
+    for row in rows:
+        sizes = (row[key] for key in ("forward_bytes", "forward_backward_bytes", "training_step_bytes"))
+        published = (row["published_gflops"], row["published_megabytes"])
+        body.append(
+            [row["name"], f"{row['products'] / 1e9:.2f}", _or_dash(published[0])]
+            + [f"{size / 1e6:.0f}" for size in sizes]
+            + [_or_dash(published[1])]
+        )
+    header = ["module", "GFLOP", "GFLOP, paper", "MB, forward", "MB, forward + backward"]
+    return _markdown([*header, "MB, training step", "MB, paper"], body)
+
+
+def _growth_table(rows: list[Row]) -> str:
+    pictures = list(dict.fromkeys(row["picture"] for row in rows))
+    cells = {(row["name"], row["picture"]): row for row in rows}
+
+    def cell(row: Row | None) -> str:
+        if row is None:
+            return ""
+        return f"{row['products'] / 1e9:.1f} / {row['forward_backward_bytes'] / 1e6:.0f}"
+
+    body = [
+        [name, *(cell(cells.get((name, picture))) for picture in pictures)]
+        for name in dict.fromkeys(row["name"] for row in rows)
+    ]
+    return _markdown(["GFLOP / MB", *(f"{picture}x{picture}" for picture in pictures)], body)
+
+
+def _training_table(rows: list[Row]) -> str:
+    dtypes = list(dict.fromkeys(row["dtype"] for row in rows))
+    cells = {(row["name"], row["dtype"]): row for row in rows}
+    body = []
+    for name in dict.fromkeys(row["name"] for row in rows):
+        mine = [cells.get((name, dtype)) for dtype in dtypes]
+        first = next(row for row in mine if row)
+        planned = ["" if row is None else f"{row['peak_bytes'] / 1e9:.2f}" for row in mine]
+        body.append([f"`{name}`", str(first["batch_size"]), _or_dash(first["published_gigabytes"]), *planned])
+    header = ["config", "pictures a GPU", "GB, mmsegmentation", *(f"GB planned, {x}" for x in dtypes)]
+    return _markdown(header, body)
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+# --- The file ---
+
+
+def kept_rows(head: Row) -> dict[str, list[Row]]:
+    """{part: its rows} that the result file has from the same commit, versions and device.
+
+    Other rows are dropped. A commit counts without "-dirty": writing this file makes it so.
+    """
+    if not PATH.exists():
+        return {}
+    old = json.loads(PATH.read_text())
+
+    def origin(head: Row) -> list[Any]:
+        commit = (head.get("commit") or "").removesuffix("-dirty")
+        return [commit, *(head.get(key) for key in ("device", "jax", "versions"))]
+
+    return {part: old.get(part, []) for part in PARTS} if origin(old) == origin(head) else {}
+
+
+def make(parts: Iterable[str]) -> dict[str, Any]:
+    """The report, with every row of the parts; the file is written after each."""
+    report: dict[str, Any] = dict(result_head(aot.device_name(GPU)))
+    kept = kept_rows(report)
+    report |= {part: kept.get(part, []) for part in PARTS}
+    missing = [
+        (part, key)
+        for part in parts
+        for key in PARTS[part][0]
+        if not any(key.items() <= row.items() for row in report[part])
+    ]
+    for part, key in progress_bar(missing, unit="row"):
+        keys, make_row = PARTS[part]
+        rows = [*report[part], key | make_row(*key.values())]
+        report[part] = sorted(rows, key=lambda row: keys.index({name: row[name] for name in keys[0]}))
+        write_result(PATH, report)
+    return report
+
+
+def main() -> None:
+    """Make what is missing, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", action="append", choices=list(PARTS), help="only this one; default all")
+    arguments = parser.parse_args()
+    if missing := memory.missing():
+        parser.error(missing)
+    for name, table in tables(make(arguments.part or PARTS)).items():
+        print(f"{name}\n\n{table}")
+
+
+if __name__ == "__main__":
+    main()

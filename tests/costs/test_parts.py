@@ -1,0 +1,109 @@
+import jax
+import pytest
+
+from ccnet_jax.costs import parts, sizes
+from ccnet_jax.costs.flops import Operations
+from ccnet_jax.costs.roofline import bound
+from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.sources import Location
+from ccnet_jax.errors import UserError
+from ccnet_jax.models.config import build_network
+from kernels.gpu import GPUS
+from tests.helpers import load_config
+
+TINY = {"model__depth": 10, "model__width": 0.125, "data__crop": (64, 64)}
+CLASSES = 13
+
+
+@pytest.fixture(scope="module")
+def training():
+    return parts.training_operations(load_config("demo", **TINY), CLASSES, 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("jvp CCNet backbone stem_conv1", "stem"),
+        ("transpose jvp CCNet backbone CCNet backbone rematted_computation layer3_0 conv1", "stage 3"),
+        ("jvp CCNet backbone", "backbone"),
+        ("jvp CCNet head context rcca attention", "context"),
+        ("jvp CCNet head before conv", "head"),
+        ("jvp CCNet auxiliary_head conv", "auxiliary head"),
+        ("jvp CCNet", "loss and upsampling"),
+        ("transpose jvp", "loss and upsampling"),
+        ("", "optimizer"),
+        ("layer1_0 conv1", "optimizer"),
+    ],
+)
+def test_paths_belong_to_parts(path, part):
+    assert parts.part_of(path.split()) == part
+
+
+def test_a_training_step_by_hand(training):
+    forward, backward = training["forward"], training["backward"]
+    # the stem: 64x64 to 32x32 by three 3x3 convolutions, 3 to 8 to 8 to 8 channels; two pictures
+    stem = 2 * (2 * 32 * 32) * 9 * (3 * 8 + 8 * 8 + 8 * 8)
+    assert forward["stem"].products == stem
+    assert backward["stem"].products == 2 * stem - 2 * (2 * 32 * 32) * 9 * 3 * 8  # pictures have no gradient
+    for part in ("stage 1", "stage 2", "stage 3", "stage 4", "context", "head", "auxiliary head"):
+        assert backward[part].products == 2 * forward[part].products, part
+    assert forward["optimizer"].products == 0
+    network = build_network(load_config("demo", **TINY).model, CLASSES)
+    count = sum(x.size for x in jax.tree.leaves(parts.variable_shapes(network)["params"]))
+    assert forward["optimizer"].elementwise > 3 * count  # momentum, decay, update
+    assert sum(parts.parameters(parts.variable_shapes(network)).values()) == count
+
+
+def test_testing_has_the_forward_pass_of_one_picture(training):
+    tested = parts.inference_operations(load_config("demo", **TINY), CLASSES, (64, 64))
+    assert "auxiliary head" not in tested
+    assert "optimizer" not in tested
+    for part in ("stem", "stage 3", "context", "head"):
+        assert 2 * tested[part].products == training["forward"][part].products
+
+
+def test_remat_costs_a_forward_pass(training):
+    config = load_config("demo", **TINY, model__remat=True)
+    again = parts.training_operations(config, CLASSES, 2)
+    for part in ("stage 1", "stage 4"):
+        recomputed = again["backward"][part].products - training["backward"][part].products
+        assert recomputed == training["forward"][part].products
+    assert again["forward"]["stage 2"].products == training["forward"]["stage 2"].products
+
+
+def test_sizes_without_files():
+    cityscapes = load_config("cityscapes:mmseg-r50-769x769-80k")
+    assert sizes.class_count(cityscapes) == 19
+    assert sizes.training_size(cityscapes) == (769, 769)
+    assert sizes.picture_size(cityscapes) == (1024, 2048)
+    assert sizes.picture_size(load_config("ade20k")) == (512, 512)
+    assert sizes.training_size(load_config("demo")) == (96, 192)
+    assert sizes.class_count(load_config("folder", data__classes=("a", "b"))) == 2
+    assert sizes.size_of("512x1024") == (512, 1024)
+    with pytest.raises(UserError, match=r"pass them as --config.data.classes"):
+        sizes.class_count(load_config("folder"))
+    with pytest.raises(UserError, match=r"pass --config.data.crop"):
+        sizes.training_size(load_config("folder", data__crop=None, data__scale=None))
+    with pytest.raises(UserError, match="2 numbers, but the data set has 19 classes"):
+        sizes.class_count(load_config("cityscapes", loss__class_weights=(1.0, 2.0)))
+    for text in ("512", "x5", "0x7", "axb"):
+        with pytest.raises(UserError, match="HEIGHTxWIDTH"):
+            sizes.size_of(text)
+
+
+def test_the_size_of_the_built_in_pictures():
+    streets = DATASETS["streets"]
+    assert streets.open(Location(), "val")[0]["image"].shape[:2] == streets.size
+
+
+def test_the_larger_time_bounds():
+    gpu = GPUS["a100"]
+    assert bound(gpu, int(312e12), 0, "bfloat16").seconds == pytest.approx(1)
+    assert bound(gpu, int(312e12), 0, "float32").seconds == pytest.approx(2)
+    memory = bound(gpu, int(1e12), int(gpu.bandwidth) * 3, "float32")
+    assert (memory.seconds, memory.by) == (pytest.approx(3), "memory")
+    assert bound(gpu, int(1e15), 1, "float32").by == "compute"
+
+
+def test_operations_add_up():
+    assert Operations(1, 2) + Operations(3, 4) * 2 == Operations(7, 10)
