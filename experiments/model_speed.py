@@ -3,14 +3,14 @@
     python -m experiments.model_speed [--output FILE.json] [--contenders jax,torch.compile] [--toy]
 
 The same ResNet-50 or ResNet-101 with RCCA (two loops, 19 classes, mmsegmentation's network), the same
-weights, pictures, precision and batch. JAX runs what `ccnet_jax.train` and `ccnet_jax.eval` run. PyTorch runs
-eager, with channels-last, and compiled (`torch.compile`, on a GPU only unless asked for). Each contender has a
+weights, pictures, precision and batch. JAX runs what `ccnet_jax.train` and `ccnet_jax.eval` run. PyTorch is
+eager, with channels-last, or compiled (`torch.compile`, on a GPU only unless asked for). Each contender has a
 process of its own and they take turns in every round, so that what slows the machine for a while slows them
 all; one that does not fit the GPU's memory beside the others is timed alone. On a GPU: training at 8x769x769
 and 16x512x512, inference at these and at 1x1024x2048, in bfloat16 and float32 (TF32). On a CPU: inference at
 1x512x1024 and training at 2x360x480, in float32.
 
-Writes experiments/results/model_speed.{json,md} after every case, and keeps the cases that the file holds
+Writes experiments/results/model_speed.json after every case, and keeps the cases that the file holds
 already, of this device, these versions and these sources. Needs PyTorch; without it only JAX is timed.
 """
 
@@ -34,19 +34,19 @@ import numpy as np
 from ccnet_jax.progress import progress_bar
 from experiments.speed.cases import CONTENDERS, SETUPS, Case, Setup
 from experiments.speed.worker import Failed, Worker
+from kernels.criss_cross import blocks
 from kernels.measure import ROOT, result_head, resumed, sources, write_result
-from kernels.whole_file import write_whole
 
 RESULT = ROOT / "experiments" / "results" / "model_speed.json"
 
 
 # ------------------------------------------------------------------------------------------------ measurement
 class Session:
-    """What all cases share: the device, block sizes for the kernels, and a folder for weights and logits."""
+    """What all cases share: the device, the kernels' tuned block sizes, a folder for weights and logits."""
 
-    def __init__(self, device: str, blocks: pathlib.Path | None, folder: pathlib.Path):
+    def __init__(self, device: str, tuned: pathlib.Path | None, folder: pathlib.Path):
         self.device, self.folder = device, folder
-        self.blocks = None if blocks is None else str(blocks.resolve())
+        self.tuned = None if tuned is None else str(tuned.resolve())
 
     def make_weights(self, case: Case) -> None:
         """Write the files of the case's weights, once for each network."""
@@ -65,7 +65,7 @@ class Session:
         """What a worker needs to prepare a case."""
         return {"case": case._asdict(), "contender": name, "folder": str(self.folder)} | {
             "device": self.device,
-            "blocks": self.blocks,
+            "blocks": self.tuned,
         }
 
 
@@ -234,6 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     output = flags.output or (None if flags.toy else RESULT)
 
+    if flags.blocks:
+        blocks.use_tuned(flags.blocks)  # here, to note them
     report: dict[str, Any] = {
         **result_head(),
         "sources": sources("kernels", "ccnet_jax", "experiments/speed"),
@@ -250,15 +252,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         session = Session(device, flags.blocks, pathlib.Path(folder))
         measure = functools.partial(measured_case, names=names, setup=setup, session=session)
         for case in left:
-            row = {"case": case._asdict(), "contenders": measure(case)}
+            row: dict[str, Any] = {
+                "case": case._asdict(),
+                "contenders": measure(case),
+                "blocks": blocks.table_rows(),
+            }
             report["cases"] = [x for x in report["cases"] if Case(**x["case"]) != case] + [row]
             report["finished"] = case == left[-1]
             if output:  # after every case: a run that is cut short keeps what it has
                 write_result(output, report)
             bar.update()
             bar.write(f"{case.name}: {summary(row['contenders'])}")
-    if output:
-        write_whole(output.with_suffix(".md"), tables(report)["model_speed"])
     print(tables(report)["model_speed"])
 
 

@@ -309,4 +309,4 @@ class MMSeg(Network):
         return main, side.conv_seg(self.dropout(block(side.convs[0], stage3))) if auxiliary else None
 
 
-NETWORKS: dict[str, type[Network]] = {"official": Official, "mmseg": MMSeg}
+NETWORKS: dict[str, Callable[..., Network]] = {"official": Official, "mmseg": MMSeg}

@@ -23,6 +23,7 @@ from ccnet_jax.weights.naming import Naming
 from ccnet_jax.weights.values import torch_tensors
 from experiments.speed import cases
 from experiments.speed.cases import Case
+from kernels.whole_file import whole_file
 
 
 def model_config(case: Case) -> ModelConfig:
@@ -67,8 +68,10 @@ def main(arguments: Sequence[str]) -> None:
     flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, random_variables(case)))
     config = model_config(case)
     tensors = torch_tensors(flat, Naming.published(config.flavour, config.stem), in_place=False, step=0)
-    np.savez(case.weights_file(folder, "jax"), **{"/".join(key): value for key, value in flat.items()})
-    np.savez(case.weights_file(folder, "torch"), **tensors)
+    ours = {"/".join(key): value for key, value in flat.items()}
+    for framework, arrays in (("jax", ours), ("torch", tensors)):
+        with whole_file(case.weights_file(folder, framework)) as path, path.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
 
 
 if __name__ == "__main__":
