@@ -6,6 +6,7 @@ layout; "torch channels-last" and "torch.compile" use channels-last. bfloat16 is
 """
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def training(
         optimizer.step()
         return loss.detach()
 
-    return Contender(call, wait, peak_bytes, loss=float)
+    return Contender(call, wait, peak_bytes, loss=float, release=release_of(images))
 
 
 def inference(model: Network, images: torch.Tensor, autocast: torch.autocast, compiled: bool) -> Contender:
@@ -89,7 +90,14 @@ def inference(model: Network, images: torch.Tensor, autocast: torch.autocast, co
             found, _ = model(images[:1], auxiliary=False)
         return found[0].permute(1, 2, 0).float().cpu().numpy()
 
-    return Contender(call, wait, peak_bytes, logits=None if compiled else logits)  # a compilation of its own
+    if compiled:  # its logits would be a compilation of their own
+        return Contender(call, wait, peak_bytes, release=release_of(images))
+    return Contender(call, wait, peak_bytes, logits=logits, release=release_of(images))
+
+
+def release_of(images: torch.Tensor) -> Callable[[], None] | None:
+    """What gives PyTorch's cached memory back, where the pictures lie on a GPU."""
+    return torch.cuda.empty_cache if images.is_cuda else None
 
 
 def wait(result: torch.Tensor) -> None:

@@ -5,6 +5,7 @@ process, which lives through a case and is asked, by lines of JSON, for one roun
 waits for a line, which takes no time from the others. Imports neither JAX nor PyTorch.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -29,6 +30,8 @@ class Contender(NamedTuple):
       peak_bytes: the most memory so far.
       loss: of the result of a training step; None in inference.
       logits: float32 [H, W, classes] of the first picture; None where there are none of their own.
+      release: gives memory that is not in use back to the GPU, for the others; None where nothing can. The
+        next call, which takes the memory again, is not timed.
     """
 
     call: Callable[[], Any]
@@ -36,6 +39,7 @@ class Contender(NamedTuple):
     peak_bytes: Callable[[], int]
     loss: Callable[[Any], float] | None = None
     logits: Callable[[], np.ndarray] | None = None
+    release: Callable[[], None] | None = None
 
 
 # (case, contender's name, folder of the weights, other values of the request) -> what is timed
@@ -58,6 +62,8 @@ def serve(prepare: Prepare) -> None:
                     answer = {"seconds": seconds_a_call(contender, request["calls"])}
                 else:
                     answer = results(contender, request)
+                if contender.release is not None:
+                    contender.release()
             except Exception as error:  # every library has its own class for "out of memory"
                 answer = {"failure": (str(error).strip() or type(error).__name__).splitlines()[0]}
             print(json.dumps(answer), file=answers, flush=True)
@@ -80,6 +86,8 @@ def prepared(prepare: Prepare, request: dict[str, Any]) -> tuple[Contender, dict
 
 def seconds_a_call(contender: Contender, calls: int) -> float:
     """The mean of `calls` calls, which queue on the device."""
+    if contender.release is not None:
+        contender.wait(contender.call())
     start = time.perf_counter()
     result = None
     for _ in range(calls):
@@ -133,8 +141,14 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.communicate()
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()  # the end of its input ends it
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
     def ask(self, **request: Any) -> dict[str, Any]:
         """Its answer. Raises Failed."""
