@@ -104,7 +104,9 @@ def test_help(program, flag, folder):
     assert "python -m ccnet_jax." + program in out
 
 
-@pytest.mark.parametrize("name", ["attention_memory", "streets_context", "testing_memory"])
+@pytest.mark.parametrize(
+    "name", ["attention_memory", "model_speed", "on_gpu", "streets_context", "testing_memory"]
+)
 def test_experiments_start_as_the_manual_says(name):
     code, out, err = helpers.run(f"experiments.{name}", "--help", cwd=helpers.ROOT)
     assert code == 0, err

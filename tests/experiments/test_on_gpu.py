@@ -170,7 +170,7 @@ def test_a_bare_machine_can_measure(module):
     assert helpers.fresh_python("-c", f"import sys; {blocked}; import {module}; print('here')") == "here\n"
 
 
-# ------------------------------------------------------------------------------------------------- the summary
+# ------------------------------------------------------------------------------------------------ the summary
 def bench_row(direction, us, over_xla, over_floor, implementation="triton", **changes):
     row = {"shape": "8x97x97", "dtype": "bfloat16", "direction": direction, "implementation": implementation}
     row |= {"failure": None, "median_us": us, "time_over": {"xla": over_xla, "floor": over_floor}}
