@@ -3,7 +3,8 @@
     python -m experiments.speed.weights FOLDER '{"task": "training", "depth": 50, ...}'
 
 gamma is 1/2, so that attention takes part. Running statistics are those of random pictures: with the initial
-0 and 1 the activations of a deep network would grow from block to block. Runs on the CPU.
+0 and 1 the activations of a deep network would grow from block to block. Residual branches are damped, as in
+trained networks: otherwise every block would enlarge rounding, and logits say little. Runs on the CPU.
 """
 
 import json
@@ -25,6 +26,8 @@ from experiments.speed import cases
 from experiments.speed.cases import Case
 from kernels.whole_file import whole_file
 
+DAMPING = 0.2
+
 
 def model_config(case: Case) -> ModelConfig:
     """The settings of the case's network."""
@@ -36,9 +39,10 @@ def random_variables(case: Case) -> dict[str, Any]:
     network = build_network(model_config(case), cases.CLASSES)
     pictures = cases.pictures(case._replace(batch=2, height=128, width=128))
     variables = jax.jit(network.init)(jax.random.key(0), pictures[:, :64, :64])
-    halves = jax.tree_util.tree_map_with_path(
+    params = jax.tree_util.tree_map_with_path(
         lambda path, x: jnp.full_like(x, 0.5) if path[-1].key == "gamma" else x, variables["params"]
     )
+    params["backbone"] = {name: damped(part) for name, part in params["backbone"].items()}
 
     @jax.jit
     def updated(params: Any, batch_stats: Any) -> Any:
@@ -52,8 +56,17 @@ def random_variables(case: Case) -> dict[str, Any]:
         return new["batch_stats"]
 
     new_share = 1 - batch_norm(True, name="any").momentum
-    of_zero = updated(halves, jax.tree.map(jnp.zeros_like, variables["batch_stats"]))
-    return {"params": halves, "batch_stats": jax.tree.map(lambda x: x / new_share, of_zero)}
+    of_zero = updated(params, jax.tree.map(jnp.zeros_like, variables["batch_stats"]))
+    return {"params": params, "batch_stats": jax.tree.map(lambda x: x / new_share, of_zero)}
+
+
+def damped(part: dict[str, Any]) -> dict[str, Any]:
+    """A part of the ResNet; of a block, with a smaller scale of its last norm, which ends the branch."""
+    norms = [name for name in part if name.startswith("norm")]
+    if not norms:
+        return part
+    last = max(norms)
+    return part | {last: part[last] | {"scale": DAMPING * part[last]["scale"]}}
 
 
 def load_variables(path: pathlib.Path) -> dict[str, Any]:
