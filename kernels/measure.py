@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -157,17 +158,48 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """HEAD, with "-dirty" where files differ from it; None where this is no checkout of the repository.
+    """HEAD, with "-dirty" where files differ from it.
 
-    Results may differ: one that was measured before has no part in the next.
+    Results may differ: one that was measured before has no part in the next. Where this is no checkout of the
+    repository, but a copy of its files, it is what the environment variable SOURCE_COMMIT says, or None.
     """
     if not (ROOT / ".git").exists():  # an installed package may lie inside another project's repository
-        return None
+        return os.environ.get("SOURCE_COMMIT")
     head = _printed_by(["git", "rev-parse", "HEAD"])
     if head is None:
         return None
     changed = _printed_by(["git", "status", "--porcelain", "--untracked-files=no", "--", ".", _NO_RESULTS])
     return f"{head}-dirty" if changed else head
+
+
+def sources(*folders: str) -> str:
+    """16 hexadecimal digits that tell one state of the Python files in these folders from another.
+
+    A commit does not: it changes when results are committed, and files that differ from it have many states.
+    """
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def resumed(path: pathlib.Path, report: dict[str, Any], measured: tuple[str, ...]) -> dict[str, Any]:
+    """`report`, with what an interrupted program has measured already and written to `path`.
+
+    Args:
+      path: of the result file; it need not exist.
+      report: as it is at the start. Measurements of other values (of another device, other versions, other
+        sources) are not taken; the commit, the command and the date may be others.
+      measured: the keys of the measurements.
+    """
+    try:
+        before = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return report
+    free = {"commit", "command", "date", *measured}
+    same = all(before.get(key) == value for key, value in report.items() if key not in free)
+    return report | {key: before[key] for key in measured if key in before} if same else report
 
 
 def write_result(path: pathlib.Path, report: dict[str, Any]) -> None:

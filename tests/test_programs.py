@@ -106,7 +106,17 @@ def test_help(program, flag, folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["attention_memory", "camvid", "cost", "report", "streets_context", "testing_memory"]
+    "name",
+    [
+        "attention_memory",
+        "camvid",
+        "cost",
+        "model_speed",
+        "on_gpu",
+        "report",
+        "streets_context",
+        "testing_memory",
+    ],
 )
 def test_experiments_start_as_the_manual_says(name):
     code, out, err = helpers.run(f"experiments.{name}", "--help", cwd=helpers.ROOT)

@@ -3,7 +3,6 @@
 import contextlib
 import pathlib
 
-import numpy as np
 from flax import traverse_util
 
 from ccnet_jax.config import Config
@@ -13,9 +12,10 @@ from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.weights import tensor_files, values
+from ccnet_jax.weights import tensor_files
 from ccnet_jax.weights.checkpoint_meta import written_meta
-from ccnet_jax.weights.naming import COUNTER, HEAD_NAMES, Key, Naming
+from ccnet_jax.weights.naming import HEAD_NAMES, Naming
+from ccnet_jax.weights.values import torch_tensors
 
 
 def export_weights(
@@ -54,39 +54,6 @@ def export_weights(
         print(
             "norms are plain batch norms; for the authors' in-place ABN, with |weight| + 1e-5, --inplace-abn"
         )
-
-
-def torch_tensors(
-    variables: dict[Key, np.ndarray], naming: Naming, in_place: bool, step: int
-) -> dict[str, np.ndarray]:
-    """The state dict of a CCNet's flat variables.
-
-    Args:
-      variables: {key: array}, ours.
-      naming: what the state dict calls its parts.
-      in_place: write weights of which in-place ABN makes the scales, and no counters, of which it has none.
-      step: what the counters of batches say.
-
-    Returns:
-      {name: array}, sorted by name.
-
-    Raises:
-      UserError: a scale is below 1e-5, which in-place ABN's cannot be.
-    """
-    tensors = {}
-    for key, value in variables.items():
-        if in_place and key[-1] == "scale":
-            value = values.in_place_weight(value)
-            if np.isnan(value).any():
-                raise UserError(
-                    f"{'/'.join(key)} holds scales below 1e-5, which in-place ABN cannot have (its are "
-                    "|weight| + 1e-5); omit --inplace-abn and use plain batch norms in PyTorch"
-                )
-        tensors[naming.name(key)] = values.to_torch(value, key, naming)
-        if key[-1] == "var" and not in_place:
-            module = naming.name(key).rpartition(".")[0]
-            tensors[f"{module}.{COUNTER}"] = np.array(step, np.int64)
-    return dict(sorted(tensors.items()))
 
 
 def _check_out(out: pathlib.Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ccnet_jax.errors import UserError
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.weights.naming import Key, Naming, StateDict, is_counter
+from ccnet_jax.weights.naming import COUNTER, Key, Naming, StateDict, is_counter
 
 _EPSILON = np.float32(1e-5)  # in-place ABN's
 
@@ -56,6 +56,39 @@ def to_torch(value: np.ndarray, key: Key, naming: Naming) -> np.ndarray:
         case 4:
             value = value.transpose(3, 2, 0, 1)
     return np.array(value.reshape(needed), order="C")
+
+
+def torch_tensors(
+    variables: dict[Key, np.ndarray], naming: Naming, in_place: bool, step: int
+) -> dict[str, np.ndarray]:
+    """The state dict of a CCNet's flat variables.
+
+    Args:
+      variables: {key: array}, ours.
+      naming: what the state dict calls its parts.
+      in_place: write weights of which in-place ABN makes the scales, and no counters, of which it has none.
+      step: what the counters of batches say.
+
+    Returns:
+      {name: array}, sorted by name.
+
+    Raises:
+      UserError: a scale is below 1e-5, which in-place ABN's cannot be.
+    """
+    tensors = {}
+    for key, value in variables.items():
+        if in_place and key[-1] == "scale":
+            value = in_place_weight(value)
+            if np.isnan(value).any():
+                raise UserError(
+                    f"{'/'.join(key)} holds scales below 1e-5, which in-place ABN cannot have (its are "
+                    "|weight| + 1e-5); omit --inplace-abn and use plain batch norms in PyTorch"
+                )
+        tensors[naming.name(key)] = to_torch(value, key, naming)
+        if key[-1] == "var" and not in_place:
+            module = naming.name(key).rpartition(".")[0]
+            tensors[f"{module}.{COUNTER}"] = np.array(step, np.int64)
+    return dict(sorted(tensors.items()))
 
 
 # ------------------------------------------------------------------------------------------------ checks

@@ -1,11 +1,14 @@
 """Measures every implementation of criss-cross attention that this device can run, side by side.
 
     python -m kernels.criss_cross.bench [--output FILE.json] [--implementations triton,xla] [--toy]
+        [--resume] [--blocks FILE.json]
 
 Forward, and forward + backward with the gradients of query, key and value, in bfloat16 and float32: time,
 memory and error of each, beside PyTorch where that is installed with CUDA. Prints one table and writes
-every number to experiments/results/criss_cross_bench.json. Without a GPU, or with --toy, tiny images go
-through the interpreter instead, which shows that the program works and says nothing about speed.
+every number to experiments/results/criss_cross_bench.json, after each case; --resume keeps the cases that
+the file holds already, of this device and these sources. --blocks takes block sizes that
+`tune --output FILE.json` found. Without a GPU, or with --toy, tiny images go through the interpreter
+instead, which shows that the program works and says nothing about speed.
 """
 
 import argparse
@@ -19,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.criss_cross import IMPLEMENTATIONS, bench_pytorch, criss_cross_attention, device
+from kernels.criss_cross import IMPLEMENTATIONS, bench_pytorch, blocks, criss_cross_attention, device
 from kernels.criss_cross.bench_cases import DIRECTIONS, DTYPES, Prepared, Size, input_sets
 from kernels.criss_cross.bench_limits import Limits, least_work, measured_limits
 from kernels.measure import (
@@ -29,6 +32,8 @@ from kernels.measure import (
     interleaved_seconds,
     jax_clock,
     result_head,
+    resumed,
+    sources,
     write_result,
 )
 
@@ -45,6 +50,11 @@ class Setup(NamedTuple):
     rotation_bytes: int  # that the sets of inputs have together, at least: more than any L2 cache
     copied_numbers: int  # float32, for the copy bandwidth
     matrix: int  # side of the matrices, for the matrix rate
+
+    @property
+    def limits(self) -> tuple[int, int, int, float]:
+        """The arguments of `measured_limits`."""
+        return self.copied_numbers, self.matrix, self.rounds, self.round_seconds
 
 
 FULL = Setup(
@@ -281,6 +291,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=pathlib.Path, help=f"default: {RESULTS.relative_to(ROOT)}")
     parser.add_argument("--implementations", help=f"of {','.join(known)}; default: all that can run")
+    parser.add_argument("--resume", action="store_true", help="keep the cases that the output holds already")
+    parser.add_argument("--blocks", type=pathlib.Path, help="block sizes from `tune --output`")
     parser.add_argument("--toy", action="store_true", help="tiny images, interpreted; writes no file unasked")
     flags = parser.parse_args(arguments)
 
@@ -297,15 +309,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not names:
         sys.exit("Nothing is left to measure.")
 
-    limits = measured_limits(setup.copied_numbers, setup.matrix, setup.rounds, setup.round_seconds)
-    report: dict[str, Any] = {**result_head(), "toy": toy, "limits": limits._asdict(), "rows": []}
+    if flags.blocks:
+        blocks.use_tuned(flags.blocks)
+    report: dict[str, Any] = {**result_head(), "sources": sources("kernels"), "toy": toy}
+    report |= {"blocks": blocks.table_rows(), "implementations": names, "limits": None, "rows": []}
+    report["finished"] = False
+    if output and flags.resume:
+        report = resumed(output, report, ("limits", "rows", "finished"))
+    report["limits"] = report["limits"] or measured_limits(*setup.limits)._asdict()
+    limits = Limits(**report["limits"])
     cases = list(itertools.product(setup.sizes, DTYPES, DIRECTIONS))
-    for n, case in enumerate(cases):
+    done = len(report["rows"]) // len(names)  # the cases come in the same order each time
+    for n, case in enumerate(cases[done:], done):
         rows = measured_rows(*case, names, limits, setup)
         times = (f"{x['implementation']} {number(x.get('median_us'), '.0f')}" for x in rows)
         words = f"{case[0].name} {case[1]} {case[2]}"
         print(f"[{n + 1}/{len(cases)}] {words}, us: {', '.join(times)}", file=sys.stderr, flush=True)
         report["rows"] += rows
+        report["finished"] = n + 1 == len(cases)
         if output:  # after every case: a run that is cut short keeps what it has
             write_result(output, report)
     print(table(report))

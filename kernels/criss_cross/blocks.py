@@ -1,6 +1,9 @@
 """How the Triton kernels divide their work: a table by GPU generation and size, and a rule for the rest."""
 
 import dataclasses
+import json
+import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -27,7 +30,26 @@ class Blocks:
 # (generation, "forward" or "backward", bytes a number, longest line) -> blocks, shortest line first.
 # `default_blocks` decides for a generation that has no rows here, and for a line longer than its rows.
 # `python -m kernels.criss_cross.tune` measures candidates and prints such rows.
-TABLE: dict[tuple[str, str, int, int], Blocks] = {}
+Key = tuple[str, str, int, int]
+TABLE: dict[Key, Blocks] = {}
+
+
+def use_tuned(path: pathlib.Path) -> None:
+    """Put the rows of a file that `tune --output` wrote into `TABLE`, for this process."""
+    rows = {key_of(row): Blocks(*row["blocks"]) for row in json.loads(path.read_text())["rows"]}
+    joined = sorted((TABLE | rows).items(), key=lambda item: item[0])
+    TABLE.clear()
+    TABLE.update(joined)
+
+
+def table_rows() -> list[list[Any]]:
+    """`TABLE` for a JSON file: each key's four values and the five of its blocks."""
+    return [[*key, *dataclasses.astuple(blocks)] for key, blocks in TABLE.items()]
+
+
+def key_of(row: dict[str, Any]) -> Key:
+    """The key of a row of such a file."""
+    return row["generation"], row["direction"], row["bytes"], row["longest"]
 
 
 def choose_blocks(

@@ -4,14 +4,18 @@
 
 For every line length among the shapes, every dtype and both directions, it compiles all sensible candidates,
 times each one shortly, and then times the best of them beside the default for longer. Ctrl-C ends early and
-prints the rows found so far. --toy shows, without a GPU, that the program runs.
+prints the rows found so far. --output FILE.json also writes them, after each one, for `bench --blocks`; rows
+that it holds already, of this device and these sources, are kept. --toy shows, without a GPU, that the
+program runs.
 """
 
 import argparse
 import concurrent.futures
 import contextlib
+import dataclasses
 import itertools
 import os
+import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +27,16 @@ import numpy as np
 
 from kernels.criss_cross import bench, bench_cases, device, pallas_triton
 from kernels.criss_cross.bench_cases import DTYPES, Size
-from kernels.criss_cross.blocks import Blocks, default_blocks, power_of_two
-from kernels.measure import Program, interleaved_seconds, jax_clock
+from kernels.criss_cross.blocks import Blocks, Key, default_blocks, key_of, power_of_two
+from kernels.measure import (
+    Program,
+    interleaved_seconds,
+    jax_clock,
+    result_head,
+    resumed,
+    sources,
+    write_result,
+)
 
 DIRECTIONS = ("forward", "backward")
 FINALISTS = 5
@@ -55,6 +67,12 @@ class Problem(NamedTuple):
     def name(self) -> str:
         """Direction, dtype and size, for messages."""
         return f"{self.direction} {self.dtype} {self.size.name}"
+
+    @property
+    def key(self) -> Key:
+        """Of its row in the table."""
+        longest = power_of_two(self.size.height)
+        return device.generation(), self.direction, jnp.dtype(self.dtype).itemsize, longest
 
 
 def squares(shapes: Sequence[Size]) -> list[Size]:
@@ -192,8 +210,10 @@ def median_seconds(
     return {blocks: float(np.median(x)) for blocks, x in seconds.items()}
 
 
-def fastest_row(problem: Problem, effort: Effort, progress: Progress, interpret: bool) -> str | None:
-    """The line for `blocks.TABLE`; None where no candidate runs."""
+def fastest_row(
+    problem: Problem, effort: Effort, progress: Progress, interpret: bool
+) -> dict[str, Any] | None:
+    """The row for `blocks.TABLE` with its times in microseconds; None where no candidate runs."""
     sets = input_sets(problem, effort, interpret)
     default = problem.candidates[0]
     passes = compiled_candidates(problem, sets[0], progress, interpret)
@@ -209,20 +229,28 @@ def fastest_row(problem: Problem, effort: Effort, progress: Progress, interpret:
     if not final:
         return None
     best = min(final, key=final.__getitem__)
-    of_default = f"{1e6 * final[default]:.0f} us" if default in final else "fails"
-    bytes_, longest = jnp.dtype(problem.dtype).itemsize, power_of_two(problem.size.height)
-    key = f'("{device.generation()}", "{problem.direction}", {bytes_}, {longest})'
-    values = ", ".join(str(x) for x in (best.query, best.key, best.channels, best.warps, best.stages))
-    return f"{key}: Blocks({values}),  # {1e6 * final[best]:.0f} us, default {of_default}"
+    row = dict(zip(("generation", "direction", "bytes", "longest"), problem.key, strict=True))
+    default_us = 1e6 * final[default] if default in final else None
+    times = {"us": 1e6 * final[best], "default_us": default_us}
+    return {**row, "blocks": list(dataclasses.astuple(best)), **times}
 
 
-def rows(problems: list[Problem], effort: Effort, interpret: bool) -> Iterator[str]:
+def row_line(row: dict[str, Any]) -> str:
+    """The line for `blocks.TABLE`."""
+    generation, direction, bytes_, longest = key_of(row)
+    values = ", ".join(map(str, row["blocks"]))
+    of_default = "fails" if row["default_us"] is None else f"{row['default_us']:.0f} us"
+    key = f'("{generation}", "{direction}", {bytes_}, {longest})'
+    return f"{key}: Blocks({values}),  # {row['us']:.0f} us, default {of_default}"
+
+
+def rows(problems: list[Problem], effort: Effort, interpret: bool) -> Iterator[dict[str, Any]]:
     """As they are found."""
     progress = Progress(sum(len(x.candidates) for x in problems))
     for problem in problems:
         row = fastest_row(problem, effort, progress, interpret)
         if row:
-            progress.say(row)
+            progress.say(row_line(row))
             yield row
 
 
@@ -247,6 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", type=parsed_shapes, help="BxHxW,...; default: those of bench")
     parser.add_argument("--dtypes", type=parsed_dtypes, default=DTYPES, help="default: both of bench")
+    parser.add_argument("--output", type=pathlib.Path, help="JSON file; rows that it holds are kept")
     parser.add_argument("--toy", action="store_true", help="two candidates on a tiny image, interpreted")
     flags = parser.parse_args(arguments)
 
@@ -262,11 +291,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Problem(direction, dtype, size, candidates(direction, dtype, size))
         for direction, dtype, size in itertools.product(DIRECTIONS, flags.dtypes, squares(shapes))
     ]
-    found: list[str] = []
+    report = {**result_head(), "sources": sources("kernels"), "toy": flags.toy, "rows": [], "finished": False}
+    if flags.output:
+        report = resumed(flags.output, report, ("rows", "finished"))
+    known = {key_of(row) for row in report["rows"]}
+    problems = [problem for problem in problems if problem.key not in known]
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: print the rows found so far
         for row in rows(problems, effort, interpret=flags.toy):
-            found.append(row)
-    print("\n".join(found))
+            report["rows"].append(row)
+            if flags.output:
+                write_result(flags.output, report)
+        report["finished"] |= flags.shapes is None and set(flags.dtypes) == set(DTYPES)
+    if flags.output:
+        write_result(flags.output, report)
+    print("\n".join(map(row_line, report["rows"])))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 import json
 import math
 
+import jax.numpy as jnp
 import pytest
 
-from kernels.criss_cross import bench, device, tune
+from kernels.criss_cross import bench, blocks, device, tune
 from kernels.criss_cross.bench_cases import DTYPES, Size
 from kernels.criss_cross.bench_limits import Limits, Work, least_work
 from kernels.criss_cross.blocks import Blocks, power_of_two
@@ -95,14 +96,53 @@ def test_toy_tuning_prints_rows_for_the_table(capsys):
     assert all(isinstance(x, Blocks) for x in rows.values())
 
 
-def test_an_interrupt_prints_the_rows_found_so_far(capsys, monkeypatch):
-    def interrupted(*_):
-        yield "the first row"
+ROW = {"generation": "hopper", "direction": "forward", "bytes": 2, "longest": 128}
+ROW |= {"blocks": [128, 64, 64, 8, 2], "us": 90.0, "default_us": 120.0}
+
+
+def test_an_interrupt_keeps_the_rows_found_so_far_and_the_next_run_goes_on(capsys, monkeypatch, tmp_path):
+    asked = []
+
+    def interrupted(problems, *_, **__):
+        asked.append(len(problems))
+        yield {**ROW, "generation": device.generation(), "longest": 16}
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tune, "rows", lambda *_, **__: interrupted())
-    tune.main(["--toy"])
-    assert capsys.readouterr().out.splitlines()[1:] == ["the first row"]
+    monkeypatch.setattr(tune, "rows", interrupted)
+    arguments = ["--toy", "--dtypes", "bfloat16", "--output", str(tmp_path / "blocks.json")]
+    tune.main(arguments)
+    line = f'("{device.generation()}", "forward", 2, 16): Blocks(128, 64, 64, 8, 2),  # 90 us, default 120 us'
+    assert capsys.readouterr().out.splitlines()[1:] == [line]
+    tune.main(arguments)
+    assert asked == [2, 1]  # forward is known
+    assert not json.loads((tmp_path / "blocks.json").read_text())["finished"]
+
+
+def test_bench_uses_the_blocks_that_tune_wrote(monkeypatch, tmp_path):
+    monkeypatch.setattr(blocks, "TABLE", {("hopper", "forward", 2, 256): Blocks(64, 256, 64, 8, 3)})
+    path = tmp_path / "blocks.json"
+    path.write_text(json.dumps({"rows": [{**ROW, "longest": 512}, ROW]}))
+    blocks.use_tuned(path)
+    assert [key[-1] for key in blocks.TABLE] == [128, 256, 512]  # shortest line first
+    chosen = blocks.choose_blocks("forward", 97, 64, jnp.bfloat16, "hopper")
+    assert chosen == Blocks(128, 64, 64, 8, 2)
+
+
+def test_a_benchmark_that_was_cut_off_goes_on(report, tmp_path, monkeypatch):
+    path = tmp_path / "toy.json"
+    path.write_text(json.dumps({**report, "rows": report["rows"][:-4], "finished": False}))
+    asked = []
+
+    def measured(*case):
+        asked.append(case[0].name)
+        return report["rows"][:2]
+
+    monkeypatch.setattr(bench, "measured_rows", measured)
+    bench.main(["--toy", "--resume", "--output", str(path)])
+    assert asked == ["1x12x20", "1x12x20"]
+    again = json.loads(path.read_text())
+    assert again["rows"][:-4] == report["rows"][:-4]
+    assert again["finished"]
 
 
 def test_tuning_without_a_gpu_says_what_it_needs():
@@ -127,6 +167,6 @@ def test_candidates_fit_the_line(generation, monkeypatch):
                 default, *others = tune.sensible_blocks(direction, dtype, size)
                 assert len(others) > 10
                 assert default not in others
-                for blocks in others:
-                    assert max(blocks.query, blocks.key) <= power_of_two(size.height)
-                    assert 2 * blocks.key >= blocks.query
+                for other in others:
+                    assert max(other.query, other.key) <= power_of_two(size.height)
+                    assert 2 * other.key >= other.query

@@ -95,6 +95,40 @@ def test_a_machine_without_nvidias_driver_has_none(monkeypatch):
     assert measure.driver() is None
 
 
+def test_a_copy_without_a_repository_is_told_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    monkeypatch.setenv("SOURCE_COMMIT", "abc")
+    assert measure.commit() == "abc"
+
+
+def test_sources_are_told_apart_by_what_is_in_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.py").write_text("1")
+    one, both = measure.sources("a"), measure.sources("a", "b")
+    assert one != both
+    (tmp_path / "a" / "notes.md").write_text("no source")
+    assert measure.sources("a") == one
+    (tmp_path / "b" / "x.py").write_text("2")
+    assert measure.sources("a") == one
+    assert measure.sources("a", "b") != both
+
+
+def test_an_interrupted_measurement_goes_on_where_nothing_has_changed(tmp_path):
+    path = tmp_path / "result.json"
+    start = {"device": "x", "commit": "1", "sources": "s", "rows": []}
+    assert measure.resumed(path, start, ("rows",)) == start
+    measure.write_result(path, {**start, "rows": [1]})
+    later = {**start, "commit": "2"}
+    assert measure.resumed(path, later, ("rows",)) == {**later, "rows": [1]}
+    for change in ({"device": "y"}, {"sources": "t"}, {"versions": {"torch": "2"}}):
+        changed = later | change
+        assert measure.resumed(path, changed, ("rows",)) == changed
+    path.write_text('{"device": "x", "ro')
+    assert measure.resumed(path, start, ("rows",)) == start
+
+
 def test_a_result_is_written_whole_into_a_new_folder(tmp_path):
     path = tmp_path / "new" / "result.json"
     measure.write_result(path, {"device": "x", "rows": [1]})

@@ -28,7 +28,7 @@ class Network(NamedTuple):
     """A narrow CCNet in PyTorch.
 
     Attributes:
-      flavour: a key of `torch_ccnet.NETWORKS`.
+      flavour: a key of `experiments.torch_ccnet.NETWORKS`.
       depth: of the ResNet.
       norm: of the official flavour: "in_place" or "plain" (`nn.BatchNorm2d`).
       stem: "deep" or "7x7".

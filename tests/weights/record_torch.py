@@ -34,8 +34,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from experiments import torch_ccnet
 from tests.weights import parity_cases as cases
-from tests.weights import torch_ccnet
 
 
 def recorded() -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def recorded() -> dict[str, np.ndarray]:
 def built(network: cases.Network) -> torch.nn.Module:
     """A network with weights made by NumPy, in evaluation mode."""
     build = torch_ccnet.NETWORKS[network.flavour]
-    model = build(cases.CLASSES, network.depth, cases.WIDTH, **options(network))
+    model = build(cases.CLASSES, network.depth, cases.WIDTH, dropout=0.0, **options(network))
     arrays = cases.weights(shapes(model), network.negative)
     model.load_state_dict({name: torch.tensor(value) for name, value in arrays.items()})
     return model.eval()

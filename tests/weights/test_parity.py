@@ -24,9 +24,8 @@ from ccnet_jax.training.step import State, make_train_step
 from ccnet_jax.weights.detection import detect_network
 from ccnet_jax.weights.naming import is_counter, naming_of
 from ccnet_jax.weights.pretrained import load_backbone
-from ccnet_jax.weights.torch_export import torch_tensors
 from ccnet_jax.weights.torch_import import convert_tensors
-from ccnet_jax.weights.values import has_in_place_norms
+from ccnet_jax.weights.values import has_in_place_norms, torch_tensors
 from tests.helpers import random_variables
 from tests.weights import parity_cases as cases
 from tests.weights.state_dicts import state_shapes

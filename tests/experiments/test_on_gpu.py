@@ -1,0 +1,222 @@
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from experiments import on_gpu
+from experiments.gpu import camvid, summary
+from experiments.speed.cases import Case
+from tests import helpers
+from tests.miniatures import write_camvid
+
+PARTS = ["kernels", "bench", "blocks", "bench_tuned", "model_speed", "camvid"]
+# What a machine without this project's own packages lacks; with them, only camvid could not run.
+OURS = ("grain", "ml_collections", "tensorflow_datasets", "array_record", "cloudpickle", "safetensors")
+
+
+def toy(folder, *arguments):
+    flags = ("--toy", "--camvid=camvid", "--camvid-run=run", "--results=results", *arguments)
+    process = helpers.start("experiments.on_gpu", *flags, cwd=folder)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """camvid/ with a test split, and what a toy run of all parts left in results/ and run/."""
+    folder = tmp_path_factory.mktemp("gpu")
+    write_camvid(folder / "camvid", pictures=2)
+    for kind in ("images", "labels"):
+        shutil.copytree(folder / "camvid" / kind / "val", folder / "camvid" / kind / "test")
+    (folder / "out.txt").write_text(toy(folder, "--minutes=60"))
+    return folder
+
+
+def results_of(folder):
+    (device,) = (folder / "results").iterdir()
+    return device
+
+
+def test_every_part_leaves_its_result(folder):
+    device = results_of(folder)
+    assert device.name.startswith("cpu-")
+    assert sorted(x.name for x in device.iterdir()) == sorted([*(f"{x}.json" for x in PARTS), "summary.md"])
+    out = (folder / "out.txt").read_text()
+    for name in PARTS:
+        assert f"== {name}: done" in out
+        report = json.loads((device / f"{name}.json").read_text())
+        assert list(report)[:6] == ["device", "driver", "jax", "commit", "command", "date"]
+        assert report["finished"], name
+        assert report["toy"]
+
+
+def test_the_contenders_agree(folder):
+    """JAX alone where PyTorch is not installed."""
+    report = json.loads((results_of(folder) / "model_speed.json").read_text())
+    torch = importlib.util.find_spec("torch") is not None
+    names = ["jax", "torch", "torch channels-last"] if torch else ["jax"]
+    inference, training = (row["contenders"] for row in report["cases"])
+    assert list(inference) == list(training) == names
+    for name in names:
+        assert inference[name]["failure"] is training[name]["failure"] is None
+        # dropout takes other channels
+        assert training[name]["first_loss"] == pytest.approx(training["jax"]["first_loss"], rel=0.1)
+        assert name == "jax" or inference[name]["logits_difference"] < 1e-5
+        assert training[name]["peak_bytes"] > 1e7
+
+
+def test_camvid_is_trained_and_scored(folder):
+    report = json.loads((results_of(folder) / "camvid.json").read_text())
+    assert report["step"] == report["steps"] == camvid.TOY_STEPS == report["test"]["step"]
+    assert report["test"]["pictures"] == 2
+    assert 0 <= report["test"]["mIoU"] <= 1
+    assert report["training"]["images_per_second"] > 0
+
+
+def test_a_second_run_does_nothing_again(folder):
+    device = results_of(folder)
+    before = {path.name: path.read_bytes() for path in device.iterdir()}
+    out = toy(folder)
+    for name in PARTS:
+        assert f"== {name} is skipped: its result is there" in out
+    assert {path.name: path.read_bytes() for path in device.iterdir()} == before
+    assert (
+        "| kernels equal the float32 reference | every error within its bound | 3 of 3 cases | yes |" in out
+    )
+
+
+def test_a_run_without_time_starts_nothing(folder):
+    out = toy(folder, "--results=none", "--minutes=0.1")
+    for name in ("kernels", "bench", "model_speed", "camvid"):
+        assert f"== {name} is skipped: it has " in out
+    (device,) = (folder / "none").iterdir()
+    assert [x.name for x in device.iterdir()] == ["summary.md"]
+    assert (device / "summary.md").read_text().count(summary.NOT_MEASURED) == 8
+
+
+def test_training_that_is_cut_off_at_once_says_so(folder, tmp_path):
+    flags = [f"--data={folder}/camvid", f"--run={tmp_path}/run", f"--output={tmp_path}/a.json", "--toy"]
+    with pytest.raises(SystemExit, match="cut off before its first checkpoint"):
+        camvid.main([*flags, "--minutes=0"])
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert (report["finished"], report["step"], report["test"]) == (False, 0, None)
+
+
+def test_what_a_part_started_ends_with_it():
+    command = [sys.executable, "-m", "tests.experiments.endless_part"]
+    process = subprocess.Popen(
+        command, cwd=helpers.ROOT, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    child = int(process.stdout.readline())
+    on_gpu.stop(process)
+    assert process.poll() is not None
+    process.communicate(timeout=60)  # the child held the other end
+    while pathlib.Path(f"/proc/{child}").exists():  # until whoever inherited it has noticed
+        if pathlib.Path(f"/proc/{child}/stat").read_text().split()[2] == "Z":
+            break
+        time.sleep(0.01)
+
+
+def test_a_part_that_fails_or_takes_too_long_says_so(capfd):
+    assert on_gpu.run(on_gpu.Part("a", 1, 0, [["tests.experiments.nowhere"]]), 60) == "failed with status 1"
+    assert on_gpu.run(on_gpu.Part("a", 1, 0, [["tests.experiments.endless_part"]]), 0).startswith("cut off")
+
+
+def test_missing_packages_skip_a_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(on_gpu.importlib.util, "find_spec", lambda name: None if name == "grain" else name)
+    flags = argparse.Namespace(toy=True, camvid=tmp_path, camvid_run=None)
+    skipped = {
+        part.name: on_gpu.reason_to_skip(part, tmp_path, "x", 1e4, [])
+        for part in on_gpu.parts(tmp_path, flags)
+    }
+    assert skipped.pop("camvid") == "it needs the packages grain"
+    assert set(skipped.values()) == {None}
+
+
+def test_new_blocks_are_measured_again(tmp_path):
+    part = on_gpu.Part("bench_tuned", 1.0, 0, [])
+    report = {"finished": True, "device": "x", "sources": on_gpu.sources("kernels")}
+    (tmp_path / "bench_tuned.json").write_text(json.dumps(report))
+    assert on_gpu.reason_to_skip(part, tmp_path, "x", 60, []) == "its result is there"
+    assert on_gpu.reason_to_skip(part, tmp_path, "x", 60, ["blocks"]) is None
+    assert on_gpu.reason_to_skip(part, tmp_path, "y", 60, []) is None
+
+
+def test_without_a_gpu_it_says_what_it_can_do(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        on_gpu.main(["--results", os.devnull])
+    assert exit_.value.code == 2
+    assert "JAX sees no GPU but cpu, " in capsys.readouterr().err
+
+
+def test_folders_have_plain_names():
+    assert on_gpu.folder_name("NVIDIA H100 80GB HBM3") == "NVIDIA-H100-80GB-HBM3"
+    assert on_gpu.folder_name("../cpu, 2 cores.") == "cpu-2-cores"
+
+
+@pytest.mark.parametrize(
+    "module", ["experiments.on_gpu", "experiments.speed.jax_side", "experiments.speed.weights"]
+)
+def test_a_bare_machine_can_measure(module):
+    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in OURS)
+    assert helpers.fresh_python("-c", f"import sys; {blocked}; import {module}; print('here')") == "here\n"
+
+
+# ------------------------------------------------------------------------------------------------ the summary
+def bench_row(direction, us, over_xla, over_floor, implementation="triton", **changes):
+    row = {"shape": "8x97x97", "dtype": "bfloat16", "direction": direction, "implementation": implementation}
+    row |= {"failure": None, "median_us": us, "time_over": {"xla": over_xla, "floor": over_floor}}
+    return {**row, **changes}
+
+
+def speed_row(task, jax, compiled):
+    numbers = {"failure": None}
+    contenders = {"jax": {**numbers, "images_per_second": jax}}
+    contenders["torch.compile"] = {**numbers, "images_per_second": compiled}
+    return {"case": Case(task, 50, 8, 769, 769, "bfloat16")._asdict(), "contenders": contenders}
+
+
+def held(results):
+    return {claim.text: claim.held for claim in summary.claims(results)}
+
+
+def test_claims_hold_or_not():
+    kernels = {"rows": [{"passed": True}, {"passed": True}], "finished": True}
+    rows = [
+        bench_row("forward", 70.0, 0.2, 1.6),
+        bench_row("forward", 1.0, 0.01, 0.1, "xla"),
+        bench_row("forward", 1.0, 0.01, 0.1, shape="2x128x256"),
+        bench_row("forward+backward", 300.0, 0.3, 1.9),
+    ]
+    tuned = [bench_row("forward", 60.0, 0.2, 1.4), bench_row("forward", 1.0, 0.1, 0.1, failure="lost")]
+    cases = [speed_row("training", 20.0, 10.0), speed_row("inference", 12.0, 10.0)]
+    results = {
+        "kernels": kernels,
+        "bench": {"rows": rows, "toy": False},
+        "bench_tuned": {"rows": tuned, "toy": False},
+        "model_speed": {"cases": cases},
+    }
+    assert held(results) == {
+        "kernels equal the float32 reference": True,
+        "kernels against einsum, forward": True,
+        "kernels against the floor, forward": True,  # with the tuned blocks
+        "kernels against einsum, forward+backward": False,  # 3.3 times as fast
+        "kernels against the floor, forward+backward": True,
+        "training against torch.compile": True,
+        "inference against torch.compile": False,
+        "CamVid, ResNet-50, bfloat16: mIoU on the test split": None,
+    }
+    kernels["rows"].append({"passed": False})
+    del results["bench_tuned"]
+    again = held(results)
+    assert again["kernels equal the float32 reference"] is False
+    assert again["kernels against the floor, forward"] is False
+    assert set(held({}).values()) == {None}
