@@ -4,8 +4,8 @@
 
 Three contenders: this pipeline with the tiles that `data.prepare --tiles` writes, this pipeline with the
 folder of PNGs, and the DataLoader with the same folder. All decode, resize by 0.5 to 2, crop 512x1024 with at
-most 75 % of one class, flip, distort colours and pad; all hand over uint8 batches of 4 from the same number of
-worker processes. They run in turn, so that a change in the machine's speed meets all; ratios are of a round.
+most 75 % of one class, flip, distort colours and pad; all hand over uint8 batches of 4 from the same number
+of worker processes. They run in turn, so that a change in the machine's speed meets all of a round.
 The DataLoader does what segmentation code bases do, in their order: OpenCV decodes, the whole picture is
 resized, then cropped. Without --data-dir the pictures are `streets` scenes, enlarged to 2048x1024 with noise
 until a PNG is as large as a Cityscapes one (about 2.4 MB). Of --data-dir the first --pictures are read.
@@ -71,9 +71,8 @@ def write_pictures(root: pathlib.Path, count: int) -> None:
 
 def link_pictures(root: pathlib.Path, folder: str, count: int) -> None:
     """A Cityscapes folder of the first `count` training pictures of another."""
-    for path in itertools.chain.from_iterable(
-        cityscapes.open_split(Location(dir=folder), "train").pairs[:count]
-    ):
+    pairs = cityscapes.open_split(Location(dir=folder), "train").pairs[:count]
+    for path in filter(None, itertools.chain.from_iterable(pairs)):
         link = root / path.relative_to(pathlib.Path(folder).expanduser())
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
@@ -218,6 +217,7 @@ def stages(tiles: LazySource, folder: FolderSource) -> dict[str, dict[str, float
     """{stage: {contender: milliseconds of one sample}}."""
     import torch
 
+    torch.set_num_threads(1)  # as in the DataLoader's workers
     count = min(len(folder), 8)
 
     def crop(sample: Mapping[str, transforms.Pixels], i: int) -> tuple[np.ndarray, np.ndarray]:
@@ -257,7 +257,7 @@ def stages(tiles: LazySource, folder: FolderSource) -> dict[str, dict[str, float
 class Form(NamedTuple):
     """A way to store a picture in parts: how a part is written, and its (height, width)."""
 
-    encode: Callable[[np.ndarray], bytes]
+    encode: Callable[[np.ndarray], bytes | bytearray]
     part: tuple[int, int]
 
 
@@ -286,14 +286,14 @@ def storage(folder: FolderSource) -> dict[str, dict[str, float]]:
 
 
 def stored(images: list[np.ndarray], form: Form, crops: int = 100) -> dict[str, float]:
-    """{"megabytes" a picture, "share" of it that a crop decodes, "decode" of that and "encode" of all in ms}."""
+    """{"megabytes" a picture, "share" that a crop decodes, "decode" of that and "encode" of all in ms}."""
     height, width = form.part
     rows, columns = range(0, images[0].shape[0], height), range(0, images[0].shape[1], width)
     cut = [
         [np.ascontiguousarray(image[y : y + height, x : x + width]) for y in rows for x in columns]
         for image in images
     ]
-    parts = [[form.encode(pixels) for pixels in picture] for picture in cut]
+    parts = [[bytes(form.encode(pixels)) for pixels in picture] for picture in cut]
     needed = [needed_parts(form.part, np.random.default_rng(i)) for i in range(crops)]
 
     def decode(i: int) -> None:
@@ -437,7 +437,8 @@ def main() -> None:
             distort=True,
         )
         tiled = dataclasses.replace(common, source="tfds", dir=str(tiles))
-        source = cityscapes.open_split(common, "train")
+        source, lazy = cityscapes.open_split(common, "train"), pipeline.open_source(tiled, "train")
+        assert isinstance(lazy, LazySource)
         sizes = {"folder": megabytes(folder), "tiles": megabytes(tiles)}
         report = {
             **head,
@@ -445,7 +446,7 @@ def main() -> None:
             "megabytes_a_picture": {
                 name: sizes["tiles" if name == "tiles" else "folder"] / len(source) for name in CONTENDERS
             },
-            "milliseconds": stages(pipeline.open_source(tiled, "train"), source),
+            "milliseconds": stages(lazy, source),
             "storage": storage(source),
             "decoders": decoders(source),
             "samples_per_second_and_worker": measured(

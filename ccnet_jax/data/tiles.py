@@ -21,23 +21,26 @@ SIDE = 128  # in pixels; smaller tiles decode less around a window, larger ones 
 Decode = Callable[[bytes, object], np.ndarray]  # (a tile's bytes, its name for complaints) -> pixels
 
 
-def picture_tiles(image: UInt8[np.ndarray, "H W 3"], jpeg_quality: int | None = None) -> list[bytes]:
+def picture_tiles(
+    image: UInt8[np.ndarray, "H W 3"], jpeg_quality: int | None = None, side: int = SIDE
+) -> list[bytes]:
     """The tiles of a picture, without loss or as JPEG files of a quality (1 to 100)."""
+    tiles = _cut(image, side)
     if jpeg_quality is None:
-        return [bytes(imagecodecs.qoi_encode(tile)) for tile in _cut(image)]
+        return [bytes(imagecodecs.qoi_encode(tile)) for tile in tiles]
     flags = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
-    return [cv2.imencode(".jpg", tile[..., ::-1], flags)[1].tobytes() for tile in _cut(image)]
+    return [cv2.imencode(".jpg", tile[..., ::-1], flags)[1].tobytes() for tile in tiles]
 
 
-def label_tiles(label: UInt8[np.ndarray, "H W"]) -> list[bytes]:
+def label_tiles(label: UInt8[np.ndarray, "H W"], side: int = SIDE) -> list[bytes]:
     """The tiles of class indices, without loss: PNGs without filters, which take most of a decoder's time."""
     no_filter = imagecodecs.PNG.FILTER.NONE
-    return [bytes(imagecodecs.png_encode(tile, level=9, filter=no_filter)) for tile in _cut(label)]
+    return [bytes(imagecodecs.png_encode(tile, level=9, filter=no_filter)) for tile in _cut(label, side)]
 
 
-def _cut(pixels: np.ndarray) -> list[np.ndarray]:
-    rows, columns = (range(0, side, SIDE) for side in pixels.shape[:2])
-    return [np.ascontiguousarray(pixels[y : y + SIDE, x : x + SIDE]) for y in rows for x in columns]
+def _cut(pixels: np.ndarray, side: int) -> list[np.ndarray]:
+    rows, columns = (range(0, length, side) for length in pixels.shape[:2])
+    return [np.ascontiguousarray(pixels[y : y + side, x : x + side]) for y in rows for x in columns]
 
 
 class TiledPicture:
