@@ -18,7 +18,7 @@ With --tiles pictures and labels are cut into tiles, without loss, and training 
 crop needs: the same crops as from the folder, several times faster where pictures are large. Such a data set
 is read by `ccnet_jax` alone. --jpeg makes its pictures small, and changes their pixels a little.
 
-A data set is written in OUT/NAME/1.0.0.incomplete, which gets its name when nothing is missing. Stopped or killed,
+All is written in OUT/NAME/1.0.0.incomplete, which gets its name when nothing is missing. Stopped or killed,
 the same command goes on with the shards that are whole. `checksums.json` holds the SHA-256 of every shard
 and what the data set was made of; it stands for names and sizes of the files, not for their contents.
 Splits cannot be added to a data set that is complete: prepare it again in another OUT, with all of them.
