@@ -67,9 +67,9 @@ def decode_indices(
 def decode_image(data: bytes, name: object) -> np.ndarray:
     """The picture as RGB uint8 [H, W, 3], upright as its EXIF data says; grey, CMYK and 16 bits too.
 
-    8-bit RGB PNGs, of which Cityscapes consists, go through imagecodecs: it takes 0.6 of OpenCV's time
-    (`experiments/data_throughput.py`). For JPEGs the two are equally fast, and OpenCV finds truncation. QOI
-    files, of which prepared tiles are, OpenCV does not know.
+    8-bit RGB PNGs, of which Cityscapes consists, go through imagecodecs: it is faster than OpenCV
+    (`experiments/data_throughput.py`). For JPEGs the two are about as fast, and OpenCV finds truncation. QOI
+    files, of which tiles are made, are unknown to OpenCV.
 
     Raises UserError, naming it `name`, where the data are truncated, damaged or no picture.
     """

@@ -1,7 +1,7 @@
 """A picture as a grid of tiles that are compressed one by one: a window of it is decoded without the rest.
 
 Tiles stand row by row from the upper left corner. They have `SIDE` pixels a side, fewer at the right and the
-lower edge. A picture's tiles are QOI files, which decode in a third of a PNG's time
+lower edge. A picture's tiles are QOI files, which are decoded much faster than PNGs
 (`experiments/data_throughput.py`), or JPEG files; a label map's are PNG files of class indices.
 """
 
