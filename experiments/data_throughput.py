@@ -2,36 +2,42 @@
 
     python -m experiments.data_throughput [--workers 1 2] [--data-dir /path/to/cityscapes]
 
-Both read the same PNGs, and decode, resize by 0.5 to 2, crop 512x1024 with at most 75 % of one class, flip,
-distort colours and pad; both hand over uint8 batches of 4 from the same number of worker processes. They
-run in turn, so that a change in the machine's speed meets both. The DataLoader does what segmentation code
-bases do, in their order: OpenCV decodes, the whole picture is resized, then cropped. Without --data-dir the
-pictures are `streets` scenes, enlarged to 2048x1024 with noise until a PNG is as large as a Cityscapes one
-(about 2.4 MB). Prints samples a second and worker, where the time of one sample goes in each, and how long
-decoders take; writes experiments/results/data_throughput.json. Needs PyTorch's CPU build.
+Three contenders: this pipeline with the tiles that `data.prepare --tiles` writes, this pipeline with the
+folder of PNGs, and the DataLoader with the same folder. All decode, resize by 0.5 to 2, crop 512x1024 with at
+most 75 % of one class, flip, distort colours and pad; all hand over uint8 batches of 4 from the same number
+of worker processes. They run in turn, so that a change in the machine's speed meets all of a round.
+The DataLoader does what segmentation code bases do, in their order: OpenCV decodes, the whole picture is
+resized, then cropped. Without --data-dir the pictures are `streets` scenes, enlarged to 2048x1024 with noise
+until a PNG is as large as a Cityscapes one (about 2.4 MB). Of --data-dir the first --pictures are read.
+
+Prints samples a second and worker, bytes on disk, where the time of one sample goes, what other ways to store
+pictures would cost, and how long decoders take; writes experiments/results/data_throughput.json. Times of
+single stages are of the processor, in one thread. Needs PyTorch's CPU build.
 """
 
 import argparse
+import dataclasses
 import functools
 import io
+import itertools
 import pathlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import cv2
 import imagecodecs
 import numpy as np
 from PIL import Image
 
-from ccnet_jax.data import pipeline, transforms
+from ccnet_jax.data import pipeline, prepare, transforms
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import cityscapes
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.data.images import decode_sample
-from ccnet_jax.data.sources import FolderSource, Location
+from ccnet_jax.data.images import decode_image
+from ccnet_jax.data.sources import FolderSource, LazySource, Location
 from ccnet_jax.labels import VOID
 from ccnet_jax.progress import progress_bar
 from experiments import markdown
@@ -61,6 +67,15 @@ def write_pictures(root: pathlib.Path, count: int) -> None:
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(path)
+
+
+def link_pictures(root: pathlib.Path, folder: str, count: int) -> None:
+    """A Cityscapes folder of the first `count` training pictures of another."""
+    pairs = cityscapes.open_split(Location(dir=folder), "train").pairs[:count]
+    for path in filter(None, itertools.chain.from_iterable(pairs)):
+        link = root / path.relative_to(pathlib.Path(folder).expanduser())
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.resolve())
 
 
 class OpenCVDataset:
@@ -156,19 +171,17 @@ def opencv_distort(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return image
 
 
-def grain_batches(source: FolderSource, workers: int) -> Iterator[Any]:
+def grain_batches(data: DataConfig, workers: int) -> Iterator[Any]:
     """This project's batches."""
-    data = DataConfig(
-        scale=SCALE, crop=CROP, cat_max_ratio=CAT_MAX_RATIO, flip=True, distort=True, workers=workers
-    )
-    return pipeline.train_batches(source, data, BATCH, seed=0)
+    data = dataclasses.replace(data, workers=workers)
+    return pipeline.train_batches(pipeline.open_source(data, "train"), data, BATCH, seed=0)
 
 
-def torch_batches(source: FolderSource, workers: int) -> Iterator[Any]:
+def torch_batches(data: DataConfig, workers: int) -> Iterator[Any]:
     """The DataLoader's batches."""
     import torch
 
-    dataset = OpenCVDataset(source, cityscapes.LABELS.label_ids)
+    dataset = OpenCVDataset(cityscapes.open_split(data, "train"), cityscapes.LABELS.label_ids)
     endless = torch.utils.data.RandomSampler(dataset, num_samples=10**7)
     return iter(
         torch.utils.data.DataLoader(
@@ -192,58 +205,119 @@ def samples_per_second(batches: Iterator[Any], count: int) -> float:
 
 
 def milliseconds(function: Callable[[int], Any], count: int = 24) -> float:
-    """Mean time of function(i) in one thread, for i = 0 to count - 1."""
+    """Mean time of the processor for function(i), for i = 0 to count - 1."""
     function(0)
-    started = time.perf_counter()
+    started = time.process_time()
     for i in range(count):
         function(i)
-    return 1e3 * (time.perf_counter() - started) / count
+    return 1e3 * (time.process_time() - started) / count
 
 
-def stages(source: FolderSource) -> dict[str, dict[str, float]]:
-    """{stage: {"here", "opencv"}}: milliseconds of one sample, each stage on its own."""
+def stages(tiles: LazySource, folder: FolderSource) -> dict[str, dict[str, float]]:
+    """{stage: {contender: milliseconds of one sample}}."""
     import torch
 
-    pairs = [source.read(i) for i in range(min(len(source), 8))]
-    classes = cityscapes.LABELS
-    decoded = [decode_sample(classes, *pair, "image", "label") for pair in pairs]
-    images, labels = ([sample[key] for sample in decoded] for key in ("image", "label"))
-    count = len(pairs)
+    torch.set_num_threads(1)  # as in the DataLoader's workers
+    count = min(len(folder), 8)
 
-    def resized(i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        size = transforms.random_size(labels[i % count].shape, None, SCALE, None, rng)
-        return transforms.random_window(images[i % count], labels[i % count], size, CROP, CAT_MAX_RATIO, rng)
+    def crop(sample: Mapping[str, transforms.Pixels], i: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(i)
+        size = transforms.random_size(sample["label"].shape, None, SCALE, None, rng)
+        return transforms.random_window(sample["image"], sample["label"], size, CROP, CAT_MAX_RATIO, rng)
 
-    def opencv_resized(i: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        return opencv_crop(*opencv_resize(images[i % count], labels[i % count], rng), rng)
+    def opencv_crop_of(i: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng(i)
+        pair = opencv_decode(*file_bytes(folder, i % count), cityscapes.LABELS.label_ids)
+        return opencv_crop(*opencv_resize(*pair, rng), rng)
 
-    crops = [np.ascontiguousarray(image[: CROP[0], : CROP[1]]) for image in images]
-    two = {
-        "read and decode": (
-            lambda i: decode_sample(classes, *source.read(i % count), "image", "label"),
-            lambda i: opencv_decode(*file_bytes(source, i % count), classes.label_ids),
-        ),
-        "resize and crop": (
-            lambda i: resized(i, np.random.default_rng(i)),
-            lambda i: opencv_resized(i, np.random.default_rng(i)),
-        ),
-        "distort": (
-            lambda i: transforms.random_distortion(crops[i % count], np.random.default_rng(i)),
-            lambda i: opencv_distort(crops[i % count], np.random.default_rng(i)),
-        ),
-        "stack": (
-            lambda i: np.stack(crops[:BATCH]),
-            lambda i: torch.stack([torch.from_numpy(crop) for crop in crops[:BATCH]]),
-        ),
-    }
-    shares = {"stack": BATCH}
+    whole = [folder[i]["image"] for i in range(count)]
+    crops = [np.ascontiguousarray(image[: CROP[0], : CROP[1]]) for image in whole]
+    distort = milliseconds(lambda i: transforms.random_distortion(crops[i % count], np.random.default_rng(i)))
+    stack = milliseconds(lambda i: np.stack(crops[:BATCH])) / BATCH
     return {
-        stage: {
-            "here": milliseconds(here) / shares.get(stage, 1),
-            "opencv": milliseconds(opencv) / shares.get(stage, 1),
-        }
-        for stage, (here, opencv) in two.items()
+        "read, decode, resize, crop": {
+            "tiles": milliseconds(lambda i: crop(tiles.lazy(i % count), i)),
+            "folder": milliseconds(lambda i: crop(folder[i % count], i)),
+            "opencv": milliseconds(opencv_crop_of),
+        },
+        "distort": {
+            "tiles": distort,
+            "folder": distort,
+            "opencv": milliseconds(lambda i: opencv_distort(crops[i % count], np.random.default_rng(i))),
+        },
+        "stack": {
+            "tiles": stack,
+            "folder": stack,
+            "opencv": milliseconds(lambda i: torch.stack([torch.from_numpy(x) for x in crops[:BATCH]]))
+            / BATCH,
+        },
     }
+
+
+class Form(NamedTuple):
+    """A way to store a picture in parts: how a part is written, and its (height, width)."""
+
+    encode: Callable[[np.ndarray], bytes | bytearray]
+    part: tuple[int, int]
+
+
+def _opencv_jpeg(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+_PNG = functools.partial(imagecodecs.png_encode, level=6)
+_WEBP = functools.partial(imagecodecs.webp_encode, lossless=True, level=0)
+FORMS = {
+    "PNG, whole": Form(_PNG, (1024, 2048)),
+    "PNG, strips of 64 rows": Form(_PNG, (64, 2048)),
+    "PNG, tiles of 128": Form(_PNG, (128, 128)),
+    "WebP without loss, tiles of 128": Form(_WEBP, (128, 128)),
+    "QOI, tiles of 256": Form(imagecodecs.qoi_encode, (256, 256)),
+    "QOI, tiles of 128 (`--tiles`)": Form(imagecodecs.qoi_encode, (128, 128)),
+    "JPEG of quality 95, tiles of 128 (`--tiles --jpeg=95`)": Form(_opencv_jpeg, (128, 128)),
+}
+
+
+def storage(folder: FolderSource) -> dict[str, dict[str, float]]:
+    """{form: as of `stored`} of the first pictures."""
+    images = [folder[i]["image"] for i in range(2)]
+    forms = progress_bar(FORMS.items(), unit="form", desc="storing", leave=False)
+    return {name: stored(images, form) for name, form in forms}
+
+
+def stored(images: list[np.ndarray], form: Form, crops: int = 100) -> dict[str, float]:
+    """{"megabytes" a picture, "share" that a crop decodes, "decode" of that and "encode" of all in ms}."""
+    height, width = form.part
+    rows, columns = range(0, images[0].shape[0], height), range(0, images[0].shape[1], width)
+    cut = [
+        [np.ascontiguousarray(image[y : y + height, x : x + width]) for y in rows for x in columns]
+        for image in images
+    ]
+    parts = [[bytes(form.encode(pixels)) for pixels in picture] for picture in cut]
+    needed = [needed_parts(form.part, np.random.default_rng(i)) for i in range(crops)]
+
+    def decode(i: int) -> None:
+        for number in needed[i]:
+            decode_image(parts[i % len(parts)][number], "a part")
+
+    return {
+        "megabytes": sum(map(len, itertools.chain.from_iterable(parts))) / len(parts) / 1e6,
+        "share": statistics.mean(map(len, needed)) / len(cut[0]),
+        "decode": milliseconds(decode, crops),
+        "encode": milliseconds(lambda i: [form.encode(pixels) for pixels in cut[i]], len(cut)),
+    }
+
+
+def needed_parts(part: tuple[int, int], rng: np.random.Generator) -> list[int]:
+    """The numbers of the parts, of (height, width), in which a random crop of a 2048x1024 picture lies."""
+    spans, counts = [], []
+    size = transforms.random_size((1024, 2048), None, SCALE, None, rng)
+    for side, resized, crop, length in zip((1024, 2048), size, CROP, part, strict=True):
+        start = int(rng.integers(max(resized - crop, 0) + 1))
+        stop = min(start + crop, resized)
+        spans.append(range(start * side // resized // length, -(-stop * side // resized // length)))
+        counts.append(-(-side // length))
+    return [y * counts[1] + x for y in spans[0] for x in spans[1]]
 
 
 def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
@@ -272,35 +346,62 @@ def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
     }
 
 
-def measured(source: FolderSource, workers: list[int], rounds: int, count: int) -> dict[str, Any]:
-    """{workers: {"here", "opencv", "ratio"}}: medians over the rounds, a second and worker."""
-    makers = {"here": grain_batches, "opencv": torch_batches}
+CONTENDERS = {"tiles": grain_batches, "folder": grain_batches, "opencv": torch_batches}
+
+
+def measured(
+    configs: dict[str, DataConfig], workers: list[int], rounds: int, count: int
+) -> dict[str, dict[str, Any]]:
+    """{workers: {contender: {"rate", "ratio", "ratios"}}}.
+
+    Rates are samples a second and worker, ratios to the DataLoader's of the same round; medians over rounds.
+    """
     result: dict[str, dict[str, Any]] = {}
     for number in workers:
-        rates: dict[str, list[float]] = {name: [] for name in makers}
+        rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
         for _ in progress_bar(range(rounds), unit="round", desc=f"{number} workers", leave=False):
-            for name, make in makers.items():
-                batches = make(source, number)
+            for name, make in CONTENDERS.items():
+                batches = make(configs[name], number)
                 rates[name].append(samples_per_second(batches, count) / number)
-                del batches  # ends its workers before the other's start
-        ratios = [here / opencv for here, opencv in zip(rates["here"], rates["opencv"], strict=True)]
-        result[str(number)] = {name: statistics.median(values) for name, values in rates.items()}
-        result[str(number)] |= {"ratio": statistics.median(ratios), "ratios": ratios}
+                del batches  # ends its workers before the next one's start
+        result[str(number)] = {}
+        for name, values in rates.items():
+            ratios = [rate / opencv for rate, opencv in zip(values, rates["opencv"], strict=True)]
+            result[str(number)][name] = {
+                "rate": statistics.median(values),
+                "ratio": statistics.median(ratios),
+                "ratios": ratios,
+            }
     return result
 
 
+def megabytes(folder: pathlib.Path) -> float:
+    """Of all files in a folder, followed through links."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
 def tables(report: dict[str, Any]) -> dict[str, str]:
-    """{"rates", "stages", "decoders"}: Markdown."""
+    """{"rates", "stages", "storage", "decoders"}: Markdown."""
+    titles = {"tiles": "here, tiles", "folder": "here, folder", "opencv": "DataLoader + OpenCV"}
     rates = []
     for count, row in report["samples_per_second_and_worker"].items():
-        numbers = f"{row['here']:.1f}", f"{row['opencv']:.1f}", f"{row['ratio']:.2f}"
+        numbers = [f"{row[x]['rate']:.1f}" + f" ({row[x]['ratio']:.2f}x)" * (x != "opencv") for x in titles]
         rates.append([f"{count} worker{'s' * (count != '1')}", *numbers])
-    stages = [[x, f"{row['here']:.1f}", f"{row['opencv']:.1f}"] for x, row in report["milliseconds"].items()]
+    on_disk = report["megabytes_a_picture"]
+    rates.append(["MB a picture and label, on disk", *(f"{on_disk[x]:.2f}" for x in titles)])
+    stages = [[x, *(f"{row[y]:.1f}" for y in titles)] for x, row in report["milliseconds"].items()]
+    storage = []
+    for name, row in report["storage"].items():
+        share = f"{100 * row['share']:.0f}"
+        storage.append(
+            [name, f"{row['megabytes']:.2f}", share, f"{row['decode']:.1f}", f"{row['encode']:.0f}"]
+        )
     decoders = [[x.upper(), *(f"{ms:.1f}" for ms in row.values())] for x, row in report["decoders"].items()]
-    two = ["here", "DataLoader + OpenCV"]
+    columns = ["MB a picture", "% decoded for a crop", "ms to decode them", "ms to write a picture"]
     return {
-        "rates": markdown.table(["samples/s and worker", *two, "ratio"], rates),
-        "stages": markdown.table(["ms a sample, one thread", *two], stages),
+        "rates": markdown.table(["samples/s and worker", *titles.values()], rates),
+        "stages": markdown.table(["ms a sample, one thread", *titles.values()], stages),
+        "storage": markdown.table(["a 2048x1024 picture as", *columns], storage),
         "decoders": markdown.table(["ms a 2048x1024 picture", *report["decoders"]["png"]], decoders),
     }
 
@@ -310,26 +411,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--data-dir", help="a Cityscapes folder; default pictures made up for the purpose")
-    parser.add_argument("--rounds", type=int, default=3, help="of both in turn")
+    parser.add_argument("--rounds", type=int, default=3, help="of all in turn")
     parser.add_argument("--batches", type=int, default=40, help="timed in each round")
-    parser.add_argument("--pictures", type=int, default=32, help="to make up")
+    parser.add_argument("--pictures", type=int, default=32, help="to make up or to read")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS / "data_throughput.json")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     head = result_head(cpu_name())  # JAX must not start a backend here: the DataLoader forks
-    with tempfile.TemporaryDirectory() as made_up:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, tiles = pathlib.Path(temporary, "folder"), pathlib.Path(temporary, "tiles")
         if arguments.data_dir is None:
-            write_pictures(pathlib.Path(made_up), arguments.pictures)
-        source = cityscapes.open_split(Location(dir=arguments.data_dir or made_up), "train")
-        sizes = [path.stat().st_size for path, _ in source.pairs]
+            write_pictures(folder, arguments.pictures)
+        else:
+            link_pictures(folder, arguments.data_dir, arguments.pictures)
+        prepare.prepare(
+            "cityscapes", Location(dir=str(folder)), str(tiles), ["train"], tiling=prepare.Tiling()
+        )
+        common = DataConfig(
+            name="cityscapes",
+            dir=str(folder),
+            scale=SCALE,
+            crop=CROP,
+            cat_max_ratio=CAT_MAX_RATIO,
+            flip=True,
+            distort=True,
+        )
+        tiled = dataclasses.replace(common, source="tfds", dir=str(tiles))
+        source, lazy = cityscapes.open_split(common, "train"), pipeline.open_source(tiled, "train")
+        assert isinstance(lazy, LazySource)
+        sizes = {"folder": megabytes(folder), "tiles": megabytes(tiles)}
         report = {
             **head,
             "pictures": "made up" if arguments.data_dir is None else "Cityscapes",
-            "png_megabytes": statistics.mean(sizes) / 1e6,
-            "milliseconds": stages(source),
+            "megabytes_a_picture": {
+                name: sizes["tiles" if name == "tiles" else "folder"] / len(source) for name in CONTENDERS
+            },
+            "milliseconds": stages(lazy, source),
+            "storage": storage(source),
             "decoders": decoders(source),
             "samples_per_second_and_worker": measured(
-                source, arguments.workers, arguments.rounds, arguments.batches
+                {"tiles": tiled, "folder": common, "opencv": common},
+                arguments.workers,
+                arguments.rounds,
+                arguments.batches,
             ),
         }
     write_result(arguments.output, report)

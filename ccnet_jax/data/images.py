@@ -68,12 +68,17 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
     """The picture as RGB uint8 [H, W, 3], upright as its EXIF data says; grey, CMYK and 16 bits too.
 
     8-bit RGB PNGs, of which Cityscapes consists, go through imagecodecs: it is faster than OpenCV
-    (`experiments/data_throughput.py`). For JPEGs the two are about as fast, and OpenCV finds truncation.
+    (`experiments/data_throughput.py`). For JPEGs the two are about as fast, and OpenCV finds truncation. QOI
+    files, of which tiles are made, are unknown to OpenCV.
 
     Raises UserError, naming it `name`, where the data are truncated, damaged or no picture.
     """
-    eight_bit_rgb = _is_png(data) and data[24:26] == b"\x08\x02"
-    pixels = _decode_png(data) if eight_bit_rgb else _decode_with_opencv(data)
+    if data[:4] == b"qoif":
+        pixels = _decode_qoi(data)
+    elif _is_png(data) and data[24:26] == b"\x08\x02":  # 8 bits, RGB
+        pixels = _decode_png(data)
+    else:
+        pixels = _decode_with_opencv(data)
     if pixels is None or pixels.ndim != 3:
         raise UserError(_undecodable(name, data))
     return pixels[..., :3]
@@ -166,6 +171,15 @@ def _decode_png(data: bytes) -> np.ndarray | None:
     try:
         return imagecodecs.png_decode(data)
     except imagecodecs.PngError:
+        return None
+
+
+def _decode_qoi(data: bytes) -> np.ndarray | None:
+    if data[-8:] != b"\0\0\0\0\0\0\0\1":  # the decoder does not miss the end of a truncated file
+        return None
+    try:
+        return imagecodecs.qoi_decode(data)
+    except imagecodecs.QoiError:
         return None
 
 

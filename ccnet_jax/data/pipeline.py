@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -15,7 +15,8 @@ from absl import flags
 from ccnet_jax.data import transforms
 from ccnet_jax.data.config import LARGEST, SMALLEST, DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.data.sources import JoinedSource, Source
+from ccnet_jax.data.sources import JoinedSource, LazySource, Source
+from ccnet_jax.data.tiles import TiledPicture
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import VOID
 
@@ -113,7 +114,8 @@ def train_batches(
     check_first_picture(source, data, batch_size // processes)
 
     augment = functools.partial(augmented, data=data)
-    samples = grain.MapDataset.source(source).seed(seed).shuffle().repeat(_EPOCHS).random_map(augment)
+    pictures = _Lazily(source) if isinstance(source, LazySource) else source
+    samples = grain.MapDataset.source(pictures).seed(seed).shuffle().repeat(_EPOCHS).random_map(augment)
     batches = samples.batch(batch_size // processes, batch_fn=_stack)[process::processes][start:]
     if data.workers:
         if not flags.FLAGS.is_parsed():
@@ -127,13 +129,26 @@ def train_batches(
     return iter(batches)
 
 
+class _Lazily:
+    """A source whose items are lazy: training asks for a window of each."""
+
+    def __init__(self, source: LazySource):
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, TiledPicture]:
+        return self._source.lazy(index)
+
+
 def augmented(
-    sample: dict[str, np.ndarray], rng: np.random.Generator, data: DataConfig
+    sample: Mapping[str, transforms.Pixels], rng: np.random.Generator, data: DataConfig
 ) -> dict[str, np.ndarray]:
     """A sample as training sees it: resized, cropped, flipped, distorted in colour, padded, in this order.
 
     Args:
-      sample: "image" uint8 [H, W, 3] and "label" uint8 [H, W].
+      sample: "image" uint8 [H, W, 3] and "label" uint8 [H, W], whole or in tiles.
       data: `config.data`: `resize`, `scale` and `short_sides` as in `transforms.random_size`, `crop`
         (height, width) and `cat_max_ratio` as in `transforms.random_window`, `flip`, `distort`. Where
         `crop` is None the whole picture is taken.
@@ -142,7 +157,7 @@ def augmented(
     Raises:
       UserError: the resized picture is larger than `LARGEST`.
     """
-    image, label = sample["image"], sample["label"]
+    label = sample["label"]
     size = transforms.random_size(label.shape, data.resize, data.scale, data.short_sides, rng)
     if max(size) > LARGEST:
         raise UserError(
@@ -150,7 +165,7 @@ def augmented(
             f"config.data.resize, scale or short_sides, so that sides have at most {LARGEST} pixels"
         )
     crop = data.crop or size
-    image, label = transforms.random_window(image, label, size, crop, data.cat_max_ratio, rng)
+    image, label = transforms.random_window(sample["image"], label, size, crop, data.cat_max_ratio, rng)
     if data.flip:
         image, label = transforms.random_flip(image, label, rng)
     if data.distort:

@@ -13,12 +13,18 @@ explains, become PNGs of class indices. What results in OUT/NAME/1.0.0 is a data
     tfds.data_source("NAME:1.0.0", data_dir=OUT, split="val")      # needs no ccnet_jax
 
 though TFDS's own decoder makes colours of palette PNGs' labels (VOC's), where `ccnet_jax` reads the numbers.
-It is written in OUT/NAME/1.0.0.incomplete, which gets its name when nothing is missing. Stopped or killed,
+
+With --tiles pictures and labels are cut into tiles, without loss, and training decodes only the tiles that a
+crop needs: the same crops as from the folder, several times faster where pictures are large. Such a data set
+is read by `ccnet_jax` alone. --jpeg makes its pictures small, and changes their pixels a little.
+
+All is written in OUT/NAME/1.0.0.incomplete, which gets its name when nothing is missing. Stopped or killed,
 the same command goes on with the shards that are whole. `checksums.json` holds the SHA-256 of every shard
 and what the data set was made of; it stands for names and sizes of the files, not for their contents.
 Splits cannot be added to a data set that is complete: prepare it again in another OUT, with all of them.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import fcntl
@@ -42,6 +48,8 @@ from ccnet_jax import command_line
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_sample
 from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSplit, Source
+from ccnet_jax.data.tfds_source import TILE_FEATURES
+from ccnet_jax.data.tiles import SIDE, label_tiles, picture_tiles
 from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.labels import VOID, Classes
 from ccnet_jax.progress import progress_bar
@@ -51,6 +59,17 @@ VERSION = "1.0.0"  # of what these data sets hold and how
 CHECKSUMS = "checksums.json"
 CLASSES = "classes.json"
 _THREADS = min(8, os.cpu_count() or 1)  # that read and decode
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """How pictures are written as tiles.
+
+    Attributes:
+      jpeg: quality of JPEG files, 1 to 100; None keeps every pixel. Labels are always kept.
+    """
+
+    jpeg: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,15 +90,17 @@ class Plan:
       sources: of every split.
       shards: in the order in which they are written.
       made_of: what must be the same for shards written before to be part of it: {"files": SHA-256 of names
-        and sizes, "shard_bytes": ..., "pictures": {split: ...}}, and of data sets whose classes are found in
-        the data "classes".
+        and sizes, "shard_bytes": ..., "pictures": {split: ...}}; of data sets whose classes are found in
+        the data "classes", and of tiles "tiles".
       size: of all files read, in bytes.
+      tiling: None where pictures and labels keep the bytes of their files.
     """
 
     sources: dict[str, FileSource]
     shards: list[Shard]
     made_of: dict[str, Any]
     size: int
+    tiling: Tiling | None
 
 
 def prepare(
@@ -88,6 +109,7 @@ def prepare(
     out: str,
     splits: list[str] | None = None,
     shard_bytes: int = 2**28,
+    tiling: Tiling | None = None,
 ) -> pathlib.Path:
     """The folder of the TFDS data set made of a folder data set; goes on where it stopped before.
 
@@ -96,13 +118,14 @@ def prepare(
       location: where it lies.
       out: TFDS's data_dir.
       splits: which; None takes all that exist and prints which do not.
-      shard_bytes: most of what a file holds, though a picture at least.
+      shard_bytes: most bytes of the folder that go into one file, though a picture at least.
+      tiling: how to cut tiles; None keeps the bytes of the folder's files.
 
     Raises:
       UserError: a file is missing or damaged, `out` cannot be written or is full, or it holds the data set
         made of something else.
     """
-    plan = _plan(dataset, _sources(dataset, location, splits), shard_bytes)
+    plan = _plan(dataset, _sources(dataset, location, splits), shard_bytes, tiling)
     complete, unfinished = _folders(dataset, out)
     if complete.exists():
         _check_made_of(complete, plan)
@@ -180,7 +203,7 @@ def _sources(dataset: str, location: Location, splits: list[str] | None) -> dict
     return sources
 
 
-def _plan(dataset: str, sources: dict[str, FileSource], shard_bytes: int) -> Plan:
+def _plan(dataset: str, sources: dict[str, FileSource], shard_bytes: int, tiling: Tiling | None) -> Plan:
     """What is to be written: shards of at most `shard_bytes`, though of one picture at least."""
     shards, listed, total = [], {}, 0
     for split, source in sources.items():
@@ -203,7 +226,9 @@ def _plan(dataset: str, sources: dict[str, FileSource], shard_bytes: int) -> Pla
     }
     if DATASETS[dataset].classes is None:
         made_of["classes"] = _class_file(next(iter(sources.values())).label_classes)
-    return Plan(sources, shards, made_of, total)
+    if tiling is not None:
+        made_of["tiles"] = {"side": SIDE, **dataclasses.asdict(tiling)}
+    return Plan(sources, shards, made_of, total, tiling)
 
 
 def _sizes(source: FileSource) -> list[tuple[int, int]]:
@@ -242,8 +267,11 @@ def _class_file(classes: Classes) -> dict[str, Any]:
     return {"classes": list(classes.names), "palette": classes.palette.tolist()}
 
 
-def _features(classes: Classes) -> tfds.features.FeaturesDict:
+def _features(dataset: str, plan: Plan) -> tfds.features.FeaturesDict:
     """TFDS's description of a record."""
+    if plan.tiling is not None:
+        return TILE_FEATURES
+    classes = _written_classes(dataset, next(iter(plan.sources.values())))
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3), doc="the picture's file, unchanged"),
@@ -272,8 +300,7 @@ def _contents(plan: Plan) -> str:
 
 def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
     """Write all shards that do not exist, or differ from their checksums."""
-    features = _features(_written_classes(dataset, next(iter(plan.sources.values()))))
-    as_indices = DATASETS[dataset].classes is None
+    features = _features(dataset, plan)
     checksums = {"made_of": plan.made_of, "shards": {}}
     if (folder / CHECKSUMS).exists():
         recorded = _read_checksums(folder)["shards"]
@@ -302,7 +329,7 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
             for shard in todo:
                 bar.set_postfix_str(shard.file)
                 source = plan.sources[shard.split]
-                make = _record_maker(source, features, as_indices)
+                make = _record_maker(dataset, source, features, plan.tiling)
                 records = pool.map(make, range(shard.start, shard.stop))
                 checksums["shards"][shard.file] = _write_shard(folder / shard.file, records, count)
                 with _writing(folder):
@@ -312,25 +339,46 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
             raise
 
 
-def _record_maker(source: FileSource, features: Any, as_indices: bool) -> Callable[[int], bytes]:
-    """The function from a picture's number to its record, as TFDS writes it, after a check of the pair.
+def _record_maker(
+    dataset: str, source: FileSource, features: Any, tiling: Tiling | None
+) -> Callable[[int], bytes]:
+    """The function from a picture's number to its record, as TFDS writes it, after a check of the pair."""
+    as_indices = DATASETS[dataset].classes is None
 
-    With `as_indices` labels are written as PNGs of class indices, otherwise as the bytes of their files.
-    """
-
-    def make(index: int) -> bytes:
+    def files(index: int) -> dict[str, Any]:
+        """The bytes of the files; labels whose numbers only the folder explains as PNGs of class indices."""
         image, label = source.read(index)
-        names: tuple[object, object] = (source.name(index),) * 2
-        remedy = "correct the file"
-        if isinstance(source, FolderSource):
-            names, remedy = source.pairs[index], source.remedy
-        sample = decode_sample(source.label_classes, image, label, *names, remedy)
-        indices = sample["label"]
+        indices = _checked(source, index, image, label)["label"]
         if label is None or as_indices:  # the indices of a missing label are void everywhere
             label = cv2.imencode(".png", indices)[1].tobytes()
-        return features.serialize_example({"image": image, "label": label, "name": source.name(index)})
+        return {"image": image, "label": label}
+
+    def tiles(index: int, tiling: Tiling) -> dict[str, Any]:
+        return _in_tiles(_checked(source, index, *source.read(index)), tiling)
+
+    def make(index: int) -> bytes:
+        values = files(index) if tiling is None else tiles(index, tiling)
+        return features.serialize_example({**values, "name": source.name(index)})
 
     return make
+
+
+def _checked(source: FileSource, index: int, image: bytes, label: bytes | None) -> dict[str, np.ndarray]:
+    """The pixels of a pair of files. Raises UserError where they are not what they should be."""
+    names: tuple[object, object] = (source.name(index),) * 2
+    remedy = "correct the file"
+    if isinstance(source, FolderSource):
+        names, remedy = source.pairs[index], source.remedy
+    return decode_sample(source.label_classes, image, label, *names, remedy)
+
+
+def _in_tiles(sample: dict[str, np.ndarray], tiling: Tiling) -> dict[str, Any]:
+    """A sample as `TILE_FEATURES` has it, without its name."""
+    return {
+        "image_tiles": picture_tiles(sample["image"], tiling.jpeg),
+        "label_tiles": label_tiles(sample["label"]),
+        "grid": np.array([*sample["label"].shape, SIDE], np.int32),
+    }
 
 
 def _write_shard(path: pathlib.Path, records: Iterator[bytes], count: Callable[[], None]) -> dict[str, Any]:
@@ -369,7 +417,7 @@ def _write_metadata(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
     info = tfds.core.DatasetInfo(
         builder=identity,
         description=data_set.description,
-        features=_features(_written_classes(dataset, first)),
+        features=_features(dataset, plan),
         disable_shuffling=True,
     )
     info.set_file_format("array_record")
@@ -418,11 +466,22 @@ def _check_made_of(folder: pathlib.Path, plan: Plan) -> None:
         what = f"with --shard-megabytes={before['shard_bytes'] / 2**20:g}"
     elif list(before["pictures"]) != list(now["pictures"]):
         what = f"with --split={','.join(before['pictures'])}"
+    elif before.get("tiles") != now.get("tiles"):
+        what = _tiling_in_words(before.get("tiles"))
     elif before.get("classes") != now.get("classes"):
         what = "with other classes"
     else:
         what = "from files of other names or sizes"
     raise UserError(f"{folder} was prepared {what}; repeat that, choose another --out or remove that folder")
+
+
+def _tiling_in_words(made_of: dict[str, Any] | None) -> str:
+    """For example "with --tiles --jpeg=95"."""
+    if made_of is None:
+        return "without --tiles"
+    if made_of["side"] != SIDE:
+        return f"by another version of this program, with tiles of {made_of['side']} pixels"
+    return "with --tiles" + ("" if made_of["jpeg"] is None else f" --jpeg={made_of['jpeg']}")
 
 
 def _good_shards(folder: pathlib.Path, checksums: dict[str, Any]) -> list[str]:
@@ -450,13 +509,24 @@ def _sha256(path: pathlib.Path) -> str:
 
 def _check_space(folder: pathlib.Path, plan: Plan, done: dict[str, Any]) -> None:
     """Raise UserError where the disk cannot hold what is still to be written."""
-    needed = plan.size - sum(checksum["bytes"] for checksum in done.values())
+    needed = plan.size * _growth(plan) - sum(checksum["bytes"] for checksum in done.values())
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"{folder} needs {needed / 1e9:.1f} GB more but its disk has {free / 1e9:.1f} GB free; make room "
             "or choose another --out"
         )
+
+
+def _growth(plan: Plan) -> float:
+    """How many times the bytes of its files the data set takes; of tiles judged by the first picture."""
+    if plan.tiling is None:
+        return 1.0
+    source = next(iter(plan.sources.values()))
+    image, label = source.read(0)
+    tiles = _in_tiles(_checked(source, 0, image, label), plan.tiling)
+    written = sum(map(len, tiles["image_tiles"] + tiles["label_tiles"]))
+    return written / (len(image) + len(label or b""))
 
 
 @contextlib.contextmanager
@@ -520,7 +590,10 @@ def main() -> None:
             )
             splits = None if arguments.split is None else arguments.split.split(",")
             shard_bytes = arguments.shard_megabytes * 2**20
-            prepare(arguments.dataset, location, arguments.out, splits, shard_bytes)
+            if arguments.jpeg is not None and not arguments.tiles:
+                raise UserError("--jpeg is the quality of tiles: pass --tiles too, or leave it out")
+            tiling = Tiling(arguments.jpeg) if arguments.tiles else None
+            prepare(arguments.dataset, location, arguments.out, splits, shard_bytes, tiling)
     except KeyboardInterrupt:
         print("\ninterrupted: the same command goes on where this one stopped")
         raise SystemExit(130) from None
@@ -540,12 +613,29 @@ def flags() -> command_line.Parser:
         "--shard-megabytes",
         type=command_line.positive,
         default=256,
-        help="most that a file holds, in 2^20 bytes (default: %(default)s)",
+        help="most of the folder that goes into one file, in 2^20 bytes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--tiles", action="store_true", help="write tiles, of which training decodes only what a crop needs"
+    )
+    parser.add_argument(
+        "--jpeg",
+        type=_quality,
+        metavar="QUALITY",
+        help="with --tiles: pictures as JPEG of this quality, 1 to 100; default without loss",
     )
     parser.add_argument(
         "--verify", action="store_true", help="read a prepared data set again and compare its checksums"
     )
     return parser
+
+
+def _quality(text: str) -> int:
+    """JPEG's quality as argparse reads it."""
+    quality = command_line.positive(text)
+    if quality > 100:
+        raise argparse.ArgumentTypeError(f"{text} is more than 100")
+    return quality
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ccnet_jax.data.images import decode_sample, read_bytes
+from ccnet_jax.data.tiles import TiledPicture
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes
 from ccnet_jax.settings import setting
@@ -80,6 +81,14 @@ class FileSource(Source, Protocol):
 
     def read(self, index: int) -> tuple[bytes, bytes | None]:
         """The bytes of the picture's file and of its label's, None where there is no label."""
+
+
+@runtime_checkable
+class LazySource(Source, Protocol):
+    """A `Source` that can also give each pair without decoding it, so that a crop costs what it shows."""
+
+    def lazy(self, index: int) -> dict[str, TiledPicture]:
+        """As `source[index]`, with pictures whose windows are decoded when they are asked for."""
 
 
 class FolderSource:

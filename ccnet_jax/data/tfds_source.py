@@ -2,10 +2,12 @@
 
 What TFDS keeps of a picture are the bytes of its file. They are decoded here as those of a folder are, and
 not by TFDS, which would take a palette PNG's colours for its labels: the pixels are the same either way.
+Of data sets that `data.prepare --tiles` wrote, only the tiles are decoded that a crop needs.
 """
 
 import bisect
 import contextlib
+import functools
 import itertools
 import os
 import pathlib
@@ -21,29 +23,44 @@ from tensorflow_datasets.core.utils import file_utils, version
 from ccnet_jax.data.class_files import read_class_file
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.data.images import decode_sample
+from ccnet_jax.data.images import decode_image, decode_indices, decode_sample
+from ccnet_jax.data.tiles import TiledPicture
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes, numbered_palette
 
 _PREPARE = "python -m ccnet_jax.data.prepare"
 _FEATURES = "--config.data.features=IMAGE,LABEL"
 
+# What `data.prepare --tiles` writes. TFDS has no feature for files of a format that it cannot decode itself.
+TILE_FEATURES = tfds.features.FeaturesDict(
+    {
+        "image_tiles": tfds.features.Sequence(
+            tfds.features.Text(), doc="the picture in tiles, row by row: QOI or JPEG files"
+        ),
+        "label_tiles": tfds.features.Sequence(
+            tfds.features.Text(),
+            doc="the label map in the same tiles: PNG files of class indices; 255 is void",
+        ),
+        "grid": tfds.features.Tensor(
+            shape=(3,), dtype=np.int32, doc="height and width of the picture, and a tile's side, in pixels"
+        ),
+        "name": tfds.features.Text(doc="the picture's name, without folder and suffix"),
+    }
+)
 
-class TfdsSource:
-    """A `Source` of a split's records; it can be pickled, and then opens its files again.
+
+class _Records:
+    """The records of a split; they can be pickled, and then open their files again.
 
     Args:
       title: of the data set and split, for complaints.
       files: TFDS's instructions which records of which files these are.
       specs: {feature: TFDS's spec of its serialized form} of the features to read.
-      image, label: which of them is the picture, and which the label map.
       classes: of the label maps.
     """
 
-    def __init__(
-        self, title: str, files: list[Any], specs: dict[str, Any], image: str, label: str, classes: Classes
-    ):
-        self._title, self._image, self._label, self.label_classes = title, image, label, classes
+    def __init__(self, title: str, files: list[Any], specs: dict[str, Any], classes: Classes):
+        self._title, self.label_classes = title, classes
         self.classes, self.palette, self.numbers = classes.names, classes.palette, classes.numbers
         # Not the sources that TFDS's builders make: those pickle the builder, which reads its folder again.
         self._records = array_record_data_source.ArrayRecordDataSource(files)
@@ -53,6 +70,39 @@ class TfdsSource:
 
     def __len__(self) -> int:
         return self._ends[-1]
+
+    def name(self, index: int) -> str:
+        """What the record's "name" says, if it has one, else split and number; fit for a file name."""
+        name = self._record(index).get("name", b"").decode(errors="replace")
+        return re.sub(r"[^\w.-]+", "-", name or f"{self._title.split()[-1]}-{index:05d}")
+
+    def _record(self, index: int) -> dict[str, Any]:
+        try:
+            return self._parser.parse_example(self._records[index])
+        except (RuntimeError, KeyError) as error:  # a damaged file; a record without that feature
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{self._file(index)} cannot be read ({reason}); restore that file or prepare the data set "
+                "again"
+            ) from None
+
+    def _file(self, index: int) -> str:
+        return self._files[bisect.bisect_right(self._ends, index)]
+
+
+class TfdsSource(_Records):
+    """A `Source` of records that hold the files of pictures and label maps.
+
+    Args:
+      image, label: which feature is the picture, and which the label map.
+      title, files, specs, classes: as of `_Records`.
+    """
+
+    def __init__(
+        self, image: str, label: str, title: str, files: list[Any], specs: dict[str, Any], classes: Classes
+    ):
+        super().__init__(title, files, specs, classes)
+        self._image, self._label = image, label
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         where = f"record {index} of {self._title}"
@@ -68,23 +118,37 @@ class TfdsSource:
         record = self._record(index)
         return record[self._image], record[self._label] or None
 
-    def name(self, index: int) -> str:
-        """What the record's "name" says, if it has one, else split and number; fit for a file name."""
-        name = self._record(index).get("name", b"").decode(errors="replace")
-        return re.sub(r"[^\w.-]+", "-", name or f"{self._title.split()[-1]}-{index:05d}")
 
-    def _record(self, index: int) -> dict[str, bytes]:
-        try:
-            return self._parser.parse_example(self._records[index])
-        except (RuntimeError, KeyError) as error:  # a damaged file; a record without that feature
-            file = self._files[bisect.bisect_right(self._ends, index)]
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{file} cannot be read ({reason}); restore that file or prepare the data set again"
-            ) from None
+class TiledSource(_Records):
+    """A `LazySource` of records that hold pictures and label maps in tiles, as `data.prepare` writes them."""
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        return {key: picture.whole() for key, picture in self.lazy(index).items()}
+
+    def lazy(self, index: int) -> dict[str, TiledPicture]:
+        """As `source[index]`, with pictures whose windows are decoded when they are asked for.
+
+        Raises UserError where the record cannot be read or is not whole.
+        """
+        record = self._record(index)
+        height, width, side = map(int, record["grid"])
+        where = f"record {index} of {self._title} in {self._file(index)}"
+        classes = Classes(self.classes, self.palette)  # tiles of labels hold class indices
+        return {
+            "image": TiledPicture(
+                record["image_tiles"], (height, width, 3), side, decode_image, f"image of {where}"
+            ),
+            "label": TiledPicture(
+                record["label_tiles"],
+                (height, width),
+                side,
+                functools.partial(decode_indices, classes),
+                f"label of {where}",
+            ),
+        }
 
 
-def open_split(data: DataConfig, split: str) -> TfdsSource:
+def open_split(data: DataConfig, split: str) -> TfdsSource | TiledSource:
     """The records of a split in their stored order; TFDS understands "train+val" and "train[:10%]" itself.
 
     Args:
@@ -95,7 +159,7 @@ def open_split(data: DataConfig, split: str) -> TfdsSource:
 
     Raises:
       UserError: there is no such data set or split, it is unfinished or not stored as ArrayRecord, or its
-        features or classes are not clear.
+        features or classes are not clear, or its tiles are another version's.
     """
     builder = _builder(data.name, data.dir)
     where = builder.data_dir
@@ -106,15 +170,20 @@ def open_split(data: DataConfig, split: str) -> TfdsSource:
             "file_format='array_record'"
         )
     builder.info.set_file_format("array_record", override=True, override_if_initialized=True)
-    image, label = _feature_names(builder.info.features, data.features, where)
-    classes = _classes(data, builder.info.features[label], pathlib.Path(where))
-    serialized = builder.info.features.get_serialized_info()
+    features, title = builder.info.features, f"{data.name} {split}"
+    if _are_tiles(features, where):
+        if data.features is not None:
+            raise UserError(f"{where} holds tiles, which have one meaning; remove --config.data.features")
+        classes = _classes(data, None, pathlib.Path(where))
+        return TiledSource(title, _files(builder, data.name, split), features.get_serialized_info(), classes)
+    image, label = _feature_names(features, data.features, where)
+    classes = _classes(data, features[label], pathlib.Path(where))
+    serialized = features.get_serialized_info()
     names = [image, label]
-    if "name" in serialized and isinstance(builder.info.features["name"], tfds.features.Text):
+    if "name" in serialized and isinstance(features["name"], tfds.features.Text):
         names.append("name")
     specs = {name: serialized[name] for name in names}
-    files = _files(builder, data.name, split)
-    return TfdsSource(f"{data.name} {split}", files, specs, image, label, classes)
+    return TfdsSource(image, label, title, _files(builder, data.name, split), specs, classes)
 
 
 def _base_name(name: str) -> str:
@@ -173,6 +242,18 @@ def _files(builder: tfds.core.DatasetBuilder, name: str, split: str) -> list[Any
     return files
 
 
+def _are_tiles(features: Any, where: Any) -> bool:
+    """Whether records hold tiles. Raises UserError where another version of this program wrote them."""
+    if not isinstance(features, tfds.features.FeaturesDict) or "image_tiles" not in features:
+        return False
+    if features.get_serialized_info() != TILE_FEATURES.get_serialized_info():
+        raise UserError(
+            f"{where} holds tiles in the form of another version of this program; prepare the data set again "
+            f"({_PREPARE} --tiles)"
+        )
+    return True
+
+
 def _feature_names(features: Any, wanted: tuple[str, str] | None, where: Any) -> tuple[str, str]:
     """The names of the image and the label feature: those `wanted`, or the only ones that can be meant."""
     if not isinstance(features, tfds.features.FeaturesDict):
@@ -205,7 +286,7 @@ def _classes(data: DataConfig, label: Any, folder: pathlib.Path) -> Classes:
 
     Args:
       data: `config.data`.
-      label: TFDS's feature of the label maps.
+      label: TFDS's feature of the label maps; None of tiles, which name no classes.
       folder: of the data set; `data.prepare` leaves a classes.json there.
     """
     base = _base_name(data.name)

@@ -1,19 +1,23 @@
 """Random resizing, cropping, flipping and colour distortion of a picture and its label (NumPy and OpenCV).
 
 Resizing and cropping are one step: of the resized picture only the window that the crop keeps is ever
-computed. Sampling positions are those of half-pixel centres: pixel i of n resized from m lies at
-(i + 1/2) m / n - 1/2.
+computed, and of a `TiledPicture` only the tiles are decoded which that window needs. Sampling positions are
+those of half-pixel centres: pixel i of n resized from m lies at (i + 1/2) m / n - 1/2.
 """
 
+import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from ccnet_jax.data.tiles import TiledPicture
 from ccnet_jax.labels import VOID
 
 # ImageNet's mean colour, which both flavours subtract: padding is close to 0 after normalisation.
 MEAN_COLOUR = (123, 117, 104)
+
+Pixels = np.ndarray | TiledPicture
 
 
 def scaled_size(size: tuple[int, int], box: tuple[int, int] | None, ratio: float) -> tuple[int, int]:
@@ -66,7 +70,7 @@ def possible_sizes(
 
 
 def image_window(
-    image: np.ndarray, size: tuple[int, int], top: int, left: int, crop: tuple[int, int]
+    image: Pixels, size: tuple[int, int], top: int, left: int, crop: tuple[int, int]
 ) -> np.ndarray:
     """What is in a window of the picture after resizing it bilinearly, correctly rounded.
 
@@ -78,17 +82,33 @@ def image_window(
     """
     height, width = min(crop[0], size[0] - top), min(crop[1], size[1] - left)
     if size == image.shape[:2]:
-        return image[top : top + height, left : left + width]
+        rows, columns = slice(top, top + height), slice(left, left + width)
+        return _decoded(image, rows, columns)[rows, columns]
     down, across = image.shape[0] / size[0], image.shape[1] / size[1]
     to_source = np.array(
         [[across, 0, (left + 0.5) * across - 0.5], [0, down, (top + 0.5) * down - 0.5]], np.float64
     )
+    pixels = _decoded(image, _neighbours(top, height, down), _neighbours(left, width, across))
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(image, to_source, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.warpAffine(pixels, to_source, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _decoded(pixels: Pixels, rows: slice, columns: slice) -> np.ndarray:
+    """The whole picture, in which these rows and columns have their values."""
+    return pixels if isinstance(pixels, np.ndarray) else pixels.decoded(rows, columns)
+
+
+def _neighbours(start: int, count: int, ratio: float) -> slice:
+    """The pixels between which bilinear interpolation places `count` pixels from `start` on.
+
+    On both sides one pixel more: OpenCV rounds positions, as to 1/32 pixel.
+    """
+    first, last = ((i + 0.5) * ratio - 0.5 for i in (start, start + count - 1))
+    return slice(max(math.floor(first) - 1, 0), math.floor(last) + 3)
 
 
 def label_window(
-    label: np.ndarray, size: tuple[int, int], top: int, left: int, crop: tuple[int, int]
+    label: Pixels, size: tuple[int, int], top: int, left: int, crop: tuple[int, int]
 ) -> np.ndarray:
     """As `image_window`, of the label [H, W]: each value is that of the pixel in which its position lies."""
 
@@ -99,12 +119,13 @@ def label_window(
 
     rows = sources(top, crop[0], size[0], label.shape[0])
     columns = sources(left, crop[1], size[1], label.shape[1])
-    return label.take(rows, 0).take(columns, 1)
+    pixels = _decoded(label, slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    return pixels.take(rows, 0).take(columns, 1)
 
 
 def random_window(
-    image: np.ndarray,
-    label: np.ndarray,
+    image: Pixels,
+    label: Pixels,
     size: tuple[int, int],
     crop: tuple[int, int],
     cat_max_ratio: float,
@@ -113,7 +134,8 @@ def random_window(
     """The pair resized to `size`, cropped to at most `crop`, both (height, width), at a random place.
 
     Up to ten places are tried until the window holds two classes or more, of which none covers
-    `cat_max_ratio` (0 to 1) or more of its labelled pixels; 1 takes the first place.
+    `cat_max_ratio` (0 to 1) or more of its labelled pixels; 1 takes the first place. The label alone says
+    which place it is: of the picture only that window is read.
     """
     for _ in range(10):
         top = int(rng.integers(max(size[0] - crop[0], 0) + 1))

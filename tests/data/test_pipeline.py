@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import multiprocessing
 
@@ -54,6 +55,15 @@ def test_batches_are_a_function_of_seed_and_number():
     assert_same(whole[3:], first(pipeline.train_batches(source, settings(), 4, seed=1, start=3), 2))
     other = first(pipeline.train_batches(source, settings(), 4, seed=2), 1)
     assert not np.array_equal(whole[0]["image"], other[0]["image"])
+
+
+def test_batches_are_those_of_earlier_versions():
+    """Written down before training read tiles. Labels show every draw; pictures are rounded by OpenCV."""
+    data = settings(scale=(0.5, 2.0), crop=(64, 96), cat_max_ratio=0.75)
+    batch = first(pipeline.train_batches(Streets("train"), data, 8, seed=3), 1)[0]
+    assert hashlib.sha256(batch["label"].tobytes()).hexdigest().startswith("25174dc203b9eb6222f468ad0e9b8c71")
+    means = [[169.05, 155.65, 154.47], [129.49, 121.34, 118.8], [168.89, 160.5, 174.03]]
+    assert np.abs(batch["image"][:3].mean((1, 2)) - means).max() < 0.1
 
 
 @pytest.mark.parametrize("workers", [1, 4])

@@ -67,6 +67,15 @@ def out(folders, tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="module")
+def tiled(folders, tmp_path_factory):
+    """A folder in which all of them are prepared in tiles."""
+    out = tmp_path_factory.mktemp("tiled")
+    for name, folder in folders.items():
+        prepare.prepare(name, at(folder), str(out), shard_bytes=SHARD_BYTES, tiling=prepare.Tiling())
+    return out
+
+
 @pytest.fixture
 def mine(out, tmp_path):
     """A copy of the prepared CamVid, to be spoilt: the folder of its files."""
@@ -78,10 +87,11 @@ def mine(out, tmp_path):
 
 
 @pytest.mark.parametrize("name", SPLITS)
-def test_both_ways_give_the_same_pictures(folders, out, name):
+@pytest.mark.parametrize("form", ["out", "tiled"])
+def test_both_ways_give_the_same_pictures(request, folders, form, name):
     for split in SPLITS[name]:
         folder = pipeline.open_source(settings(name, folders[name], "folder"), split)
-        source = open_tfds(name, out, split)
+        source = open_tfds(name, request.getfixturevalue(form), split)
         assert len(source) == len(folder)
         assert source.classes == folder.classes
         np.testing.assert_array_equal(source.palette, folder.palette)
@@ -119,7 +129,10 @@ def test_plain_tfds_reads_it(out):
     assert len(tfds.data_source("cityscapes:1.0.0", data_dir=out, split="train+val[:1]")) == 4
 
 
-def test_batches_are_the_same_whatever_makes_them(folders, out):
+@pytest.mark.parametrize(("form", "workers"), [("out", (0, 1, 4)), ("tiled", (0, 1))])
+def test_batches_are_the_same_whatever_makes_them(request, folders, form, workers):
+    out = request.getfixturevalue(form)
+
     def batches(source, data, **process):
         return list(itertools.islice(pipeline.train_batches(source, data, 4, seed=3, **process), 4))
 
@@ -128,11 +141,11 @@ def test_batches_are_the_same_whatever_makes_them(folders, out):
             np.testing.assert_array_equal(x["image"], y["image"])
             np.testing.assert_array_equal(x["label"], y["label"])
 
-    augmentation = {"scale": (0.5, 2.0), "crop": (48, 48), "distort": True}
+    augmentation = {"scale": (0.5, 2.0), "crop": (48, 48), "cat_max_ratio": 0.5, "distort": True}
     data = settings("camvid", folders["camvid"], "folder", **augmentation)
     wanted = batches(pipeline.open_source(data, "train"), data)
-    for workers in (0, 1, 4):
-        data = settings("camvid", out, workers=workers, **augmentation)
+    for count in workers:
+        data = settings("camvid", out, workers=count, **augmentation)
         source = pipeline.open_source(data, "train")
         source[0]  # its files are open when it is sent to the workers
         assert_same(wanted, batches(source, data))
@@ -193,6 +206,126 @@ def flip(path):
     data = bytearray(path.read_bytes())
     data[2000] ^= 255
     path.write_bytes(data)
+
+
+# --------------------------------------------------------------------- tiles
+
+
+def large_city(root):
+    """Cityscapes of two pictures of six tiles each, those on the right and below smaller than the others."""
+    return miniatures.write_cityscapes(root, pictures=2, size=(200, 300))
+
+
+def test_tiles_of_large_pictures_make_the_same_batches_and_evaluation(tmp_path):
+    folder = large_city(tmp_path / "city")
+    prepare.prepare(
+        "cityscapes", at(folder), str(tmp_path / "out"), ["train", "val"], tiling=prepare.Tiling()
+    )
+    augmentation = {"scale": (0.5, 2.0), "crop": (96, 130), "cat_max_ratio": 0.75, "distort": True}
+    batches = []
+    for where, source in ((folder, "folder"), (tmp_path / "out", "tfds")):
+        data = settings("cityscapes", where, source, **augmentation)
+        training = pipeline.train_batches(pipeline.open_source(data, "train"), data, 2, seed=5)
+        evaluation = pipeline.evaluation_batches(pipeline.open_source(data, "val"), 2, 2)
+        batches.append([*itertools.islice(training, 6), *evaluation])
+    for from_folder, from_tiles in zip(*batches, strict=True):
+        np.testing.assert_array_equal(from_tiles["image"], from_folder["image"])
+        np.testing.assert_array_equal(from_tiles["label"], from_folder["label"])
+
+
+def test_jpeg_tiles_are_smaller_and_keep_labels(tmp_path):
+    folder = large_city(tmp_path / "city")
+    sizes = {}
+    for jpeg in (None, 90):
+        out = tmp_path / f"jpeg-{jpeg}"
+        prepare.prepare("cityscapes", at(folder), str(out), ["train"], tiling=prepare.Tiling(jpeg))
+        sizes[jpeg] = sum(path.stat().st_size for path in out.rglob("*array_record*"))
+    assert sizes[90] < sizes[None]
+    whole = pipeline.open_source(settings("cityscapes", folder, "folder"), "train")[1]
+    small = open_tfds("cityscapes", tmp_path / "jpeg-90")[1]
+    np.testing.assert_array_equal(small["label"], whole["label"])
+    difference = np.abs(small["image"].astype(int) - whole["image"]).mean()
+    assert 0 < difference < 10
+
+
+def test_your_own_pictures_in_tiles(tmp_path):
+    """Labels with numbers of their own, and classes that only the prepared data set knows."""
+    for split in ("train", "val"):
+        for i in range(2):
+            miniatures.write(tmp_path / f"mine/images/{split}/{i}.png", PHOTO + np.uint8(i))
+            miniatures.write(tmp_path / f"mine/labels/{split}/{i}.png", MASK)
+    (tmp_path / "mine/classes.txt").write_text("soil\nvoid\nweed\n")
+    folder = pipeline.open_source(settings("folder", tmp_path / "mine", "folder"), "train")
+    prepare.prepare("folder", at(tmp_path / "mine"), str(tmp_path / "out"), tiling=prepare.Tiling())
+    source = open_tfds("folder", tmp_path / "out")
+    assert source.classes == folder.classes == ("soil", "weed")
+    assert source.name(1) == folder.name(1)
+    np.testing.assert_array_equal(source[1]["label"], folder[1]["label"])
+    with pytest.raises(
+        UserError, match="tile 0 of label of record 0 .* holds the label 1 .*none of its data"
+    ):
+        open_tfds("folder", tmp_path / "out", classes=("soil",))[0]
+    with pytest.raises(UserError, match="holds tiles, which have one meaning; remove --config.data.features"):
+        open_tfds("folder", tmp_path / "out", features=("image", "label"))
+
+
+def test_interrupted_tiles_go_on_and_other_tiles_are_not_mixed_in(folders, tiled, out, tmp_path, capsys):
+    def again(tiling):
+        prepare.prepare(
+            "camvid", at(folders["camvid"]), str(tmp_path), shard_bytes=SHARD_BYTES, tiling=tiling
+        )
+
+    unfinished = tmp_path / "camvid" / "1.0.0.incomplete"
+    shutil.copytree(tiled / "camvid" / "1.0.0", unfinished)
+    shard(unfinished).unlink()
+    for tiling in (None, prepare.Tiling(jpeg=95)):
+        with pytest.raises(UserError, match="1.0.0.incomplete was prepared with --tiles; repeat that"):
+            again(tiling)
+    again(prepare.Tiling())
+    assert "holds 3 of 4 files: going on" in capsys.readouterr().out
+    found, wanted = (content(root / "camvid" / "1.0.0") for root in (tmp_path, tiled))
+    del found["checksums.json"], wanted["checksums.json"]  # in the order in which files were written
+    assert found == wanted
+    shutil.rmtree(tmp_path / "camvid")
+    shutil.copytree(out / "camvid", tmp_path / "camvid")
+    with pytest.raises(UserError, match="1.0.0 was prepared without --tiles; repeat that"):
+        again(prepare.Tiling())
+
+
+def test_tiles_of_another_version_are_one_sentence(folders, tiled, tmp_path, monkeypatch):
+    shutil.copytree(tiled / "camvid", tmp_path / "camvid")
+    folder = tmp_path / "camvid" / "1.0.0"
+    features = json.loads((folder / "features.json").read_text())
+    del features["featuresDict"]["features"]["grid"]
+    (folder / "features.json").write_text(json.dumps(features))
+    with pytest.raises(UserError, match="1.0.0 holds tiles in the form of another version of this program"):
+        open_tfds("camvid", tmp_path)
+    monkeypatch.setattr(prepare, "SIDE", 64)
+    with pytest.raises(
+        UserError, match="prepared by another version of this program, with tiles of 128 pixels"
+    ):
+        prepare.prepare(
+            "camvid", at(folders["camvid"]), str(tmp_path), shard_bytes=SHARD_BYTES, tiling=prepare.Tiling()
+        )
+
+
+@pytest.mark.parametrize("spoil", [lambda path: flip(path), lambda path: os.truncate(path, 70_000)])
+def test_a_damaged_file_of_tiles_is_named(tiled, tmp_path, spoil):
+    shutil.copytree(tiled / "camvid", tmp_path / "camvid")
+    spoil(shard(tmp_path / "camvid" / "1.0.0"))
+    with pytest.raises(
+        UserError, match="camvid-train.*00000-of-00002 cannot be read .*restore that file"
+    ) as e:
+        open_tfds("camvid", tmp_path)[0]
+    sentence(e)
+
+
+def test_tiles_of_jpegs_need_more_room_than_the_jpegs(folders, tmp_path, monkeypatch):
+    size = sum(path.stat().st_size for path in folders["ade20k"].rglob("*") if path.is_file())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, int(1.1 * size)))
+    with pytest.raises(UserError, match="GB more but its disk has"):
+        prepare.prepare("ade20k", at(folders["ade20k"]), str(tmp_path / "tiles"), tiling=prepare.Tiling())
+    prepare.prepare("ade20k", at(folders["ade20k"]), str(tmp_path / "files"))
 
 
 # ------------------------------------------------- data sets that others made
@@ -543,3 +676,14 @@ def test_the_program_tells_what_it_takes(tmp_path):
     code, said, err = helpers.run("ccnet_jax.data.prepare", "--dataset=camvid", cwd=tmp_path)
     assert code == 2
     assert err.startswith("error: the following arguments are required: --out")
+
+
+def test_jpegs_quality_needs_tiles_and_is_at_most_100(monkeypatch, capsys):
+    common = ["prepare", "--dataset=streets", "--out=out"]
+    monkeypatch.setattr("sys.argv", [*common, "--jpeg=90"])
+    with pytest.raises(UserError, match="--jpeg is the quality of tiles: pass --tiles too"):
+        prepare.main()
+    monkeypatch.setattr("sys.argv", [*common, "--tiles", "--jpeg=101"])
+    with pytest.raises(SystemExit, match="2"):
+        prepare.main()
+    assert "101 is more than 100" in capsys.readouterr().err

@@ -1,6 +1,6 @@
 """The tables of experiments from small results."""
 
-from experiments import attention_memory, data_throughput, testing_memory
+from experiments import attention_memory, testing_memory
 
 
 def test_attention_memory():
@@ -30,17 +30,3 @@ def test_testing_memory_takes_the_largest_step():
         "| whole | 2.0 | 3.0 |",
         "| slide | 2.0 | 1.3 |",
     ]
-
-
-def test_data_throughput():
-    tables = data_throughput.tables(
-        {
-            "samples_per_second_and_worker": {"1": {"here": 16.5, "opencv": 11.1, "ratio": 1.512}},
-            "milliseconds": {"stack": {"here": 0.06, "opencv": 0.04}},
-            "decoders": {"png": {"imagecodecs": 40.8, "Pillow": 76.2}},
-        }
-    )
-    assert "| 1 worker | 16.5 | 11.1 | 1.51 |" in tables["rates"]
-    assert "| stack | 0.1 | 0.0 |" in tables["stages"]
-    assert tables["decoders"].splitlines()[0] == "| ms a 2048x1024 picture | imagecodecs | Pillow |"
-    assert "| PNG | 40.8 | 76.2 |" in tables["decoders"]
