@@ -225,7 +225,8 @@ def test_training_starts_from_the_backbone_and_goes_on_without_it(tmp_path, monk
     assert not (tmp_path / "run").exists()
 
     def make_step(*_):  # which changes nothing: the real one would be compiled
-        return lambda state, batch: (state.replace(step=state.step + 1), {"loss": 0.0, "gradient_norm": 0.0})
+        metrics = dict.fromkeys(("loss", "gradient_norm"), jnp.float32(0))
+        return lambda state, batch: (state.replace(step=state.step + 1), metrics)
 
     monkeypatch.setattr(train, "make_train_step", make_step)
     monkeypatch.setattr(train, "evaluate", lambda *_, **__: None)
