@@ -94,8 +94,3 @@ def test_a_test_servers_folder_holds_every_prediction_in_the_data_sets_own_numbe
         assert ids.dtype == np.uint8
         assert set(np.unique(ids)) <= published
         assert len(np.unique(ids)) > 1
-
-
-def test_the_manual_has_the_memory_that_was_planned():
-    table = (helpers.ROOT / "experiments/results/testing_memory.md").read_text()
-    assert table in (helpers.ROOT / "docs/evaluate.md").read_text()
