@@ -17,7 +17,6 @@ already, of this device, these versions and these sources. Needs PyTorch; withou
 import argparse
 import contextlib
 import functools
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -32,12 +31,14 @@ import jax
 import numpy as np
 
 from ccnet_jax.progress import progress_bar
+from experiments import markdown
 from experiments.speed.cases import CONTENDERS, SETUPS, Case, Setup
 from experiments.speed.worker import Failed, Worker
 from kernels.criss_cross import blocks
 from kernels.measure import ROOT, result_head, resumed, sources, write_result
 
 RESULT = ROOT / "experiments" / "results" / "model_speed.json"
+COMPARED_WITH = ("torch",)
 
 
 # ------------------------------------------------------------------------------------------------ measurement
@@ -146,29 +147,31 @@ def logits_difference(session: Session, name: str) -> float | None:
 
 # ----------------------------------------------------------------------------------------------------- tables
 COLUMNS = (
+    "case",
     "contender",
     "images/s",
     "ms, middle half of the rounds",
     "JAX's time over this",
     "compile s",
     "peak GB",
+    "logits or loss",
 )
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
-    """{name: Markdown}."""
-    lines = [f"| case | {' | '.join(COLUMNS)} | logits or loss |", "|" + "---|" * (len(COLUMNS) + 2)]
+    """{"times"}: Markdown, a line for each contender in each case."""
+    lines = []
     for row in report["cases"]:
         case, ours = Case(**row["case"]), row["contenders"].get("jax", {})
         for name, numbers in row["contenders"].items():
-            lines.append(f"| {case.name} | {' | '.join(cells(name, numbers, ours))} |")
-    return {"model_speed": "\n".join(lines) + "\n"}
+            lines.append([case.name, *cells(name, numbers, ours)])
+    return {"times": markdown.table(COLUMNS, lines)}
 
 
 def cells(name: str, numbers: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     """Of one contender's line, after the case."""
     if numbers["failure"] is not None:
-        return [name, *["-"] * (len(COLUMNS) - 1), f"failed: {numbers['failure']}"]
+        return [name, *["-"] * (len(COLUMNS) - 3), f"failed: {numbers['failure']}"]
     times = [1e3 * numbers[key] for key in ("seconds", "p25", "p75")]
     ratio = f"{ours['seconds'] / numbers['seconds']:.2f}" if ours.get("seconds") else "-"
     return [
@@ -190,17 +193,6 @@ def agreement(numbers: dict[str, Any]) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------- program
-def versions() -> dict[str, str | None]:
-    """Of the packages that are compared; None where one is missing."""
-    found: dict[str, str | None] = {}
-    for package in ("jaxlib", "flax", "torch"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return found
-
-
 def chosen_contenders(text: str | None, setup: Setup) -> list[str]:
     """Of "jax,torch"; those of the setup without it. Without PyTorch only JAX; says so."""
     names = text.split(",") if text else list(setup.contenders)
@@ -236,11 +228,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     if flags.blocks:
         blocks.use_tuned(flags.blocks)  # here, to note them
-    report: dict[str, Any] = {
-        **result_head(),
-        "sources": sources("kernels", "ccnet_jax", "experiments/speed"),
-    }
-    report |= {"versions": versions(), "toy": flags.toy, "cases": [], "finished": False}
+    report: dict[str, Any] = result_head()
+    report |= {"sources": sources("kernels", "ccnet_jax", "experiments/speed")}
+    report |= {"toy": flags.toy, "cases": [], "finished": False}
     if output:
         report = resumed(output, report, ("cases", "finished"))
     done = {Case(**row["case"]): set(row["contenders"]) for row in report["cases"]}
@@ -263,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 write_result(output, report)
             bar.update()
             bar.write(f"{case.name}: {summary(row['contenders'])}")
-    print(tables(report)["model_speed"])
+    print(tables(report)["times"])
 
 
 def summary(contenders: dict[str, dict[str, Any]]) -> str:

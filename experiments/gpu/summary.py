@@ -123,7 +123,7 @@ def page(folder: pathlib.Path) -> str:
     for name, report in results.items():
         finished = "" if report["finished"] else "; not finished, the same command goes on"
         lines.append(
-            f"* `{name}.json`: JAX {report['jax']}, driver {report['driver']}, commit {report['commit']}, "
+            f"* `{name}.json`: JAX {report['versions']['jax']}, driver {report['driver']}, commit {report['commit']}, "
             f"{report['date']}{finished}"
         )
     lines += ["", "| claim | wanted | measured | held |", "|---|---|---|---|"]
@@ -135,5 +135,5 @@ def page(folder: pathlib.Path) -> str:
     ]
     lines[-1] += "the copy bandwidth and the matrix rate that were measured on this GPU."
     if "model_speed" in results:
-        lines += ["", model_speed.tables(results["model_speed"])["model_speed"]]
+        lines += ["", model_speed.tables(results["model_speed"])["times"]]
     return "\n".join(lines).rstrip() + "\n"

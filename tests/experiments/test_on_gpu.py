@@ -53,7 +53,7 @@ def test_every_part_leaves_its_result(folder):
     for name in PARTS:
         assert f"== {name}: done" in out
         report = json.loads((device / f"{name}.json").read_text())
-        assert list(report)[:6] == ["device", "driver", "jax", "commit", "command", "date"]
+        assert list(report)[:6] == ["device", "driver", "versions", "commit", "command", "date"]
         assert report["finished"], name
         assert report["toy"]
 

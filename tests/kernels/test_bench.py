@@ -21,7 +21,7 @@ def report(tmp_path_factory):
 
 
 def test_the_report_begins_with_the_common_head(report):
-    assert list(report)[:6] == ["device", "driver", "jax", "commit", "command", "date"]
+    assert list(report)[:6] == ["device", "driver", "versions", "commit", "command", "date"]
 
 
 def test_every_case_has_every_implementation(report):

@@ -11,7 +11,7 @@ def test_toy_checks_every_dtype_and_goes_on_where_it_was_cut_off(tmp_path, capsy
     path = tmp_path / "check.json"
     check.main(["--toy", "--output", str(path)])
     report = json.loads(path.read_text())
-    assert list(report)[:6] == ["device", "driver", "jax", "commit", "command", "date"]
+    assert list(report)[:6] == ["device", "driver", "versions", "commit", "command", "date"]
     assert report["finished"]
     assert [row["dtype"] for row in report["rows"]] == list(check.BOUNDS)
     for row in report["rows"]:
