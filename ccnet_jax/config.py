@@ -13,7 +13,8 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from ccnet_jax.data.config import LARGEST, SMALLEST, DataConfig, does_not_fit_memory
+from ccnet_jax.data.config import DataConfig, does_not_fit_memory
+from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.config import ModelConfig

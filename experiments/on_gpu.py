@@ -15,10 +15,10 @@ sources is there already; a part that was cut off goes on where it was:
 Writes DIR/GPU-NAME/{PART.json,summary.md}, DIR by default experiments/results. summary.md says which claims
 held.
 
-A bare machine needs jax[cuda], flax, optax, orbax-checkpoint, opencv-python-headless, torch, jaxtyping, tqdm
-and pillow. The part model_speed also needs imagecodecs; camvid needs imagecodecs, ml_collections, grain,
-cloudpickle, safetensors and tensorboardX. A part whose packages are missing is skipped, and says so. Where
-the repository's history is missing, the environment variable SOURCE_COMMIT says what to note as the commit.
+A bare machine needs jax[cuda], flax, optax, torch, jaxtyping and tqdm. The part camvid also needs
+opencv-python-headless, pillow, imagecodecs, ml_collections, grain, cloudpickle, safetensors and tensorboardX.
+A part whose packages are missing is skipped, and says so. Where the repository's history is missing,
+the environment variable SOURCE_COMMIT says what to note as the commit.
 """
 
 import argparse
@@ -42,7 +42,10 @@ from kernels.whole_file import write_whole
 RESULTS = ROOT / "experiments" / "results"
 RESERVE = 5.0  # seconds for the summary
 GRACE = 10.0  # seconds in which a part may end by itself when its time is up
-CAMVID_PACKAGES = ("imagecodecs", "ml_collections", "grain", "cloudpickle", "safetensors", "tensorboardX")
+CAMVID_PACKAGES = (
+    *("cv2", "PIL", "imagecodecs", "ml_collections", "grain", "cloudpickle", "safetensors"),
+    "tensorboardX",
+)
 ASK_FOR_DEVICE = (
     "from kernels import measure; import jax; print(jax.default_backend(), measure.device_name())"
 )
@@ -91,7 +94,6 @@ def parts(folder: pathlib.Path, flags: argparse.Namespace) -> Iterator[Part]:
         60,
         [["experiments.model_speed", *toy, *tuned, *output("model_speed")]],
         ("kernels", "ccnet_jax", "experiments/speed"),
-        ("imagecodecs",),
     )
     if flags.camvid:
         run = flags.camvid_run or ROOT / "runs" / f"camvid-{folder.name}"

@@ -4,11 +4,11 @@ import dataclasses
 import os
 
 from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.data.sources import Location
 from ccnet_jax.settings import nearest, setting
 
 SOURCES = ("folder", "tfds")  # where a data set's files come from
-SMALLEST, LARGEST = 32, 2**15  # pixels a side
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,9 @@ import numpy as np
 from absl import flags
 
 from ccnet_jax.data import transforms
-from ccnet_jax.data.config import LARGEST, SMALLEST, DataConfig, does_not_fit_memory
+from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.data.sources import JoinedSource, LazySource, Source
 from ccnet_jax.data.tiles import TiledPicture
 from ccnet_jax.errors import UserError

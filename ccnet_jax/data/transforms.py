@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from ccnet_jax.data.sizes import scaled_size
 from ccnet_jax.data.tiles import TiledPicture
 from ccnet_jax.labels import VOID
 
@@ -18,19 +19,6 @@ from ccnet_jax.labels import VOID
 MEAN_COLOUR = (123, 117, 104)
 
 Pixels = np.ndarray | TiledPicture
-
-
-def scaled_size(size: tuple[int, int], box: tuple[int, int] | None, ratio: float) -> tuple[int, int]:
-    """The (height, width) of a picture of `size` times a ratio.
-
-    With `box` = its (long, short) side: the largest that fits into the box times the ratio, in whole
-    pixels, as mmsegmentation has it.
-    """
-    if box is not None:
-        long, short = int(max(box) * ratio), int(min(box) * ratio)
-        ratio = min(long / max(size), short / min(size))
-    height, width = (max(int(side * ratio + 0.5), 1) for side in size)
-    return height, width
 
 
 def random_size(

@@ -3,8 +3,7 @@
 import dataclasses
 import itertools
 
-from ccnet_jax.data.config import SMALLEST
-from ccnet_jax.data.transforms import scaled_size
+from ccnet_jax.data.sizes import SMALLEST, scaled_size
 from ccnet_jax.models.flavours import FLAVOURS, Flavour
 
 
