@@ -9,16 +9,17 @@ A page shows a table between two lines:
 
 The name is that of the file without ".json", then that of one of its tables: `tables(report)` of the module
 experiments.streets_context makes them from what experiments/results/streets_context.json holds. A file in a
-folder of its own, results/FOLDER/FILE.json, has the tables FOLDER/FILE/.... Tables of `published/...` hold
-what others published (experiments/published.py). Below each table stands where and when it was measured, with
-the versions of Python, JAX and the packages that the module names in `COMPARED_WITH`.
+folder of its own, results/FOLDER/FILE.json, has the tables FOLDER/FILE/...; modules in experiments/gpu make
+some of those that `experiments.on_gpu` leaves in the folder of a GPU. Tables of `published/...` hold what
+others published (experiments/published.py). Below each table stands where and when it was measured, with the
+versions of Python, JAX and the packages that the module names in `COMPARED_WITH`.
 
 A file without device, versions, commit, command and date is an error, and its tables stay as they are.
 --check writes nothing, and fails where a page differs from the files.
 """
 
 import argparse
-import importlib
+import importlib.util
 import json
 import os
 import pathlib
@@ -35,6 +36,13 @@ BEGIN, END = "<!-- table: ", "<!-- end of table -->"
 TABLE = re.compile(rf"^{BEGIN}(?P<name>\S+) -->\n(?P<old>.*?)^{END}$", re.DOTALL | re.MULTILINE)
 PUBLISHED = "published"
 HEAD = ("device", "versions", "commit", "command", "date")  # of a result file
+# {file in the folder of a GPU: the module that makes its tables}; for every other file it is experiments.FILE
+OF_GPU = {
+    "kernels": "experiments.gpu.kernel_errors",
+    "bench": "experiments.gpu.kernel_speed",
+    "bench_tuned": "experiments.gpu.kernel_speed",
+    "camvid": "experiments.gpu.camvid",
+}
 Report = dict[str, Any]
 
 
@@ -62,6 +70,12 @@ def loaded(path: pathlib.Path) -> Report:
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; run the experiment again")
     return report
+
+
+def module_of(result: str) -> str:
+    """The module that makes the tables of a result: FILE, or FOLDER/FILE."""
+    folder, _, name = result.rpartition("/")
+    return OF_GPU.get(name, f"experiments.{name}") if folder else f"experiments.{name}"
 
 
 def caption(report: Report, packages: tuple[str, ...], link: str) -> str:
@@ -93,7 +107,9 @@ def table(name: str, page: pathlib.Path, root: pathlib.Path) -> str:
     else:
         path = root / "experiments" / "results" / f"{of}.json"
         report = loaded(path)
-        module = importlib.import_module(f"experiments.{pathlib.PurePath(of).name}")
+        if importlib.util.find_spec(module_of(of)) is None:
+            raise UserError(f"{page} asks for the table {name}, but there is no {module_of(of)} to make it")
+        module = importlib.import_module(module_of(of))
         try:
             found = module.tables(report)
         except (KeyError, TypeError) as error:

@@ -2,8 +2,8 @@
 
 from ccnet_jax.config import Config
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.data.sources import DataSet
 from ccnet_jax.data.sizes import scaled_size
+from ccnet_jax.data.sources import DataSet
 from ccnet_jax.errors import UserError
 
 WANTED = "HEIGHTxWIDTH in pixels, as 1024x2048"

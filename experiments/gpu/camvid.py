@@ -18,6 +18,7 @@ from typing import Any
 
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import RunFolder
+from experiments import markdown
 from kernels.measure import result_head, sources, write_result
 
 STEPS, CHECKPOINT_EVERY = 6000, 500
@@ -77,6 +78,15 @@ def last_logged(run: RunFolder) -> dict[str, Any]:
     if not run.metrics_file.exists():
         return {}
     return json.loads(run.metrics_file.read_text().strip().rpartition("\n")[2] or "{}")
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """{"scores"}: Markdown, of the test split in percent, and the speed of training."""
+    test = report["test"] or {"mIoU": None, "pixel_accuracy": None}
+    scores = [markdown.percent(test[name]) for name in ("mIoU", "pixel_accuracy")]
+    speed = report["training"].get("images_per_second")
+    line = [f"{report['step']} of {report['steps']}", *scores, "-" if speed is None else f"{speed:.1f}"]
+    return {"scores": markdown.table(["updates", "mIoU", "pixel accuracy", "images/s of training"], [line])}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

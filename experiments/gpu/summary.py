@@ -123,8 +123,8 @@ def page(folder: pathlib.Path) -> str:
     for name, report in results.items():
         finished = "" if report["finished"] else "; not finished, the same command goes on"
         lines.append(
-            f"* `{name}.json`: JAX {report['versions']['jax']}, driver {report['driver']}, commit {report['commit']}, "
-            f"{report['date']}{finished}"
+            f"* `{name}.json`: JAX {report['versions']['jax']}, driver {report['driver']}, "
+            f"commit {report['commit']}, {report['date']}{finished}"
         )
     lines += ["", "| claim | wanted | measured | held |", "|---|---|---|---|"]
     words = {True: "yes", False: "**no**", None: "-"}

@@ -251,7 +251,8 @@ def row_line(row: dict[str, Any]) -> str:
 
 def table(report: dict[str, Any]) -> str:
     """All rows, what they were measured on, and what the columns mean."""
-    title = f"Criss-cross attention on {report['device']}, JAX {report['versions']['jax']}, commit {report['commit']}"
+    title = f"Criss-cross attention on {report['device']}, JAX {report['versions']['jax']}"
+    title += f", commit {report['commit']}"
     if report["toy"]:
         title += "\nTOY SIZES: the interpreter's times mean nothing"
     lines = [title, "", table_line(COLUMNS)]

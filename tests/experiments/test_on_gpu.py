@@ -11,6 +11,7 @@ import time
 import pytest
 
 from experiments import on_gpu
+from experiments import report as tables_of_results
 from experiments.gpu import camvid, summary
 from experiments.speed.cases import Case
 from tests import helpers
@@ -54,8 +55,27 @@ def test_every_part_leaves_its_result(folder):
         assert f"== {name}: done" in out
         report = json.loads((device / f"{name}.json").read_text())
         assert list(report)[:6] == ["device", "driver", "versions", "commit", "command", "date"]
+        assert {"python", "jax"} <= set(report["versions"])
         assert report["finished"], name
         assert report["toy"]
+
+
+@pytest.mark.parametrize(
+    ("result", "table", "lines", "cell"),
+    [
+        ("kernels", "errors", 3, "| float16 | 1 of 1 | "),
+        ("bench", "times", 8, "| 1x9x7 | bfloat16 | forward+backward | "),
+        ("bench_tuned", "times", 8, "| us | dtype | direction | triton_interpret | xla | floor |"),
+        ("model_speed", "times", None, "| inference R-10 "),
+        ("camvid", "scores", 1, f"| {camvid.TOY_STEPS} of {camvid.TOY_STEPS} | "),
+    ],
+)
+def test_a_page_can_show_every_part(result, table, lines, cell, folder):
+    report = json.loads((results_of(folder) / f"{result}.json").read_text())
+    module = importlib.import_module(tables_of_results.module_of(f"cpu/{result}"))
+    found = module.tables(report)[table]
+    assert cell in found
+    assert lines is None or len(found.splitlines()) == 2 + lines
 
 
 def test_the_contenders_agree(folder):

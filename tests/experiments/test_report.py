@@ -137,10 +137,13 @@ def test_results_of_a_device_lie_in_a_folder_of_their_own(root):
     [
         ("streets_context/scores", "streets_context/sizes", "of streets_context there are scores, classes"),
         ("streets_context/scores", "nothing/scores", "nothing.json does not exist; run the experiment"),
+        ("streets_context/scores", "GPU/blocks/rows", "but there is no experiments.blocks to make it"),
         ("<!-- end of table -->\n\nBetween", "Between", "without its <!-- end of table -->"),
     ],
 )
 def test_marks_that_cannot_be_followed_are_named(old, new, complaint, root):
+    (root / "experiments" / "results" / "GPU").mkdir()
+    (root / "experiments" / "results" / "GPU" / "blocks.json").write_text(json.dumps(reports.HEAD))
     page = root / "README.md"
     page.write_text(page.read_text().replace(old, new))
     wrong = page.read_text()
