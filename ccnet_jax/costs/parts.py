@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from ccnet_jax.config import Config
 from ccnet_jax.costs.flops import COUNTED, Operations, counted_attention, operations
 from ccnet_jax.costs.sizes import training_size
+from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.variables import Variables
@@ -88,8 +89,14 @@ def training_step(
 ) -> tuple[Any, State, Mapping[str, jax.ShapeDtypeStruct]]:
     """The function of a training step, compiled when called, and the shapes of its state and of a batch.
 
-    Raises UserError where the config does not tell the size of its pictures.
+    Raises UserError where the config does not tell the size of its pictures, or its `accumulate` does not
+    divide the batch.
     """
+    if batch_size % config.accumulate:
+        raise UserError(
+            f"a batch of {batch_size} on one GPU cannot be split into config.accumulate={config.accumulate} "
+            "equal parts; choose a multiple of it by --batch"
+        )
     optimizer = build_optimizer(config.optimizer, config.steps)
     any_device = network.clone(implementation="xla")  # which parameters there are, each backend agrees on
     state = jax.eval_shape(functools.partial(initial_state, any_device, optimizer, config.seed))
@@ -98,7 +105,8 @@ def training_step(
         "image": jax.ShapeDtypeStruct((*labels, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct(labels, jnp.uint8),
     }
-    return make_train_step(network, optimizer, config.loss, config.seed), state, batch
+    step = make_train_step(network, optimizer, config.loss, config.seed, config.accumulate)
+    return step, state, batch
 
 
 def variable_shapes(network: CCNet) -> Variables:

@@ -39,7 +39,7 @@ def costs(
       gpu: a name in `GPUS`.
       compiling: (what will be compiled) -> what surrounds it, to show progress.
 
-    Raises UserError where the config does not tell sizes or classes.
+    Raises UserError where the config does not tell sizes or classes, or cannot split the batch.
     """
     classes, crop = class_count(config), training_size(config)
     network = build_network(config.model, classes, config.dtype)
@@ -117,13 +117,14 @@ def _add_plans(
         "accessed_bytes": tested.network.accessed_bytes,
     }
     limit = memory.usable_bytes(gpu)
+    parts = config.accumulate  # the pictures of a part are sought: a batch is that many times as large
     largest, found = memory.largest_batch(
-        lambda batch: plan(batch).peak_bytes, (batch_size, step.peak_bytes), limit
+        lambda pictures: plan(parts * pictures).peak_bytes, (batch_size // parts, step.peak_bytes), limit
     )
     result["largest_batch"] = {
-        "batch_size": largest,
+        "batch_size": parts * largest,
         "usable_bytes": limit,
-        "peak_bytes": {str(batch): size for batch, size in sorted(found.items())},
+        "peak_bytes": {str(parts * pictures): size for pictures, size in sorted(found.items())},
     }
 
 

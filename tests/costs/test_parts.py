@@ -62,8 +62,31 @@ def test_testing_has_the_forward_pass_of_one_picture(training):
         assert 2 * tested[part].products == training["forward"][part].products
 
 
+def test_recomputed_norms_cost_elementwise_work_alone(training):
+    again = parts.training_operations(load_config("demo", **TINY, model__remat="norms"), CLASSES, 2)[
+        "backward"
+    ]
+    for part in ("stage 1", "stage 4"):
+        assert again[part].products == training["backward"][part].products
+        assert again[part].elementwise > training["backward"][part].elementwise
+
+
+def test_accumulation_costs_the_same_products_and_one_sum_of_gradients_a_part(training):
+    accumulated = parts.training_operations(load_config("demo", **TINY, accumulate=2), CLASSES, 2)
+    for direction, by_part in training.items():
+        assert {part: count.products for part, count in accumulated[direction].items()} == {
+            part: count.products for part, count in by_part.items()
+        }
+    network = build_network(load_config("demo", **TINY).model, CLASSES)
+    count = sum(parts.parameters(parts.variable_shapes(network)).values())
+    more = accumulated["forward"]["optimizer"].elementwise - training["forward"]["optimizer"].elementwise
+    assert 3 * count <= more < 3.1 * count  # two sums and a division
+    with pytest.raises(UserError, match="a batch of 3 on one GPU cannot be split into config.accumulate=2"):
+        parts.training_operations(load_config("demo", **TINY, accumulate=2), CLASSES, 3)
+
+
 def test_remat_costs_a_forward_pass(training):
-    config = load_config("demo", **TINY, model__remat=True)
+    config = load_config("demo", **TINY, model__remat="blocks")
     again = parts.training_operations(config, CLASSES, 2)
     for part in ("stage 1", "stage 4"):
         recomputed = again["backward"][part].products - training["backward"][part].products
