@@ -259,19 +259,12 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 
 
 def kept_rows(head: Row) -> dict[str, list[Row]]:
-    """{part: its rows} that the result file has from the same commit, versions and device.
-
-    Other rows are dropped. A commit counts without "-dirty": writing this file makes it so.
-    """
+    """{part: its rows} that the result file has from the same commit, versions and device."""
     if not PATH.exists():
         return {}
     old = json.loads(PATH.read_text())
-
-    def origin(head: Row) -> list[Any]:
-        commit = (head.get("commit") or "").removesuffix("-dirty")
-        return [commit, *(head.get(key) for key in ("device", "jax", "versions"))]
-
-    return {part: old.get(part, []) for part in PARTS} if origin(old) == origin(head) else {}
+    same = all(old.get(key) == head[key] for key in ("commit", "device", "versions"))
+    return {part: old.get(part, []) for part in PARTS} if same else {}
 
 
 def make(parts: Iterable[str]) -> dict[str, Any]:
