@@ -1,5 +1,6 @@
 """Where arrays live: one `data` axis over all devices, batches split along it, the rest on every device."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -8,6 +9,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccnet_jax.errors import UserError
+
+# On the CPU XLA hands products, convolutions and reductions to one library, YNNPACK. Its convolutions are
+# slower than XLA's own and its reductions faster, so that only these are left to it.
+CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -62,6 +67,21 @@ def join_hosts() -> None:
             f"config.distributed is True but the hosts cannot find one another ({error}); start under SLURM, "
             "Open MPI or Kubernetes, or leave it False on one machine"
         ) from None
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """What `jax.jit(compiler_options=...)` should have for a program with convolutions: `CPU_OPTIONS`, or {}.
+
+    {} on other devices, and for a version of XLA that does not know the options.
+    """
+    if jax.devices()[0].platform != "cpu":
+        return {}
+    try:
+        jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return CPU_OPTIONS
 
 
 def say(line: str) -> None:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Num, UInt8
 
+from ccnet_jax.devices import compiler_options
 from ccnet_jax.evaluation.sliding_window import sliding_window_logits
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
 from ccnet_jax.evaluation.upsampling import add_upsampled, largest, largest_upsampled, row_blocks
@@ -94,12 +95,22 @@ def _logits_of_pass(
     return logits, upsampling_matrices(sizes, network.aligned, blocks)
 
 
-@functools.partial(jax.jit, static_argnames="network")
 def _network_logits(
     network: CCNet, variables: Variables, x: Float32[Array, "B H W 3"]
 ) -> Float32[Array, "B h w K"]:
     """Logits as the head gives them, an eighth of each side."""
-    return network.apply(variables, x, upsample=False)[0]
+    if isinstance(x, jax.core.Tracer):  # inside a program of the caller's, who chooses its compiler's options
+        return network.apply(variables, x, upsample=False)[0]
+    return _compiled(network)(variables, x)
+
+
+@functools.cache
+def _compiled(network: CCNet) -> Callable[[Variables, jax.Array], jax.Array]:
+    """`network.apply`, compiled once for all predictors of the network."""
+    return jax.jit(
+        lambda variables, x: network.apply(variables, x, upsample=False)[0],
+        compiler_options=compiler_options(),
+    )
 
 
 @functools.partial(jax.jit, static_argnames="size")

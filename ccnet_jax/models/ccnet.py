@@ -52,7 +52,7 @@ class Head(nn.Module):
         out = block("before")(x, train)
         out = ContextModule(self.context, self.settings, name="context")(out, train)
         out = block("after")(out, train)
-        out = block("fuse")(jnp.concatenate([x, out], -1), train)
+        out = block("fuse")((x, out), train)
         return _classify(out, self.num_classes, train, dtype)
 
 

@@ -1,5 +1,7 @@
 """What every part of the network is made of: convolution + norm + activation, and bilinear resizing."""
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -70,6 +72,41 @@ def _named_convolution(*arguments: Any, **settings: Any) -> jax.Array:
     return checkpoint_name(jax.lax.conv_general_dilated(*arguments, **settings), "convolution")
 
 
+class JoinedConv(nn.Module):
+    """A convolution of arrays that are joined along their channels: the sum of one convolution of each.
+
+    The joined array would be kept for the backward pass beside its parts.
+
+    Attributes:
+      channels: of the result.
+      size: of the kernel, a side, with padding as in `conv`.
+      dtype: of the computation.
+    """
+
+    channels: int
+    size: int
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, parts: tuple[Float[Array, "B H W _"], ...]) -> Float[Array, "B H W channels"]:
+        """parts: [B, H, W, Ci] -> [B, H, W, channels]. The kernel is [size, size, sum of Ci, channels]."""
+        ends = list(itertools.accumulate(part.shape[-1] for part in parts))
+        kernel = self.param("kernel", conv_init, (self.size, self.size, ends[-1], self.channels))
+        *inputs, kernel = nn.dtypes.promote_dtype(*parts, kernel, dtype=self.dtype)
+        pad = self.size // 2
+        results = [
+            jax.lax.conv_general_dilated(
+                part,
+                kernel[:, :, end - part.shape[-1] : end],
+                (1, 1),
+                ((pad, pad), (pad, pad)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            for part, end in zip(inputs, ends, strict=True)
+        ]
+        return checkpoint_name(functools.reduce(jnp.add, results), "convolution")
+
+
 def batch_norm(train: bool, *, dtype: DTypeLike | None = None, name: str) -> nn.BatchNorm:
     """Batch norm over the whole (global) batch; eps 1e-5, running statistics 0.9 old + 0.1 new.
 
@@ -78,6 +115,26 @@ def batch_norm(train: bool, *, dtype: DTypeLike | None = None, name: str) -> nn.
     the biased one (1 / n); PyTorch keeps n / (n - 1) times it.
     """
     return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
+
+
+@jax.custom_jvp
+def relu_of_sum(x: Float[Array, "B H W C"], y: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """relu(x + y), of a block's result and its shortcut.
+
+    The gradient looks at the result, which the next convolution keeps anyway. And the form matters to XLA on
+    the CPU: it would compute a maximum again in everything that reads it, and with it the sums of all blocks
+    before, since each is the sum of a maximum. It does not do so with a selection by two arrays.
+    """
+    total = x + y
+    return jnp.where(total > 0, total, 0)
+
+
+@relu_of_sum.defjvp
+def _relu_of_sum_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    out = relu_of_sum(*primals)
+    return out, jnp.where(out > 0, tangents[0] + tangents[1], 0)
 
 
 class ConvNorm(nn.Module):
@@ -91,13 +148,26 @@ class ConvNorm(nn.Module):
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B H W channels"]:
-        """x: [B, H, W, C] -> [B, H, W, channels]."""
-        x = conv(
-            self.channels, self.size, dilation=self.dilation, bias=self.bias, dtype=self.dtype, name="conv"
-        )(x)
-        x = batch_norm(train, dtype=self.dtype, name="norm")(x)
-        return nn.leaky_relu(x, self.negative_slope)
+    def __call__(
+        self, x: Float[Array, "B H W C"] | tuple[Float[Array, "B H W _"], ...], train: bool
+    ) -> Float[Array, "B H W channels"]:
+        """x: [B, H, W, C], or arrays to join along their channels -> [B, H, W, channels].
+
+        Arrays are joined in a convolution without dilation and bias only.
+        """
+        if isinstance(x, tuple):
+            out = JoinedConv(self.channels, self.size, self.dtype, name="conv")(x)
+        else:
+            out = conv(
+                self.channels,
+                self.size,
+                dilation=self.dilation,
+                bias=self.bias,
+                dtype=self.dtype,
+                name="conv",
+            )(x)
+        out = batch_norm(train, dtype=self.dtype, name="norm")(out)
+        return nn.leaky_relu(out, self.negative_slope)
 
 
 def resize_bilinear(

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float32, Integer, PRNGKeyArray, PyTree, Shaped, UInt8
 
+from ccnet_jax.devices import compiler_options
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training.losses import LOSSES, LossConfig
 from ccnet_jax.training.upsampled import UpsampledLogits
@@ -126,7 +127,7 @@ def make_train_step(
         gradients, metrics = jax.tree.map(lambda x: x / accumulate, sums)
         return gradients, metrics, batch_stats
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         params = state.variables["params"]

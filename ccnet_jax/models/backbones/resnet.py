@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.backbones.settings import Backbone, BackboneSettings
-from ccnet_jax.models.layers import batch_norm, conv, recomputed, scaled
+from ccnet_jax.models.layers import batch_norm, conv, recomputed, relu_of_sum, scaled
 
 # The first layers: the flavour's three 3x3 convolutions, or torchvision's one of 7x7.
 STEMS = ("deep", "7x7")
@@ -40,7 +40,7 @@ class BasicBlock(nn.Module):
         out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm1")(out))
         out = conv(self.channels, 3, dtype=self.dtype, name="conv2")(out)
         out = batch_norm(train, dtype=self.dtype, name="norm2")(out)
-        return nn.relu(out + _shortcut(x, out, self.stride, train, self.dtype))
+        return relu_of_sum(out, _shortcut(x, out, self.stride, train, self.dtype))
 
 
 class Bottleneck(nn.Module):
@@ -62,7 +62,7 @@ class Bottleneck(nn.Module):
         out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm2")(out))
         out = conv(4 * self.channels, 1, dtype=self.dtype, name="conv3")(out)
         out = batch_norm(train, dtype=self.dtype, name="norm3")(out)
-        return nn.relu(out + _shortcut(x, out, self.stride, train, self.dtype))
+        return relu_of_sum(out, _shortcut(x, out, self.stride, train, self.dtype))
 
 
 def _shortcut(x: jax.Array, out: jax.Array, stride: int, train: bool, dtype: DTypeLike | None) -> jax.Array:
