@@ -1,6 +1,7 @@
 """Operations and parameters of a config by part of the network: stem, stages, context module, heads, ..."""
 
 import functools
+import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -52,7 +53,7 @@ def training_operations(config: Config, classes: int, batch_size: int) -> dict[s
     with counted_attention():
         network = build_network(config.model, classes, config.dtype).clone(implementation=COUNTED)
         step, state, batch = training_step(config, network, batch_size)
-        found = operations(step, state, batch)
+        found = operations(inspect.unwrap(step), state, batch)  # a traced program has no compiler options
     passes: dict[str, dict[str, Operations]] = {"forward": {}, "backward": {}}
     for path, count in found.items():
         again = "transpose" in path or "rematted_computation" in path
