@@ -1,13 +1,14 @@
 """The cost tables of the paper and of mmsegmentation, beside what is counted and planned here: no GPU needed.
 
-    python -m experiments.cost [--part extra|growth|training ...]
+    python -m experiments.cost [--part extra|growth|training|remat ...]
 
-Three parts, of which each takes minutes:
+Four parts, of which each takes minutes:
 
   extra     the paper's Tables 3 and 5: operations and memory that a context module adds to the baseline for a
             picture of 769x769, with PSP and ASPP
   growth    the same against the side of the picture, from 257 to 2049 pixels
   training  mmsegmentation's column "Mem (GB)", one row for each config of its model zoo
+  remat     memory and operations of a training step under each `model.remat`
 
 Operations are counted from the traced program, with criss-cross attention by its definition. Memory is what
 XLA plans for an H200. Writes experiments/results/cost.json after every row; started again, it keeps the rows
@@ -32,10 +33,13 @@ from ccnet_jax.config import Config, parse
 from ccnet_jax.config_files import ConfigName
 from ccnet_jax.costs import memory
 from ccnet_jax.costs.flops import COUNTED, counted_attention, operations, total
+from ccnet_jax.costs.parts import training_operations
 from ccnet_jax.costs.sizes import class_count
 from ccnet_jax.models.ccnet import ContextModule
 from ccnet_jax.models.contexts import ContextSettings
+from ccnet_jax.models.layers import REMAT
 from ccnet_jax.progress import progress_bar
+from experiments import markdown
 from kernels.measure import ROOT, result_head, write_result
 
 PATH = ROOT / "experiments" / "results" / "cost.json"
@@ -57,6 +61,7 @@ MODULES = {
     "PSP": ("psp", 1, None),
     "ASPP": ("aspp", 1, None),
 }
+RECOMPUTED = ("ade20k:mmseg-r50-512x512-80k", "cityscapes:mmseg-r101-769x769-80k")
 GROWING = ("RCCA, 2 loops, fused", "RCCA, 2 loops, einsum", "Non-local", "PSP", "ASPP")
 # GFLOPs and memory (MB) over the baseline: Tables 3 and 5 of the paper (ICCV 2019).
 PAPER = {
@@ -176,6 +181,23 @@ def training_row(name: str, dtype: str) -> Row:
     }
 
 
+def remat_row(name: str, dtype: str, remat: str) -> Row:
+    """Planned memory and operations of a training step with mmsegmentation's batch of one GPU."""
+    config = _config(name)
+    model = dataclasses.replace(config.model, remat=remat)
+    changed = dataclasses.replace(config, dtype=dtype, model=model, steps=1000)
+    batch_size = config.batch_size // GPUS_OF_MMSEG
+    peak, temporary = _training_memory(changed, batch_size)
+    passes = training_operations(changed, class_count(changed), batch_size)
+    products = sum(found.products for parts in passes.values() for found in parts.values())
+    return {
+        "batch_size": batch_size,
+        "peak_bytes": peak,
+        "temporary_bytes": temporary,
+        "products": products,
+    }
+
+
 @functools.cache
 def _training_memory(config: Config, batch_size: int) -> tuple[int, int]:
     report = memory.plan_training(config, class_count(config), batch_size, GPU)
@@ -191,6 +213,15 @@ PARTS: dict[str, tuple[list[Row], Callable[..., Row]]] = {
     "extra": ([{"name": name} for name in MODULES], extra_row),
     "growth": ([{"name": name, "picture": side} for name in GROWING for side in SIDES], growth_row),
     "training": ([{"name": name, "dtype": dtype} for dtype in DTYPES for name in MMSEG], training_row),
+    "remat": (
+        [
+            {"name": name, "dtype": dtype, "remat": remat}
+            for name in RECOMPUTED
+            for dtype in DTYPES
+            for remat in REMAT
+        ],
+        remat_row,
+    ),
 }
 
 
@@ -199,7 +230,12 @@ PARTS: dict[str, tuple[list[Row], Callable[..., Row]]] = {
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
     """{name: table in Markdown} of what `main` wrote; only the parts that were made."""
-    made = {"extra": _extra_table, "growth": _growth_table, "training": _training_table}
+    made = {
+        "extra": _extra_table,
+        "growth": _growth_table,
+        "training": _training_table,
+        "remat": _remat_table,
+    }
     return {name: table(report[name]) for name, table in made.items() if report.get(name)}
 
 
@@ -214,7 +250,7 @@ def _extra_table(rows: list[Row]) -> str:
             + [_or_dash(published[1])]
         )
     header = ["module", "GFLOP", "GFLOP, paper", "MB, forward", "MB, forward + backward"]
-    return _markdown([*header, "MB, training step", "MB, paper"], body)
+    return markdown.table([*header, "MB, training step", "MB, paper"], body)
 
 
 def _growth_table(rows: list[Row]) -> str:
@@ -230,7 +266,7 @@ def _growth_table(rows: list[Row]) -> str:
         [name, *(cell(cells.get((name, picture))) for picture in pictures)]
         for name in dict.fromkeys(row["name"] for row in rows)
     ]
-    return _markdown(["GFLOP / MB", *(f"{picture}x{picture}" for picture in pictures)], body)
+    return markdown.table(["GFLOP / MB", *(f"{picture}x{picture}" for picture in pictures)], body)
 
 
 def _training_table(rows: list[Row]) -> str:
@@ -243,16 +279,35 @@ def _training_table(rows: list[Row]) -> str:
         planned = ["" if row is None else f"{row['peak_bytes'] / 1e9:.2f}" for row in mine]
         body.append([f"`{name}`", str(first["batch_size"]), _or_dash(first["published_gigabytes"]), *planned])
     header = ["config", "pictures a GPU", "GB, mmsegmentation", *(f"GB planned, {x}" for x in dtypes)]
-    return _markdown(header, body)
+    return markdown.table(header, body)
+
+
+def _remat_table(rows: list[Row]) -> str:
+    kept = {(row["name"], row["dtype"]): row["products"] for row in rows if row["remat"] == "none"}
+    body = []
+    for row in rows:
+        more = row["products"] / kept[row["name"], row["dtype"]] - 1
+        named = [f"`{row['name']}`", str(row["batch_size"]), row["dtype"], f"`{row['remat']}`"]
+        numbers = [
+            f"{row['temporary_bytes'] / 1e9:.2f}",
+            f"{row['products'] / 1e12:.2f}",
+            f"{100 * more:.0f} %",
+        ]
+        body.append([*named, *numbers])
+    header = [
+        "config",
+        "pictures",
+        "dtype",
+        "`model.remat`",
+        "GB beside the weights",
+        "TFLOP",
+        "more than `none`",
+    ]
+    return markdown.table(header, body)
 
 
 def _or_dash(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
-
-
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 # --- The file ---

@@ -127,6 +127,10 @@ class Worker:
         self.log = log
         # Memory is taken as it is needed: contenders share the GPU.
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
+        # Freed memory stays the process's. A virtual machine may give it back to its host, and getting
+        # it again would be most of the time of a step that comes after the others' turns.
+        keep = {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
+        environment["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{name}={n}" for name, n in keep.items())
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module],
