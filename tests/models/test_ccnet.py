@@ -343,3 +343,20 @@ def test_bilinear_resizing_equals_the_formula(small, large, align_corners):
     x = np.random.default_rng(0).standard_normal(small).astype(np.float32)
     got = resize_bilinear(jnp.asarray(x)[None, :, :, None], large, align_corners)[0, :, :, 0]
     np.testing.assert_allclose(got, bilinear_by_hand(x, *large, align_corners), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("size", [(8, 9), (7, 12), (1, 2), (33, 20)])
+def test_the_max_pools_gradient_is_that_of_flax_also_where_pixels_are_equal(size, ceil):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(
+        rng.integers(0, 3, (2, *size, 4)), jnp.float32
+    )  # most windows have several largest pixels
+    padding = [(1, 1 + (ceil and side % 2 == 0)) for side in size]
+    out, pull = jax.vjp(lambda x: max_pool(x, ceil), x)
+    wanted, wanted_pull = jax.vjp(lambda x: nn.max_pool(x, (3, 3), (2, 2), padding), x)
+    np.testing.assert_array_equal(out, wanted)
+    upstream = jnp.asarray(rng.normal(size=out.shape), jnp.float32)
+    np.testing.assert_allclose(pull(upstream)[0], wanted_pull(upstream)[0], atol=1e-6)
+    low = jax.grad(lambda x: max_pool(x, ceil).astype(jnp.float32).sum())(x.astype(jnp.bfloat16))
+    assert low.dtype == jnp.bfloat16

@@ -1,7 +1,10 @@
 """Dilated ResNet at output stride 8, with the deep (three 3x3) stem of both CCNet code bases or a 7x7 one."""
 
+import functools
+
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -75,8 +78,39 @@ def _shortcut(x: jax.Array, out: jax.Array, stride: int, train: bool, dtype: DTy
 
 def max_pool(x: Float[Array, "B H W C"], ceil: bool) -> Float[Array, "B h w C"]:
     """3x3, stride 2, one pixel of padding: a side n becomes (n - 1) / 2, rounded down or up, plus 1."""
-    padding = [(1, 1 + (ceil and side % 2 == 0)) for side in x.shape[1:3]]
+    return _pooled(x, tuple((1, 1 + (ceil and side % 2 == 0)) for side in x.shape[1:3]))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _pooled(x: Float[Array, "B H W C"], padding: tuple[tuple[int, int], ...]) -> Float[Array, "B h w C"]:
     return nn.max_pool(x, (3, 3), (2, 2), padding)
+
+
+@_pooled.defjvp
+def _pooled_jvp(
+    padding: tuple[tuple[int, int], ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """The change of the first largest pixel of each window, as in PyTorch.
+
+    The same as that of `nn.max_pool`. For that XLA keeps numbers of pixels, four bytes each, beside the pictures.
+    """
+    out = _pooled(primals[0], padding)
+    height, width = out.shape[1:3]
+
+    def taps(x: jax.Array, outside: float) -> list[jax.Array]:
+        """The nine pixels of every window, [B, h, w, C] each."""
+        padded = jnp.pad(x, ((0, 0), *padding, (0, 0)), constant_values=outside)
+        return [
+            padded[:, i : i + 2 * height - 1 : 2, j : j + 2 * width - 1 : 2]
+            for i in range(3)
+            for j in range(3)
+        ]
+
+    first = jnp.full(out.shape, 9, jnp.uint8)
+    for i, pixel in reversed(list(enumerate(taps(primals[0], -jnp.inf)))):
+        first = jnp.where(pixel == out, i, first)
+    changes = [jnp.where(first == i, pixel, 0) for i, pixel in enumerate(taps(tangents[0], 0))]
+    return out, functools.reduce(jnp.add, changes)
 
 
 class ResNet(nn.Module):
