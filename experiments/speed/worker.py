@@ -30,8 +30,7 @@ class Contender(NamedTuple):
       peak_bytes: the most memory so far.
       loss: of the result of a training step; None in inference.
       logits: float32 [H, W, classes] of the first picture; None where there are none of their own.
-      release: gives memory that is not in use back to the GPU, for the others; None where nothing can. The
-        next call, which takes the memory again, is not timed.
+      release: gives memory that is not in use back to the GPU, for the others; None where nothing can.
     """
 
     call: Callable[[], Any]
@@ -85,9 +84,11 @@ def prepared(prepare: Prepare, request: dict[str, Any]) -> tuple[Contender, dict
 
 
 def seconds_a_call(contender: Contender, calls: int) -> float:
-    """The mean of `calls` calls, which queue on the device."""
-    if contender.release is not None:
-        contender.wait(contender.call())
+    """The mean of `calls` calls, which queue on the device, after one that is not timed.
+
+    That one takes memory and caches back, which the others had in their turns: timed is a program that runs on.
+    """
+    contender.wait(contender.call())
     start = time.perf_counter()
     result = None
     for _ in range(calls):
@@ -127,10 +128,6 @@ class Worker:
         self.log = log
         # Memory is taken as it is needed: contenders share the GPU.
         environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.92"}
-        # Freed memory stays the process's. A virtual machine may give it back to its host, and getting
-        # it again would be most of the time of a step that comes after the others' turns.
-        keep = {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
-        environment["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{name}={n}" for name, n in keep.items())
         with log.open("w") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module],

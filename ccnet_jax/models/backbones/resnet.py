@@ -92,7 +92,7 @@ def _pooled_jvp(
 ) -> tuple[jax.Array, jax.Array]:
     """The change of the first largest pixel of each window, as in PyTorch.
 
-    The same as that of `nn.max_pool`. For that XLA keeps numbers of pixels, four bytes each, beside the pictures.
+    The same as that of `nn.max_pool`, for which XLA keeps the number of each pixel, of four bytes.
     """
     out = _pooled(primals[0], padding)
     height, width = out.shape[1:3]
