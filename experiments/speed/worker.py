@@ -86,7 +86,8 @@ def prepared(prepare: Prepare, request: dict[str, Any]) -> tuple[Contender, dict
 def seconds_a_call(contender: Contender, calls: int) -> float:
     """The mean of `calls` calls, which queue on the device, after one that is not timed.
 
-    That one takes memory and caches back, which the others had in their turns: timed is a program that runs on.
+    That one takes memory and caches back, which the others had in their turns. So what is timed is a program
+    that runs on.
     """
     contender.wait(contender.call())
     start = time.perf_counter()
