@@ -30,7 +30,8 @@ def test_contenders_take_turns_and_failures_are_told(fake, tmp_path):
     session = model_speed.Session("cpu", None, tmp_path)
     found = model_speed.measured_case(INFERENCE, NAMES, SETUPS["toy"], session)
     calls = (tmp_path / "calls").read_text().split()
-    assert calls == ["jax", "torch"] * 4  # the first call, a warm-up and two rounds
+    turns = ["jax", "jax", "torch", "torch"]  # in each turn a call that is not timed, and one that is
+    assert calls == ["jax", "torch", *turns * 3]  # the first call, a warm-up and two rounds
     assert found["torch.compile"]["failure"] == "no compiler"
     for name in ("jax", "torch"):
         numbers = found[name]
