@@ -12,14 +12,13 @@ Four parts, of which each takes minutes:
 
 Operations are counted from the traced program, with criss-cross attention by its definition. Memory is what
 XLA plans for an H200. Writes experiments/results/cost.json after every row; started again, it keeps the rows
-of the same commit and versions and makes those that are missing. What compiling for a GPU needs is in
+of the same versions and sources and makes those that are missing. What compiling for a GPU needs is in
 `kernels.aot`.
 """
 
 import argparse
 import dataclasses
 import functools
-import json
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,8 +38,8 @@ from ccnet_jax.models.ccnet import ContextModule
 from ccnet_jax.models.contexts import ContextSettings
 from ccnet_jax.models.layers import REMAT
 from ccnet_jax.progress import progress_bar
-from experiments import markdown
-from kernels.measure import ROOT, result_head, write_result
+from experiments import markdown, published
+from kernels.measure import ROOT, result_head, resumed, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "cost.json"
 GPU = "h200"
@@ -63,32 +62,7 @@ MODULES = {
 }
 RECOMPUTED = ("ade20k:mmseg-r50-512x512-80k", "cityscapes:mmseg-r101-769x769-80k")
 GROWING = ("RCCA, 2 loops, fused", "RCCA, 2 loops, einsum", "Non-local", "PSP", "ASPP")
-# GFLOPs and memory (MB) over the baseline: Tables 3 and 5 of the paper (ICCV 2019).
-PAPER = {
-    ("rcca", 1): (8.3, 53),
-    ("rcca", 2): (16.5, 127),
-    ("rcca", 3): (24.7, 208),
-    ("nonlocal", 1): (108, 1411),
-}
-# GB, the column "Mem (GB)" of mmsegmentation's CCNet page; None where it has no number.
-MMSEG = {
-    "cityscapes:mmseg-r50-512x1024-40k": 6,
-    "cityscapes:mmseg-r101-512x1024-40k": 9.5,
-    "cityscapes:mmseg-r50-769x769-40k": 6.8,
-    "cityscapes:mmseg-r101-769x769-40k": 10.7,
-    "cityscapes:mmseg-r50-512x1024-80k": None,
-    "cityscapes:mmseg-r101-512x1024-80k": None,
-    "cityscapes:mmseg-r50-769x769-80k": None,
-    "cityscapes:mmseg-r101-769x769-80k": None,
-    "ade20k:mmseg-r50-512x512-80k": 8.8,
-    "ade20k:mmseg-r101-512x512-80k": 12.2,
-    "ade20k:mmseg-r50-512x512-160k": None,
-    "ade20k:mmseg-r101-512x512-160k": None,
-    "voc12aug:mmseg-r50-512x512-20k": 6,
-    "voc12aug:mmseg-r101-512x512-20k": 9.5,
-    "voc12aug:mmseg-r50-512x512-40k": None,
-    "voc12aug:mmseg-r101-512x512-40k": None,
-}
+MMSEG = [name for name in published.published_scores() if ":mmseg-" in name]
 
 Row = dict[str, Any]
 
@@ -148,7 +122,8 @@ def extra_row(name: str) -> Row:
     """What a module adds to the baseline, for a picture of 769x769."""
     context, loops, backend = MODULES[name]
     forward, both = module_bytes(name, features(769), "float32")
-    gflops, megabytes = PAPER.get((context, loops), (None, None))
+    of_paper = {"rcca": f"RCCA, R = {loops}", "nonlocal": "Non-local"}.get(context, "")
+    gflops, megabytes = published.COSTS.get(of_paper, (None, None))
     return {
         "products": module_operations(name, features(769)),
         "forward_bytes": forward,
@@ -173,11 +148,12 @@ def training_row(name: str, dtype: str) -> Row:
     plain = dataclasses.replace(config, dtype=dtype, steps=1000)
     batch_size = config.batch_size // GPUS_OF_MMSEG
     peak, temporary = _training_memory(plain, batch_size)
+    measured = published.MMSEG_COSTS.get(name)
     return {
         "batch_size": batch_size,
         "peak_bytes": peak,
         "temporary_bytes": temporary,
-        "published_gigabytes": MMSEG[name],
+        "published_gigabytes": measured.gigabytes if measured else None,
     }
 
 
@@ -313,20 +289,12 @@ def _or_dash(value: float | None) -> str:
 # --- The file ---
 
 
-def kept_rows(head: Row) -> dict[str, list[Row]]:
-    """{part: its rows} that the result file has from the same commit, versions and device."""
-    if not PATH.exists():
-        return {}
-    old = json.loads(PATH.read_text())
-    same = all(old.get(key) == head[key] for key in ("commit", "device", "versions"))
-    return {part: old.get(part, []) for part in PARTS} if same else {}
-
-
 def make(parts: Iterable[str]) -> dict[str, Any]:
     """The report, with every row of the parts; the file is written after each."""
-    report: dict[str, Any] = dict(result_head(aot.device_name(GPU)))
-    kept = kept_rows(report)
-    report |= {part: kept.get(part, []) for part in PARTS}
+    report = result_head(aot.device_name(GPU)) | {
+        "sources": sources("kernels", "ccnet_jax", "configs", "experiments")
+    }
+    report = resumed(PATH, report | {part: [] for part in PARTS}, tuple(PARTS))
     missing = [
         (part, key)
         for part in parts

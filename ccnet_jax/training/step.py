@@ -114,18 +114,17 @@ def make_train_step(
         """`gradients_of` the parts of a batch, averaged."""
         parts = jax.tree.map(functools.partial(split_batch, parts=accumulate), batch)
 
-        def add_part(total: PyTree, part: tuple[Batch, PRNGKeyArray]) -> tuple[PyTree, None]:
+        def add_part(total: PyTree, part: tuple[Batch, PRNGKeyArray]) -> tuple[PyTree, Metrics]:
             sums, batch_stats = total
-            *found, batch_stats = gradients_of(params, batch_stats, *part)
-            return (jax.tree.map(jnp.add, sums, found), batch_stats), None
+            gradients, metrics, batch_stats = gradients_of(params, batch_stats, *part)
+            return (jax.tree.map(jnp.add, sums, gradients), batch_stats), metrics
 
-        shapes = jax.eval_shape(gradients_of, params, batch_stats, jax.tree.map(lambda x: x[0], parts), key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), list(shapes[:2]))
-        (sums, batch_stats), _ = jax.lax.scan(
-            add_part, (zeros, batch_stats), (parts, jax.random.split(key, accumulate))
+        nothing = jax.tree.map(jnp.zeros_like, params)
+        (sums, batch_stats), metrics = jax.lax.scan(
+            add_part, (nothing, batch_stats), (parts, jax.random.split(key, accumulate))
         )
-        gradients, metrics = jax.tree.map(lambda x: x / accumulate, sums)
-        return gradients, metrics, batch_stats
+        gradients = jax.tree.map(lambda x: x / accumulate, sums)
+        return gradients, jax.tree.map(jnp.mean, metrics), batch_stats
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
