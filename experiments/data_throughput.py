@@ -331,9 +331,10 @@ def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
     def pillow(data: bytes) -> np.ndarray:
         return np.array(Image.open(io.BytesIO(data)))
 
+    here = functools.partial(decode_image, name="a picture")
     table: dict[str, dict[str, Callable[[bytes], np.ndarray]]] = {
-        "png": {"imagecodecs": imagecodecs.png_decode, "OpenCV": opencv, "Pillow": pillow},
-        "jpeg": {"imagecodecs": imagecodecs.jpeg8_decode, "OpenCV": opencv, "Pillow": pillow},
+        "png": {"here": here, "imagecodecs": imagecodecs.png_decode, "OpenCV": opencv, "Pillow": pillow},
+        "jpeg": {"here": here, "imagecodecs": imagecodecs.jpeg8_decode, "OpenCV": opencv, "Pillow": pillow},
     }
     datas = {"png": pngs, "jpeg": jpegs}
 

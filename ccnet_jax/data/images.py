@@ -9,6 +9,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from ccnet_jax.data.stored_png import stored_png
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import UNKNOWN, VOID, Classes
 
@@ -53,7 +54,7 @@ def decode_indices(
     if pixels.ndim == 3 and classes.label_colours is not None:
         return _colour_indices(classes.label_colours, pixels, name, remedy)
     numbers = _one_channel(pixels, name)
-    indices = classes.label_ids.take(numbers)
+    indices = cv2.LUT(numbers, classes.label_ids)
     if (indices == UNKNOWN).any():
         y, x = np.argwhere(indices == UNKNOWN)[0]
         known = np.flatnonzero(classes.label_ids[:VOID] != UNKNOWN)
@@ -67,16 +68,16 @@ def decode_indices(
 def decode_image(data: bytes, name: object) -> np.ndarray:
     """The picture as RGB uint8 [H, W, 3], upright as its EXIF data says; grey, CMYK and 16 bits too.
 
-    8-bit RGB PNGs, of which Cityscapes consists, go through imagecodecs: it is faster than OpenCV
-    (`experiments/data_throughput.py`). For JPEGs the two are about as fast, and OpenCV finds truncation. QOI
-    files, of which tiles are made, are unknown to OpenCV.
+    8-bit RGB PNGs, of which Cityscapes consists, go through libdeflate and libpng, which are faster than
+    OpenCV (`experiments/data_throughput.py`). For JPEGs imagecodecs and OpenCV are about as fast, and OpenCV
+    finds truncation. QOI files, of which tiles are made, are unknown to OpenCV.
 
     Raises UserError, naming it `name`, where the data are truncated, damaged or no picture.
     """
     if data[:4] == b"qoif":
         pixels = _decode_qoi(data)
     elif _is_png(data) and data[24:26] == b"\x08\x02":  # 8 bits, RGB
-        pixels = _decode_png(data)
+        pixels = _decode_png(stored_png(data))
     else:
         pixels = _decode_with_opencv(data)
     if pixels is None or pixels.ndim != 3:
