@@ -29,13 +29,14 @@ def stored_png(data: bytes) -> bytes:
         return data
     if len(rows) != size:
         return data
-    stored = imagecodecs.deflate_encode(rows, level=0)
+    stored = bytes(imagecodecs.deflate_encode(rows, level=0))
     return b"".join([data[:_HEADER], *_chunk(b"IDAT", stored), *_chunk(b"IEND", b"")])
 
 
 def _pixel_chunks(data: bytes) -> bytes:
     """The compressed pixels; b"" where the file does not reach its last chunk, IEND."""
-    found, start = [], _HEADER
+    found: list[bytes] = []
+    start = _HEADER
     while start + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, start)
         if kind == b"IEND":
