@@ -12,6 +12,8 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ccnet_jax.models.batch_norm import BatchNorm
+
 # Kaiming-normal over fan-out, as PyTorch's ResNets start.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
@@ -62,14 +64,25 @@ def conv(
         use_bias=bias,
         kernel_init=conv_init,
         dtype=dtype,
-        conv_general_dilated=_named_convolution,
+        conv_general_dilated=_convolution,
         name=name,
     )
 
 
-def _named_convolution(*arguments: Any, **settings: Any) -> jax.Array:
-    """`jax.lax.conv_general_dilated`, whose result `REMAT` can keep."""
-    return checkpoint_name(jax.lax.conv_general_dilated(*arguments, **settings), "convolution")
+def _convolution(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **settings: Any
+) -> jax.Array:
+    """`jax.lax.conv_general_dilated` as `conv` calls it, with a result that `REMAT` can keep.
+
+    A 1x1 convolution is a product of matrices: for the gradient of its kernel XLA then makes no transposed
+    copy of x.
+    """
+    if kernel.shape[:2] == (1, 1):
+        x = x[:, :: strides[0], :: strides[1]]
+        out = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+    else:
+        out = jax.lax.conv_general_dilated(x, kernel, strides, padding, **settings)
+    return checkpoint_name(out, "convolution")
 
 
 class JoinedConv(nn.Module):
@@ -105,16 +118,6 @@ class JoinedConv(nn.Module):
             for part, end in zip(inputs, ends, strict=True)
         ]
         return checkpoint_name(functools.reduce(jnp.add, results), "convolution")
-
-
-def batch_norm(train: bool, *, dtype: DTypeLike | None = None, name: str) -> nn.BatchNorm:
-    """Batch norm over the whole (global) batch; eps 1e-5, running statistics 0.9 old + 0.1 new.
-
-    Statistics are float32 whatever the dtype. Under `jax.jit` with the batch sharded over devices
-    they are the global batch's, which is what PyTorch calls synchronised. The running variance is
-    the biased one (1 / n); PyTorch keeps n / (n - 1) times it.
-    """
-    return nn.BatchNorm(not train, momentum=0.9, epsilon=1e-5, dtype=dtype, name=name)
 
 
 @jax.custom_jvp
@@ -166,7 +169,7 @@ class ConvNorm(nn.Module):
                 dtype=self.dtype,
                 name="conv",
             )(x)
-        out = batch_norm(train, dtype=self.dtype, name="norm")(out)
+        out = BatchNorm(not train, dtype=self.dtype, name="norm")(out)
         return nn.leaky_relu(out, self.negative_slope)
 
 

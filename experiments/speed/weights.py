@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from ccnet_jax.models.batch_norm import BatchNorm
 from ccnet_jax.models.config import ModelConfig, build_network
-from ccnet_jax.models.layers import batch_norm
 from ccnet_jax.weights.naming import Naming
 from ccnet_jax.weights.values import torch_tensors
 from experiments.speed import cases
@@ -55,7 +55,7 @@ def random_variables(case: Case) -> dict[str, Any]:
         )
         return new["batch_stats"]
 
-    new_share = 1 - batch_norm(True, name="any").momentum
+    new_share = 1 - BatchNorm.momentum
     of_zero = updated(params, jax.tree.map(jnp.zeros_like, variables["batch_stats"]))
     return {"params": params, "batch_stats": jax.tree.map(lambda x: x / new_share, of_zero)}
 

@@ -9,7 +9,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.backbones.settings import Backbone, BackboneSettings
-from ccnet_jax.models.layers import batch_norm, conv, recomputed, relu_of_sum, scaled
+from ccnet_jax.models.batch_norm import BatchNorm
+from ccnet_jax.models.layers import conv, recomputed, relu_of_sum, scaled
 
 # The first layers: the flavour's three 3x3 convolutions, or torchvision's one of 7x7.
 STEMS = ("deep", "7x7")
@@ -40,9 +41,9 @@ class BasicBlock(nn.Module):
         out = conv(
             self.channels, 3, stride=self.stride, dilation=self.dilation, dtype=self.dtype, name="conv1"
         )(x)
-        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm1")(out))
+        out = nn.relu(BatchNorm(not train, dtype=self.dtype, name="norm1")(out))
         out = conv(self.channels, 3, dtype=self.dtype, name="conv2")(out)
-        out = batch_norm(train, dtype=self.dtype, name="norm2")(out)
+        out = BatchNorm(not train, dtype=self.dtype, name="norm2")(out)
         return relu_of_sum(out, _shortcut(x, out, self.stride, train, self.dtype))
 
 
@@ -58,13 +59,13 @@ class Bottleneck(nn.Module):
     def __call__(self, x: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w D"]:
         """x: [B, H, W, C] -> [B, H / stride, W / stride, 4 * channels]."""
         out = conv(self.channels, 1, dtype=self.dtype, name="conv1")(x)
-        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm1")(out))
+        out = nn.relu(BatchNorm(not train, dtype=self.dtype, name="norm1")(out))
         out = conv(
             self.channels, 3, stride=self.stride, dilation=self.dilation, dtype=self.dtype, name="conv2"
         )(out)
-        out = nn.relu(batch_norm(train, dtype=self.dtype, name="norm2")(out))
+        out = nn.relu(BatchNorm(not train, dtype=self.dtype, name="norm2")(out))
         out = conv(4 * self.channels, 1, dtype=self.dtype, name="conv3")(out)
-        out = batch_norm(train, dtype=self.dtype, name="norm3")(out)
+        out = BatchNorm(not train, dtype=self.dtype, name="norm3")(out)
         return relu_of_sum(out, _shortcut(x, out, self.stride, train, self.dtype))
 
 
@@ -73,7 +74,7 @@ def _shortcut(x: jax.Array, out: jax.Array, stride: int, train: bool, dtype: DTy
     if x.shape == out.shape:
         return x
     x = conv(out.shape[-1], 1, stride=stride, dtype=dtype, name="downsample_conv")(x)
-    return batch_norm(train, dtype=dtype, name="downsample_norm")(x)
+    return BatchNorm(not train, dtype=dtype, name="downsample_norm")(x)
 
 
 def max_pool(x: Float[Array, "B H W C"], ceil: bool) -> Float[Array, "B h w C"]:
@@ -169,7 +170,7 @@ def _stem(resnet: ResNet, x: Float[Array, "B H W 3"], train: bool) -> Float[Arra
         channels = scaled(channels, resnet.width)
         stride = 2 if i == 1 else 1
         x = conv(channels, size, stride=stride, dtype=resnet.dtype, name=f"stem_conv{i}")(x)
-        x = nn.relu(batch_norm(train, dtype=resnet.dtype, name=f"stem_norm{i}")(x))
+        x = nn.relu(BatchNorm(not train, dtype=resnet.dtype, name=f"stem_norm{i}")(x))
     return max_pool(x, resnet.ceil_pool)
 
 
