@@ -1,6 +1,6 @@
 # make demo   set up, train on the built-in scenes, evaluate, write pictures
 # make test   set up, lint, run every test
-# make test-fast   the tests that need no training and no large network: less than 90 seconds on two cores
+# make test-fast   the tests that need no training and no large network
 # PYTHON=python3.12 picks the interpreter; each version has an environment of its own, and one for tests:
 # the CUDA plugin in it compiles for GPUs without one, and complains where a program looks for one to run on.
 
