@@ -64,25 +64,14 @@ def conv(
         use_bias=bias,
         kernel_init=conv_init,
         dtype=dtype,
-        conv_general_dilated=_convolution,
+        conv_general_dilated=_named_convolution,
         name=name,
     )
 
 
-def _convolution(
-    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **settings: Any
-) -> jax.Array:
-    """`jax.lax.conv_general_dilated` as `conv` calls it, with a result that `REMAT` can keep.
-
-    A 1x1 convolution is a product of matrices: for the gradient of its kernel XLA then makes no transposed
-    copy of x.
-    """
-    if kernel.shape[:2] == (1, 1):
-        x = x[:, :: strides[0], :: strides[1]]
-        out = (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
-    else:
-        out = jax.lax.conv_general_dilated(x, kernel, strides, padding, **settings)
-    return checkpoint_name(out, "convolution")
+def _named_convolution(*arguments: Any, **settings: Any) -> jax.Array:
+    """`jax.lax.conv_general_dilated`, whose result `REMAT` can keep."""
+    return checkpoint_name(jax.lax.conv_general_dilated(*arguments, **settings), "convolution")
 
 
 class JoinedConv(nn.Module):
