@@ -18,10 +18,12 @@ def stored_png(data: bytes) -> bytes:
 
     `data` itself where it is interlaced, damaged or incomplete: libpng then says what it is.
     """
+    if len(data) < _HEADER or data[28]:  # interlaced
+        return data
     width, height = struct.unpack_from(">II", data, 16)
     pixels = _pixel_chunks(data)
     size = height * (1 + 3 * width)  # every row begins with the number of its filter
-    if len(data) < _HEADER or data[28] or not 0 < size <= _MOST * len(pixels):
+    if not 0 < size <= _MOST * len(pixels):
         return data
     try:
         rows = imagecodecs.deflate_decode(pixels, out=size)

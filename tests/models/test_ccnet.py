@@ -349,9 +349,8 @@ def test_bilinear_resizing_equals_the_formula(small, large, align_corners):
 @pytest.mark.parametrize("size", [(8, 9), (7, 12), (1, 2), (33, 20)])
 def test_the_max_pools_gradient_is_that_of_flax_also_where_pixels_are_equal(size, ceil):
     rng = np.random.default_rng(0)
-    x = jnp.asarray(
-        rng.integers(0, 3, (2, *size, 4)), jnp.float32
-    )  # most windows have several largest pixels
+    # most windows have several largest pixels
+    x = jnp.asarray(rng.integers(0, 3, (2, *size, 4)), jnp.float32)
     padding = [(1, 1 + (ceil and side % 2 == 0)) for side in size]
     out, pull = jax.vjp(lambda x: max_pool(x, ceil), x)
     wanted, wanted_pull = jax.vjp(lambda x: nn.max_pool(x, (3, 3), (2, 2), padding), x)
