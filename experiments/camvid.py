@@ -3,10 +3,9 @@
     python -m experiments.camvid --camvid DIR [--runs runs/camvid]
 
 Trains `--config camvid:small` twice, without a context module and with RCCA of two loops, with everything
-else the same, about an hour each on two cores. Evaluates the last checkpoints on the test split, at one scale
-and with multi-scale + flip, and writes experiments/results/camvid.json. DIR is described in
-ccnet_jax/data/datasets/camvid.py. An interrupted experiment goes on where it was; what is done is not
-repeated.
+else the same. Evaluates the last checkpoints on the test split, at one scale and with multi-scale + flip, and
+writes experiments/results/camvid.json. DIR is described in ccnet_jax/data/datasets/camvid.py. An interrupted
+experiment goes on where it was; what is done is not repeated.
 
 Two figures are drawn, of three test pictures and of pixels that a rule chooses (`chosen_pictures`,
 `chosen_pixel`):
