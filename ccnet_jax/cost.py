@@ -36,7 +36,9 @@ def main() -> None:
         "--inference", metavar="HxW", help="a picture to test; default that of the data set, or a crop"
     )
     parser.add_argument("--json", action="store_true", help="print JSON: bytes, seconds and operations")
-    parser.add_argument("--plot", metavar="FILE", help="also draw a bar chart, a PNG; needs matplotlib")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="also draw a bar chart, PNG, PDF or SVG; needs matplotlib"
+    )
     arguments = parser.parsed()
     config = command_line.config_of(arguments)
     name = arguments.config or arguments.named
@@ -45,6 +47,8 @@ def main() -> None:
         picture = sizes.size_of(arguments.inference)
     if arguments.plot is not None and not importlib.util.find_spec("matplotlib"):
         raise UserError("--plot needs matplotlib, which is not installed: pip install 'ccnet_jax[cost]'")
+    if arguments.plot is not None and pathlib.Path(arguments.plot).suffix.lower() not in report.CHARTS:
+        raise UserError(f"--plot={arguments.plot} must end in one of {', '.join(report.CHARTS)}")
     with progress_bar(unit="program", desc="compiling", leave=False) as bar:
 
         @contextlib.contextmanager

@@ -5,9 +5,9 @@
 Compiles the whole module (projections included), batch 1, C = 512, for the paper's sizes: forward, and
 forward + backward with the gradients of input and parameters of sum(out^2). The forms of RCCA that were
 not taken (see its docstring) stand beside the one that was. Prints the temporaries in MB, and writes
-experiments/results/attention_memory.json; with --plot also how they grow with the side of a square
-feature map, attention_memory.png. What compiling for a GPU needs is in `kernels.aot`; the plot needs
-matplotlib.
+experiments/results/attention_memory.json after every row; started again, it keeps the rows of the same
+versions and sources. With --plot also how they grow with the side of a square feature map,
+attention_memory.png. What compiling for a GPU needs is in `kernels.aot`; the plot needs matplotlib.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from ccnet_jax.models.contexts.nonlocal_ import NonLocal
 from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
 from ccnet_jax.progress import progress_bar
 from experiments import markdown
-from kernels.measure import ROOT, result_head, write_result
+from kernels.measure import ROOT, result_head, resumed, sources, write_result
 
 
 class OtherRCCA(nn.Module):
@@ -55,6 +55,7 @@ class OtherRCCA(nn.Module):
 
 
 RESULTS = ROOT / "experiments" / "results"
+SOURCES = ("kernels", "ccnet_jax/models", "experiments/attention_memory.py")  # what the rows depend on
 CHANNELS = 512
 MODULES: dict[str, nn.Module] = {
     "RCCA, fused": RCCA(2, implementation="triton"),
@@ -108,14 +109,16 @@ def size_table(rows: list[dict]) -> str:
     return markdown.table(header, lines)
 
 
-def measure(cases: list[tuple[str, int, int, str]]) -> list[dict]:
-    """A row for each (module, height, width, dtype)."""
-    rows = []
-    for name, height, width, dtype in progress_bar(cases, unit="case"):
+def measure(report: dict[str, Any], key: str, cases: list[tuple[str, int, int, str]]) -> None:
+    """Add the rows that are missing to `report[key]`, one for each (module, height, width, dtype)."""
+    found = {(row["module"], row["height"], row["width"], row["dtype"]): row for row in report[key]}
+    for case in progress_bar([case for case in cases if case not in found], unit="case"):
+        name, height, width, dtype = case
         forward, both = planned_megabytes((MODULES | OTHER_FORMS)[name], height, width, dtype)
         size = {"module": name, "height": height, "width": width, "dtype": dtype}
-        rows.append(size | {"forward": forward, "both": both})
-    return rows
+        found[case] = size | {"forward": forward, "both": both}
+        report[key] = [found[case] for case in cases if case in found]
+        write_result(RESULTS / "attention_memory.json", report)
 
 
 def plot(rows: list[dict], path: pathlib.Path) -> None:
@@ -147,15 +150,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if missing := aot.unavailable():
         parser.error(missing)
-    head = result_head(aot.device_name("h200"))
-    rows = measure([(name, *size) for size in SIZES for name in MODULES | OTHER_FORMS])
-    print(size_table(rows))
-    growth = []
+    report = result_head(aot.device_name("h200")) | {"sources": sources(*SOURCES), "sizes": [], "growth": []}
+    report = resumed(RESULTS / "attention_memory.json", report, ("sizes", "growth"))
+    measure(report, "sizes", [(name, *size) for size in SIZES for name in MODULES | OTHER_FORMS])
+    print(size_table(report["sizes"]))
     if arguments.plot:
-        growth = measure([(name, side, side, "bfloat16") for side in SIDES for name in MODULES])
-        print(size_table(growth))
-        plot(growth, RESULTS / "attention_memory.png")
-    write_result(RESULTS / "attention_memory.json", {**head, "sizes": rows, "growth": growth})
+        measure(report, "growth", [(name, side, side, "bfloat16") for side in SIDES for name in MODULES])
+        print(size_table(report["growth"]))
+        plot(report["growth"], RESULTS / "attention_memory.png")
 
 
 if __name__ == "__main__":

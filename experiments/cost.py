@@ -12,28 +12,31 @@ Four parts, of which each takes minutes:
 
 Operations are counted from the traced program, with criss-cross attention by its definition. Memory is what
 XLA plans for an H200. Writes experiments/results/cost.json after every row; started again, it keeps the rows
-of the same versions and sources and makes those that are missing. What compiling for a GPU needs is in
-`kernels.aot`.
+of the same versions and sources and makes those that are missing. One part alone is made only if the others
+are of the same versions and sources, too. What compiling for a GPU needs is in `kernels.aot`.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+import json
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 from kernels import aot  # before JAX starts
 
 import jax  # isort: skip
 import jax.numpy as jnp
 
-from ccnet_jax import config_files
+from ccnet_jax import command_line, config_files
 from ccnet_jax.config import Config, parse
 from ccnet_jax.config_files import ConfigName
 from ccnet_jax.costs import memory
 from ccnet_jax.costs.flops import COUNTED, counted_attention, operations, total
 from ccnet_jax.costs.parts import training_operations
 from ccnet_jax.costs.sizes import class_count
+from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import ContextModule
 from ccnet_jax.models.contexts import ContextSettings
 from ccnet_jax.models.layers import REMAT
@@ -62,6 +65,11 @@ MODULES = {
 }
 RECOMPUTED = ("ade20k:mmseg-r50-512x512-80k", "cityscapes:mmseg-r101-769x769-80k")
 GROWING = ("RCCA, 2 loops, fused", "RCCA, 2 loops, einsum", "Non-local", "PSP", "ASPP")
+# What the rows depend on.
+SOURCES = (
+    *("kernels", "configs", "ccnet_jax/config.py", "ccnet_jax/recipes.py", "experiments/cost.py"),
+    *(f"ccnet_jax/{room}" for room in ("models", "training", "evaluation", "costs")),
+)
 MMSEG = [name for name in published.published_scores() if ":mmseg-" in name]
 
 Row = dict[str, Any]
@@ -184,35 +192,7 @@ def _config(name: str) -> Config:
     return parse(config_files.load(ConfigName.of(name)))
 
 
-# {part: (what identifies each row, the function that makes it)}
-PARTS: dict[str, tuple[list[Row], Callable[..., Row]]] = {
-    "extra": ([{"name": name} for name in MODULES], extra_row),
-    "growth": ([{"name": name, "picture": side} for name in GROWING for side in SIDES], growth_row),
-    "training": ([{"name": name, "dtype": dtype} for dtype in DTYPES for name in MMSEG], training_row),
-    "remat": (
-        [
-            {"name": name, "dtype": dtype, "remat": remat}
-            for name in RECOMPUTED
-            for dtype in DTYPES
-            for remat in REMAT
-        ],
-        remat_row,
-    ),
-}
-
-
 # --- Tables ---
-
-
-def tables(report: dict[str, Any]) -> dict[str, str]:
-    """{name: table in Markdown} of what `main` wrote; only the parts that were made."""
-    made = {
-        "extra": _extra_table,
-        "growth": _growth_table,
-        "training": _training_table,
-        "remat": _remat_table,
-    }
-    return {name: table(report[name]) for name, table in made.items() if report.get(name)}
 
 
 def _extra_table(rows: list[Row]) -> str:
@@ -286,24 +266,77 @@ def _or_dash(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
 
 
+# --- The parts ---
+
+
+class Part(NamedTuple):
+    """One part.
+
+    Attributes:
+      keys: what identifies each row.
+      make: a row, from the values of its key.
+      table: the rows in Markdown.
+    """
+
+    keys: list[Row]
+    make: Callable[..., Row]
+    table: Callable[[list[Row]], str]
+
+
+PARTS = {
+    "extra": Part([{"name": name} for name in MODULES], extra_row, _extra_table),
+    "growth": Part(
+        [{"name": name, "picture": side} for name in GROWING for side in SIDES], growth_row, _growth_table
+    ),
+    "training": Part(
+        [{"name": name, "dtype": dtype} for dtype in DTYPES for name in MMSEG], training_row, _training_table
+    ),
+    "remat": Part(
+        [
+            {"name": name, "dtype": dtype, "remat": remat}
+            for name in RECOMPUTED
+            for dtype in DTYPES
+            for remat in REMAT
+        ],
+        remat_row,
+        _remat_table,
+    ),
+}
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """{name: table in Markdown} of what `main` wrote; only the parts that were made."""
+    return {name: part.table(report[name]) for name, part in PARTS.items() if report.get(name)}
+
+
 # --- The file ---
 
 
-def make(parts: Iterable[str]) -> dict[str, Any]:
-    """The report, with every row of the parts; the file is written after each."""
-    report = result_head(aot.device_name(GPU)) | {
-        "sources": sources("kernels", "ccnet_jax", "configs", "experiments")
-    }
+def make(parts: Collection[str]) -> dict[str, Any]:
+    """The report, with every row of the parts; the file is written after each.
+
+    Raises UserError where rows of other parts would be lost, since they are of other versions or sources.
+    """
+    report = result_head(aot.device_name(GPU)) | {"sources": sources(*SOURCES)}
     report = resumed(PATH, report | {part: [] for part in PARTS}, tuple(PARTS))
+    before: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads(PATH.read_text())
+    others = [part for part in PARTS if part not in parts]
+    if lost := [part for part in others if len(before.get(part, [])) > len(report[part])]:
+        raise UserError(
+            f"{PATH} has rows of the part {lost[0]} from other versions or sources, which would be lost; "
+            "make all parts, without --part, or move the file away"
+        )
     missing = [
         (part, key)
         for part in parts
-        for key in PARTS[part][0]
+        for key in PARTS[part].keys
         if not any(key.items() <= row.items() for row in report[part])
     ]
     for part, key in progress_bar(missing, unit="row"):
-        keys, make_row = PARTS[part]
-        rows = [*report[part], key | make_row(*key.values())]
+        keys = PARTS[part].keys
+        rows = [*report[part], key | PARTS[part].make(*key.values())]
         report[part] = sorted(rows, key=lambda row: keys.index({name: row[name] for name in keys[0]}))
         write_result(PATH, report)
     return report
@@ -321,4 +354,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

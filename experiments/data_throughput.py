@@ -11,8 +11,9 @@ resized, then cropped. Without --data-dir the pictures are `streets` scenes, enl
 until a PNG is as large as a Cityscapes one (about 2.4 MB). Of --data-dir the first --pictures are read.
 
 Prints samples a second and worker, bytes on disk, where the time of one sample goes, what other ways to store
-pictures would cost, and how long decoders take; writes experiments/results/data_throughput.json. Times of
-single stages are of the processor, in one thread. Needs PyTorch's CPU build.
+pictures would cost, and how long decoders take; writes experiments/results/data_throughput.json after each of
+these, and started again makes those that are missing. Times of single stages are of the processor, in one
+thread. Needs PyTorch's CPU build.
 """
 
 import argparse
@@ -32,6 +33,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from ccnet_jax import command_line
 from ccnet_jax.data import pipeline, prepare, transforms
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import cityscapes
@@ -41,7 +43,7 @@ from ccnet_jax.data.sources import FolderSource, LazySource, Location
 from ccnet_jax.labels import VOID
 from ccnet_jax.progress import progress_bar
 from experiments import markdown
-from kernels.measure import ROOT, cpu_name, result_head, write_result
+from kernels.measure import ROOT, cpu_name, result_head, resumed, sources, write_result
 
 RESULTS = ROOT / "experiments" / "results"
 COMPARED_WITH = ("torch", "opencv-python-headless", "imagecodecs", "pillow")
@@ -322,7 +324,7 @@ def needed_parts(part: tuple[int, int], rng: np.random.Generator) -> list[int]:
 
 def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
     """{"png" or "jpeg": {decoder: milliseconds a 2048x1024 picture}}."""
-    pngs = [source.read(i)[0] for i in range(4)]
+    pngs = [source.read(i)[0] for i in range(min(4, len(source)))]
     jpegs = [cv2.imencode(".jpg", opencv_pixels(p, cv2.IMREAD_COLOR))[1].tobytes() for p in pngs]
 
     def opencv(data: bytes) -> np.ndarray:
@@ -339,7 +341,7 @@ def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
     datas = {"png": pngs, "jpeg": jpegs}
 
     def decoded(kind: str, decode: Callable[[bytes], np.ndarray], i: int) -> np.ndarray:
-        return decode(datas[kind][i % 4])
+        return decode(datas[kind][i % len(pngs)])
 
     return {
         kind: {name: milliseconds(functools.partial(decoded, kind, decode)) for name, decode in row.items()}
@@ -347,6 +349,7 @@ def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
     }
 
 
+MEASURED = ("megabytes_a_picture", "milliseconds", "storage", "decoders", "samples_per_second_and_worker")
 CONTENDERS = {"tiles": grain_batches, "folder": grain_batches, "opencv": torch_batches}
 
 
@@ -382,7 +385,9 @@ def megabytes(folder: pathlib.Path) -> float:
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
-    """{"rates", "stages", "storage", "decoders"}: Markdown."""
+    """{"rates", "stages", "storage", "decoders"}: Markdown; none of a report that is not complete."""
+    if not set(MEASURED) <= set(report):
+        return {}
     titles = {"tiles": "here, tiles", "folder": "here, folder", "opencv": "DataLoader + OpenCV"}
     rates = []
     for count, row in report["samples_per_second_and_worker"].items():
@@ -410,15 +415,20 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--workers", type=command_line.positive, nargs="+", default=[1, 2])
     parser.add_argument("--data-dir", help="a Cityscapes folder; default pictures made up for the purpose")
-    parser.add_argument("--rounds", type=int, default=3, help="of all in turn")
-    parser.add_argument("--batches", type=int, default=40, help="timed in each round")
-    parser.add_argument("--pictures", type=int, default=32, help="to make up or to read")
+    parser.add_argument("--rounds", type=command_line.positive, default=3, help="of all in turn")
+    parser.add_argument("--batches", type=command_line.positive, default=40, help="timed in each round")
+    parser.add_argument("--pictures", type=command_line.positive, default=32, help="to make up or to read")
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS / "data_throughput.json")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    head = result_head(cpu_name())  # JAX must not start a backend here: the DataLoader forks
+    report = result_head(cpu_name())  # JAX must not start a backend here: the DataLoader forks
+    report |= {"sources": sources("ccnet_jax/data", "experiments/data_throughput.py")}
+    report |= {"pictures": "made up" if arguments.data_dir is None else "Cityscapes"}
+    report |= {"count": arguments.pictures}
+    report |= {name: getattr(arguments, name) for name in ("workers", "rounds", "batches")}
+    report = resumed(arguments.output, report, MEASURED)
     with tempfile.TemporaryDirectory() as temporary:
         folder, tiles = pathlib.Path(temporary, "folder"), pathlib.Path(temporary, "tiles")
         if arguments.data_dir is None:
@@ -441,25 +451,24 @@ def main() -> None:
         source, lazy = cityscapes.open_split(common, "train"), pipeline.open_source(tiled, "train")
         assert isinstance(lazy, LazySource)
         sizes = {"folder": megabytes(folder), "tiles": megabytes(tiles)}
-        report = {
-            **head,
-            "pictures": "made up" if arguments.data_dir is None else "Cityscapes",
-            "megabytes_a_picture": {
+        configs = {"tiles": tiled, "folder": common, "opencv": common}
+        measurements: dict[str, Callable[[], Any]] = {
+            "megabytes_a_picture": lambda: {
                 name: sizes["tiles" if name == "tiles" else "folder"] / len(source) for name in CONTENDERS
             },
-            "milliseconds": stages(lazy, source),
-            "storage": storage(source),
-            "decoders": decoders(source),
-            "samples_per_second_and_worker": measured(
-                {"tiles": tiled, "folder": common, "opencv": common},
-                arguments.workers,
-                arguments.rounds,
-                arguments.batches,
+            "milliseconds": lambda: stages(lazy, source),
+            "storage": lambda: storage(source),
+            "decoders": lambda: decoders(source),
+            "samples_per_second_and_worker": lambda: measured(
+                configs, arguments.workers, arguments.rounds, arguments.batches
             ),
         }
-    write_result(arguments.output, report)
+        missing = [name for name in MEASURED if name not in report]
+        for name in progress_bar(missing, unit="measurement"):
+            report[name] = measurements[name]()
+            write_result(arguments.output, report)
     print("\n\n".join(tables(report).values()))
 
 
 if __name__ == "__main__":
-    main()
+    command_line.run(main)

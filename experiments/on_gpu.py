@@ -2,8 +2,8 @@
 
     python -m experiments.on_gpu --minutes 10 [--camvid DIR] [--results DIR] [--toy]
 
-In this order, each part for a share of the time that is left, and none whose result for this GPU and these
-sources is there already; a part that was cut off goes on where it was:
+In this order, each part for a share of the time that is left, and none whose result for this GPU, these
+versions and these sources is there already; a part that was cut off goes on where it was:
 
     kernels       kernels.criss_cross.check: every dtype, odd shapes, with gradients, beside the reference
     bench         kernels.criss_cross.bench: beside einsum and PyTorch, and the floor
@@ -13,7 +13,7 @@ sources is there already; a part that was cut off goes on where it was:
     camvid        ResNet-50 in bfloat16 from its last checkpoint, then the test split; needs --camvid DIR
 
 Writes DIR/GPU-NAME/{PART.json,summary.md}, DIR by default experiments/results. summary.md says which claims
-held.
+held. --toy writes DIR/GPU-NAME-toy.
 
 A bare machine needs jax[cuda], flax, optax, torch, jaxtyping and tqdm. The part camvid also needs
 opencv-python-headless, pillow, imagecodecs, ml_collections, grain, cloudpickle, safetensors and tensorboardX.
@@ -36,7 +36,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from experiments.gpu import summary
-from kernels.measure import ROOT, sources
+from kernels.measure import ROOT, commit, sources, versions
 from kernels.whole_file import write_whole
 
 RESULTS = ROOT / "experiments" / "results"
@@ -104,12 +104,13 @@ def parts(folder: pathlib.Path, flags: argparse.Namespace) -> Iterator[Part]:
 
 
 def is_done(part: Part, folder: pathlib.Path, device: str) -> bool:
-    """Whether the part's result is there: complete, and of this device and these sources."""
+    """Whether the part's result is there: complete, and of this device, these versions and these sources."""
     try:
         report = json.loads((folder / f"{part.name}.json").read_text())
     except (OSError, ValueError):
         return False
-    return report["finished"] and (report["device"], report["sources"]) == (device, sources(*part.folders))
+    measured = report["device"], report["versions"], report["sources"]
+    return report["finished"] and measured == (device, versions(), sources(*part.folders))
 
 
 def reason_to_skip(
@@ -185,12 +186,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if (path := getattr(flags, name)) is not None:
             setattr(flags, name, path.expanduser().resolve())
 
+    if commit() is None:
+        parser.error("nothing says which commit this is: set SOURCE_COMMIT to its hash, to note it")
     deadline = start + 60 * flags.minutes
     platform, device = device_at_hand()
     if platform != "gpu" and not flags.toy:
         parser.error(f"JAX sees no GPU but {device}; --toy tries all parts without one")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # parts end with this program
-    folder = flags.results / folder_name(device)
+    folder = flags.results / (folder_name(device) + "-toy" * flags.toy)
     folder.mkdir(parents=True, exist_ok=True)
     ran: list[str] = []
     for part in parts(folder, flags):

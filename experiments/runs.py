@@ -47,7 +47,7 @@ def trained_by(run: RunFolder) -> str:
 
 
 def training_hours(run: RunFolder) -> float:
-    """The time that the run's steps took, with compilation and without validation."""
+    """The time that the run's steps took, without compilation, validation and checkpoints."""
     config, hours, before = run.load_config(), 0.0, 0
     for line in run.metrics_file.read_text().splitlines():
         values = json.loads(line)

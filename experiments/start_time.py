@@ -4,7 +4,8 @@
 
 Every round starts `train --config demo` twice with a cache folder of its own: the first start fills it, the
 second finds its programs there. The clock runs from the start of the process, imports included, until the
-first step is in the log. Writes experiments/results/start_time.json.
+first step is in the log. Writes experiments/results/start_time.json after every round; started again, it
+keeps the rounds of the same device, versions and sources.
 """
 
 import argparse
@@ -22,9 +23,10 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import RunFolder
 from experiments import markdown
-from kernels.measure import ROOT, result_head, write_result
+from kernels.measure import ROOT, result_head, resumed, sources, write_result
 
-RESULTS = ROOT / "experiments" / "results"
+PATH = ROOT / "experiments" / "results" / "start_time.json"
+CONFIG = "demo"
 STARTS = ("first", "second")
 POLL_SECONDS = 0.01
 
@@ -91,13 +93,14 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
 def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=command_line.positive, default=3)
     arguments = parser.parse_args()
-    config = "demo"
-    rounds = [measured_round(config) for _ in progress_bar(range(arguments.rounds), unit="round")]
-    report = {**result_head(), "config": config, "rounds": rounds}
+    report = result_head() | {"sources": sources("kernels", "ccnet_jax", "configs"), "config": CONFIG}
+    report = resumed(PATH, report | {"rounds": []}, ("rounds",))
+    for _ in progress_bar(range(len(report["rounds"]), arguments.rounds), unit="round"):
+        report["rounds"].append(measured_round(CONFIG))
+        write_result(PATH, report)
     print(tables(report)["starts"])
-    write_result(RESULTS / "start_time.json", report)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 For 19 and for 150 classes, float32, batch 1: whole, in windows of 769x769 by 513, and at the largest of the
 multi-scale ratios (1.75, whole, probabilities summed). Of every step of a prediction it adds up what lies in
 memory: weights, picture, sums, logits and the step's temporaries; the largest step counts. Prints GB, and
-writes experiments/results/testing_memory.json. What compiling for a GPU needs is in `kernels.aot`.
+writes experiments/results/testing_memory.json after every row; started again, it keeps the rows of the same
+versions and sources. What compiling for a GPU needs is in `kernels.aot`.
 """
 
 import argparse
@@ -18,9 +19,14 @@ from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.progress import progress_bar
 from experiments import markdown
 from kernels import aot
-from kernels.measure import ROOT, result_head, write_result
+from kernels.measure import ROOT, result_head, resumed, sources, write_result
 
-RESULTS = ROOT / "experiments" / "results"
+PATH = ROOT / "experiments" / "results" / "testing_memory.json"
+# What the rows depend on.
+SOURCES = (
+    *("kernels", "ccnet_jax/models", "ccnet_jax/evaluation", "ccnet_jax/costs"),
+    "experiments/testing_memory.py",
+)
 PICTURE = (1024, 2048)
 MODES = {
     "whole": TestMode(),
@@ -47,16 +53,16 @@ def main() -> None:
     arguments = parser.parse_args()
     if missing := aot.unavailable():
         parser.error(missing)
-    head = result_head(aot.device_name("h200"))
-    rows = []
+    report = result_head(aot.device_name("h200")) | {"sources": sources(*SOURCES), "depth": arguments.depth}
+    report = resumed(PATH, report | {"rows": []}, ("rows",))
+    done = {(row["mode"], row["classes"]) for row in report["rows"]}
     cases = [(mode, classes) for mode in MODES for classes in (19, 150)]
-    for mode, classes in progress_bar(cases, unit="case"):
+    for mode, classes in progress_bar([case for case in cases if case not in done], unit="case"):
         model = CCNet(classes, arguments.depth, "mmseg")
         plan = plan_testing(model, PICTURE, MODES[mode], "h200")
-        rows.append({"mode": mode, "classes": classes, "steps": dict(plan.steps)})
-    report = {**head, "depth": arguments.depth, "rows": rows}
+        report["rows"].append({"mode": mode, "classes": classes, "steps": dict(plan.steps)})
+        write_result(PATH, report)
     print(tables(report)["modes"])
-    write_result(RESULTS / "testing_memory.json", report)
 
 
 if __name__ == "__main__":

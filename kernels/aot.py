@@ -83,7 +83,8 @@ class Report:
 
 def unavailable() -> str | None:
     """What is missing here for `compile_for`, or None."""
-    if not importlib.util.find_spec("jax_plugins.xla_cuda13"):
+    # the search for a module in a package that is not there would be an error
+    if not (importlib.util.find_spec("jax_plugins") and importlib.util.find_spec("jax_plugins.xla_cuda13")):
         return 'JAX\'s CUDA plugin is not installed: pip install "jax[cuda13-local]"'
     if not _ptxas():
         return "ptxas is not on the PATH: pip install nvidia-cuda-nvcc nvidia-nvvm, or the CUDA toolkit"

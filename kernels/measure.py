@@ -172,14 +172,15 @@ def commit() -> str | None:
     return f"{head}-dirty" if changed else head
 
 
-def sources(*folders: str) -> str:
-    """16 hexadecimal digits that tell one state of the Python files in these folders from another.
+def sources(*paths: str) -> str:
+    """16 hexadecimal digits that tell one state of Python files, or of all in a folder, from another.
 
     A commit does not: it changes when results are committed, and files that differ from it have many states.
     """
     digest = hashlib.sha256()
-    for folder in folders:
-        for path in sorted((ROOT / folder).rglob("*.py")):
+    for given in paths:
+        root = ROOT / given
+        for path in [root] if root.is_file() else sorted(root.rglob("*.py")):
             digest.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 

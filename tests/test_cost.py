@@ -81,6 +81,34 @@ def test_without_the_compiler_the_rest_is_reported(cost_of, monkeypatch, tmp_pat
     assert result["training"]["seconds_at_least"] == pytest.approx(sum(sums) / 494.5e12)
 
 
+def test_windows_bound_testing_without_the_compiler_too(cost_of, monkeypatch):
+    """Three windows of 64x64 at once take three times the operations of one."""
+    monkeypatch.setattr(aot, "unavailable", lambda: "ptxas is not on the PATH")
+    slide = ("--config.eval_window=64,64", "--config.eval_stride=32,32")
+    one, three, many = (
+        json.loads(cost_of("--json", f"--inference={size}", *slide))["testing"]
+        for size in ("64x64", "64x128", "128x192")
+    )
+    assert [x["network_calls"] for x in (one, three, many)] == [1, 1, 4]  # 15 windows, four at once
+    assert one["products"] == three["products"] == many["products"]
+    bounds = [x["images_per_second_at_most"] for x in (one, three, many)]
+    assert bounds == pytest.approx([bounds[0], bounds[0] / 3, bounds[0] / 16])
+
+
+def test_the_schedule_is_bounded_where_gpus_can_share_its_batch(cost_of, monkeypatch):
+    monkeypatch.setattr(aot, "unavailable", lambda: "ptxas is not on the PATH")
+    assert "days on 2 such GPUs" in cost_of()
+    for batch in (3, 8):  # the config's is 4
+        assert "is no multiple of this one" in cost_of(f"--batch={batch}")
+        training = json.loads(cost_of("--json", f"--batch={batch}"))["training"]
+        assert training["gpus"] is training["days_at_least"] is None
+
+
+def test_a_chart_of_an_unknown_format_is_refused_at_once(cost_of):
+    with pytest.raises(UserError, match=r"--plot=a.xyz must end in one of .png, .pdf, .svg"):
+        cost_of("--plot=a.xyz")
+
+
 def test_wrong_sizes_are_named(cost_of):
     with pytest.raises(UserError, match="--inference=5 must be HEIGHTxWIDTH"):
         cost_of("--inference=5")

@@ -109,6 +109,8 @@ def test_help(program, flag, folder):
     "name",
     [
         "attention_memory",
+        "data_throughput",
+        "start_time",
         "camvid",
         "cost",
         "model_speed",

@@ -33,13 +33,11 @@ class Plan:
 
     Attributes:
       steps: {name of a step: bytes that lie in memory while it runs}.
-      network: the step that runs the network.
-      calls: how often that step runs for a batch.
+      network: the step that runs the network, `network_calls` times.
     """
 
     steps: Mapping[str, int]
     network: Report
-    calls: int
 
     @property
     def peak_bytes(self) -> int:
@@ -78,11 +76,8 @@ def plan_testing(
         return aot.compile_for(gpu, function, *arguments).temporary_bytes
 
     size = mode.input_size(picture, max(mode.scales))
-    window = size
-    if mode.window is not None:
-        window = min(mode.window[0], size[0]), min(mode.window[1], size[1])
+    window = network_input(mode, picture)
     at_once = windows_at_once(mode, picture)
-    calls = -(-_window_count(mode, picture) // at_once)
     x = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     windows = jax.ShapeDtypeStruct((at_once, *window, 3), jnp.float32)
     any_device = network.clone(implementation="xla")
@@ -111,14 +106,14 @@ def plan_testing(
         upsampling = upsampling_matrices((logits_size, size, picture), network.aligned, blocks)
     if not several:
         steps["largest"] = held + planned(largest_upsampled, logits, upsampling)
-        return Plan(steps, report, calls)
+        return Plan(steps, report)
     total = jax.ShapeDtypeStruct((1, *blocks, picture[1], network.num_classes), jnp.float32)
 
     def add_scores(total: jax.Array, logits: jax.Array, upsampling: Upsampling | None) -> jax.Array:
         return add_upsampled(total, logits, upsampling, mode.sums_probabilities)
 
     steps["add"] = held + planned(add_scores, total, logits, upsampling)
-    return Plan(steps, report, calls)
+    return Plan(steps, report)
 
 
 def usable_bytes(gpu: str) -> int:
@@ -153,12 +148,27 @@ def largest_batch(
         slope = max((found[a] - found[b]) / (a - b), 1)
         guess = int(a + (limit - found[a]) / slope)
         guess = guess if too_large is None else min(guess, too_large - 1)
+        if not fitting and 1 not in found:
+            guess = max(guess, 1)  # where the line bends, it may tell less than one picture
         if guess <= fitting:
             break
         found[guess] = planned(guess)
         if _CLOSE * limit <= found[guess] <= limit:
             break
     return max((batch for batch, size in found.items() if size <= limit), default=0), found
+
+
+def network_input(mode: TestMode, picture: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of what the network sees of a picture at the largest scale: all of it, or a window."""
+    height, width = mode.input_size(picture, max(mode.scales))
+    if mode.window is None:
+        return height, width
+    return min(mode.window[0], height), min(mode.window[1], width)
+
+
+def network_calls(mode: TestMode, picture: tuple[int, int]) -> int:
+    """How often the network runs for a picture at the largest scale."""
+    return -(-_window_count(mode, picture) // windows_at_once(mode, picture))
 
 
 def windows_at_once(mode: TestMode, picture: tuple[int, int]) -> int:

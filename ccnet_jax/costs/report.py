@@ -19,6 +19,7 @@ from ccnet_jax.costs.sizes import class_count, training_size
 from ccnet_jax.models.config import build_network
 from kernels.gpu import GPUS
 
+CHARTS = (".png", ".pdf", ".svg")  # suffixes of the files that `plot` writes
 # {name: text, number or dictionary}, as JSON has it
 Costs = dict[str, Any]
 
@@ -46,7 +47,7 @@ def costs(
     variables = variable_shapes(network)
     passes = training_operations(config, classes, batch_size)
     mode = config.test_mode()
-    seen = mode.window or mode.input_size(picture, 1.0)
+    seen = memory.network_input(mode, picture)
     tested = inference_operations(config, classes, seen)
     counted = parameters(variables)
     result: Costs = {
@@ -113,7 +114,6 @@ def _add_plans(
     result["testing"] |= {
         "steps": dict(tested.steps),
         "peak_bytes": tested.peak_bytes,
-        "network_calls": tested.calls,
         "accessed_bytes": tested.network.accessed_bytes,
     }
     limit = memory.usable_bytes(gpu)
@@ -135,12 +135,15 @@ def _add_bounds(result: Costs, config: Config) -> None:
     training["seconds_at_least"], training["bound_by"] = step.seconds, step.by
     training["images_per_second_at_most"] = result["batch_size"] / step.seconds
     training["steps"] = config.steps
-    training["days_at_least"] = config.steps * step.seconds / 86400
-    training["gpus"] = config.batch_size / result["batch_size"]
-    calls = testing.get("network_calls", 1)
-    at_once = memory.windows_at_once(config.test_mode(), tuple(result["picture"]))
+    gpus, rest = divmod(config.batch_size, result["batch_size"])
+    training["gpus"] = None if rest else gpus
+    training["days_at_least"] = None if rest else config.steps * step.seconds / 86400
+    mode, picture = config.test_mode(), tuple(result["picture"])
+    testing["network_calls"] = memory.network_calls(mode, picture)
+    at_once = memory.windows_at_once(mode, picture)
     call = bound(gpu, at_once * testing["products"], testing.get("accessed_bytes", 0), config.dtype)
-    testing["images_per_second_at_most"], testing["bound_by"] = 1 / (calls * call.seconds), call.by
+    testing["images_per_second_at_most"] = 1 / (testing["network_calls"] * call.seconds)
+    testing["bound_by"] = call.by
 
 
 def as_text(result: Costs, name: str) -> str:
@@ -175,19 +178,26 @@ def as_text(result: Costs, name: str) -> str:
         ]
     else:
         lines += ["", *_memory_lines(result)]
-    days, gpus = training["days_at_least"], training["gpus"]
     lines += [
         "",
         f"Bounds, no measurement, of {gpu.title} with {gpu.flops[result['dtype']] / 1e12:g} TFLOP/s and "
         f"{gpu.bandwidth / 1e12:.3g} TB/s ({gpu.source}):",
         f"  a training step takes at least {1000 * training['seconds_at_least']:.3g} ms, by "
         f"{training['bound_by']}: at most {training['images_per_second_at_most']:.3g} images/s",
-        f"  {training['steps']:,} steps take at least {days:.3g} days"
-        + (f" on {gpus:g} such GPUs" if gpus != 1 else " on one such GPU"),
+        f"  {_schedule(training)}",
         f"  testing takes at most {testing['images_per_second_at_most']:.3g} images/s of {picture} "
         f"({result['test_mode']}), by {testing['bound_by']}",
     ]
     return "\n".join(lines)
+
+
+def _schedule(training: Costs) -> str:
+    """How long the schedule takes, on as many GPUs as share a batch."""
+    gpus, days = training["gpus"], training["days_at_least"]
+    if gpus is None:
+        return "the config's batch is no multiple of this one: nothing is said of the whole schedule"
+    where = "one such GPU" if gpus == 1 else f"{gpus} such GPUs"
+    return f"{training['steps']:,} steps take at least {days:.3g} days on {where}"
 
 
 def _row(part: str, values: list[int]) -> str:
@@ -221,7 +231,7 @@ def _memory_lines(result: Costs) -> list[str]:
 
 
 def plot(result: Costs, name: str, path: pathlib.Path) -> None:
-    """A chart with two panels, as PNG or any format that matplotlib knows by the path's suffix.
+    """A chart with two panels, in the format that the path's suffix names, one of `CHARTS`.
 
     The left one has operations by part, the right one device memory, where it was planned, beside that of the
     GPU.

@@ -19,7 +19,7 @@ from typing import Any
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import RunFolder
 from experiments import markdown
-from kernels.measure import result_head, sources, write_result
+from kernels.measure import result_head, resumed, sources, write_result
 
 STEPS, CHECKPOINT_EVERY = 6000, 500
 TEST_SHARE, TEST_SECONDS = 0.3, 90.0  # of the time, and at most: for the test
@@ -108,7 +108,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     steps = TOY_STEPS if flags.toy else STEPS
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process only asks for the device's name
     report = {**result_head(), "sources": sources("kernels", "ccnet_jax", "configs"), "toy": flags.toy}
-    report |= {"step": step, "steps": steps, "training": last_logged(run), "test": None, "finished": False}
+    report = resumed(flags.output, report | {"test": None}, ("test",))
+    if report["test"] is not None and report["test"]["step"] > step:  # of another run
+        report["test"] = None
+    report |= {"step": step, "steps": steps, "training": last_logged(run), "finished": False}
     write_result(flags.output, report)  # the test may be cut off
     if step == 0:
         sys.exit("training was cut off before its first checkpoint")

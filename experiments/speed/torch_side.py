@@ -68,7 +68,7 @@ def training(
         optimizer.step()
         return loss.detach()
 
-    return Contender(call, wait, peak_bytes, loss=float, release=release_of(images))
+    return Contender(call, wait, peak_bytes_of(images), loss=float, release=release_of(images))
 
 
 def inference(model: Network, images: torch.Tensor, autocast: torch.autocast, compiled: bool) -> Contender:
@@ -91,8 +91,8 @@ def inference(model: Network, images: torch.Tensor, autocast: torch.autocast, co
         return found[0].permute(1, 2, 0).float().cpu().numpy()
 
     if compiled:  # its logits would be a compilation of their own
-        return Contender(call, wait, peak_bytes, release=release_of(images))
-    return Contender(call, wait, peak_bytes, logits=logits, release=release_of(images))
+        return Contender(call, wait, peak_bytes_of(images), release=release_of(images))
+    return Contender(call, wait, peak_bytes_of(images), logits=logits, release=release_of(images))
 
 
 def release_of(images: torch.Tensor) -> Callable[[], None] | None:
@@ -106,9 +106,9 @@ def wait(result: torch.Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def peak_bytes() -> int:
-    """Of the GPU's memory; on a CPU of the process."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else worker.resident_bytes()
+def peak_bytes_of(images: torch.Tensor) -> Callable[[], int]:
+    """What tells the most memory so far: of the GPU, where the pictures lie on one, or of the process."""
+    return torch.cuda.max_memory_allocated if images.is_cuda else worker.resident_bytes
 
 
 if __name__ == "__main__":

@@ -41,6 +41,12 @@ def test_a_batch_that_never_fits():
     assert search(100, 8, lambda batch: 200 + batch)[0] == 0
 
 
+def test_one_picture_is_tried_before_none_is_said_to_fit():
+    """Near the limit the line may bend so that it tells less than one picture."""
+    planned = {8: 143, 4: 119, 3: 112, 2: 105, 1: 70}
+    assert search(100, 8, planned.__getitem__)[0] == 1
+
+
 def test_some_memory_is_left_to_others():
     for name, gpu in GPUS.items():
         assert memory.usable_bytes(name) < gpu.memory_bytes
@@ -55,6 +61,11 @@ def test_windows_of_a_picture():
     assert memory.windows_at_once(slide, (500, 500)) == 1
     scaled = dataclasses.replace(slide, scales=(1.0, 2.0))
     assert memory.windows_at_once(scaled, (500, 500)) == 4
+    assert memory.network_calls(TestMode(), (1024, 2048)) == 1
+    assert memory.network_calls(slide, (1024, 2048)) == 2  # of eight windows
+    assert memory.network_input(slide, (1024, 2048)) == (769, 769)
+    assert memory.network_input(slide, (500, 2048)) == (500, 769)
+    assert memory.network_input(TestMode(), (500, 2048)) == (500, 2048)
 
 
 @pytest.mark.parametrize("gpu", GPUS.values(), ids=GPUS)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from ccnet_jax.errors import UserError
 from experiments import cost, published
 
 
@@ -15,7 +16,8 @@ def made(tmp_path, monkeypatch):
         return {"products": len(name)}
 
     monkeypatch.setattr(cost, "PATH", tmp_path / "cost.json")
-    monkeypatch.setattr(cost, "PARTS", {"part": ([{"name": "a"}, {"name": "bb"}], row)})
+    part = cost.Part([{"name": "a"}, {"name": "bb"}], row, str)
+    monkeypatch.setattr(cost, "PARTS", {"part": part, "other": part})
     return names
 
 
@@ -25,9 +27,22 @@ def test_rows_are_made_once_for_the_same_sources(made, monkeypatch):
     assert json.loads(cost.PATH.read_text()) == report
     assert cost.make(["part"])["part"] == report["part"]
     assert made == ["a", "bb"]
-    monkeypatch.setattr(cost, "sources", lambda *folders: "changed")
+    monkeypatch.setattr(cost, "sources", lambda *paths: "changed")
     cost.make(["part"])
     assert made == ["a", "bb", "a", "bb"]
+
+
+def test_a_part_alone_takes_no_rows_of_other_sources_from_the_others(made, monkeypatch):
+    cost.make(["part", "other"])
+    assert made == ["a", "bb"] * 2
+    assert cost.make(["other"])["part"] != []
+    before = cost.PATH.read_text()
+    monkeypatch.setattr(cost, "sources", lambda *paths: "changed")
+    with pytest.raises(UserError, match="has rows of the part part from other versions or sources"):
+        cost.make(["other"])
+    assert cost.PATH.read_text() == before
+    cost.make(["part", "other"])
+    assert made == ["a", "bb"] * 4
 
 
 def test_rows_of_an_interrupted_run_are_kept(made):

@@ -59,6 +59,6 @@ def test_cost_of_training_and_of_recomputing():
 
 
 def test_every_part_of_the_costs_has_rows_and_a_table():
-    for keys, _ in cost.PARTS.values():
-        assert len({tuple(key.items()) for key in keys}) == len(keys) > 0
+    for part in cost.PARTS.values():
+        assert len({tuple(key.items()) for key in part.keys}) == len(part.keys) > 0
     assert set(cost.tables({part: [] for part in cost.PARTS})) == set()

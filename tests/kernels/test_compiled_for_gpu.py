@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pytest
 
@@ -6,6 +7,14 @@ from kernels import aot
 from tests.helpers import fresh_python
 
 needs_compiler = pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
+
+
+@pytest.mark.parametrize("missing", ["jax_plugins", "jax_plugins.xla_cuda13"])
+def test_a_plugin_that_is_not_there_is_named(missing, monkeypatch):
+    """Where no plugin is installed, as in most environments, not even their common package exists."""
+    monkeypatch.delitem(sys.modules, "jax_plugins.xla_cuda13", raising=False)
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert aot.unavailable() == 'JAX\'s CUDA plugin is not installed: pip install "jax[cuda13-local]"'
 
 
 @needs_compiler
