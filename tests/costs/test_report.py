@@ -22,7 +22,7 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(memory, "missing", lambda: None)
     monkeypatch.setattr(memory, "plan_training", plan_training)
-    monkeypatch.setattr(memory, "plan_testing", lambda *_: memory.Plan({"network": 1}, planned(1), 1))
+    monkeypatch.setattr(memory, "plan_testing", lambda *_: memory.Plan({"network": 1}, planned(1)))
     return batches
 
 
