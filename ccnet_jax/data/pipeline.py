@@ -118,12 +118,20 @@ def train_batches(
     pictures = _Lazily(source) if isinstance(source, LazySource) else source
     samples = grain.MapDataset.source(pictures).seed(seed).shuffle().repeat(_EPOCHS).random_map(augment)
     batches = samples.batch(batch_size // processes, batch_fn=_stack)[process::processes][start:]
-    if data.workers:
+    return iterator(batches, data.workers)
+
+
+def iterator(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator:
+    """The batches one after the other, made ahead by `workers` processes; 0 makes them in threads.
+
+    The iterator's `close()` ends its workers.
+    """
+    if workers:
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, which a notebook never parses
         reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
         batches = batches.to_iter_dataset(reading)
-        options = grain.MultiprocessingOptions(num_workers=data.workers)
+        options = grain.MultiprocessingOptions(num_workers=workers)
         batches = batches.mp_prefetch(options, worker_init_fn=_set_up_worker).map(_out_of_shared_memory)
     else:
         batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))

@@ -43,7 +43,7 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.nda
     Returns:
       RGB uint8 [H, W, 3].
     """
-    return cv2.addWeighted(image, 0.5, colourize(label, _tints(palette)), 0.5, 0)
+    return cv2.addWeighted(image, 0.5, colourize(label, tints(palette)), 0.5, 0)
 
 
 def hatching(height: int, width: int) -> np.ndarray:
@@ -54,7 +54,7 @@ def hatching(height: int, width: int) -> np.ndarray:
     return np.repeat(grey[..., None], 3, -1)
 
 
-def _tints(palette: np.ndarray) -> np.ndarray:
+def tints(palette: np.ndarray) -> np.ndarray:
     """The palette uint8 [classes, 3], its dark colours lifted to a luma of about `_LEAST_LUMA`."""
     missing = np.maximum(_LEAST_LUMA - palette @ _LUMA, 0)
     return np.minimum(palette + np.ceil(missing)[:, None], 255).astype(np.uint8)

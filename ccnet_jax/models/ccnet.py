@@ -175,7 +175,7 @@ class CCNet(nn.Module):
         flavour = FLAVOURS[self.flavour]
         x = normalize(images, flavour).astype(self.dtype)
         backbone = BackboneSettings(self.depth, flavour, self.stem, self.width, self.remat, self.dtype)
-        stage3, stage4 = BACKBONES[self.backbone].build(backbone, "backbone")(x, train)
+        *_, stage3, stage4 = BACKBONES[self.backbone].build(backbone, "backbone")(x, train)
 
         context = ContextSettings(
             self.loops, self.implementation, self.aligned, flavour.negative_slope, self.remat, self.dtype

@@ -50,6 +50,7 @@ def conv(
     stride: int = 1,
     dilation: int = 1,
     bias: bool = False,
+    init: nn.initializers.Initializer = conv_init,
     dtype: DTypeLike | None = None,
     name: str,
 ) -> nn.Conv:
@@ -62,7 +63,7 @@ def conv(
         kernel_dilation=dilation,
         padding=((pad, pad), (pad, pad)),
         use_bias=bias,
-        kernel_init=conv_init,
+        kernel_init=init,
         dtype=dtype,
         conv_general_dilated=_named_convolution,
         name=name,

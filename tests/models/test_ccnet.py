@@ -79,7 +79,7 @@ def test_parameter_counts(flavour, depth, parameters):
 def test_feature_shapes(flavour, size, features, depth):
     backbone = BACKBONES["resnet"].build(BackboneSettings(depth, FLAVOURS[flavour]), None)
     images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-    (stage3, stage4), _ = jax.eval_shape(
+    (*_, stage3, stage4), _ = jax.eval_shape(
         lambda x: backbone.init_with_output(jax.random.key(0), x, False), images
     )
     channels = 2048 if depth >= 50 else 512

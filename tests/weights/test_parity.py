@@ -77,7 +77,7 @@ def test_features_and_logits(recorded, case):
             capture_intermediates=lambda module, _: module.name == "backbone",
             mutable=["intermediates"],
         )
-        ((stage3, stage4),) = captured["intermediates"]["backbone"]["__call__"]
+        ((*_, stage3, stage4),) = captured["intermediates"]["backbone"]["__call__"]
         return {"stage3": stage3, "stage4": stage4, "logits": logits}
 
     for name, got in predict(variables, cases.pictures(1, *case.size)).items():

@@ -19,6 +19,8 @@ from a pixel of the upsampled logits; `tests/data/datasets/test_streets.py` chec
 a context module no lane or vehicle pixel depends on any signal pixel.
 """
 
+import itertools
+
 import cv2
 import numpy as np
 
@@ -72,6 +74,7 @@ _SEEDS = {"train": 0, "val": 1, "test": 2}
 
 _ROAD, _PAVEMENT, _BUILDING, _SKY, _TREE, _POLE, _PERSON, _RED, _GREEN = range(9)
 _OPEN_LANE, _CLOSED_LANE, _MOVING, _WAITING = range(9, 13)
+_OBJECT = 256  # what an object's number is multiplied by while a scene is drawn
 _ROWS, _COLUMNS = np.mgrid[:HEIGHT, :WIDTH].astype(np.int32)
 
 
@@ -96,9 +99,12 @@ class Streets:
         return SPLITS[self.split]
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        random = np.random.RandomState([_SEEDS[self.split], index])
-        image, label = draw_scene(random)
+        image, label = draw_scene(self.random(index))
         return {"image": image, "label": label}
+
+    def random(self, index: int) -> np.random.RandomState:
+        """What scene `index` is drawn from."""
+        return np.random.RandomState([_SEEDS[self.split], index])
 
     def read(self, index: int) -> tuple[bytes, bytes]:
         """The scene and its label as the bytes of PNG files."""
@@ -121,11 +127,22 @@ def draw_scene(random: np.random.RandomState, red: bool | None = None) -> tuple[
 
     `red` sets the signal's colour, drawn at random where None; no other pixel of the image depends on it.
     """
+    image, label, _ = draw_objects(random, red)
+    return image, label
+
+
+def draw_objects(
+    random: np.random.RandomState, red: bool | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`draw_scene`, and uint8 [96, 192], which tells one person, vehicle or signal from another.
+
+    It holds the number of the object that each pixel belongs to, from 1; 0 where there is none.
+    """
     red_drawn, mirrored = bool(random.randint(2)), bool(random.randint(2))
     red = red_drawn if red is None else red
 
     image = np.zeros((HEIGHT, WIDTH, 3), np.int32)
-    label = np.full((HEIGHT, WIDTH), VOID, np.uint8)
+    label = np.full((HEIGHT, WIDTH), VOID, np.int32)  # a class, and _OBJECT times the number of the object
     kerb = random.randint(50, 56)  # the pavement's lower edge, where the road begins
     _draw_sky(image, label, random)
     _draw_buildings(image, label, random, base=kerb - random.randint(6, 10))
@@ -134,18 +151,20 @@ def draw_scene(random: np.random.RandomState, red: bool | None = None) -> tuple[
     for _ in range(random.randint(1, 4)):
         _draw_tree(image, label, random, kerb)
     vehicle = _WAITING if red else _MOVING
+    numbers = itertools.count(_OBJECT, _OBJECT)
     for _ in range(random.randint(3, 5)):
-        _draw_vehicle(image, label, random, vehicle)
+        _draw_vehicle(image, label, random, vehicle + next(numbers))
     for _ in range(random.randint(1, 4)):
         _draw_pole(image, label, random, kerb)
     for _ in range(random.randint(2, 6)):
-        _draw_person(image, label, random)
+        _draw_person(image, label, random, _PERSON + next(numbers))
     _draw_bonnet(image, label, random)
-    _draw_signal(image, label, random, red)
+    _draw_signal(image, label, random, red, (_RED if red else _GREEN) + next(numbers))
     image = _light(image, random)
     if mirrored:
         image, label = image[:, ::-1], label[:, ::-1]
-    return np.ascontiguousarray(image), np.ascontiguousarray(label)
+    objects, label = np.divmod(label, _OBJECT)
+    return np.ascontiguousarray(image), label.astype(np.uint8), objects.astype(np.uint8)
 
 
 def _grain(random: np.random.RandomState, here: tuple[slice, slice], cell: int, amount: int) -> np.ndarray:
@@ -264,7 +283,7 @@ def _draw_pole(image: np.ndarray, label: np.ndarray, random: np.random.RandomSta
     label[pole] = _POLE
 
 
-def _draw_person(image: np.ndarray, label: np.ndarray, random: np.random.RandomState) -> None:
+def _draw_person(image: np.ndarray, label: np.ndarray, random: np.random.RandomState, kind: int) -> None:
     x, height, bottom = random.randint(4, WIDTH - 8), random.randint(13, 20), random.randint(56, 84)
     top, wide = bottom - height, height // 3
     label[_box(x - 1, x + wide + 1, top - 1, bottom + 1)] = VOID
@@ -275,7 +294,7 @@ def _draw_person(image: np.ndarray, label: np.ndarray, random: np.random.RandomS
         (_box(x, x + wide, waist, bottom), (45, 45, 85)),
     ):
         image[part] = _colour(random, colour, 20) + _grain(random, part, 2, 8)
-        label[part] = _PERSON
+        label[part] = kind
 
 
 def _draw_bonnet(image: np.ndarray, label: np.ndarray, random: np.random.RandomState) -> None:
@@ -287,11 +306,13 @@ def _draw_bonnet(image: np.ndarray, label: np.ndarray, random: np.random.RandomS
     label[here] = np.where(bonnet, VOID, label[here])
 
 
-def _draw_signal(image: np.ndarray, label: np.ndarray, random: np.random.RandomState, red: bool) -> None:
+def _draw_signal(
+    image: np.ndarray, label: np.ndarray, random: np.random.RandomState, red: bool, kind: int
+) -> None:
     left, top = random.randint(0, 3), random.randint(1, 5)
     housing = _box(left, left + 22, top, top + 40)
     image[housing] = 30 + _grain(random, housing, 2, 8)
-    label[housing] = _RED if red else _GREEN
+    label[housing] = kind
     lamp = _box(left + 2, left + 20, top + 2, top + 38)
     image[lamp] = np.array((225, 45, 40) if red else (45, 215, 70)) + _grain(random, lamp, 4, 20)
 

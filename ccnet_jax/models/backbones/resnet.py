@@ -1,6 +1,7 @@
-"""Dilated ResNet at output stride 8, with the deep (three 3x3) stem of both CCNet code bases or a 7x7 one."""
+"""ResNet, dilated at stride 8 or plain, with the deep (three 3x3) stem of CCNet's code bases or a 7x7 one."""
 
 import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -23,8 +24,9 @@ BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-_STRIDES = (1, 2, 1, 1)
-_DILATIONS = (1, 1, 2, 4)
+# Strides and dilations of the four stages, by `ResNet.dilated`.
+_STRIDES = {True: (1, 2, 1, 1), False: (1, 2, 2, 2)}
+_DILATIONS = {True: (1, 1, 2, 4), False: (1, 1, 1, 1)}
 
 
 class BasicBlock(nn.Module):
@@ -115,7 +117,7 @@ def _pooled_jvp(
 
 
 class ResNet(nn.Module):
-    """Stages 3 and 4 keep stride 8 with dilations 2 and 4.
+    """The four stages of a ResNet.
 
     Attributes:
       depth: a key of `BLOCKS`.
@@ -126,6 +128,9 @@ class ResNet(nn.Module):
       width: multiplier of every channel count.
       remat: what the backward pass computes again in the stem and in each block, a key of `REMAT`.
       dtype: of the computation; parameters and statistics stay float32.
+      dilated: stages 3 and 4 keep stride 8 with dilations 2 and 4; otherwise they have strides 16 and 32.
+      before_last: a module (x, train) between the last two blocks of stage 3. Paper: section 4.5.
+      frozen: norms keep their statistics, and no gradient flows into the stem and stage 1.
     """
 
     depth: int = 50
@@ -135,32 +140,46 @@ class ResNet(nn.Module):
     width: float = 1.0
     remat: str = "none"
     dtype: DTypeLike | None = None
+    dilated: bool = True
+    before_last: Callable[[jax.Array, bool], jax.Array] | None = None
+    frozen: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "B H W 3"], train: bool
-    ) -> tuple[Float[Array, "B h w C3"], Float[Array, "B h w C4"]]:
-        """x: [B, H, W, 3] -> the outputs of stages 3 and 4, [B, h, w, C / 2] and [B, h, w, C].
+    ) -> tuple[
+        Float[Array, "B h1 w1 C1"],
+        Float[Array, "B h2 w2 C2"],
+        Float[Array, "B h3 w3 C3"],
+        Float[Array, "B h4 w4 C4"],
+    ]:
+        """x: [B, H, W, 3] -> the outputs of the four stages; each has twice the channels of the one before.
 
-        h and w are H / 8 and W / 8 rounded up by the rule of `max_pool`: 97 for 769, 65 or 64 for 512.
+        Sides are those of x over 4, 8, 8, 8 or over 4, 8, 16, 32, rounded up by the rule of `max_pool`: at
+        stride 8, 97 for 769, 65 or 64 for 512.
         """
-        x = recomputed(_stem, self.remat)(self, x, train)
+        moving = train and not self.frozen
+        x = recomputed(_stem, self.remat)(self, x, moving)
         block = recomputed(Bottleneck if self.depth >= 50 else BasicBlock, self.remat)
         outputs = []
         for stage, blocks in enumerate(BLOCKS[self.depth]):
             for i in range(blocks):
-                dilation = _DILATIONS[stage]
+                dilation = _DILATIONS[self.dilated][stage]
                 if i == 0 and self.contract_dilation:
                     dilation = max(dilation // 2, 1)
+                if stage == 2 and i == blocks - 1 and self.before_last is not None:
+                    x = self.before_last(x, train)
                 x = block(
                     scaled(64 * 2**stage, self.width),
-                    stride=1 if i else _STRIDES[stage],
+                    stride=1 if i else _STRIDES[self.dilated][stage],
                     dilation=dilation,
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{i}",
-                )(x, train)
+                )(x, moving)
+            if stage == 0 and self.frozen:
+                x = jax.lax.stop_gradient(x)
             outputs.append(x)
-        return outputs[2], outputs[3]
+        return outputs[0], outputs[1], outputs[2], outputs[3]
 
 
 def _stem(resnet: ResNet, x: Float[Array, "B H W 3"], train: bool) -> Float[Array, "B h w C"]:

@@ -37,8 +37,8 @@ class Backbone:
     Attributes:
       depths: the allowed values of `model.depth`.
       build: (settings, name) -> a Flax module of that name. The module is called with
-        (x [B, H, W, 3], train) and returns the features of two stages, [B, h, w, C3] for the auxiliary head
-        and [B, h, w, C4] for the head. h and w are an eighth of H and W.
+        (x [B, H, W, 3], train) and returns the features of its stages. The last two are [B, h, w, C3] for the
+        auxiliary head and [B, h, w, C4] for the head. h and w are an eighth of H and W.
     """
 
     depths: tuple[int, ...]

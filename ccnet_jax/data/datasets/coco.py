@@ -1,0 +1,258 @@
+"""COCO, 80 classes of objects, and any data set of instances in its format.
+
+Where to get it: https://cocodataset.org, "2017 Train/Val images" and "2017 Train/Val annotations". How it
+must lie in `data.dir`, with a file of annotations and a folder of pictures for each split:
+
+    annotations/instances_{train2017,val2017}.json
+    {train2017,val2017}/NAME.jpg
+
+Classes are those of the annotations' file, in the order of their ids, which may have gaps. `data.classes`
+chooses some of them, in another order if need be.
+"""
+
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from ccnet_jax.data.images import decode_image, read_bytes
+from ccnet_jax.data.instances import Objects
+from ccnet_jax.data.sources import Location, MissingSplit, data_folder
+from ccnet_jax.errors import UserError
+from ccnet_jax.labels import numbered_palette
+
+LAYOUT = "annotations/instances_SPLIT.json and SPLIT/NAME.jpg, for example with SPLIT train2017"
+_KEYS = {
+    "categories": ("id", "name"),
+    "images": ("id", "file_name", "height", "width"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "segmentation"),
+}
+# Polygons [[x0, y0, x1, y1, ...], ...] in pixels, or runs {"size": [H, W], "counts": ...}.
+Segmentation = list[list[float]] | dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoFile:
+    """What a file of annotations says.
+
+    Attributes:
+      path: of the file.
+      names: of the classes, in the order of their ids.
+      ids: of the classes, in the file.
+      pictures: what the file says of each picture.
+      objects: of each picture, as far as they have an area.
+      empty: the number of annotations that were left out, since their boxes have no area.
+    """
+
+    path: pathlib.Path
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+    pictures: list[Mapping[str, Any]]
+    objects: list[list[Mapping[str, Any]]]
+    empty: int
+
+
+def read_file(path: pathlib.Path) -> CocoFile:
+    """The annotations in a file, checked.
+
+    Raises:
+      MissingSplit: there is no such file.
+      UserError: naming the annotation, where the file is not in COCO's format.
+    """
+    content = _content(path)
+    names = {category["id"]: str(category["name"]) for category in content["categories"]}
+    if not names:
+        raise UserError(f"{path} names no category; it must list at least one under 'categories'")
+    pictures = {picture["id"]: picture for picture in content["images"]}
+    objects: dict[Any, list[Mapping[str, Any]]] = {number: [] for number in pictures}
+    empty = 0
+    for annotation in content["annotations"]:
+        what = f"{path}: annotation {annotation['id']}"
+        if annotation["category_id"] not in names:
+            raise UserError(
+                f"{what} is of category {annotation['category_id']}, which 'categories' does not list; add it"
+            )
+        if annotation["image_id"] not in pictures:
+            raise UserError(
+                f"{what} is of picture {annotation['image_id']}, which 'images' does not list; add it"
+            )
+        picture = pictures[annotation["image_id"]]
+        if not _has_area(annotation["bbox"], picture, what):
+            empty += 1
+            continue
+        _check_segmentation(annotation["segmentation"], picture, what)
+        objects[annotation["image_id"]].append(annotation)
+    ids = sorted(names)
+    return CocoFile(
+        path,
+        tuple(names[number] for number in ids),
+        tuple(ids),
+        list(pictures.values()),
+        list(objects.values()),
+        empty,
+    )
+
+
+def _content(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+    """The file's lists, each of whose entries has the keys that are used. Raises as `read_file`."""
+    remedy = "it must be a file of instances as COCO's instances_val2017.json"
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MissingSplit(f"{path} does not exist; data.dir must hold {LAYOUT}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); {remedy}") from None
+    for name, keys in _KEYS.items():
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            hint = (
+                "; test splits have no annotations to train on or to score" if name == "annotations" else ""
+            )
+            raise UserError(f"{path} has no list {name!r}{hint}; {remedy}")
+        for number, entry in enumerate(entries):
+            missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
+            if missing:
+                raise UserError(f"{path}: entry {number} of {name!r} has no {missing[0]!r}; {remedy}")
+    return content
+
+
+def _has_area(box: Any, picture: Mapping[str, Any], what: str) -> bool:
+    """Whether a box (x, y, width, height) has an area. Raises UserError where it is none of the picture."""
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
+    if not numbers or not all(map(math.isfinite, box)):
+        raise UserError(
+            f"{what} has the bbox {box}, which must be [x, y, width, height] in pixels; correct it"
+        )
+    x, y, width, height = box
+    if width <= 0 or height <= 0:
+        return False
+    if x >= picture["width"] or y >= picture["height"] or x + width <= 0 or y + height <= 0:
+        raise UserError(
+            f"{what} has the bbox {box}, outside its picture {picture['file_name']} of "
+            f"{picture['width']}x{picture['height']} pixels; correct it"
+        )
+    return True
+
+
+def _check_segmentation(segmentation: Any, picture: Mapping[str, Any], what: str) -> None:
+    """Raise UserError where a segmentation is neither polygons nor runs of the picture."""
+    if isinstance(segmentation, dict):
+        size = [picture["height"], picture["width"]]
+        if "counts" not in segmentation or segmentation.get("size") != size:
+            raise UserError(
+                f"{what} has runs of the size {segmentation.get('size')}, and its picture {size}; correct it"
+            )
+        return
+    if not isinstance(segmentation, list) or not segmentation:
+        raise UserError(f"{what} has no segmentation; give polygons or runs, or remove the annotation")
+    for polygon in segmentation:
+        if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
+            raise UserError(
+                f"{what} has a polygon of {len(polygon) / 2:g} points, which must have three or more; "
+                "correct it, or remove the annotation"
+            )
+
+
+class CocoSource:
+    """An `InstanceSource` of COCO's format.
+
+    Args:
+      file: what the annotations say.
+      folder: of the pictures.
+      classes: those that are wanted, in their order; None takes all of the file.
+
+    Raises:
+      UserError: a class is none of the file's, or a picture is missing from the folder.
+    """
+
+    def __init__(self, file: CocoFile, folder: pathlib.Path, classes: Sequence[str] | None = None):
+        self.classes = tuple(classes or file.names)
+        self.palette = numbered_palette(len(self.classes) + 1)[1:]
+        unknown = [name for name in self.classes if name not in file.names]
+        if unknown:
+            raise UserError(
+                f"config.data.classes names {unknown[0]!r}, and {file.path} has only {', '.join(file.names)}"
+            )
+        self.class_ids = tuple(file.ids[file.names.index(name)] for name in self.classes)
+        self._class_of = {number: i for i, number in enumerate(self.class_ids)}
+        self._pictures = file.pictures
+        self._objects = [
+            [annotation for annotation in objects if annotation["category_id"] in self._class_of]
+            for objects in file.objects
+        ]
+        self._paths = [folder / str(picture["file_name"]) for picture in file.pictures]
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        for path in self._paths:
+            if path.name not in there and not path.is_file():
+                raise UserError(f"{file.path} names the picture {path}, which does not exist; add it")
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        path = self._paths[index]
+        image = decode_image(read_bytes(path), path)
+        if image.shape[:2] != self.size(index):
+            height, width = self.size(index)
+            raise UserError(
+                f"{path} is {image.shape[1]}x{image.shape[0]} pixels, but by its file {width}x{height}; "
+                "make them agree"
+            )
+        return {"image": image}
+
+    def name(self, index: int) -> str:
+        """The name of the picture's file, without folder and suffix."""
+        return self._paths[index].stem
+
+    def picture_id(self, index: int) -> int:
+        """The picture's number in the file."""
+        return self._pictures[index]["id"]
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of the picture, by its annotations."""
+        picture = self._pictures[index]
+        return picture["height"], picture["width"]
+
+    def count(self, index: int) -> int:
+        """How many objects of the wanted classes the picture has, without crowds."""
+        return sum(not annotation.get("iscrowd", 0) for annotation in self._objects[index])
+
+    def objects(self, index: int) -> Objects:
+        """The objects of the picture, of the wanted classes."""
+        height, width = self.size(index)
+        annotations = self._objects[index]
+        boxes = np.array([annotation["bbox"] for annotation in annotations], np.float32).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        masks = [_mask(annotation["segmentation"], height, width) for annotation in annotations]
+        return Objects(
+            np.clip(boxes, 0, np.array([width, height, width, height], np.float32)),
+            np.array([self._class_of[x["category_id"]] for x in annotations], np.int32),
+            masks,
+            np.array([bool(x.get("iscrowd", 0)) for x in annotations], bool),
+            np.array(
+                [x.get("area", mask.sum()) for x, mask in zip(annotations, masks, strict=True)], np.float32
+            ),
+        )
+
+
+def _mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
+    """The pixels of an object, uint8 [height, width]."""
+    if isinstance(segmentation, list):
+        runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        runs = coco_mask.frPyObjects(segmentation, height, width)
+    else:
+        runs = segmentation
+    return coco_mask.decode(runs)
+
+
+def open_split(location: Location, split: str) -> CocoSource:
+    """The pictures of `split`. Raises UserError naming the file or folder that is missing or wrong."""
+    root = data_folder(location.dir, "coco", LAYOUT)
+    file = read_file(root / "annotations" / f"instances_{split}.json")
+    return CocoSource(file, root / split, location.classes)

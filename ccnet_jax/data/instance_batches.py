@@ -1,0 +1,270 @@
+"""From pictures with objects to batches of a few shapes: one compiled step serves every batch of a shape.
+
+Pictures are resized and lie in the upper left corner of a canvas, the first that holds them. All pictures of
+a batch have the same canvas.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain.python as grain
+import numpy as np
+
+from ccnet_jax.data import pipeline, transforms
+from ccnet_jax.data.config import DataConfig
+from ccnet_jax.data.instances import MASK_CELLS, InstanceSource, Objects, cell_shares
+from ccnet_jax.data.sizes import scaled_size
+from ccnet_jax.errors import UserError
+
+MULTIPLE = 32  # of which a canvas's sides are multiples: the strides of the feature pyramid
+_EPOCHS = 10**9
+
+Size = tuple[int, int]  # (height, width)
+
+
+def canvases(data: DataConfig, sizes: Sequence[Size]) -> list[Size]:
+    """The canvases for pictures of these sizes.
+
+    With `data.resize` they are its box lying and standing, or one of them if no picture needs the other;
+    without it one that holds all pictures.
+    """
+    if data.resize is None:
+        return [_rounded_up((max(height for height, _ in sizes), max(width for _, width in sizes)))]
+    long, short = max(data.resize), min(data.resize)
+    lying, standing = _rounded_up((short, long)), _rounded_up((long, short))
+    wanted = {lying if width >= height else standing for height, width in sizes}
+    return [canvas for canvas in dict.fromkeys((lying, standing)) if canvas in wanted]
+
+
+def canvas_of(size: Size, data: DataConfig, choices: Sequence[Size]) -> int:
+    """Which of the canvases a picture lies on.
+
+    Raises UserError where it is larger than all of them.
+    """
+    height, width = scaled_size(size, data.resize, 1.0)
+    for i, canvas in enumerate(choices):
+        if height <= canvas[0] and width <= canvas[1]:
+            return i
+    raise UserError(
+        f"a picture of {size[1]}x{size[0]} pixels is larger than those that training began with; set "
+        "config.data.resize to (long, short) sides in pixels"
+    )
+
+
+def _rounded_up(size: Size) -> Size:
+    height, width = (-(-side // MULTIPLE) * MULTIPLE for side in size)
+    return height, width
+
+
+class Order:
+    """Which picture stands at each place of an endless stream, whose batches have one canvas each.
+
+    An epoch has each picture once. Where the pictures of a canvas do not fill their last batch, some of them
+    come twice. The order of an epoch is a function of (seed, epoch) alone.
+
+    Args:
+      canvas: of each picture, its number.
+      batch_size: places of a batch.
+      seed: of the order.
+    """
+
+    def __init__(self, canvas: Sequence[int], batch_size: int, seed: int):
+        self._groups = [np.flatnonzero(np.equal(canvas, number)) for number in np.unique(canvas)]
+        self._batch_size, self._seed = batch_size, seed
+        self._batches = sum(-(-len(group) // batch_size) for group in self._groups)
+        self._epoch_at_hand = functools.lru_cache(2)(self._epoch)
+
+    def __len__(self) -> int:
+        """Places of an epoch."""
+        return self._batches * self._batch_size
+
+    def __call__(self, place: int) -> int:
+        """The picture at a place, from 0."""
+        epoch, place = divmod(place, len(self))
+        return int(self._epoch_at_hand(epoch)[place])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_epoch_at_hand"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._epoch_at_hand = functools.lru_cache(2)(self._epoch)
+
+    def _epoch(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng([self._seed, epoch])
+        batches = []
+        for group in self._groups:
+            pictures = rng.permutation(group)
+            count = -(-len(group) // self._batch_size) * self._batch_size
+            batches.append(np.resize(pictures, count).reshape(-1, self._batch_size))
+        return rng.permutation(np.concatenate(batches)).ravel()
+
+
+class _Stream:
+    """The pictures in their order, as Grain takes them.
+
+    Args:
+      order: of the pictures that are trained on.
+      pictures: the numbers that these have in the data set.
+    """
+
+    def __init__(self, order: Order, pictures: Sequence[int]):
+        self._order, self._pictures = order, pictures
+
+    def __len__(self) -> int:
+        return len(self._order) * _EPOCHS
+
+    def __getitem__(self, place: int) -> int:
+        return self._pictures[self._order(place)]
+
+
+def train_batches(
+    source: InstanceSource,
+    data: DataConfig,
+    objects: int,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    process: int = 0,
+    processes: int = 1,
+) -> grain.DatasetIterator:
+    """Endless batches of pictures with objects, as `sample` makes them, of one canvas each.
+
+    Batch number i is a function of (seed, i) alone: it does not depend on how many workers or processes make
+    it.
+
+    Args:
+      source: the pictures; those without objects to train on are left out.
+      data: `config.data`: `resize`, `flip`, `distort` and `workers`.
+      objects: places for objects in a picture.
+      batch_size: of all processes together.
+      seed: of order and augmentation.
+      start: number of batches to leave out.
+      process, processes: which of how many readers this is; each gets its rows of every batch.
+    """
+    pictures = [i for i in range(len(source)) if source.count(i) != 0]
+    sizes = [source.size(i) for i in pictures]
+    choices = canvases(data, sizes)
+    order = Order([canvas_of(size, data, choices) for size in sizes], batch_size, seed)
+
+    make = functools.partial(sample, source=source, choices=choices, data=data, objects=objects)
+    samples = grain.MapDataset.source(_Stream(order, pictures)).seed(seed).random_map(make)
+    batches = samples.batch(batch_size // processes)[process::processes][start:]
+    return pipeline.iterator(batches, data.workers)
+
+
+def sample(
+    index: int,
+    rng: np.random.Generator,
+    source: InstanceSource,
+    choices: Sequence[Size],
+    data: DataConfig,
+    objects: int,
+) -> dict[str, np.ndarray]:
+    """A picture as training sees it: resized, flipped, distorted in colour, on its canvas.
+
+    Args:
+      index: of the picture.
+      rng: of all draws.
+      source: the pictures.
+      choices: the canvases.
+      data: `config.data`: `resize`, `flip` and `distort`.
+      objects: places for objects; of more objects the largest are taken.
+
+    Returns:
+      image: uint8 [h, w, 3].
+      size: int32 [2], the (height, width) of the picture on its canvas.
+      boxes: float32 [n, 4], n = `objects`; those that are not used are 0.
+      classes: int32 [n].
+      used: bool [n], which places of the lists are used.
+      masks: uint8 [n, M, M], as of `cell_shares`.
+    """
+    found = largest_objects(source.objects(index), objects)
+    image, size, canvas = on_canvas(source[index]["image"], choices, data)
+    ratio = np.array([size[1], size[0], size[1], size[0]]) / np.tile(source.size(index)[::-1], 2)
+    boxes = (found.boxes * ratio).astype(np.float32)
+    pairs = zip(found.masks, found.boxes, strict=True)
+    masks = np.array([cell_shares(mask, box) for mask, box in pairs], np.uint8).reshape(-1, *[MASK_CELLS] * 2)
+    if data.flip and rng.random() < 0.5:
+        image = image[:, ::-1]
+        boxes[:, [0, 2]] = size[1] - boxes[:, [2, 0]]
+        masks = masks[..., ::-1]
+    if data.distort:
+        image = transforms.random_distortion(np.ascontiguousarray(image), rng)
+    place = np.full((*canvas, 3), transforms.MEAN_COLOUR, np.uint8)
+    place[: size[0], : size[1]] = image
+    missing = objects - len(boxes)
+    return {
+        "image": place,
+        "size": np.array(size, np.int32),
+        "boxes": np.pad(boxes, ((0, missing), (0, 0))),
+        "classes": np.pad(found.classes, (0, missing)).astype(np.int32),
+        "used": np.arange(objects) < len(boxes),
+        "masks": np.pad(masks, ((0, missing), (0, 0), (0, 0))),
+    }
+
+
+def on_canvas(image: np.ndarray, choices: Sequence[Size], data: DataConfig) -> tuple[np.ndarray, Size, Size]:
+    """The resized picture, its (height, width), and those of its canvas."""
+    canvas = choices[canvas_of(image.shape[:2], data, choices)]
+    size = scaled_size(image.shape[:2], data.resize, 1.0)
+    return transforms.image_window(image, size, 0, 0, size), size, canvas
+
+
+def largest_objects(found: Objects, count: int) -> Objects:
+    """The objects without crowds; of more than `count` the largest, in their order."""
+    places = np.flatnonzero(~found.crowd)
+    if len(places) > count:
+        places = np.sort(places[np.argsort(-found.areas[places], kind="stable")[:count]])
+    return Objects(
+        found.boxes[places],
+        found.classes[places],
+        [found.masks[i] for i in places],
+        found.crowd[places],
+        found.areas[places],
+    )
+
+
+def evaluation_batches(
+    source: InstanceSource,
+    data: DataConfig,
+    count: int,
+    batch_size: int,
+    process: int = 0,
+    processes: int = 1,
+) -> Iterator[dict[str, np.ndarray]]:
+    """{"image", "size", "index"} of one canvas each; every picture exactly once.
+
+    A batch that is not full is filled up with pictures of index -1.
+
+    Args:
+      source: the pictures.
+      data: `config.data`: `resize`.
+      count: how many of them, from the first.
+      batch_size: of this process.
+      process, processes: this process takes every `processes`-th picture from number `process`.
+    """
+    choices = canvases(data, [source.size(i) for i in range(count)])
+    waiting: dict[Size, list[dict[str, Any]]] = {canvas: [] for canvas in choices}
+    indices = range(process, count, processes)
+    pictures = grain.MapDataset.source(source)[process:count:processes].to_iter_dataset(
+        grain.ReadOptions(num_threads=4, prefetch_buffer_size=2 * batch_size)
+    )
+    for index, picture in zip(indices, pictures, strict=True):
+        image, size, canvas = on_canvas(picture["image"], choices, data)
+        place = np.full((*canvas, 3), transforms.MEAN_COLOUR, np.uint8)
+        place[: size[0], : size[1]] = image
+        waiting[canvas].append({"image": place, "size": np.array(size, np.int32), "index": index})
+        if len(waiting[canvas]) == batch_size:
+            yield _filled(waiting[canvas], batch_size)
+            waiting[canvas] = []
+    for group in waiting.values():
+        if group:
+            yield _filled(group, batch_size)
+
+
+def _filled(group: list[dict[str, Any]], batch_size: int) -> dict[str, np.ndarray]:
+    """The pictures as a batch, filled up with the first one, of index -1."""
+    filled = group + [{**group[0], "index": -1}] * (batch_size - len(group))
+    return {key: np.stack([picture[key] for picture in filled]) for key in filled[0]}

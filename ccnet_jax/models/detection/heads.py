@@ -1,0 +1,81 @@
+"""The heads of Mask R-CNN: where objects may be, what and where they are, which pixels are theirs."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float32
+
+from ccnet_jax.models.detection.anchors import RATIOS
+from ccnet_jax.models.layers import conv, conv_init
+
+_SMALL = nn.initializers.normal(0.01)
+
+
+class RPNHead(nn.Module):
+    """3x3, then for every anchor of every place a logit and the deltas of a box. Paper: Faster R-CNN, 3.1."""
+
+    channels: int
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(
+        self, level: Float[Array, "B h w C"]
+    ) -> tuple[Float32[Array, "B n"], Float32[Array, "B n 4"]]:
+        """A level -> logits and deltas of its anchors, in the order of `anchors.level_anchors`."""
+        x = nn.relu(conv(self.channels, 3, bias=True, init=_SMALL, dtype=self.dtype, name="conv")(level))
+        logits = nn.Dense(len(RATIOS), kernel_init=_SMALL, dtype=self.dtype, name="objectness")(x)
+        deltas = nn.Dense(4 * len(RATIOS), kernel_init=_SMALL, dtype=self.dtype, name="deltas")(x)
+        batch = len(level)
+        return (
+            logits.reshape(batch, -1).astype(jnp.float32),
+            deltas.reshape(batch, -1, 4).astype(jnp.float32),
+        )
+
+
+class BoxHead(nn.Module):
+    """Two fully connected layers, then a logit for every class and background, and a box for every class."""
+
+    num_classes: int
+    channels: int
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B n cells cells C"]
+    ) -> tuple[Float32[Array, "B n logits"], Float32[Array, "B n classes 4"]]:
+        """Features of regions -> logits, background first, and deltas."""
+        x = x.reshape(*x.shape[:2], -1)
+        x = nn.relu(nn.Dense(self.channels, dtype=self.dtype, name="fc1")(x))
+        x = nn.relu(nn.Dense(self.channels, dtype=self.dtype, name="fc2")(x))
+        logits = nn.Dense(self.num_classes + 1, kernel_init=_SMALL, dtype=self.dtype, name="classes")(x)
+        start = nn.initializers.normal(0.001)
+        deltas = nn.Dense(4 * self.num_classes, kernel_init=start, dtype=self.dtype, name="deltas")(x)
+        return logits.astype(jnp.float32), deltas.reshape(*x.shape[:2], -1, 4).astype(jnp.float32)
+
+
+class MaskHead(nn.Module):
+    """Four 3x3, a transposed convolution that doubles the sides, and a mask for every class."""
+
+    num_classes: int
+    channels: int
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B n cells cells C"]) -> Float32[Array, "B n 2*cells 2*cells classes"]:
+        """Features of regions -> logits of the pixels of twice as many cells."""
+        shape = x.shape[:2]
+        x = x.reshape(-1, *x.shape[2:])
+        for i in range(1, 5):
+            x = nn.relu(conv(self.channels, 3, bias=True, dtype=self.dtype, name=f"conv{i}")(x))
+        x = nn.relu(
+            nn.ConvTranspose(
+                self.channels,
+                (2, 2),
+                strides=(2, 2),
+                kernel_init=conv_init,
+                dtype=self.dtype,
+                name="upsample",
+            )(x)
+        )
+        x = nn.Dense(self.num_classes, dtype=self.dtype, name="masks")(x)
+        return x.reshape(*shape, *x.shape[1:]).astype(jnp.float32)

@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from ccnet_jax.data.instances import Objects
+from ccnet_jax.evaluation.instance_scores import instance_scores, pasted, result_list, runs_of
+
+SIZE = (120, 160)
+
+
+def rectangle(x0, y0, x1, y1):
+    mask = np.zeros(SIZE, np.uint8)
+    mask[y0:y1, x0:x1] = 1
+    return mask
+
+
+class Pictures:
+    """An `InstanceSource` of rectangles; picture 1 has a crowd, picture 2 nothing."""
+
+    classes = ("ball", "box", "never")
+    palette = np.zeros((3, 3), np.uint8)
+    class_ids = (4, 7, 9)
+    rectangles = (
+        [((10, 10, 30, 30), 0, False), ((50, 20, 110, 100), 1, False)],
+        [((0, 0, 60, 60), 0, True), ((100, 10, 130, 50), 0, False)],
+        [],
+    )
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return {"image": np.zeros((*SIZE, 3), np.uint8)}
+
+    def name(self, index):
+        return str(index)
+
+    def picture_id(self, index):
+        return 100 + index
+
+    def size(self, index):
+        return SIZE
+
+    def count(self, index):
+        return len(self.rectangles[index])
+
+    def objects(self, index):
+        boxes, classes, crowd = zip(*self.rectangles[index], strict=True) if index < 2 else ((), (), ())
+        masks = [rectangle(*box) for box in boxes]
+        areas = np.array([mask.sum() for mask in masks], np.float32)
+        boxes = np.array(boxes, np.float32).reshape(-1, 4)
+        return Objects(boxes, np.array(classes, np.int32), masks, np.array(crowd, bool), areas)
+
+
+def found(*detections):
+    """(box, class, score) of each detection; its mask is the box."""
+    boxes, classes, scores = zip(*detections, strict=True) if detections else ((), (), ())
+    return {
+        "boxes": np.array(boxes, np.float32).reshape(-1, 4),
+        "classes": np.array(classes, np.int32),
+        "scores": np.array(scores, np.float32),
+        "masks": [runs_of(rectangle(*box)) for box in boxes],
+    }
+
+
+PERFECT = {
+    0: found(((10, 10, 30, 30), 0, 0.9), ((50, 20, 110, 100), 1, 0.8)),
+    1: found(((100, 10, 130, 50), 0, 0.7)),
+    2: found(),
+}
+
+
+@pytest.mark.parametrize("kind", ["box", "mask"])
+def test_what_is_there_is_found(kind):
+    scores = instance_scores(Pictures(), PERFECT)[kind]
+    assert scores["AP"] == scores["AP50"] == scores["AP75"] == pytest.approx(1)
+    assert scores["classes"] == {"ball": pytest.approx(1), "box": pytest.approx(1), "never": None}
+    assert scores["APs"] == scores["APm"] == pytest.approx(1)  # 400 pixels; 1200 and 4800 pixels
+    assert scores["APl"] is None
+
+
+def test_detections_in_a_crowd_count_neither_way():
+    inside = found(((5, 5, 25, 25), 0, 0.95), ((100, 10, 130, 50), 0, 0.7))
+    assert instance_scores(Pictures(), PERFECT | {1: inside})["box"]["AP"] == pytest.approx(1)
+    outside = found(((70, 70, 90, 90), 0, 0.95), ((100, 10, 130, 50), 0, 0.7))
+    assert instance_scores(Pictures(), PERFECT | {1: outside})["box"]["AP"] < 0.9
+
+
+def test_boxes_and_masks_are_scored_apart():
+    """A box of 0.75 overlap counts at six of ten thresholds."""
+    half = found(((10, 10, 30, 30), 0, 0.9), ((50, 20, 110, 80), 1, 0.8))
+    half["masks"][1] = runs_of(rectangle(50, 20, 110, 100))
+    scores = instance_scores(Pictures(), PERFECT | {0: half})
+    assert scores["mask"]["classes"]["box"] == pytest.approx(1)
+    assert scores["box"]["classes"]["box"] == pytest.approx(0.6)  # 60 x 60 of 60 x 80: 0.75
+
+
+def test_nothing_found_is_a_score_of_zero():
+    scores = instance_scores(Pictures(), {0: found(), 1: found(), 2: found()})
+    assert scores["box"]["AP"] == scores["mask"]["AP"] == 0
+
+
+def test_only_the_pictures_that_were_tested_count():
+    assert instance_scores(Pictures(), {1: PERFECT[1]})["box"]["classes"]["box"] is None
+
+
+def test_a_mask_covers_its_box():
+    full = np.ones((28, 28), np.float32)
+    mask = pasted(full, np.array([20, 10, 76, 66], np.float32), SIZE)
+    np.testing.assert_array_equal(mask, rectangle(20, 10, 76, 66))
+    left = full.copy()
+    left[:, 14:] = 0
+    mask = pasted(left, np.array([20, 10, 76, 66], np.float32), SIZE)
+    np.testing.assert_array_equal(mask, rectangle(20, 10, 48, 66))
+
+
+@pytest.mark.parametrize(
+    "box", [(-30, -20, 26, 36), (150, 100, 206, 156), (300, 300, 320, 320), (5, 5, 5, 5)]
+)
+def test_masks_are_cut_at_the_edges_of_the_picture(box):
+    mask = pasted(np.ones((28, 28), np.float32), np.array(box, np.float32), SIZE)
+    assert mask.shape == SIZE
+    x0, y0, x1, y1 = box
+    wanted = max(min(x1, 160) - max(x0, 0), 0) * max(min(y1, 120) - max(y0, 0), 0)
+    assert mask.sum() == wanted
+
+
+def test_runs_are_the_mask():
+    mask = rectangle(3, 4, 50, 60)
+    runs = runs_of(mask)
+    np.testing.assert_array_equal(coco_mask.decode(runs), mask)
+    assert isinstance(runs["counts"], str)
+
+
+def test_result_files_have_the_data_sets_own_numbers():
+    results = result_list(Pictures(), PERFECT)
+    assert [(x["image_id"], x["category_id"]) for x in results] == [(100, 4), (100, 7), (101, 4)]
+    assert results[1]["bbox"] == [50, 20, 60, 80]
+    assert results[1]["score"] == pytest.approx(0.8)
+    np.testing.assert_array_equal(coco_mask.decode(results[1]["segmentation"]), rectangle(50, 20, 110, 100))
