@@ -67,11 +67,11 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     """{"scores", "classes"}: Markdown, in percent."""
     rows = report["rows"]
     names = [markdown.measured_at(row["context"], row["commit"], report["commit"]) for row in rows]
-    header = ["context module", "mIoU", "mIoU, ms + flip", "pixel accuracy", "training, hours"]
+    header = ["context module", "mIoU", "mIoU, ms + flip", "pixel accuracy"]
     lines = []
     for name, row in zip(names, rows, strict=True):
         shares = row["single"]["mIoU"], row["ms_flip"]["mIoU"], row["single"]["pixel_accuracy"]
-        lines.append([name, *map(markdown.percent, shares), f"{row['hours']:.1f}"])
+        lines.append([name, *map(markdown.percent, shares)])
     classes = [
         [label, *(markdown.percent(row[mode]["IoU"][label]) for mode in MODES for row in rows)]
         for label in rows[0]["single"]["IoU"]
