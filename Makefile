@@ -22,10 +22,10 @@ demo: $(VENV)/.installed
 	@echo "Look at the pictures in $(DEMO)/pictures/val: input, truth and prediction side by side."
 
 test: $(DEV)/.installed lint
-	$(DEV)/bin/python -m pytest -n 2
+	$(DEV)/bin/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(DEV)/.installed
-	$(DEV)/bin/python -m pytest -n 2 $(FAST)
+	$(DEV)/bin/python -m pytest -n 2 --dist worksteal $(FAST)
 
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
