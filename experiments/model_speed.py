@@ -11,8 +11,8 @@ and 16x512x512, inference at these and at 1x1024x2048, in bfloat16 and float32 (
 1x512x1024 and training at 2x360x480, in float32.
 
 Writes experiments/results/model_speed.json after every case, and keeps the cases that the file holds
-already, of this device, these versions and these sources. A case in which a contender failed is measured
-again. Needs PyTorch; without it only JAX is timed.
+already, of this device, these versions and these sources. One that failed is not tried again: remove the file
+to do so. Needs PyTorch; without it only JAX is timed.
 """
 
 import argparse
@@ -234,10 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report |= {"toy": flags.toy, "cases": [], "finished": False}
     if output:
         report = resumed(output, report, ("cases", "finished"))
-    done = {
-        Case(**row["case"]): {name for name, x in row["contenders"].items() if x["failure"] is None}
-        for row in report["cases"]
-    }
+    done = {Case(**row["case"]): set(row["contenders"]) for row in report["cases"]}
     left = [case for case in setup.cases if not done.get(case, set()) >= set(names)]
     with (
         tempfile.TemporaryDirectory() as folder,
