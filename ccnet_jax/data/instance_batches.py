@@ -192,11 +192,9 @@ def sample(
         masks = masks[..., ::-1]
     if data.distort:
         image = transforms.random_distortion(np.ascontiguousarray(image), rng)
-    place = np.full((*canvas, 3), transforms.MEAN_COLOUR, np.uint8)
-    place[: size[0], : size[1]] = image
     missing = objects - len(boxes)
     return {
-        "image": place,
+        "image": placed(image, canvas),
         "size": np.array(size, np.int32),
         "boxes": np.pad(boxes, ((0, missing), (0, 0))),
         "classes": np.pad(found.classes, (0, missing)).astype(np.int32),
@@ -210,6 +208,13 @@ def on_canvas(image: np.ndarray, choices: Sequence[Size], data: DataConfig) -> t
     canvas = choices[canvas_of(image.shape[:2], data, choices)]
     size = scaled_size(image.shape[:2], data.resize, 1.0)
     return transforms.image_window(image, size, 0, 0, size), size, canvas
+
+
+def placed(image: np.ndarray, canvas: Size) -> np.ndarray:
+    """The picture in the upper left corner of a canvas of the mean colour, uint8 [h, w, 3]."""
+    result = np.full((*canvas, 3), transforms.MEAN_COLOUR, np.uint8)
+    result[: image.shape[0], : image.shape[1]] = image
+    return result
 
 
 def largest_objects(found: Objects, count: int) -> Objects:
@@ -253,9 +258,9 @@ def evaluation_batches(
     )
     for index, picture in zip(indices, pictures, strict=True):
         image, size, canvas = on_canvas(picture["image"], choices, data)
-        place = np.full((*canvas, 3), transforms.MEAN_COLOUR, np.uint8)
-        place[: size[0], : size[1]] = image
-        waiting[canvas].append({"image": place, "size": np.array(size, np.int32), "index": index})
+        waiting[canvas].append(
+            {"image": placed(image, canvas), "size": np.array(size, np.int32), "index": index}
+        )
         if len(waiting[canvas]) == batch_size:
             yield _filled(waiting[canvas], batch_size)
             waiting[canvas] = []

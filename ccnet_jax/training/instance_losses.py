@@ -14,13 +14,13 @@ from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, RPNOutput, find_proposals
 from ccnet_jax.models.detection.matching import IGNORED, matched, sampled
 from ccnet_jax.models.detection.proposals import BOX_WEIGHTS, RPN_WEIGHTS
+from ccnet_jax.training.step import Metrics
 
 ANCHOR_OVERLAP = (0.7, 0.3)  # from which an anchor stands for an object, and below which for background
 REGION_OVERLAP = (0.5, 0.5)
 POSITIVE_ANCHORS, POSITIVE_REGIONS = 0.5, 0.25  # largest shares of those that are looked at
 _RPN_BEND, _BOX_BEND = 1 / 9, 1.0  # where smooth L1 turns from a square to a line
 
-Metrics = dict[str, Float32[Array, ""]]
 # {"image": uint8 [B, H, W, 3], "size": int [B, 2], "boxes": float32 [B, N, 4], "classes": int [B, N],
 #  "used": bool [B, N], "masks": uint8 [B, N, M, M]}; masks are shares, of 255, of M x M cells of a box
 InstanceBatch = dict[str, jax.Array]
