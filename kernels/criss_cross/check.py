@@ -10,7 +10,9 @@ Without a GPU, --toy checks tiny images in the interpreter.
 """
 
 import argparse
+import concurrent.futures
 import functools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -40,6 +42,7 @@ SIZES = (
     Size(1, 256, 512),
 )
 TOY_SIZES = (Size(2, 5, 7, 8, 16),)
+THREADS = 8  # cases at once: most of the time goes into compiling, in which threads run side by side
 NAMES = ("out", "log-sum-exp", "d query", "d key", "d value", "packed out", "d packed")
 
 
@@ -110,13 +113,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report = resumed(flags.output, report, ("rows", "finished"))
     cases = [(s, d, n) for s in (TOY_SIZES if flags.toy else SIZES) for d in BOUNDS for n in names]
     done = len(report["rows"])  # the cases come in the same order each time
-    for n, (size, dtype, name) in enumerate(cases[done:], done + 1):
-        row = checked_row(size, dtype, name)
-        print(f"[{n}/{len(cases)}] {row_line(row)}", file=sys.stderr, flush=True)
-        report["rows"].append(row)
-        report["finished"] = n == len(cases)
-        if flags.output:  # after every case: a run that is cut short keeps what it has
-            write_result(flags.output, report)
+    pool = concurrent.futures.ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
+    try:
+        for n, row in enumerate(pool.map(checked_row, *zip(*cases[done:], strict=True)), done + 1):
+            print(f"[{n}/{len(cases)}] {row_line(row)}", file=sys.stderr, flush=True)
+            report["rows"].append(row)
+            report["finished"] = n == len(cases)
+            if flags.output:  # after every case: a run that is cut short keeps what it has
+                write_result(flags.output, report)
+    finally:
+        pool.shutdown(cancel_futures=True)
     failed = [row for row in report["rows"] if not row["passed"]]
     print(f"{len(report['rows']) - len(failed)} of {len(cases)} cases are within their bounds")
     if failed:
