@@ -79,8 +79,8 @@ def gpu_cases() -> tuple[Case, ...]:
         ("inference", (8, 769, 769)),
         ("inference", (16, 512, 512)),
     ]
-    combined = itertools.product(("bfloat16", "float32"), sizes, (50, 101))
-    return tuple(Case(task, depth, *size, dtype) for dtype, (task, size), depth in combined)
+    combined = itertools.product(("bfloat16", "float32"), (50, 101), sizes)
+    return tuple(Case(task, depth, *size, dtype) for dtype, depth, (task, size) in combined)
 
 
 CPU_CASES = (

@@ -46,7 +46,11 @@ THREADS = 8  # cases at once: most of the time goes into compiling, in which thr
 NAMES = ("out", "log-sum-exp", "d query", "d key", "d value", "packed out", "d packed")
 
 
-@functools.partial(jax.jit, static_argnums=0)
+# Whoever compares results does not need the fastest products, and to search for these takes minutes.
+QUICKLY_COMPILED = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICKLY_COMPILED)
 def results(implementation: str, query: jax.Array, key: jax.Array, value: jax.Array, d_out: jax.Array) -> Any:
     """The arrays that `NAMES` names."""
 
