@@ -98,6 +98,7 @@ def parts(folder: pathlib.Path, flags: argparse.Namespace) -> Iterator[Part]:
     if flags.camvid:
         run = flags.camvid_run or ROOT / "runs" / f"camvid-{folder.name}"
         camvid = ["experiments.gpu.camvid", f"--data={flags.camvid}", f"--run={run}", "--minutes={minutes}"]
+        camvid += [f"--steps={flags.camvid_steps}"] if flags.camvid_steps else []
         commands = [[*camvid, *toy, *output("camvid")]]
         folders = ("kernels", "ccnet_jax", "configs")
         yield Part("camvid", 1.0, 90, commands, folders, CAMVID_PACKAGES)
@@ -179,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--camvid", type=pathlib.Path, help="folder of CamVid; without it that part is skipped"
     )
     parser.add_argument("--camvid-run", type=pathlib.Path, help="default runs/camvid-GPU-NAME")
+    parser.add_argument("--camvid-steps", type=int, help="of its schedule, where time is short")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="folder of all GPUs' results")
     parser.add_argument("--toy", action="store_true", help="all parts at tiny sizes, without a GPU")
     flags = parser.parse_args(arguments)

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.batch_norm import BatchNorm
+from kernels.criss_cross import device
 
 # Kaiming-normal over fan-out, as PyTorch's ResNets start.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -70,9 +71,49 @@ def conv(
     )
 
 
-def _named_convolution(*arguments: Any, **settings: Any) -> jax.Array:
+def _named_convolution(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, **settings: Any
+) -> jax.Array:
     """`jax.lax.conv_general_dilated`, whose result `REMAT` can keep."""
-    return checkpoint_name(jax.lax.conv_general_dilated(*arguments, **settings), "convolution")
+    dilations = settings["rhs_dilation"]
+    if max(dilations) > 1 and max(strides) == 1 and device.kind()[0] == "gpu":
+        result = convolution_by_phases(x, kernel, dilations, padding, **settings)
+    else:
+        result = jax.lax.conv_general_dilated(x, kernel, strides, padding, **settings)
+    return checkpoint_name(result, "convolution")
+
+
+def convolution_by_phases(
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "h w C channels"],
+    dilations: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **settings: Any,
+) -> Float[Array, "B H W channels"]:
+    """A dilated convolution of stride 1 as one without dilation, of every d-th row and column alone.
+
+    A pixel of a dilated convolution sees only pixels whose row differs from its own by a multiple of the
+    dilation, and whose column does. These form a smaller image, a *phase*, whose convolution has no dilation.
+    cuDNN's dilated convolutions reach a tenth of an H200's speed in bfloat16; phases reach all of it, and
+    cost one more copy of the pixels before and after.
+
+    Args:
+      x: [B, H, W, C].
+      kernel: [h, w, C, channels], of odd sides.
+      dilations: of rows and columns.
+      padding: dilation * (side // 2) zeros on each side: the result has x's height and width.
+      settings: more of `jax.lax.conv_general_dilated`.
+    """
+    (batch, height, width, _), (down, right) = x.shape, dilations
+    rows, columns = -(-height // down), -(-width // right)
+    x = jnp.pad(x, ((0, 0), (0, rows * down - height), (0, columns * right - width), (0, 0)))
+    phases = x.reshape(batch, rows, down, columns, right, -1).transpose(0, 2, 4, 1, 3, 5)
+    phases = phases.reshape(batch * down * right, rows, columns, -1)
+    sides = [(low // d, high // d) for (low, high), d in zip(padding, dilations, strict=True)]
+    settings |= {"rhs_dilation": (1, 1)}
+    out = jax.lax.conv_general_dilated(phases, kernel, (1, 1), sides, **settings)
+    out = out.reshape(batch, down, right, rows, columns, -1).transpose(0, 3, 1, 4, 2, 5)
+    return out.reshape(batch, rows * down, columns * right, -1)[:, :height, :width]
 
 
 class JoinedConv(nn.Module):

@@ -29,7 +29,7 @@ TOY = ("--config=demo", "--config.data.name=camvid", "--config.data.crop=(48, 64
 TOY_STEPS = 2
 
 
-def training_flags(data: pathlib.Path, run: pathlib.Path, toy: bool) -> list[str]:
+def training_flags(data: pathlib.Path, run: pathlib.Path, steps: int, toy: bool) -> list[str]:
     """Of `ccnet_jax.train`."""
     cores = os.cpu_count() or 1
     config = TOY if toy else ("--config=camvid", "--config.dtype=bfloat16")
@@ -37,7 +37,7 @@ def training_flags(data: pathlib.Path, run: pathlib.Path, toy: bool) -> list[str
         *config,
         f"--config.data.dir={data}",
         f"--config.data.workers={min(8, cores - 2) if cores > 4 else 0}",
-        f"--config.steps={TOY_STEPS if toy else STEPS}",
+        f"--config.steps={steps}",
         f"--config.checkpoint_every={CHECKPOINT_EVERY}",
         "--config.eval_every=0",
         f"--workdir={run}",
@@ -97,15 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", type=pathlib.Path, required=True, help="folder of the run")
     parser.add_argument("--output", type=pathlib.Path, required=True, help="JSON file")
     parser.add_argument("--minutes", type=float, required=True, help="for training and test together")
+    parser.add_argument("--steps", type=int, default=STEPS, help=f"of the schedule; default {STEPS}")
     parser.add_argument("--toy", action="store_true", help="two steps of a tiny network")
     flags = parser.parse_args(arguments)
 
+    steps = TOY_STEPS if flags.toy else flags.steps
     seconds = 60 * flags.minutes
     training = max(0.0, seconds - min(TEST_SECONDS, TEST_SHARE * seconds) - (time.monotonic() - start))
-    train(training_flags(flags.data, flags.run, flags.toy), training)
+    train(training_flags(flags.data, flags.run, steps, flags.toy), training)
     run = RunFolder.at(flags.run)
     step = Checkpoints.last_step(run) or 0
-    steps = TOY_STEPS if flags.toy else STEPS
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process only asks for the device's name
     report = {**result_head(), "sources": sources("kernels", "ccnet_jax", "configs"), "toy": flags.toy}
     report = resumed(flags.output, report | {"test": None}, ("test",))
