@@ -41,6 +41,7 @@ OF_GPU = {
     "kernels": "experiments.gpu.kernel_errors",
     "bench": "experiments.gpu.kernel_speed",
     "bench_tuned": "experiments.gpu.kernel_speed",
+    "blocks": "experiments.gpu.kernel_blocks",
     "camvid": "experiments.gpu.camvid",
 }
 Report = dict[str, Any]

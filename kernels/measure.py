@@ -160,11 +160,14 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """HEAD, with "-dirty" where files differ from it.
 
-    Results may differ: one that was measured before has no part in the next. Where this is no checkout of the
-    repository, but a copy of its files, it is what the environment variable SOURCE_COMMIT says, or None.
+    Results may differ: one that was measured before has no part in the next. Where the environment variable
+    SOURCE_COMMIT is set, as for a copy of the files whose history is missing or older, it is what that says;
+    None where nothing says it.
     """
+    if given := os.environ.get("SOURCE_COMMIT"):
+        return given
     if not (ROOT / ".git").exists():  # an installed package may lie inside another project's repository
-        return os.environ.get("SOURCE_COMMIT")
+        return None
     head = _printed_by(["git", "rev-parse", "HEAD"])
     if head is None:
         return None

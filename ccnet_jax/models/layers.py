@@ -94,8 +94,8 @@ def convolution_by_phases(
 
     A pixel of a dilated convolution sees only pixels whose row differs from its own by a multiple of the
     dilation, and whose column does. These form a smaller image, a *phase*, whose convolution has no dilation.
-    cuDNN's dilated convolutions reach a tenth of an H200's speed in bfloat16; phases reach all of it, and
-    cost one more copy of the pixels before and after.
+    For GPUs: cuDNN 9.19 takes 5.8 ms on an H200 for 512 channels at 8x97x97 with dilation 4 in bfloat16,
+    61 TFLOP/s, where the same layer's gradients take 0.4 ms each.
 
     Args:
       x: [B, H, W, C].

@@ -137,7 +137,7 @@ def test_results_of_a_device_lie_in_a_folder_of_their_own(root):
     [
         ("streets_context/scores", "streets_context/sizes", "of streets_context there are scores, classes"),
         ("streets_context/scores", "nothing/scores", "nothing.json does not exist; run the experiment"),
-        ("streets_context/scores", "GPU/blocks/rows", "but there is no experiments.blocks to make it"),
+        ("streets_context/scores", "GPU/nothing/rows", "but there is no experiments.nothing to make it"),
         ("<!-- end of table -->\n\nBetween", "Between", "without its <!-- end of table -->"),
     ],
 )

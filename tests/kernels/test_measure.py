@@ -95,10 +95,13 @@ def test_a_machine_without_nvidias_driver_has_none(monkeypatch):
     assert measure.driver() is None
 
 
-def test_a_copy_without_a_repository_is_told_its_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "ROOT", tmp_path)
+def test_a_copy_without_its_history_is_told_its_commit(tmp_path, monkeypatch):
     monkeypatch.setenv("SOURCE_COMMIT", "abc")
     assert measure.commit() == "abc"
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    assert measure.commit() == "abc"
+    monkeypatch.delenv("SOURCE_COMMIT")
+    assert measure.commit() is None
 
 
 def test_sources_are_told_apart_by_what_is_in_them(tmp_path, monkeypatch):

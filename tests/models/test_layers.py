@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccnet_jax.models import layers
 from ccnet_jax.models.layers import ConvNorm, JoinedConv, conv, relu_of_sum
 
 
@@ -51,3 +52,30 @@ def test_joined_arrays_start_from_the_same_weights_as_a_joined_array():
     of_parts = layer.init(jax.random.key(3), parts, True)
     of_whole = layer.init(jax.random.key(3), jnp.concatenate(parts, -1), True)
     jax.tree.map(np.testing.assert_array_equal, of_parts, of_whole)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "dilation", "size"), [(9, 13, 4, 3), (7, 5, 12, 3), (10, 6, 3, 5), (1, 1, 2, 3)]
+)
+def test_on_a_gpu_a_dilated_convolution_is_an_undilated_one_of_each_phase(
+    monkeypatch, height, width, dilation, size
+):
+    layer = conv(6, size, dilation=dilation, bias=True, name="conv")
+    x = jax.random.normal(jax.random.key(0), (2, height, width, 8))
+    variables = layer.init(jax.random.key(1), x)
+
+    def results_and_gradients():  # a new function each time: a traced one would be taken from a cache
+        def function(variables, x):
+            return layer.apply(variables, x)
+
+        out, pull = jax.vjp(function, variables, x)
+        return str(jax.make_jaxpr(function)(variables, x)), out, pull(jnp.cos(out))
+
+    program, out, gradients = results_and_gradients()
+    monkeypatch.setattr(layers.device, "kind", lambda: ("gpu", "NVIDIA H200"))
+    on_gpu, out_on_gpu, gradients_on_gpu = results_and_gradients()
+    assert f"rhs_dilation=({dilation}, {dilation})" in program
+    assert "rhs_dilation=(1, 1)" in on_gpu
+    assert out_on_gpu.shape == out.shape
+    np.testing.assert_allclose(out_on_gpu, out, atol=2e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), gradients_on_gpu, gradients)
