@@ -65,7 +65,7 @@ def operations(function: Callable, *arguments: Any) -> dict[tuple[str, ...], Ope
     Raises:
       ValueError: the program holds a kernel, or a loop of unknown length, whose products cannot be counted.
     """
-    with jax.default_device(jax.devices("cpu")[0]):  # what is made of a convolution for a GPU has more padding
+    with jax.default_device(jax.devices("cpu")[0]):  # a GPU gets more padding
         closed = jax.make_jaxpr(function)(*arguments)
     jaxpr, _ = partial_eval.dce_jaxpr(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
     found: dict[tuple[str, ...], Operations] = collections.defaultdict(Operations)

@@ -6,7 +6,7 @@ from experiments import markdown
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
-    """{"times"}: Markdown, a line for each direction, dtype and line length: the tuned time and the default's."""
+    """{"times"}: Markdown, a line for each direction, dtype and length: tuned, and by default."""
     lines = []
     for row in report["rows"]:
         bits, default = 8 * row["bytes"], row["default_us"]

@@ -143,7 +143,7 @@ def test_results_of_a_device_lie_in_a_folder_of_their_own(root):
 )
 def test_marks_that_cannot_be_followed_are_named(old, new, complaint, root):
     (root / "experiments" / "results" / "GPU").mkdir()
-    (root / "experiments" / "results" / "GPU" / "blocks.json").write_text(json.dumps(reports.HEAD))
+    (root / "experiments" / "results" / "GPU" / "nothing.json").write_text(json.dumps(reports.HEAD))
     page = root / "README.md"
     page.write_text(page.read_text().replace(old, new))
     wrong = page.read_text()
