@@ -14,10 +14,12 @@ import ml_collections
 from ml_collections import config_dict
 
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
+from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.config import ModelConfig
+from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.settings import Key, fits, is_optional, is_tuple, keys_of, nearest, plain, setting
 from ccnet_jax.training.losses import LossConfig
@@ -28,6 +30,12 @@ from ccnet_jax.training.optimizers import OptimizerConfig
 class Config:
     """Everything that a run is made from."""
 
+    task: str = setting(
+        "semantic",
+        "`semantic`, a class for every pixel, or `instance`, a box, a class and a mask for every object",
+        choices=lambda: dict.fromkeys(data_set.task for data_set in DATASETS.values()),
+        before="semantic",
+    )
     steps: int = setting(40_000, "updates", at_least=1, resumable=True)
     batch_size: int = setting(8, "pictures of an update, over all devices", at_least=1)
     accumulate: int = setting(
@@ -84,6 +92,7 @@ class Config:
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
+    detection: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)
 
     def complaints(self) -> list[str]:
         """Sentences about settings that do not go together, of all rooms."""
@@ -91,6 +100,7 @@ class Config:
         for group in (self.data, self.model, self.optimizer, self.loss):
             found += group.complaints()
         found += self.optimizer.complaints_for(self.steps)
+        found += self._complaints_for_task()
         if self.batch_size % self.accumulate:
             found.append(
                 f"config.batch_size={self.batch_size} cannot be split into config.accumulate="
@@ -113,12 +123,36 @@ class Config:
             found.append(complaint)
         return found
 
+    def _complaints_for_task(self) -> list[str]:
+        """Sentences about settings that are another task's."""
+        found = []
+        data_set = DATASETS.get(self.data.name) if self.data.source == "folder" else None
+        of_data = "semantic" if data_set is None else data_set.task
+        known = data_set is not None or self.data.source == "tfds"
+        if known and of_data != self.task:
+            found.append(
+                f"config.data.name={self.data.name!r} is for config.task={of_data!r}, not "
+                f"{self.task!r}; change one of the two"
+            )
+        others = ("detection.",) if self.task == "semantic" else _ONLY_SEMANTIC
+        for name, value in flat(to_dict(self)).items():
+            if name.startswith(others) and value != KEYS[name].default:
+                found.append(
+                    f"config.{name} is not for config.task={self.task!r}; leave it {KEYS[name].default!r}"
+                )
+        return found
+
     def test_mode(self, ms_flip: bool = False) -> TestMode:
         """How pictures are tested: at one scale, or at the flavour's scales with mirror images."""
         mode = TestMode(self.data.resize, self.eval_window, self.eval_stride)
         return mode.ms_flip(FLAVOURS[self.model.flavour]) if ms_flip else mode
 
 
+# What instance segmentation does not read: it sees whole pictures, and its losses have no settings.
+_ONLY_SEMANTIC = (
+    *("loss.", "eval_window", "eval_stride", "model.align_corners", "model.flavour", "data.scale"),
+    *("data.short_sides", "data.crop", "data.cat_max_ratio"),
+)
 KEYS: dict[str, Key] = {key.name: key for key in keys_of(Config)}
 OLD_NAMES = {
     ".".join([*name.split(".")[:-1], key.setting.old_name]): name

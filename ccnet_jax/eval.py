@@ -16,19 +16,21 @@ import pathlib
 from ccnet_jax import command_line, compilation_cache, devices
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
-from ccnet_jax.data import pipeline
 from ccnet_jax.errors import UserError, write_json
-from ccnet_jax.evaluation import metrics
-from ccnet_jax.evaluation.evaluate import evaluate
-from ccnet_jax.evaluation.prediction import predictor
+from ccnet_jax.evaluation.metrics import without_nan
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.models.config import build_network
 from ccnet_jax.run.checkpoints import load_variables, variables_like
 from ccnet_jax.run.folder import LATEST
+from ccnet_jax.tasks import TASKS
 
 
 def test_mode(arguments: argparse.Namespace, config: Config) -> TestMode:
     """How the command line asks to test: as the config says, where it says nothing else."""
+    if not TASKS[config.task].modes and (arguments.ms_flip or arguments.window or arguments.stride):
+        raise UserError(
+            f"a network of config.task={config.task!r} is tested on whole pictures at one scale: omit "
+            "--ms-flip, --window and --stride"
+        )
     mode = config.test_mode(arguments.ms_flip)
     if arguments.window is None:
         if arguments.stride is not None:
@@ -80,19 +82,18 @@ def main() -> None:
     if labels is not None and labels.is_file():
         raise UserError(f"--labels {labels} is a file; name a folder")
     split = arguments.split or config.data.eval_split
-    source = pipeline.open_source(config.data, split)
+    task = TASKS[config.task]
+    source = task.open(config.data, split)
 
-    network = build_network(config.model, len(source.classes), config.dtype)
+    network = task.network(config, len(source.classes))
     variables, step = load_variables(run, arguments.checkpoint, variables_like(network, devices.data_mesh()))
     name = name_of(arguments, split)
     print(f"{run.path.resolve()}, step {step}, split {split}, {mode}")
     pictures = run.pictures(name)
-    result = evaluate(
-        predictor(network, mode), variables, source, config.eval_batch_size, pictures, arguments.limit, labels
-    )
+    result = task.tester(config, network, mode)(variables, source, pictures, arguments.limit, labels)
     if labels is not None:
         print(f"{result['pictures']} predictions in {labels}")
-    if not any(map(any, result["confusion"])):
+    if not task.scores(result):
         if labels is not None:
             return  # what a test split is evaluated for
         raise UserError(
@@ -100,12 +101,12 @@ def main() -> None:
             f"the network predicts for its first pictures is in {pictures})"
         )
 
-    print(metrics.table(result, source.classes))
+    print(task.table(result, source.classes))
     print(f"{result['pictures']} pictures, {result['images_per_second']:.1f} images/s with compilation")
     output = output or run.scores_file(name)
     report = {"split": split, "mode": str(mode), "step": step, "checkpoint": arguments.checkpoint, **result}
     report |= {"classes": list(source.classes)}
-    write_json(output, metrics.without_nan(report))
+    write_json(output, without_nan(report))
     print(f"scores in {output}, pictures in {pictures}")
 
 

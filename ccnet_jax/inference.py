@@ -6,7 +6,6 @@ prediction = model.predict("street.jpg")   # of any size; .label, .probabilities
 """
 
 import os
-import pathlib
 from typing import Any
 
 import flax
@@ -16,16 +15,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, UInt8
 
 from ccnet_jax import devices, figures
-from ccnet_jax.data.images import decode_image, read_bytes
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.evaluation.prediction import scorer
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
-from ccnet_jax.models.ccnet import CCNet, check_images
-from ccnet_jax.models.config import build_network
+from ccnet_jax.instance_model import InstanceModel
+from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.variables import Variables
+from ccnet_jax.pictures import check_batch, read_picture
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.tasks import TASKS
 
 
 class Prediction(flax.struct.PyTreeNode):
@@ -81,7 +80,7 @@ class Model(flax.struct.PyTreeNode, eq=False):
         Raises:
           UserError: the images have another shape or dtype, or floating values that are not 0 to 255.
         """
-        _check_images(images)
+        check_batch(images)
         return self.network.apply(self.variables, images)[0]
 
     def predict(self, image: str | os.PathLike | np.ndarray | jax.Array) -> Prediction:
@@ -109,65 +108,8 @@ def _probabilities(
     return jnp.where(are_probabilities, scores / scores.sum(-1, keepdims=True), jax.nn.softmax(scores))
 
 
-def _check_images(images: Any) -> None:
-    """Raise UserError where a batch of pictures is not what the network takes."""
-    if not isinstance(images, jax.Array | np.ndarray):
-        raise UserError(
-            f"images must be an array, uint8 RGB [B, H, W, 3], not a {type(images).__name__}; pass, for "
-            "example, np.stack(pictures)"
-        )
-    try:
-        check_images(images)
-    except (ValueError, TypeError) as error:
-        raise UserError(str(error)) from None
-    if images.dtype != jnp.uint8 and not isinstance(images, jax.core.Tracer):  # traced arrays have no values
-        _check_range(images)
-
-
-def _check_range(images: jax.Array | np.ndarray) -> None:
-    """Raise UserError where floating pictures do not look like values from 0 to 255.
-
-    A black picture passes: it is the same whether white is 1 or 255. Values up to half a grey level outside
-    0 to 255 pass too: resizing makes them.
-    """
-    lowest, highest = float(images.min()), float(images.max())
-    if not (np.isfinite(lowest) and np.isfinite(highest)):
-        remedy = ", but must be finite; correct them"
-    elif lowest < -0.5:
-        remedy = " and look normalised; pass them as they were before, since the network normalises them"
-    elif highest <= 1.5 and (lowest, highest) != (0, 0):
-        remedy = ", as if white were 1, but the network takes 0 to 255; multiply them by 255"
-    elif highest > 255.5:
-        remedy = ", but the network takes 0 to 255; scale them"
-    else:
-        return
-    raise UserError(f"images are {images.dtype} from {lowest:.3g} to {highest:.3g}{remedy}")
-
-
-def read_picture(image: str | os.PathLike | np.ndarray | jax.Array) -> UInt8[np.ndarray, "H W 3"]:
-    """The pixels of a file, or of an array that is a picture already.
-
-    Args:
-      image: a file's path, in which "~" is the user's home, or uint8 [H, W, 3] RGB.
-
-    Raises:
-      UserError: the file cannot be read, or the array is not such a picture.
-    """
-    if isinstance(image, str | os.PathLike):
-        path = pathlib.Path(image).expanduser()
-        return decode_image(read_bytes(path, "correct the path"), path)
-    pixels = np.asarray(image)
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or pixels.dtype != np.uint8:
-        raise UserError(
-            f"a picture must be uint8 [H, W, 3] RGB, not {pixels.dtype} {list(pixels.shape)}; convert it"
-        )
-    if pixels.size == 0:
-        raise UserError(f"a picture of shape {list(pixels.shape)} is empty; pass one with pixels")
-    return pixels
-
-
-def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Model:
-    """The network of a run, or of a converted checkpoint.
+def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Any:
+    """The network of a run, or of a converted checkpoint: a `Model`, or an `InstanceModel` by `config.task`.
 
     Its data set need not be known here: class names and colours are in the run's folder.
 
@@ -181,10 +123,12 @@ def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Model:
     run = RunFolder.at(folder)
     config = run.load_config()
     classes = run.load_classes()
-    network = build_network(config.model, len(classes.names), config.dtype)
+    network = TASKS[config.task].network(config, len(classes.names))
     like = checkpoints.variables_like(network, devices.data_mesh(jax.local_devices()[:1]))
     variables, _ = checkpoints.load_variables(run, checkpoint_name, like)
     colours = tuple((int(red), int(green), int(blue)) for red, green, blue in classes.palette)
+    if config.task == "instance":
+        return InstanceModel(variables, network, classes.names, colours, config.data, config.detection)
     return Model(variables, network, classes.names, colours, config.test_mode())
 
 

@@ -8,6 +8,9 @@ For every picture, of any size, OUT gets NAME.png (a palette PNG whose pixels ar
 NAME-overlay.png, and NAME-figure.png: picture and prediction side by side over the legend. --attention
 ROW,COLUMN adds NAME-attention.png, what that pixel attends to after each loop; --loops adds NAME-loops.png,
 predictions with these numbers of loops.
+
+A network that finds instances leaves NAME-overlay.png, with boxes, names, scores and masks, and NAME.json: a
+list of {"class", "score", "box": [x0, y0, x1, y1] in pixels, "mask": COCO's compressed runs}.
 """
 
 import collections
@@ -16,13 +19,16 @@ from collections.abc import Sequence
 
 from ccnet_jax import command_line, compilation_cache, figures
 from ccnet_jax.data.layouts import PICTURE_SUFFIXES
-from ccnet_jax.errors import UserError
-from ccnet_jax.inference import Model, attention_map, load, read_picture
+from ccnet_jax.errors import UserError, write_json
+from ccnet_jax.evaluation.instance_scores import runs_of
+from ccnet_jax.inference import Model, attention_map, load
+from ccnet_jax.instance_model import InstanceModel
 from ccnet_jax.models.flavours import FLAVOURS
+from ccnet_jax.pictures import read_picture
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import LATEST
 
-_KINDS = ("", "-overlay", "-figure", "-attention", "-loops")
+_RESULTS = (".png", "-overlay.png", "-figure.png", "-attention.png", "-loops.png", ".json")
 
 
 def pictures(paths: Sequence[str]) -> dict[str, pathlib.Path]:
@@ -65,7 +71,7 @@ def check_out(out: pathlib.Path, files: dict[str, pathlib.Path]) -> None:
     """Raise UserError if `out` is a file, or a result in it would replace one of the pictures."""
     if out.is_file():
         raise UserError(f"--out {out} is a file; name a folder")
-    written = {(out / f"{name}{kind}.png").resolve() for name in files for kind in _KINDS}
+    written = {(out / f"{name}{end}").resolve() for name in files for end in _RESULTS}
     for path in files.values():
         if path.resolve() in written:
             raise UserError(f"--out {out} would replace the picture {path}; choose another folder")
@@ -106,6 +112,18 @@ def write_results(
         figures.save_picture(result("-loops"), figure)
 
 
+def write_instances(model: InstanceModel, path: pathlib.Path, stem: pathlib.Path) -> None:
+    """Find the objects of one picture and write NAME-overlay.png and NAME.json; arguments as above."""
+    found = model.predict(read_picture(path))
+    figures.save_picture(stem.with_name(f"{stem.name}-overlay.png"), found.overlay)
+    rows = zip(found.classes, found.scores.tolist(), found.boxes.tolist(), found.masks, strict=True)
+    objects = [
+        {"class": model.classes[label], "score": score, "box": box, "mask": runs_of(mask)}
+        for label, score, box, mask in rows
+    ]
+    write_json(stem.with_name(f"{stem.name}.json"), objects)
+
+
 def with_loops(model: Model, loops: int) -> Model:
     """The same weights with another number of RCCA loops."""
     return model.replace(network=model.network.clone(loops=loops))
@@ -133,6 +151,17 @@ def main() -> None:
         if any(n < 1 for n in loops):
             raise UserError(f"--loops={arguments.loops} must be 1 or more each")
     model = load(arguments.workdir, arguments.checkpoint)
+    out = pathlib.Path(arguments.out).expanduser()
+    check_out(out, files)
+    if isinstance(model, InstanceModel):
+        if arguments.ms_flip or point or loops:
+            raise UserError(
+                f"the network in {arguments.workdir} finds instances: omit --ms-flip, --attention and --loops"
+            )
+        for name, path in progress_bar(files.items(), unit="picture"):
+            write_instances(model, path, out / name)
+        print(f"objects of {len(files)} pictures in {out}")
+        return
     if arguments.ms_flip:
         model = model.replace(mode=model.mode.ms_flip(FLAVOURS[model.network.flavour]))
     if (point or loops) and model.network.context != "rcca":
@@ -140,8 +169,6 @@ def main() -> None:
             f"--attention and --loops are RCCA's; the network in {arguments.workdir} has the context "
             f"{model.network.context!r}"
         )
-    out = pathlib.Path(arguments.out).expanduser()
-    check_out(out, files)
     for name, path in progress_bar(files.items(), unit="picture"):
         write_results(model, path, out / name, point, loops)
     print(f"{len(files)} pictures labelled in {out}")

@@ -11,12 +11,13 @@ run holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best
 
 import argparse
 import contextlib
-import dataclasses
 import functools
+import itertools
 import json
 import math
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +25,15 @@ import jax.numpy as jnp
 from ccnet_jax import command_line, compilation_cache, config_files, devices
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
-from ccnet_jax.data import pipeline
-from ccnet_jax.data.sources import Source
 from ccnet_jax.devices import say
 from ccnet_jax.errors import UserError
-from ccnet_jax.evaluation.evaluate import DRAWN, evaluate
-from ccnet_jax.evaluation.prediction import predictor
-from ccnet_jax.models.config import build_network
+from ccnet_jax.evaluation.evaluate import DRAWN
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.run.metric_log import MetricLog
 from ccnet_jax.run.trace import Trace
+from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.clock import StepClock
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.schedules import build_schedule
@@ -55,28 +53,28 @@ def train(config: Config, run: RunFolder) -> None:
         devices.join_hosts()
     process, processes = jax.process_index(), jax.process_count()
     check_devices(config)
-    train_source = pipeline.open_source(config.data, config.data.train_split)
-    config = dataclasses.replace(config, data=pipeline.with_counted_classes(config.data, train_source))
-    eval_source = pipeline.open_source(config.data, config.data.eval_split) if config.eval_every else None
-    check_classes(config, train_source)
+    task = TASKS[config.task]
+    train_source = task.open(config.data, config.data.train_split)
+    config = task.completed(config, train_source)
+    eval_source = task.open(config.data, config.data.eval_split) if config.eval_every else None
     if Checkpoints.exists(run):
         run.check_same_run(config)
     start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
     if start >= config.steps:
         say(f"{run} is already trained to step {start} of {config.steps}; nothing to train")
         return
-    say(pipeline.summary(config.data, train_source, config.data.train_split))
+    say(task.summary(config, train_source, config.data.train_split))
     if eval_source is not None:
-        say(pipeline.summary(config.data, eval_source, config.data.eval_split))
-    pipeline.check_first_picture(train_source, config.data, config.batch_size // processes)
+        say(task.summary(config, eval_source, config.data.eval_split))
+    task.check(config, train_source, config.batch_size // processes)
     prepare_folder(config, train_source, run)
 
     # ------------------------------------------------- mesh, network, optimizer
     mesh = devices.data_mesh(
         jax.devices()[: math.gcd(config.batch_size // config.accumulate, jax.device_count())]
     )
-    network = build_network(config.model, len(train_source.classes), config.dtype)
-    optimizer = build_optimizer(config.optimizer, config.steps)
+    network = task.network(config, len(train_source.classes))
+    optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
     schedule = build_schedule(config.optimizer, config.steps)
     state = jax.jit(
         functools.partial(initial_state, network, optimizer, config.seed),
@@ -95,18 +93,16 @@ def train(config: Config, run: RunFolder) -> None:
             state = state.replace(variables=pretrained.load_backbone(config.pretrained, state.variables))
 
         # ------------------------------------------------------------- data
-        host_batches = pipeline.train_batches(
-            train_source, config.data, config.batch_size, config.seed, start, process, processes
-        )
+        host_batches = task.batches(config, train_source, start, process, processes)
         closing.callback(host_batches.close)
         batches = devices.prefetched(host_batches, mesh)
 
         # ------------------------------------------------------------ steps
         clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))
         train_step = clock.watched(
-            make_train_step(network, optimizer, config.loss, config.seed, config.accumulate)
+            make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
         )
-        predict = predictor(network, config.test_mode())
+        test = task.tester(config, network, config.test_mode())
         log = closing.enter_context(MetricLog(run, start, enabled=process == 0))
         stop = closing.enter_context(StopSignal())
         parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
@@ -158,19 +154,13 @@ def train(config: Config, run: RunFolder) -> None:
             # ----------------------------------------------------- evaluate
             if eval_source is not None and eval_due and not stopped_by:
                 split = config.data.eval_split
-                result = evaluate(
-                    predict,
-                    state.variables,
-                    eval_source,
-                    config.eval_batch_size,
-                    run.pictures(split),
-                )
-                log.write(
-                    step, {f"{split}/{name}": result[name] for name in ("mIoU", "mAcc", "pixel_accuracy")}
-                )
-                if process == 0:
-                    bar.write(f"step {step}: {split} mIoU {100 * result['mIoU']:.2f} %")
-                checkpoints.save_best(step, state.variables, result["mIoU"])
+                result = test(state.variables, eval_source, run.pictures(split))
+                scores = task.scores(result)
+                log.write(step, {f"{split}/{name}": score for name, score in scores.items()})
+                for name, score in itertools.islice(scores.items(), 1):
+                    if process == 0:
+                        bar.write(f"step {step}: {split} {name} {100 * score:.2f} %")
+                    checkpoints.save_best(step, state.variables, score)
                 stopped_by = stop.agreed()
 
             # --------------------------------------------------- checkpoint
@@ -186,8 +176,7 @@ def train(config: Config, run: RunFolder) -> None:
         # ---------------------------------------------------------- the end
         if not config.eval_every:  # no validation has drawn pictures
             split = config.data.train_split
-            pictures = run.pictures(split)
-            evaluate(predict, state.variables, train_source, config.eval_batch_size, pictures, limit=DRAWN)
+            test(state.variables, train_source, run.pictures(split), limit=DRAWN)
     say(f"finished; pictures in {run.all_pictures}, scores: python -m ccnet_jax.eval --workdir {run}")
 
 
@@ -206,13 +195,7 @@ def check_devices(config: Config) -> None:
         )
 
 
-def check_classes(config: Config, source: Source) -> None:
-    """Raise UserError where the config does not fit the number of the data set's classes."""
-    if complaints := config.loss.complaints_for(len(source.classes)):
-        raise UserError(configuration.in_one_message(complaints))
-
-
-def prepare_folder(config: Config, source: Source, run: RunFolder) -> None:
+def prepare_folder(config: Config, source: Any, run: RunFolder) -> None:
     """Make the folder; keep the config, the names of the classes, and what works on the run, in it."""
     if jax.process_index() == 0:
         run.save_config(config)

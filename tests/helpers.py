@@ -14,9 +14,9 @@ from ccnet_jax import config as configuration
 from ccnet_jax import config_files
 from ccnet_jax.config import Config
 from ccnet_jax.config_files import ConfigName
-from ccnet_jax.models.config import build_network
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.tasks import TASKS
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -59,7 +59,7 @@ def write_run(folder: pathlib.Path, config: Config, source) -> Any:
     run_folder = RunFolder(folder)
     run_folder.save_config(config)
     run_folder.save_classes(source.classes, source.palette)
-    variables = random_variables(build_network(config.model, len(source.classes), config.dtype))
+    variables = random_variables(TASKS[config.task].network(config, len(source.classes)))
     with Checkpoints(run_folder) as checkpoints:
         checkpoints.save_last(3, variables, {"momentum": jnp.zeros(1)})
     return variables

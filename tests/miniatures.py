@@ -9,6 +9,8 @@ from PIL import Image
 
 from ccnet_jax.data.datasets import camvid, cityscapes, voc2012
 from ccnet_jax.data.datasets.streets import Streets
+from ccnet_jax.data.datasets.streets_instances import StreetsInstances
+from ccnet_jax.evaluation.instance_scores import runs_of
 
 ORIENTATION = 0x0112  # the EXIF tag
 
@@ -114,6 +116,30 @@ def write_camvid(root: pathlib.Path, pictures: int = 4) -> pathlib.Path:
             label = np.where(sample["label"] < len(camvid.CLASSES), sample["label"], 255).astype(np.uint8)
             write(root / "images" / split / f"{i}.png", sample["image"])
             write(root / "labels" / split / f"{i}.png", label)
+    return root
+
+
+def write_coco(root: pathlib.Path, pictures: int = 5) -> pathlib.Path:
+    """Scenes of `streets`, 192x96, in COCO's format: ids with gaps, masks as runs; the last has no object."""
+    for split in ("train", "val"):
+        scenes = StreetsInstances(split)
+        images, annotations = [], []
+        for i in range(pictures):
+            write(root / f"{split}2017" / f"{i:012}.png", scenes[i]["image"])
+            name, (height, width) = f"{i:012}.png", scenes.size(i)
+            images.append({"id": 10 * i + 3, "file_name": name, "height": height, "width": width})
+            objects = scenes.objects(i)
+            for box, label, mask in zip(objects.boxes, objects.classes, objects.masks, strict=True):
+                x0, y0, x1, y1 = box.tolist()
+                annotation = {"id": len(annotations) + 1, "image_id": 10 * i + 3}
+                annotation |= {"category_id": 2 * int(label) + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+                annotation |= {"segmentation": runs_of(mask), "area": int(mask.sum()), "iscrowd": 0}
+                annotations += [annotation] if i < pictures - 1 else []
+        categories = [{"id": 2 * i + 1, "name": name} for i, name in enumerate(scenes.classes)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        path = root / "annotations" / f"instances_{split}2017.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
     return root
 
 

@@ -18,6 +18,7 @@ from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_lik
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.training import step as training_step
 from ccnet_jax.training.optimizers import build_optimizer
+from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.stopping import StopSignal
 from tests.helpers import load_config, with_gamma
 from tests.miniatures import write_camvid
@@ -64,7 +65,7 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implem
     )
     model = build_network(config.model, 13, config.dtype)
     optimizer = build_optimizer(config.optimizer, 10)
-    gradient = jax.jit(jax.value_and_grad(training_step.make_loss(model, config.loss), has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(make_loss(model, config.loss), has_aux=True))
     results = []
     for count in (1, 8):
         mesh = devices.data_mesh(jax.devices()[:count])
@@ -78,7 +79,7 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implem
         (loss, (_, batch_stats)), gradients = gradient(
             variables["params"], variables["batch_stats"], batch, jax.random.key(3)
         )
-        step = training_step.make_train_step(model, optimizer, config.loss, seed=0)
+        step = training_step.make_train_step(make_loss(model, config.loss), optimizer, seed=0)
         if not ohem:  # which ranks the whole batch's pixels; nothing else may leave its device
             assert "all-gather" not in step.lower(state, batch).compile().as_text()
         after, metrics = step(state, batch)
@@ -101,7 +102,7 @@ def test_the_loss_is_main_plus_weighted_auxiliary():
     model = build_network(config.model, 13, config.dtype)
     optimizer = build_optimizer(config.optimizer, 10)
     variables = jax.jit(lambda: training_step.initial_state(model, optimizer, 0))().variables
-    loss, (metrics, _) = training_step.make_loss(model, config.loss)(
+    loss, (metrics, _) = make_loss(model, config.loss)(
         variables["params"],
         variables["batch_stats"],
         jax.tree.map(jnp.asarray, batch_of(2)),
@@ -284,7 +285,7 @@ def test_dropout_differs_from_step_to_step():
     model = build_network(config.model, 13, config.dtype)
     optimizer = build_optimizer(config.optimizer, 10)
     variables = jax.jit(lambda: training_step.initial_state(model, optimizer, 0))().variables
-    loss = jax.jit(training_step.make_loss(model, config.loss))
+    loss = jax.jit(make_loss(model, config.loss))
     values = {
         float(loss(variables["params"], variables["batch_stats"], batch_of(2), jax.random.key(i))[0])
         for i in (0, 1)

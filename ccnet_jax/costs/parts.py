@@ -17,6 +17,7 @@ from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.training.optimizers import build_optimizer
+from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import State, initial_state, make_train_step
 
 LOSS, OPTIMIZER = "loss and upsampling", "optimizer"
@@ -106,7 +107,7 @@ def training_step(
         "image": jax.ShapeDtypeStruct((*labels, 3), jnp.uint8),
         "label": jax.ShapeDtypeStruct(labels, jnp.uint8),
     }
-    step = make_train_step(network, optimizer, config.loss, config.seed, config.accumulate)
+    step = make_train_step(make_loss(network, config.loss), optimizer, config.seed, config.accumulate)
     return step, state, batch
 
 

@@ -100,6 +100,12 @@ class DataConfig(Location):
                 for key in ("images", "labels", "classes", "palette", "val_share")
                 if getattr(self, key) is not None
             ]
+        if self.source == "folder" and named is not None and named.task == "instance":
+            found += [
+                f"config.data.{key} is for data.name=folder; leave it None"
+                for key in ("images", "labels", "palette", "val_share")
+                if named.classes is None and getattr(self, key) is not None
+            ]
         if self.palette is not None and len(self.palette) != len(self.classes or ()):
             found.append(
                 f"config.data.palette has {len(self.palette)} colours but config.data.classes "

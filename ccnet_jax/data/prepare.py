@@ -602,7 +602,8 @@ def main() -> None:
 def flags() -> command_line.Parser:
     """The command line."""
     parser = command_line.Parser("ccnet_jax.data.prepare", __doc__)
-    parser.add_argument("--dataset", required=True, choices=list(DATASETS), help="the data set")
+    choices = [name for name, data_set in DATASETS.items() if data_set.task == "semantic"]
+    parser.add_argument("--dataset", required=True, choices=choices, help="the data set")
     parser.add_argument("--source", help="its folder, as for data.dir in training; streets needs none")
     parser.add_argument("--out", required=True, help="folder of TFDS data sets, TFDS's data_dir")
     parser.add_argument("--split", help="splits to prepare, separated by commas; default all that exist")

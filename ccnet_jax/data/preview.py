@@ -16,6 +16,7 @@ from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.sources import Source
 from ccnet_jax.data.statistics import class_table, sizes_text
+from ccnet_jax.errors import UserError
 from ccnet_jax.labels import VOID
 from ccnet_jax.progress import progress_bar
 
@@ -58,6 +59,11 @@ def main() -> None:
     """The program."""
     arguments = flags().parsed()
     config = command_line.config_of(arguments)
+    if config.task != "semantic":
+        raise UserError(
+            f"preview shows labels of pixels, and config.task is {config.task!r}; look at pictures/ in a run "
+            "with --config.eval_every"
+        )
     data = config.data
     source = pipeline.open_source(data, data.train_split)
     print(pipeline.summary(data, source, data.train_split))

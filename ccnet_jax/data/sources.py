@@ -4,7 +4,7 @@ import bisect
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -140,15 +140,17 @@ class DataSet:
       summary: (pictures of a split) -> lines on what was found in the files, printed before training. It
         reads labels, and raises UserError where there is nothing to learn. None: nothing is to be said.
       size: (height, width) in pixels of every picture; None where they differ.
+      task: what its labels are for, a key of `TASKS`: `open` gives what that task trains on.
     """
 
     classes: Classes | None
     splits: tuple[str, ...]
-    open: Callable[[Location, str], Source]
+    open: Callable[[Location, str], Any]
     layout: str | None = None
     description: str = ""
     summary: Callable[[Source], str] | None = None
     size: tuple[int, int] | None = None
+    task: str = "semantic"
 
 
 class JoinedSource:

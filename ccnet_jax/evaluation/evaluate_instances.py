@@ -3,7 +3,6 @@
 import json
 import pathlib
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instance_batches import evaluation_batches
 from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.errors import write_whole
+from ccnet_jax.evaluation.detector import Detect
 from ccnet_jax.evaluation.evaluate import DRAWN
 from ccnet_jax.evaluation.instance_scores import (
     Found,
@@ -28,9 +28,6 @@ from ccnet_jax.figures.instances import instance_comparison, instance_overlay
 from ccnet_jax.models.detection.mask_rcnn import Detections
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.progress import progress_bar
-
-# (variables, images uint8 [B, H, W, 3], size [B, 2]) -> the detections
-Detect = Callable[[Any, jax.Array, jax.Array], Detections]
 
 
 def evaluate_instances(
@@ -48,7 +45,7 @@ def evaluate_instances(
     Each process looks at its share of the pictures on its own devices; each picture counts once.
 
     Args:
-      detect: the network, compiled.
+      detect: from `detector`.
       variables: of the network, on all devices.
       source: the pictures.
       data: `config.data`: `resize`.

@@ -86,6 +86,23 @@ def instance_scores(source: InstanceSource, found: Mapping[int, Found]) -> dict[
         return {kind: _scores_of(truth, results, name, source.classes) for kind, name in KINDS.items()}
 
 
+def table(result: Mapping[str, Any], classes: tuple[str, ...]) -> str:
+    """`instance_scores` as text, in percent: the AP of boxes and masks of each class, then of all."""
+
+    def percent(value: float | None) -> str:
+        return "   -  " if value is None else f"{100 * value:6.2f}"
+
+    wide = max(len(name) for name in (*classes, "class"))
+    kinds = [result[kind] for kind in KINDS]
+    rows = [f"{'class':{wide}}  box AP  mask AP", "-" * (wide + 17)]
+    for name in classes:
+        rows.append(f"{name:{wide}}  " + "   ".join(percent(scores["classes"][name]) for scores in kinds))
+    rows.append("-" * (wide + 17))
+    for name in _NAMES:
+        rows.append(f"{name:{wide}}  " + "   ".join(percent(scores[name]) for scores in kinds))
+    return "\n".join(rows)
+
+
 def _truth(source: InstanceSource, pictures: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
     """The true objects, as a COCO file has them; numbers of pictures and classes are indices."""
     annotations: list[dict[str, Any]] = []

@@ -1,5 +1,6 @@
 """Segmentation scores from a confusion matrix."""
 
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -65,7 +66,7 @@ def _mean(values: Float[np.ndarray, " K"]) -> float:
     return float(occurring.mean()) if occurring.size else float("nan")
 
 
-def table(result: Scores, classes: tuple[str, ...]) -> str:
+def table(result: Mapping[str, Any], classes: tuple[str, ...]) -> str:
     """`scores` as text, in percent: a row for each class, then mIoU, mAcc and pixel accuracy."""
 
     def percent(value: float) -> str:

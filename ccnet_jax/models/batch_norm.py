@@ -26,12 +26,14 @@ class BatchNorm(nn.Module):
       momentum: share of the old running statistics in the new ones.
       epsilon: added to the variance.
       dtype: of the result; None is that of the input.
+      scale_init: of the scale.
     """
 
     use_running_average: bool
     momentum: float = 0.9
     epsilon: float = 1e-5
     dtype: DTypeLike | None = None
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -39,7 +41,7 @@ class BatchNorm(nn.Module):
         shape = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, shape)
+        scale = self.param("scale", self.scale_init, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         if self.use_running_average:
             out = _affine(x, running_mean.value, _factor(running_var.value, scale, self.epsilon), bias)

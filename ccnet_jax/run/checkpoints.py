@@ -7,6 +7,7 @@ killed at any moment leaves the one before.
 import pathlib
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -14,7 +15,6 @@ from jax.sharding import Mesh
 
 from ccnet_jax import devices
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.run.folder import RunFolder
 
@@ -32,7 +32,7 @@ class Checkpoints:
         self._last = ocp.CheckpointManager(root / "last", options=ocp.CheckpointManagerOptions(**options))
         self._best = ocp.CheckpointManager(
             root / "best",
-            options=ocp.CheckpointManagerOptions(**options, best_fn=lambda metrics: metrics["mIoU"]),
+            options=ocp.CheckpointManagerOptions(**options, best_fn=_score),
         )
 
     def save_last(self, step: int, variables: Variables, optimizer: Any) -> None:
@@ -44,16 +44,16 @@ class Checkpoints:
                 step, args=ocp.args.Composite(variables=save(variables), optimizer=save(optimizer))
             )
 
-    def save_best(self, step: int, variables: Variables, miou: float) -> None:
-        """Write the weights, if `miou` is the best so far."""
+    def save_best(self, step: int, variables: Variables, score: float) -> None:
+        """Write the weights, if `score` is the best so far."""
         self._best.wait_until_finished()  # the score of the one before is written last
         self._finish_where_hosts_wait()
         best = self._best.best_step()
-        if best is None or miou > self._best.metrics(best)["mIoU"]:
+        if best is None or score > _score(self._best.metrics(best)):
             self._best.save(
                 step,
                 args=ocp.args.Composite(variables=ocp.args.StandardSave(variables)),
-                metrics={"mIoU": float(miou)},
+                metrics={"score": float(score)},
             )
 
     def _finish_where_hosts_wait(self) -> None:
@@ -102,6 +102,11 @@ class Checkpoints:
         """Return when everything is on disk, however training ended."""
         self._last.close()
         self._best.close()
+
+
+def _score(metrics: Any) -> float:
+    """What a checkpoint scored; up to version 0.1 it was noted as "mIoU"."""
+    return metrics["score"] if "score" in metrics else metrics["mIoU"]
 
 
 def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | None]:
@@ -158,7 +163,7 @@ def step_folder(run: RunFolder, which: str) -> pathlib.Path | None:
     return None
 
 
-def variables_like(model: CCNet, mesh: Mesh) -> Any:
+def variables_like(model: nn.Module, mesh: Mesh) -> Any:
     """`jax.ShapeDtypeStruct`s of the network's variables, on every device of the mesh."""
     variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "uint8"))
     return jax.tree.map(

@@ -10,6 +10,8 @@ from jaxtyping import PyTree
 from ccnet_jax.settings import setting
 from ccnet_jax.training.schedules import ScheduleConfig, build_schedule
 
+IsTrained = Callable[[tuple[str, ...]], bool]  # of a parameter's names from the root: whether it changes
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(ScheduleConfig):
@@ -27,6 +29,9 @@ class OptimizerConfig(ScheduleConfig):
     decay_norms_and_biases: bool = setting(
         True, "whether weight decay also applies to norms, biases and gamma", before=True
     )
+    bias_rate: float = setting(
+        1.0, "rate of biases over that of all other parameters, of `sgd`", above=0, before=1.0
+    )
     clip_norm: float | None = setting(
         None, "largest norm of the gradient of all parameters; None does not clip", above=0, before=None
     )
@@ -34,11 +39,18 @@ class OptimizerConfig(ScheduleConfig):
 
 def sgd(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """PyTorch's SGD: buffer = momentum * buffer + gradient + weight_decay * p; p -= rate * buffer."""
-    return optax.chain(
+    steps = [
         optax.add_decayed_weights(config.weight_decay, decay_mask(config)),
         optax.trace(config.momentum),
         optax.scale_by_learning_rate(schedule),
-    )
+    ]
+    if config.bias_rate != 1:
+        steps.append(optax.masked(optax.scale(config.bias_rate), _are_biases))
+    return optax.chain(*steps)
+
+
+def _are_biases(parameters: PyTree) -> PyTree:
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "bias", parameters)
 
 
 def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -73,13 +85,28 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.Gradient
 }
 
 
-def build_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def build_optimizer(
+    config: OptimizerConfig, steps: int, is_trained: IsTrained | None = None
+) -> optax.GradientTransformation:
     """The optimizer for a training of `steps` updates.
+
+    Args:
+      config: `config.optimizer`.
+      steps: of the schedule.
+      is_trained: which parameters change; the others have no buffers and no decay. None: all change.
 
     Raises:
       ValueError: the warm-up leaves no updates for the schedule.
     """
     optimizer = OPTIMIZERS[config.name](config, build_schedule(config, steps))
-    if config.clip_norm is None:
+    if config.clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+    if is_trained is None:
         return optimizer
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer)
+
+    def labels(parameters: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "trained" if is_trained(tuple(key.key for key in path)) else "kept", parameters
+        )
+
+    return optax.partition({"trained": optimizer, "kept": optax.set_to_zero()}, labels)

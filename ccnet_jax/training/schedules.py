@@ -18,21 +18,42 @@ class ScheduleConfig:
     learning_rate: float = setting(1e-2, "highest rate: of the first update, or after the warm-up", above=0)
     min_learning_rate: float = setting(0.0, "rate that the schedule ends at", at_least=0)
     power: float = setting(0.9, "power of the poly schedule", at_least=0)
+    milestones: tuple[int, ...] | None = setting(
+        None,
+        "updates after which `multi_step` divides the rate by 10",
+        sides="updates",
+        at_least=1,
+        before=None,
+    )
     warmup_steps: int = setting(
         0,
-        "updates in which the rate rises linearly from 0 before the schedule begins",
+        "updates in which the rate rises linearly before the schedule begins",
         at_least=0,
         before=0,
+    )
+    warmup_from: float = setting(
+        0.0, "share of the rate that the rise begins with", at_least=0, at_most=1, before=0.0
     )
 
     def complaints(self) -> list[str]:
         """Sentences about settings that do not go together."""
-        if self.min_learning_rate <= self.learning_rate:
-            return []
-        return [
-            f"config.optimizer.min_learning_rate={self.min_learning_rate} must be at most "
-            f"config.optimizer.learning_rate={self.learning_rate}"
-        ]
+        found = []
+        if self.min_learning_rate > self.learning_rate:
+            found.append(
+                f"config.optimizer.min_learning_rate={self.min_learning_rate} must be at most "
+                f"config.optimizer.learning_rate={self.learning_rate}"
+            )
+        if self.schedule == "multi_step" and not self.milestones:
+            found.append(
+                "config.optimizer.schedule='multi_step' needs the updates after which the rate falls: set "
+                "config.optimizer.milestones"
+            )
+        if min(self.milestones or (self.warmup_steps + 1,)) <= self.warmup_steps:
+            found.append(
+                f"config.optimizer.milestones={self.milestones} must come after the warm-up of "
+                f"config.optimizer.warmup_steps={self.warmup_steps}"
+            )
+        return found
 
     def complaints_for(self, steps: int) -> list[str]:
         """Sentences about settings that do not fit a training of `steps` updates."""
@@ -58,17 +79,30 @@ def cosine(config: ScheduleConfig, steps: int) -> optax.Schedule:
     )
 
 
+def multi_step(config: ScheduleConfig, steps: int) -> optax.Schedule:
+    """step -> learning_rate / 10 ** the number of milestones so far, which count the warm-up's updates too.
+
+    Raises:
+      ValueError: there are no milestones, or one of them lies in the warm-up.
+    """
+    if complaints := config.complaints():
+        raise ValueError(complaints[0])
+    falls = {milestone - config.warmup_steps: 0.1 for milestone in config.milestones or ()}
+    return optax.piecewise_constant_schedule(config.learning_rate, falls)
+
+
 # Functions (config, steps) -> (step -> rate), without the warm-up.
 SCHEDULES: dict[str, Callable[[ScheduleConfig, int], optax.Schedule]] = {
     "poly": poly,
     "cosine": cosine,
+    "multi_step": multi_step,
 }
 
 
 def build_schedule(config: ScheduleConfig, steps: int) -> optax.Schedule:
     """step -> learning rate, for a training of `steps` updates.
 
-    After a linear rise from 0 in `warmup_steps` updates, the schedule takes the remaining updates.
+    The rate rises from `warmup_from` times itself in `warmup_steps` updates; the schedule takes the rest.
 
     Raises:
       ValueError: the warm-up leaves no updates.
@@ -78,5 +112,6 @@ def build_schedule(config: ScheduleConfig, steps: int) -> optax.Schedule:
     schedule = SCHEDULES[config.schedule](config, steps - config.warmup_steps)
     if not config.warmup_steps:
         return schedule
-    rise = optax.linear_schedule(0.0, config.learning_rate, config.warmup_steps)
+    start = config.warmup_from * config.learning_rate
+    rise = optax.linear_schedule(start, config.learning_rate, config.warmup_steps)
     return optax.join_schedules([rise, schedule], [config.warmup_steps])

@@ -1,23 +1,22 @@
-"""The state of training, the loss of a batch, and one update."""
+"""The state of training, and one update."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import flax
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float32, Integer, PRNGKeyArray, PyTree, Shaped, UInt8
+from jaxtyping import Array, Float32, PRNGKeyArray, PyTree, Shaped
 
 from ccnet_jax.devices import compiler_options
-from ccnet_jax.models.ccnet import CCNet
-from ccnet_jax.training.losses import LOSSES, LossConfig
-from ccnet_jax.training.upsampled import UpsampledLogits
 
-# {"image": uint8 [B, H, W, 3], "label": integer [B, H, W]}
-Batch = dict[str, UInt8[Array, "B H W 3"] | Integer[Array, "B H W"]]
+Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float32[Array, ""]]
+# (params, batch_stats, batch, key) -> loss [], (metrics, the new batch_stats)
+Loss = Callable[..., tuple[Float32[Array, ""], tuple[Metrics, PyTree]]]
 
 
 @flax.struct.dataclass
@@ -29,41 +28,10 @@ class State:
     optimizer: PyTree
 
 
-def initial_state(network: CCNet, optimizer: optax.GradientTransformation, seed: int) -> State:
+def initial_state(network: nn.Module, optimizer: optax.GradientTransformation, seed: int) -> State:
     """Random weights (gamma 0), running mean 0 and variance 1, empty buffers."""
     variables = network.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
     return State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
-
-
-def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Array, tuple[Metrics, PyTree]]]:
-    """The training loss: the main head's + auxiliary_weight * the auxiliary head's cross-entropy.
-
-    Raises:
-      ValueError: the number of class weights is not that of the classes.
-    """
-    if complaints := config.complaints_for(network.num_classes):
-        raise ValueError(complaints[0])
-    main_loss, auxiliary_loss = LOSSES[config.name](config), LOSSES["cross_entropy"](config)
-
-    def loss_fn(
-        params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray
-    ) -> tuple[Float32[Array, ""], tuple[Metrics, PyTree]]:
-        """-> loss [], (metrics, the new batch_stats)."""
-        (logits, auxiliary_logits), updated = network.apply(
-            {"params": params, "batch_stats": batch_stats},
-            batch["image"],
-            train=True,
-            upsample=False,
-            rngs={"dropout": key},
-            mutable=["batch_stats"],
-        )
-        main = main_loss(UpsampledLogits(logits, network.aligned), batch["label"])
-        auxiliary = auxiliary_loss(UpsampledLogits(auxiliary_logits, network.aligned), batch["label"])
-        total = main + config.auxiliary_weight * auxiliary
-        metrics = {"loss": total, "main_loss": main, "auxiliary_loss": auxiliary}
-        return total, (metrics, updated["batch_stats"])
-
-    return loss_fn
 
 
 def split_batch(x: Shaped[Array, "B ..."], parts: int) -> Shaped[Array, "parts b ..."]:
@@ -80,26 +48,20 @@ def split_batch(x: Shaped[Array, "B ..."], parts: int) -> Shaped[Array, "parts b
 
 
 def make_train_step(
-    network: CCNet,
-    optimizer: optax.GradientTransformation,
-    config: LossConfig,
-    seed: int,
-    accumulate: int = 1,
+    loss: Loss, optimizer: optax.GradientTransformation, seed: int, accumulate: int = 1
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
     """(state, batch) -> (state, metrics), compiled.
 
-    The batch is {"image": uint8 [B, H, W, 3], "label": uint8 [B, H, W]}, split over the mesh. The program is
-    written for the whole batch: its mean loss, gradients and batch statistics are those of the global batch
-    on any number of devices. The state's buffers are reused.
+    The batch is split over the mesh. The program is written for the whole batch: its loss, gradients and
+    batch statistics are those of the global batch on any number of devices. The state's buffers are reused.
 
     With `accumulate` the batch goes through the network in so many parts, one after the other: loss, metrics
     and gradients are the means of the parts', and batch statistics are updated by each part.
 
     Raises:
-      ValueError: the number of class weights is not that of the classes, or (when it is called) the batch
-        cannot be split into so many parts.
+      ValueError: (when it is called) the batch cannot be split into so many parts.
     """
-    gradient = jax.value_and_grad(make_loss(network, config), has_aux=True)
+    gradient = jax.value_and_grad(loss, has_aux=True)
 
     def gradients_of(
         params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray

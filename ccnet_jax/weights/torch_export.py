@@ -71,6 +71,10 @@ def _check_out(out: pathlib.Path) -> None:
 def _check_exportable(config: Config, run: RunFolder, in_place: bool) -> None:
     """Raise UserError where PyTorch's code bases have no such network."""
     model = config.model
+    if config.task != "semantic":
+        raise UserError(
+            f"{run} has config.task={config.task!r}; only networks that label pixels can be written"
+        )
     if model.context != "rcca":
         raise UserError(
             f"{run} has model.context={model.context}, for which PyTorch's CCNets have no names; only rcca "

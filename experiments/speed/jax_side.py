@@ -13,6 +13,7 @@ from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
 from ccnet_jax.training.losses import LossConfig
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
+from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import State, make_train_step
 from experiments.speed import cases, worker
 from experiments.speed.cases import Case
@@ -43,7 +44,8 @@ def training(network: CCNet, variables: Any, batch: Any, mesh: jax.sharding.Mesh
         learning_rate=cases.LEARNING_RATE, momentum=cases.MOMENTUM, weight_decay=cases.WEIGHT_DECAY
     )
     optimizer = build_optimizer(config, STEPS)
-    step = make_train_step(network, optimizer, LossConfig(auxiliary_weight=cases.AUXILIARY_WEIGHT), seed=0)
+    loss = make_loss(network, LossConfig(auxiliary_weight=cases.AUXILIARY_WEIGHT))
+    step = make_train_step(loss, optimizer, seed=0)
     state = State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
     state = jax.device_put(state, devices.replicated(mesh))
 

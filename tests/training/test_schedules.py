@@ -27,7 +27,7 @@ def test_cosine_rate(minimum):
     np.testing.assert_allclose(rates(build_schedule(config, 40), steps), wanted, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", ["poly", "cosine"])
 def test_after_a_linear_rise_the_schedule_takes_the_remaining_steps(name):
     config = ScheduleConfig(schedule=name, learning_rate=0.1, min_learning_rate=1e-3, warmup_steps=8)
     schedule = build_schedule(config, 40)
@@ -35,6 +35,27 @@ def test_after_a_linear_rise_the_schedule_takes_the_remaining_steps(name):
     wanted = rates(SCHEDULES[name](config, 32), range(33))
     np.testing.assert_array_equal(rates(schedule, range(8, 41)), wanted)
     np.testing.assert_allclose([wanted[0], wanted[-1]], [0.1, 1e-3], rtol=1e-5)
+
+
+def test_multi_step_falls_at_its_milestones_after_a_rise_from_a_share():
+    config = ScheduleConfig(
+        schedule="multi_step", learning_rate=0.02, milestones=(60, 80), warmup_steps=5, warmup_from=1 / 3
+    )
+    assert config.complaints() == []
+    found = rates(build_schedule(config, 90), [0, 1, 4, 5, 59, 60, 79, 80, 89])
+    rise = [0.02 * (1 / 3 + 2 / 3 * step / 5) for step in (0, 1, 4)]
+    np.testing.assert_allclose(found, [*rise, 0.02, 0.02, 0.002, 0.002, 2e-4, 2e-4], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("milestones", "sentence"),
+    [(None, "needs the updates after which the rate falls"), ((5, 80), "must come after the warm-up")],
+)
+def test_milestones_that_cannot_be_get_a_sentence(milestones, sentence):
+    config = ScheduleConfig(schedule="multi_step", milestones=milestones, warmup_steps=5)
+    assert sentence in config.complaints()[0]
+    with pytest.raises(ValueError, match=sentence):
+        build_schedule(config, 90)
 
 
 def test_the_default_has_the_bits_of_earlier_versions():

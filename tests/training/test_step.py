@@ -7,7 +7,8 @@ from ccnet_jax import devices
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training.losses import LossConfig, cross_entropy, ohem_cross_entropy
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
-from ccnet_jax.training.step import initial_state, make_loss, make_train_step, split_batch
+from ccnet_jax.training.semantic_loss import make_loss
+from ccnet_jax.training.step import initial_state, make_train_step, split_batch
 from ccnet_jax.training.upsampled import UpsampledLogits
 
 NETWORK = CCNet(3, 10, "mmseg", "none", width=0.125)
@@ -54,9 +55,7 @@ def test_both_heads_have_the_same_weights_and_smoothing():
 
 def test_class_weights_of_another_number_of_classes_get_a_sentence():
     with pytest.raises(ValueError, match=r"class_weights has 2 numbers, but the data set has 3 classes"):
-        make_train_step(
-            NETWORK, build_optimizer(OptimizerConfig(), 4), LossConfig(class_weights=(1.0, 2.0)), 0
-        )
+        make_loss(NETWORK, LossConfig(class_weights=(1.0, 2.0)))
 
 
 def test_steps_lower_the_loss_and_warming_up_begins_at_rest():
@@ -66,7 +65,7 @@ def test_steps_lower_the_loss_and_warming_up_begins_at_rest():
     optimizer = build_optimizer(config, 8)
     state = jax.jit(lambda: initial_state(NETWORK, optimizer, 0))()
     before = jax.tree.map(np.asarray, state.variables["params"])
-    step = make_train_step(NETWORK, optimizer, LossConfig(class_weights=(1.0, 2.0, 0.5)), 0)
+    step = make_train_step(make_loss(NETWORK, LossConfig(class_weights=(1.0, 2.0, 0.5))), optimizer, 0)
     state, first = step(state, batch())
     jax.tree.map(np.testing.assert_array_equal, state.variables["params"], before)  # the first rate is 0
     for _ in range(6):
@@ -87,7 +86,9 @@ def test_accumulated_gradients_are_the_mean_of_the_parts():
         (loss, (_, batch_stats)), found = gradient(params, batch_stats, rows, key)
         losses.append(float(loss))
         total = jax.tree.map(jnp.add, total, found)
-    state, metrics = make_train_step(NETWORK, optimizer, LossConfig(), 7, accumulate=2)(state, whole)
+    state, metrics = make_train_step(make_loss(NETWORK, LossConfig()), optimizer, 7, accumulate=2)(
+        state, whole
+    )
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
     wanted = jax.tree.map(lambda p, g: p - OptimizerConfig().learning_rate * g / 2, params, total)
     for found, expected in (
@@ -111,7 +112,7 @@ def test_a_batch_is_split_into_parts_without_moving_rows_between_devices():
 def test_the_new_state_takes_the_memory_of_the_old_one(accumulate):
     optimizer = build_optimizer(OptimizerConfig(), 4)
     state = jax.eval_shape(lambda: initial_state(NETWORK, optimizer, 0))
-    step = make_train_step(NETWORK, optimizer, LossConfig(), 0, accumulate)
+    step = make_train_step(make_loss(NETWORK, LossConfig()), optimizer, 0, accumulate)
     memory = step.lower(state, batch()).compile().memory_analysis()
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert memory.alias_size_in_bytes >= size

@@ -20,6 +20,7 @@ from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.recipes import RECIPES
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.tasks import semantic
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, data_set_of, read_meta
 from ccnet_jax.weights.naming import Naming
@@ -355,7 +356,7 @@ def test_a_converted_run_is_trained_on(tmp_path, monkeypatch, capsys):
         )
 
     monkeypatch.setattr(train, "make_train_step", make_step)
-    monkeypatch.setattr(train, "evaluate", lambda *_, **__: None)
+    monkeypatch.setattr(semantic, "evaluate", lambda *_, **__: {})
     train.train(config, RunFolder(tmp_path / "run"))
     assert "going on from step 0" in capsys.readouterr().out
     _, after, step = run_in(tmp_path / "run")

@@ -20,6 +20,7 @@ from ccnet_jax.models.contexts.psp import adaptive_average_pool
 from ccnet_jax.models.layers import resize_bilinear
 from ccnet_jax.training.losses import LossConfig
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
+from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import State, make_train_step
 from ccnet_jax.weights.detection import detect_network
 from ccnet_jax.weights.naming import is_counter, naming_of
@@ -111,7 +112,7 @@ def test_three_training_steps(recorded, flavour, monkeypatch):
         ohem_min_kept=case.ohem_min_kept,
     )
     optimizer = build_optimizer(optimizer_config, case.steps)
-    step = make_train_step(model, optimizer, loss_config, 0)
+    step = make_train_step(make_loss(model, loss_config), optimizer, 0)
     state = State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
     labels = jnp.asarray(cases.training_labels())
     values = cases.unpacked(recorded[f"train/{flavour}/values"])

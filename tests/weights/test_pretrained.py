@@ -13,6 +13,7 @@ from ccnet_jax import CCNet, devices, train
 from ccnet_jax.errors import UserError
 from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
 from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.tasks import semantic
 from ccnet_jax.weights.pretrained import check_path, load_backbone
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
@@ -229,7 +230,7 @@ def test_training_starts_from_the_backbone_and_goes_on_without_it(tmp_path, monk
         return lambda state, batch: (state.replace(step=state.step + 1), metrics)
 
     monkeypatch.setattr(train, "make_train_step", make_step)
-    monkeypatch.setattr(train, "evaluate", lambda *_, **__: None)
+    monkeypatch.setattr(semantic, "evaluate", lambda *_, **__: {})
     theirs = random_variables(10, "mmseg")
     weights.mkdir()
     saved(as_torch(theirs, "timm"), weights / "w.safetensors")

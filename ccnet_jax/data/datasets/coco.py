@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 
 from ccnet_jax.data.images import decode_image, read_bytes
 from ccnet_jax.data.instances import Objects
-from ccnet_jax.data.sources import Location, MissingSplit, data_folder
+from ccnet_jax.data.sources import DataSet, Location, MissingSplit, data_folder
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import numbered_palette
 
@@ -256,3 +256,6 @@ def open_split(location: Location, split: str) -> CocoSource:
     root = data_folder(location.dir, "coco", LAYOUT)
     file = read_file(root / "annotations" / f"instances_{split}.json")
     return CocoSource(file, root / split, location.classes)
+
+
+DATA_SET = DataSet(None, ("train2017", "val2017"), open_split, LAYOUT, __doc__, task="instance")

@@ -8,7 +8,8 @@ import numpy as np
 
 from ccnet_jax.data.datasets import streets
 from ccnet_jax.data.instances import Objects
-from ccnet_jax.data.sources import Location
+from ccnet_jax.data.sources import DataSet, Location
+from ccnet_jax.labels import Classes
 
 CLASSES = ("person", "red signal", "green signal", "moving vehicle", "waiting vehicle")
 CONTEXT_CLASSES = ("moving vehicle", "waiting vehicle")
@@ -74,3 +75,14 @@ class StreetsInstances:
 def open_split(location: Location, split: str) -> StreetsInstances:
     """The scenes of `split`; there is no folder to read. Raises UserError where there is no such split."""
     return StreetsInstances(split)
+
+
+DATA_SET = DataSet(
+    Classes(CLASSES, StreetsInstances.palette),
+    tuple(streets.SPLITS),
+    open_split,
+    None,
+    __doc__,
+    size=(streets.HEIGHT, streets.WIDTH),
+    task="instance",
+)

@@ -1,6 +1,6 @@
-"""The context modules of the paper's Table 4: one file each, and one line each in `CONTEXTS`."""
+"""The context modules of the paper's Tables 4 and 7: one file each, and one line each in `CONTEXTS`."""
 
-from ccnet_jax.models.contexts import aspp, none, nonlocal_, psp, rcca
+from ccnet_jax.models.contexts import aspp, none, nonlocal_, nonlocal_block, psp, rcca
 from ccnet_jax.models.contexts.settings import BuildContext, Context, ContextSettings
 
 __all__ = ["CONTEXTS", "BuildContext", "Context", "ContextSettings"]
@@ -11,4 +11,5 @@ CONTEXTS: dict[str, BuildContext] = {
     "psp": psp.build,
     "aspp": aspp.build,
     "nonlocal": nonlocal_.build,
+    "nonlocal_block": nonlocal_block.build,
 }

@@ -28,6 +28,15 @@ FLAVOUR = FLAVOURS["mmseg"]  # its input and its max pool are torchvision's and 
 STAGE3 = 1024  # channels of the third stage, where the context module stands
 
 
+def is_trained_where_frozen(path: tuple[str, ...]) -> bool:
+    """Whether the optimizer changes a parameter of a `frozen` network, by its names from the root."""
+    if path[0] != "backbone":
+        return True
+    part = path[1]
+    is_norm = any("norm" in name for name in path[1:])
+    return not (is_norm or part.startswith(("stem_", "layer1_")))
+
+
 class RPNOutput(NamedTuple):
     """Of every level, what the region proposal network says of each anchor.
 

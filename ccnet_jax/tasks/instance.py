@@ -1,0 +1,138 @@
+"""Instance segmentation: a box, a class and a mask for every object. Paper: section 4.5, Table 7."""
+
+import pathlib
+
+import grain.python as grain
+
+from ccnet_jax.config import Config
+from ccnet_jax.data import instance_batches
+from ccnet_jax.data.config import DataConfig, does_not_fit_memory
+from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.instances import InstanceSource
+from ccnet_jax.errors import UserError
+from ccnet_jax.evaluation.detector import detector
+from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
+from ccnet_jax.evaluation.instance_scores import KINDS, table
+from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.models.detection.config import build_mask_rcnn
+from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, is_trained_where_frozen
+from ccnet_jax.models.variables import Variables
+from ccnet_jax.tasks.task import Result, Task, Tester
+from ccnet_jax.training.instance_losses import make_instance_loss
+from ccnet_jax.training.optimizers import IsTrained
+from ccnet_jax.training.step import Loss
+
+
+def open_source(data: DataConfig, split: str) -> InstanceSource:
+    """The pictures of a split. Raises UserError naming what is missing or wrong."""
+    if complaints := data.unknown_name():
+        raise UserError(complaints[0])
+    if "+" in split:
+        raise UserError(f"{data.name} cannot join the splits {split}; name one")
+    source = DATASETS[data.name].open(data, split)
+    if not len(source):
+        raise UserError(f"split {split} of {data.name} has no pictures; correct data.dir or the name")
+    return source
+
+
+def summary(config: Config, source: InstanceSource, split: str) -> str:
+    """Pictures, objects, and what training does not see of them."""
+    counts = [source.count(i) for i in range(len(source))]
+    text = f"{config.data.name}, {split}: {len(source):,} pictures"
+    known = [count for count in counts if count is not None]
+    if len(known) < len(counts):
+        return text
+    text += f", {sum(known):,} objects of {len(source.classes)} classes"
+    if empty := known.count(0):
+        text += f"\n  {empty:,} pictures have no object, and are not trained on"
+    most = config.detection.objects
+    if crowded := [count for count in known if count > most]:
+        text += (
+            f"\n  {len(crowded):,} pictures have more than {most} objects, the largest of which are trained "
+            f"on: {sum(crowded) - most * len(crowded):,} objects are left out; raise config.detection.objects"
+        )
+    return text
+
+
+def check(config: Config, source: InstanceSource, batch_size: int) -> None:
+    """Raise UserError where there is nothing to train on, or a batch does not fit into memory."""
+    pictures = [i for i in range(len(source)) if source.count(i) != 0]
+    if not pictures:
+        raise UserError(
+            f"split {config.data.train_split} of {config.data.name} has no objects to train on; "
+            "choose another"
+        )
+    canvases = instance_batches.canvases(config.data, [source.size(i) for i in pictures])
+    if complaint := does_not_fit_memory(batch_size, canvases[0]):
+        raise UserError(complaint)
+
+
+def batches(
+    config: Config, source: InstanceSource, start: int, process: int, processes: int
+) -> grain.DatasetIterator:
+    """See `instance_batches.train_batches`."""
+    return instance_batches.train_batches(
+        source,
+        config.data,
+        config.detection.objects,
+        config.batch_size,
+        config.seed,
+        start,
+        process,
+        processes,
+    )
+
+
+def network(config: Config, classes: int) -> MaskRCNN:
+    """Mask R-CNN as the config describes it."""
+    return build_mask_rcnn(config.model, config.detection, classes, config.dtype)
+
+
+def is_trained(config: Config) -> IsTrained | None:
+    """Without the parameters that `detection.frozen` keeps."""
+    return is_trained_where_frozen if config.detection.frozen else None
+
+
+def loss(config: Config, network: MaskRCNN) -> Loss:
+    """The sum of five."""
+    return make_instance_loss(network, config.detection)
+
+
+def tester(config: Config, network: MaskRCNN, mode: TestMode) -> Tester:
+    """What finds the objects of every picture; there is one mode."""
+    detect = detector(network, config.detection)
+
+    def test(
+        variables: Variables,
+        source: InstanceSource,
+        pictures: pathlib.Path | None = None,
+        limit: int | None = None,
+        labels: pathlib.Path | None = None,
+    ) -> Result:
+        results = None if labels is None else labels / "detections.json"
+        size = config.eval_batch_size
+        return evaluate_instances(detect, variables, source, config.data, size, pictures, limit, results)
+
+    return test
+
+
+def scores(result: Result) -> dict[str, float]:
+    """The AP of masks, then that of boxes; nothing where the pictures have no objects."""
+    found = {f"{kind}_{name}": result[kind][name] for kind in reversed(KINDS) for name in ("AP", "AP50")}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+TASK = Task(
+    open=open_source,
+    completed=lambda config, source: config,
+    summary=summary,
+    check=check,
+    batches=batches,
+    network=network,
+    is_trained=is_trained,
+    loss=loss,
+    tester=tester,
+    scores=scores,
+    table=table,
+    modes=False,
+)

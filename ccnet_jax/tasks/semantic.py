@@ -1,0 +1,96 @@
+"""Semantic segmentation: a class for every pixel."""
+
+import dataclasses
+import pathlib
+
+import grain.python as grain
+
+from ccnet_jax import config as configuration
+from ccnet_jax.config import Config
+from ccnet_jax.data import pipeline
+from ccnet_jax.data.sources import Source
+from ccnet_jax.errors import UserError
+from ccnet_jax.evaluation import metrics
+from ccnet_jax.evaluation.evaluate import evaluate
+from ccnet_jax.evaluation.prediction import predictor
+from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.models.config import build_network
+from ccnet_jax.models.variables import Variables
+from ccnet_jax.tasks.task import Result, Task, Tester
+from ccnet_jax.training.semantic_loss import make_loss
+from ccnet_jax.training.step import Loss
+
+
+def completed(config: Config, source: Source) -> Config:
+    """The config with the names of the classes, if they were counted in the labels."""
+    return dataclasses.replace(config, data=pipeline.with_counted_classes(config.data, source))
+
+
+def summary(config: Config, source: Source, split: str) -> str:
+    """See `pipeline.summary`."""
+    return pipeline.summary(config.data, source, split)
+
+
+def check(config: Config, source: Source, batch_size: int) -> None:
+    """Raise UserError where the config does not fit the classes or the first picture."""
+    if complaints := config.loss.complaints_for(len(source.classes)):
+        raise UserError(configuration.in_one_message(complaints))
+    pipeline.check_first_picture(source, config.data, batch_size)
+
+
+def batches(
+    config: Config, source: Source, start: int, process: int, processes: int
+) -> grain.DatasetIterator:
+    """See `pipeline.train_batches`."""
+    return pipeline.train_batches(
+        source, config.data, config.batch_size, config.seed, start, process, processes
+    )
+
+
+def network(config: Config, classes: int) -> CCNet:
+    """CCNet as the config describes it."""
+    return build_network(config.model, classes, config.dtype)
+
+
+def loss(config: Config, network: CCNet) -> Loss:
+    """The main and the auxiliary head's."""
+    return make_loss(network, config.loss)
+
+
+def tester(config: Config, network: CCNet, mode: TestMode) -> Tester:
+    """What predicts every picture in its own size, and counts pixels."""
+    predict = predictor(network, mode)
+
+    def test(
+        variables: Variables,
+        source: Source,
+        pictures: pathlib.Path | None = None,
+        limit: int | None = None,
+        labels: pathlib.Path | None = None,
+    ) -> Result:
+        return {**evaluate(predict, variables, source, config.eval_batch_size, pictures, limit, labels)}
+
+    return test
+
+
+def scores(result: Result) -> dict[str, float]:
+    """mIoU, mean accuracy and pixel accuracy; nothing where no pixel is labelled."""
+    labelled = any(map(any, result["confusion"]))
+    return {name: result[name] for name in ("mIoU", "mAcc", "pixel_accuracy") if labelled}
+
+
+TASK = Task(
+    open=pipeline.open_source,
+    completed=completed,
+    summary=summary,
+    check=check,
+    batches=batches,
+    network=network,
+    is_trained=lambda config: None,
+    loss=loss,
+    tester=tester,
+    scores=scores,
+    table=metrics.table,
+    modes=True,
+)

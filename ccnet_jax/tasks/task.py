@@ -1,0 +1,74 @@
+"""What the programs need to know of a task."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import grain.python as grain
+
+from ccnet_jax.config import Config
+from ccnet_jax.data.config import DataConfig
+from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.models.variables import Variables
+from ccnet_jax.training.optimizers import IsTrained
+from ccnet_jax.training.step import Loss
+
+Result = dict[str, Any]  # of an evaluation; JSON can hold it
+
+
+class Tester(Protocol):
+    """A network that is ready to be evaluated."""
+
+    def __call__(
+        self,
+        variables: Variables,
+        source: Any,
+        pictures: pathlib.Path | None = None,
+        limit: int | None = None,
+        labels: pathlib.Path | None = None,
+    ) -> Result:
+        """Scores on every picture of `source`; each process looks at its share.
+
+        Args:
+          variables: of the network, on all devices.
+          source: the pictures of a split.
+          pictures: folder for drawings of the first ones, None for none.
+          limit: take only the first pictures.
+          labels: folder for all predictions in the data set's own form, None for none.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a batch, a network, its loss, a prediction and a score are.
+
+    Attributes:
+      open: (config.data, split) -> the pictures of a split. Raises UserError.
+      completed: (config, pictures to train on) -> the config, with what only the data can tell.
+      summary: (config, pictures, split) -> lines to print before training. Raises UserError.
+      check: (config, pictures to train on, pictures of a process's batch); raises UserError where they do not
+        go together.
+      batches: (config, pictures, batches to leave out, process, processes) -> endless batches to train on.
+      network: (config, number of classes) -> the network.
+      is_trained: config -> which parameters the optimizer changes; None where it changes all.
+      loss: (config, network) -> what training makes smaller.
+      tester: (config, network, mode) -> what evaluates it.
+      scores: result -> {name: share of 1}, the one that says which checkpoint is best first; {} where the
+        pictures have nothing to score.
+      table: (result, names of the classes) -> text to print.
+      modes: whether pictures can be tested in windows, at several scales, and mirrored.
+    """
+
+    open: Callable[[DataConfig, str], Any]
+    completed: Callable[[Config, Any], Config]
+    summary: Callable[[Config, Any, str], str]
+    check: Callable[[Config, Any, int], None]
+    batches: Callable[[Config, Any, int, int, int], grain.DatasetIterator]
+    network: Callable[[Config, int], Any]
+    is_trained: Callable[[Config], IsTrained | None]
+    loss: Callable[[Config, Any], Loss]
+    tester: Callable[[Config, Any, TestMode], Tester]
+    scores: Callable[[Result], dict[str, float]]
+    table: Callable[[Result, tuple[str, ...]], str]
+    modes: bool

@@ -1,0 +1,229 @@
+"""Instance segmentation through the programs: a folder in COCO's format is trained on and scored."""
+
+import functools
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+import ccnet_jax
+from ccnet_jax import convert, cost, devices, eval, predict, train
+from ccnet_jax.data import preview
+from ccnet_jax.errors import UserError
+from ccnet_jax.models.detection.mask_rcnn import is_trained_where_frozen
+from ccnet_jax.run.checkpoints import load_variables, variables_like
+from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.tasks import TASKS
+from tests.helpers import load_config
+from tests.miniatures import write_coco
+
+SMALL = {
+    "model__depth": 10,
+    "model__width": 1 / 16,
+    "batch_size": 2,
+    "eval_every": 0,
+    "log_every": 1,
+    "data__workers": 0,
+    "data__resize": (192, 96),
+    "optimizer__warmup_steps": 1,
+    "optimizer__milestones": (3,),
+    "detection__objects": 6,
+    "detection__anchor_scale": 4.0,
+    "detection__train_proposals": 20,
+    "detection__test_proposals": 10,
+    "detection__sampled_anchors": 16,
+    "detection__sampled_regions": 16,
+    "detection__lowest_score": 0.0,
+    "detection__detections": 5,
+}
+
+
+def variables_of(run):
+    """The variables of a run's last checkpoint, by their names."""
+    config = run.load_config()
+    network = TASKS[config.task].network(config, 5)
+    variables, _ = load_variables(run, "last", variables_like(network, devices.data_mesh()))
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(variables)}
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("coco"))
+
+
+@pytest.fixture(scope="module")
+def runs(coco, tmp_path_factory):
+    """{"whole": a run of four updates, "resumed": one of two updates that went on to four}."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = functools.partial(load_config, "coco:r50-rcca", data__dir=str(coco), **SMALL)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        make_train_step, made = train.make_train_step, []
+
+        def made_once(*arguments):  # and compiled once
+            if not made:
+                made.append(make_train_step(*arguments))
+            return made[0]
+
+        patch.setattr(train, "make_train_step", made_once)
+        whole, resumed = RunFolder(folder / "whole"), RunFolder(folder / "resumed")
+        train.train(config(steps=4), whole)
+        train.train(config(steps=2), resumed)
+        train.train(config(steps=4), resumed)
+    return {"whole": whole, "resumed": resumed}
+
+
+def ran(monkeypatch, program, *arguments):
+    monkeypatch.setattr(sys, "argv", [program.__name__, *map(str, arguments)])
+    program.main()
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(runs):
+    whole, resumed = (variables_of(run) for run in runs.values())
+    assert all((resumed[name] == value).all() for name, value in whole.items())
+
+
+def test_frozen_parameters_stay_and_all_others_change(runs):
+    config = runs["whole"].load_config()
+    network = TASKS["instance"].network(config, 5)
+    start = jax.jit(network.init)(jax.random.key(config.seed), np.zeros((1, 64, 64, 3), np.float32))
+    before = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(start)}
+    after = variables_of(runs["whole"])
+    for path, _ in jax.tree.leaves_with_path(start["params"]):
+        name, names = f"['params']{jax.tree_util.keystr(path)}", tuple(key.key for key in path)
+        same = (before[name] == after[name]).all()
+        assert same == (not is_trained_where_frozen(names)), name
+
+
+def test_metrics_and_pictures_of_training(runs):
+    lines = [json.loads(line) for line in runs["whole"].metrics_file.read_text().splitlines()]
+    losses = {"objectness_loss", "proposal_loss", "class_loss", "box_loss", "mask_loss"}
+    for line in lines:
+        assert line["loss"] == pytest.approx(sum(line[name] for name in losses), rel=1e-5)
+    rates = [line["learning_rate"] for line in lines]
+    np.testing.assert_allclose(rates, [0.02 / 3, 0.02, 0.02, 0.002], rtol=1e-5)
+    assert len(list(runs["whole"].pictures("train2017").iterdir())) == 5
+
+
+def test_a_run_is_scored_and_its_detections_are_cocos(runs, coco, tmp_path, monkeypatch, capsys):
+    labels, output = tmp_path / "labels", tmp_path / "scores.json"
+    ran(monkeypatch, eval, runs["whole"], "--labels", labels, "--output", output)
+    assert "mask AP" in capsys.readouterr().out
+    report = json.loads(output.read_text())
+    assert (report["pictures"], report["step"], report["split"]) == (5, 4, "val2017")
+    for kind in ("box", "mask"):
+        assert 0 <= report[kind]["AP"] <= 1
+        assert set(report[kind]["classes"]) == set(report["classes"])
+    found = json.loads((labels / "detections.json").read_text())
+    truth = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    assert {x["image_id"] for x in found} <= {x["id"] for x in truth["images"]}
+    assert {x["category_id"] for x in found} <= {x["id"] for x in truth["categories"]}
+    for detection in found:
+        assert coco_mask.decode(detection["segmentation"]).shape == (96, 192)
+    for arguments in (("--ms-flip",), ("--window", "64,64")):
+        with pytest.raises(UserError, match="tested on whole pictures at one scale: omit --ms-flip"):
+            ran(monkeypatch, eval, runs["whole"], *arguments)
+
+
+def test_a_picture_is_predicted(runs, coco, tmp_path, monkeypatch):
+    picture = coco / "val2017" / f"{0:012}.png"
+    model = ccnet_jax.load(runs["whole"].path)
+    found = model.predict(picture)
+    count = len(found.boxes)
+    assert 0 < count <= 5
+    assert found.masks.shape == (count, 96, 192)
+    assert found.overlay.ndim == 3
+    assert (np.diff(found.scores) <= 0).all()
+    small = model.predict(np.asarray(Image.open(picture).resize((90, 61))))
+    assert small.masks.shape[1:] == (61, 90)
+    assert (small.boxes <= [90, 61, 90, 61]).all()
+
+    raw = jax.jit(model)(np.asarray(Image.open(picture))[None])
+    np.testing.assert_allclose(raw.boxes[0][:count], found.boxes, atol=1e-3)
+
+    ran(monkeypatch, predict, picture, "--workdir", runs["whole"], "--out", tmp_path)
+    names = {f"{picture.stem}.json", f"{picture.stem}-overlay.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    objects = json.loads((tmp_path / f"{picture.stem}.json").read_text())
+    np.testing.assert_allclose([x["box"] for x in objects], found.boxes, atol=1e-4)
+    np.testing.assert_array_equal([coco_mask.decode(x["mask"]) for x in objects], found.masks)
+    assert [x["class"] for x in objects] == [model.classes[label] for label in found.classes]
+    with pytest.raises(UserError, match="finds instances: omit --ms-flip, --attention"):
+        ran(monkeypatch, predict, picture, "--workdir", runs["whole"], "--out", tmp_path, "--loops", "1,2")
+    with pytest.raises(UserError, match="are 97x192, and their sides must be multiples of 32"):
+        model(np.zeros((1, 97, 192, 3), np.uint8))
+
+
+def test_objects_that_are_left_out_are_told(coco):
+    config = load_config("coco", data__dir=str(coco), **{**SMALL, "detection__objects": 2})
+    source = TASKS["instance"].open(config.data, "train2017")
+    counts = [source.count(i) for i in range(5)]
+    text = TASKS["instance"].summary(config, source, "train2017")
+    assert f"5 pictures, {sum(counts)} objects of 5 classes" in text
+    assert "1 pictures have no object" in text
+    crowded = [count for count in counts if count > 2]
+    assert f"{len(crowded)} pictures have more than 2 objects" in text
+    assert f"{sum(crowded) - 2 * len(crowded)} objects are left out" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "sentence"),
+    [
+        (
+            "coco",
+            {"task": "semantic"},
+            "config.data.name='coco' is for config.task='instance', not 'semantic'",
+        ),
+        ("demo", {"task": "instance"}, "config.data.name='streets' is for config.task='semantic'"),
+        ("demo", {"detection__objects": 5}, "config.detection.objects is not for config.task='semantic'"),
+        ("coco", {"data__crop": (64, 64)}, "config.data.crop is not for config.task='instance'"),
+        ("coco", {"loss__name": "ohem"}, "config.loss.name is not for config.task='instance'"),
+        ("coco", {"data__palette": ((1, 2, 3),)}, "config.data.palette is for data.name=folder"),
+    ],
+)
+def test_keys_of_another_task_get_a_sentence(name, changes, sentence):
+    with pytest.raises(UserError) as error:
+        load_config(name, **changes)
+    assert sentence in str(error.value)
+
+
+def test_a_run_of_the_other_task_gets_a_sentence(runs, coco, tmp_path):
+    changes = {**SMALL, "steps": 6, "data__dir": str(coco)}
+    demo = load_config("demo", steps=6)
+    with pytest.raises(UserError, match=r"holds a run with task='instance', not 'semantic'"):
+        train.train(demo, runs["whole"])
+    RunFolder(tmp_path).save_config(demo)
+    (tmp_path / "checkpoints" / "last" / "1").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds a run with task='semantic', not 'instance'"):
+        train.train(load_config("coco:r50-rcca", **changes), RunFolder(tmp_path))
+
+
+def test_programs_that_know_one_task_say_so(runs, tmp_path, monkeypatch):
+    for program, arguments in (
+        (cost, ("--config", "coco")),
+        (preview, ("--config", "streets_instances")),
+        (convert, (runs["whole"], "--to", "torch", "--out", tmp_path / "w.safetensors")),
+        (convert, (tmp_path / "w.safetensors", "--config", "coco", "--out", tmp_path / "run")),
+    ):
+        with pytest.raises(UserError, match="task"):
+            ran(monkeypatch, program, *arguments)
+
+
+def test_a_split_without_annotations_or_objects_gets_a_sentence(coco, tmp_path):
+    data = load_config("coco", data__dir=str(coco)).data
+    for split, sentence in (("test2017", "does not exist; data.dir must hold"), ("a+b", "cannot join")):
+        with pytest.raises(UserError, match=sentence):
+            TASKS["instance"].open(data, split)
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.parent.mkdir()
+    content = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
+    path.write_text(json.dumps({**content, "annotations": []}))
+    (tmp_path / "train2017").symlink_to(coco / "train2017")
+    config = load_config("coco", data__dir=str(tmp_path))
+    source = TASKS["instance"].open(config.data, "train2017")
+    with pytest.raises(UserError, match="has no objects to train on"):
+        TASKS["instance"].check(config, source, 2)
