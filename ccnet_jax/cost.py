@@ -42,10 +42,6 @@ def main() -> None:
     arguments = parser.parsed()
     config = command_line.config_of(arguments)
     name = arguments.config or arguments.named
-    if config.task != "semantic":
-        raise UserError(
-            f"cost counts networks that label pixels, and config.task of {name} is {config.task!r}"
-        )
     picture = sizes.picture_size(config)
     if arguments.inference is not None:
         picture = sizes.size_of(arguments.inference)

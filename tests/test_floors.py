@@ -26,7 +26,7 @@ FLOORS = {
     "ccnet_jax.training": 4,
     "ccnet_jax.config": 5,
     "ccnet_jax.config_files": 6,
-    "ccnet_jax.costs": 6,
+    "ccnet_jax.costs": 7,
     "ccnet_jax.recipes": 6,
     "ccnet_jax.run": 6,
     "ccnet_jax.tasks": 6,

@@ -11,7 +11,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 import ccnet_jax
-from ccnet_jax import convert, cost, devices, eval, predict, train
+from ccnet_jax import convert, devices, eval, predict, train
 from ccnet_jax.data import preview
 from ccnet_jax.errors import UserError
 from ccnet_jax.models.detection.mask_rcnn import is_trained_where_frozen
@@ -204,7 +204,6 @@ def test_a_run_of_the_other_task_gets_a_sentence(runs, coco, tmp_path):
 
 def test_programs_that_know_one_task_say_so(runs, tmp_path, monkeypatch):
     for program, arguments in (
-        (cost, ("--config", "coco")),
         (preview, ("--config", "streets_instances")),
         (convert, (runs["whole"], "--to", "torch", "--out", tmp_path / "w.safetensors")),
         (convert, (tmp_path / "w.safetensors", "--config", "coco", "--out", tmp_path / "run")),

@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from ccnet_jax.config import Config
-from ccnet_jax.costs.parts import training_step, variable_shapes
+from ccnet_jax.costs.parts import tested, training_step, variable_shapes
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows, window_starts
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.evaluation.upsampling import add_upsampled, largest_upsampled, row_blocks
 from ccnet_jax.models.ccnet import CCNet
-from ccnet_jax.models.config import build_network
 from ccnet_jax.models.upsampling import Upsampling, upsampling_matrices
 from ccnet_jax.models.variables import Variables
+from ccnet_jax.tasks import TASKS
 from kernels import aot
 from kernels.aot import Report
 from kernels.gpu import GPUS
@@ -57,9 +57,18 @@ def missing() -> str | None:
 
 def plan_training(config: Config, classes: int, batch_size: int, gpu: str) -> Report:
     """What a training step of `batch_size` pictures costs on one GPU; gpu: a name in `GPUS`."""
-    network = build_network(config.model, classes, config.dtype)
+    network = TASKS[config.task].network(config, classes)
     step, state, batch = training_step(config, network, batch_size)
     return aot.compile_for(gpu, step, state, batch)
+
+
+def plan_finding(config: Config, classes: int, picture: tuple[int, int], gpu: str) -> Plan:
+    """What it costs to find the objects of one picture of (height, width) on one GPU."""
+    network = TASKS[config.task].network(config, classes)
+    variables = variable_shapes(network)
+    images = jax.ShapeDtypeStruct((1, *picture, 3), jnp.uint8)
+    report = aot.compile_for(gpu, tested(config, network), variables, images)
+    return Plan({"network": report.peak_bytes}, report)
 
 
 def plan_testing(

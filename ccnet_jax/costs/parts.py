@@ -3,7 +3,7 @@
 import functools
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -13,24 +13,32 @@ from ccnet_jax.config import Config
 from ccnet_jax.costs.flops import COUNTED, Operations, counted_attention, operations
 from ccnet_jax.costs.sizes import training_size
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.ccnet import CCNet
-from ccnet_jax.models.config import build_network
+from ccnet_jax.evaluation.detector import detect
 from ccnet_jax.models.variables import Variables
+from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
-from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import State, initial_state, make_train_step
 
 LOSS, OPTIMIZER = "loss and upsampling", "optimizer"
 # In the order of a table.
 PARTS = (
     *("stem", "stage 1", "stage 2", "stage 3", "stage 4", "backbone", "context", "head", "auxiliary head"),
+    *("pyramid", "proposals", "boxes", "masks"),
     *(LOSS, OPTIMIZER),
 )
+# {name of a module of Mask R-CNN, or of its method: part}
+_OF_DETECTION = {
+    **{"context_module": "context", "fpn": "pyramid", "rpn_head": "proposals"},
+    **{"box_head": "boxes", "mask_head": "masks", "boxes": "boxes", "masks": "masks"},
+}
 
 
 def part_of(path: Iterable[str]) -> str:
     """The part of the network to which a path of scopes, or of names of parameters, belongs."""
     names = list(path)
+    for name in names:
+        if name in _OF_DETECTION:
+            return _OF_DETECTION[name]
     if "backbone" in names:
         for name in reversed(names):
             if name.startswith("stem_"):
@@ -52,7 +60,7 @@ def training_operations(config: Config, classes: int, batch_size: int) -> dict[s
     The backward pass has what is computed again under `model.remat`.
     """
     with counted_attention():
-        network = build_network(config.model, classes, config.dtype).clone(implementation=COUNTED)
+        network = TASKS[config.task].network(config, classes).clone(implementation=COUNTED)
         step, state, batch = training_step(config, network, batch_size)
         found = operations(inspect.unwrap(step), state, batch)  # a traced program has no compiler options
     passes: dict[str, dict[str, Operations]] = {"forward": {}, "backward": {}}
@@ -69,12 +77,24 @@ def inference_operations(
     """{part: its operations} of the network in testing, for pictures or windows of (height, width)."""
     images = jax.ShapeDtypeStruct((batch_size, *size, 3), jnp.uint8)
     with counted_attention():
-        network = build_network(config.model, classes, config.dtype).clone(implementation=COUNTED)
-        found = operations(lambda v, x: network.apply(v, x)[0], variable_shapes(network), images)
+        network = TASKS[config.task].network(config, classes).clone(implementation=COUNTED)
+        found = operations(tested(config, network), variable_shapes(network), images)
     parts: dict[str, Operations] = {}
     for path, count in found.items():
         parts[part_of(path)] = parts.get(part_of(path), Operations()) + count
     return parts
+
+
+def tested(config: Config, network: Any) -> Callable[[Variables, jax.Array], Any]:
+    """(variables, images [B, H, W, 3]) -> what testing computes of whole pictures."""
+    if config.task == "semantic":
+        return lambda variables, images: network.apply(variables, images)[0]
+
+    def found(variables: Variables, images: jax.Array) -> Any:
+        size = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
+        return detect(network, config.detection, variables, images, size)
+
+    return found
 
 
 def parameters(variables: Variables) -> dict[str, int]:
@@ -87,7 +107,7 @@ def parameters(variables: Variables) -> dict[str, int]:
 
 
 def training_step(
-    config: Config, network: CCNet, batch_size: int
+    config: Config, network: Any, batch_size: int
 ) -> tuple[Any, State, Mapping[str, jax.ShapeDtypeStruct]]:
     """The function of a training step, compiled when called, and the shapes of its state and of a batch.
 
@@ -99,19 +119,16 @@ def training_step(
             f"a batch of {batch_size} on one GPU cannot be split into config.accumulate={config.accumulate} "
             "equal parts; choose a multiple of it by --batch"
         )
-    optimizer = build_optimizer(config.optimizer, config.steps)
+    task = TASKS[config.task]
+    optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
     any_device = network.clone(implementation="xla")  # which parameters there are, each backend agrees on
     state = jax.eval_shape(functools.partial(initial_state, any_device, optimizer, config.seed))
-    labels = (batch_size, *training_size(config))
-    batch = {
-        "image": jax.ShapeDtypeStruct((*labels, 3), jnp.uint8),
-        "label": jax.ShapeDtypeStruct(labels, jnp.uint8),
-    }
-    step = make_train_step(make_loss(network, config.loss), optimizer, config.seed, config.accumulate)
+    batch = task.shapes(config, training_size(config), batch_size)
+    step = make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
     return step, state, batch
 
 
-def variable_shapes(network: CCNet) -> Variables:
+def variable_shapes(network: Any) -> Variables:
     """Shapes of the network's parameters and batch statistics."""
     any_device = network.clone(implementation="xla")
     small = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)

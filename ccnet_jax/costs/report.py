@@ -16,7 +16,7 @@ from ccnet_jax.costs.parts import (
 )
 from ccnet_jax.costs.roofline import bound
 from ccnet_jax.costs.sizes import class_count, training_size
-from ccnet_jax.models.config import build_network
+from ccnet_jax.tasks import TASKS
 from kernels.gpu import GPUS
 
 CHARTS = (".png", ".pdf", ".svg")  # suffixes of the files that `plot` writes
@@ -43,7 +43,7 @@ def costs(
     Raises UserError where the config does not tell sizes or classes, or cannot split the batch.
     """
     classes, crop = class_count(config), training_size(config)
-    network = build_network(config.model, classes, config.dtype)
+    network = TASKS[config.task].network(config, classes)
     variables = variable_shapes(network)
     passes = training_operations(config, classes, batch_size)
     mode = config.test_mode()
@@ -107,10 +107,13 @@ def _add_plans(
         "accessed_bytes": step.accessed_bytes,
         "attention_kernels": "criss_cross_forward" in step.hlo,
     }
-    network = build_network(config.model, classes, config.dtype)
     picture = (result["picture"][0], result["picture"][1])
     with compiling("testing"):
-        tested = memory.plan_testing(network, picture, config.test_mode(), gpu)
+        if config.task == "instance":
+            tested = memory.plan_finding(config, classes, picture, gpu)
+        else:
+            network = TASKS[config.task].network(config, classes)
+            tested = memory.plan_testing(network, picture, config.test_mode(), gpu)
     result["testing"] |= {
         "steps": dict(tested.steps),
         "peak_bytes": tested.peak_bytes,

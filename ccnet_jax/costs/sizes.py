@@ -2,6 +2,7 @@
 
 from ccnet_jax.config import Config
 from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.instance_batches import canvases
 from ccnet_jax.data.sizes import scaled_size
 from ccnet_jax.data.sources import DataSet
 from ccnet_jax.errors import UserError
@@ -28,9 +29,17 @@ def class_count(config: Config) -> int:
 
 def training_size(config: Config) -> tuple[int, int]:
     """(height, width) of the pictures in a batch. Raises UserError where the config does not tell."""
+    known = _data_set(config)
+    if config.task == "instance":
+        if config.data.resize is None and (known is None or known.size is None):
+            raise UserError(
+                f"config.data.resize is None, and the size of {config.data.name}'s pictures stands in its "
+                "files; pass --config.data.resize=LONG,SHORT"
+            )
+        lying = sorted(config.data.resize or (1, 1))
+        return canvases(config.data, [known.size if known and known.size else (lying[0], lying[1])])[0]
     if config.data.crop is not None:
         return config.data.crop
-    known = _data_set(config)
     if known is None or known.size is None:
         raise UserError(
             f"config.data.crop is None, and the size of {config.data.name}'s pictures stands in its files; "
@@ -45,6 +54,8 @@ def picture_size(config: Config) -> tuple[int, int]:
     Raises UserError where the config does not tell.
     """
     known = _data_set(config)
+    if config.task == "instance":
+        return training_size(config)
     return known.size if known is not None and known.size is not None else training_size(config)
 
 

@@ -3,12 +3,14 @@
 import pathlib
 
 import grain.python as grain
+import jax
+import jax.numpy as jnp
 
 from ccnet_jax.config import Config
 from ccnet_jax.data import instance_batches
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.data.instances import InstanceSource
+from ccnet_jax.data.instances import MASK_CELLS, InstanceSource
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.detector import detector
 from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
@@ -17,7 +19,7 @@ from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.detection.config import build_mask_rcnn
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, is_trained_where_frozen
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.tasks.task import Result, Task, Tester
+from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.instance_losses import make_instance_loss
 from ccnet_jax.training.optimizers import IsTrained
 from ccnet_jax.training.step import Loss
@@ -83,6 +85,20 @@ def batches(
     )
 
 
+def shapes(config: Config, size: tuple[int, int], count: int) -> Shapes:
+    """Of a batch of pictures and their objects."""
+    objects = (count, config.detection.objects)
+    shape = jax.ShapeDtypeStruct
+    return {
+        "image": shape((count, *size, 3), jnp.uint8),
+        "size": shape((count, 2), jnp.int32),
+        "boxes": shape((*objects, 4), jnp.float32),
+        "classes": shape(objects, jnp.int32),
+        "used": shape(objects, jnp.bool),
+        "masks": shape((*objects, MASK_CELLS, MASK_CELLS), jnp.uint8),
+    }
+
+
 def network(config: Config, classes: int) -> MaskRCNN:
     """Mask R-CNN as the config describes it."""
     return build_mask_rcnn(config.model, config.detection, classes, config.dtype)
@@ -128,6 +144,7 @@ TASK = Task(
     summary=summary,
     check=check,
     batches=batches,
+    shapes=shapes,
     network=network,
     is_trained=is_trained,
     loss=loss,

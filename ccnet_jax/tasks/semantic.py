@@ -4,6 +4,8 @@ import dataclasses
 import pathlib
 
 import grain.python as grain
+import jax
+import jax.numpy as jnp
 
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
@@ -17,7 +19,7 @@ from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.tasks.task import Result, Task, Tester
+from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import Loss
 
@@ -46,6 +48,13 @@ def batches(
     return pipeline.train_batches(
         source, config.data, config.batch_size, config.seed, start, process, processes
     )
+
+
+def shapes(config: Config, size: tuple[int, int], count: int) -> Shapes:
+    """Of a batch of pictures and labels."""
+    labels = (count, *size)
+    image = jax.ShapeDtypeStruct((*labels, 3), jnp.uint8)
+    return {"image": image, "label": jax.ShapeDtypeStruct(labels, jnp.uint8)}
 
 
 def network(config: Config, classes: int) -> CCNet:
@@ -86,6 +95,7 @@ TASK = Task(
     summary=summary,
     check=check,
     batches=batches,
+    shapes=shapes,
     network=network,
     is_trained=lambda config: None,
     loss=loss,

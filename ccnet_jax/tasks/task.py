@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import grain.python as grain
+import jax
 
 from ccnet_jax.config import Config
 from ccnet_jax.data.config import DataConfig
@@ -15,6 +16,7 @@ from ccnet_jax.training.optimizers import IsTrained
 from ccnet_jax.training.step import Loss
 
 Result = dict[str, Any]  # of an evaluation; JSON can hold it
+Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
 class Tester(Protocol):
@@ -50,6 +52,7 @@ class Task:
       check: (config, pictures to train on, pictures of a process's batch); raises UserError where they do not
         go together.
       batches: (config, pictures, batches to leave out, process, processes) -> endless batches to train on.
+      shapes: (config, (height, width) of pictures, pictures) -> the shapes of such a batch.
       network: (config, number of classes) -> the network.
       is_trained: config -> which parameters the optimizer changes; None where it changes all.
       loss: (config, network) -> what training makes smaller.
@@ -65,6 +68,7 @@ class Task:
     summary: Callable[[Config, Any, str], str]
     check: Callable[[Config, Any, int], None]
     batches: Callable[[Config, Any, int, int, int], grain.DatasetIterator]
+    shapes: Callable[[Config, tuple[int, int], int], Shapes]
     network: Callable[[Config, int], Any]
     is_trained: Callable[[Config], IsTrained | None]
     loss: Callable[[Config, Any], Loss]

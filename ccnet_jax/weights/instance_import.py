@@ -144,11 +144,11 @@ def instance_variables(
         used.add(name)
         return checked(tensors[name], name, needed, source, "take another copy")
 
-    converted = {key: _converted(key, x.shape, names, tensor) for key, x in shapes.items()}
+    converted = {key: converted_variable(key, x.shape, names, tensor) for key, x in shapes.items()}
     return jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(converted)), used
 
 
-def _converted(key: Key, shape: tuple[int, ...], names: InstanceNames, tensor: Any) -> np.ndarray:
+def converted_variable(key: Key, shape: tuple[int, ...], names: InstanceNames, tensor: Any) -> np.ndarray:
     """Our variable from the state dict's tensor."""
     module = "/".join(key[1:-1])
     extra = int(names.background_first)

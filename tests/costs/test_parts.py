@@ -130,3 +130,27 @@ def test_the_larger_time_bounds():
 
 def test_operations_add_up():
     assert Operations(1, 2) + Operations(3, 4) * 2 == Operations(7, 10)
+
+
+def test_instance_segmentation_has_parts_of_its_own():
+    changes = {"model__width": 0.125, "detection__sampled_regions": 8, "detection__train_proposals": 8}
+    config = load_config("streets_instances", **changes)
+    classes, size = sizes.class_count(config), sizes.training_size(config)
+    assert (classes, size, sizes.picture_size(config)) == (5, (96, 192), (96, 192))
+    found = parts.training_operations(config, classes, 2)
+    tested = parts.inference_operations(config, classes, size)
+    for part in ("stem", "stage 4", "context", "pyramid", "proposals", "boxes", "masks"):
+        assert found["forward"][part].products > 0, part
+        assert found["backward"][part].products > found["forward"][part].products, part
+        assert tested[part].products > 0, part
+    # four levels of 1x1 and 3x3 convolutions to 32 channels, two pictures
+    places = [24 * 48 // 4**i for i in range(4)]
+    lateral = sum(n * c * 32 for n, c in zip(places, (8, 16, 32, 64), strict=True))
+    assert found["forward"]["pyramid"].products == 2 * 2 * (lateral + sum(places) * 9 * 32 * 32)
+    assert "head" not in found["forward"]
+
+
+def test_the_canvas_of_a_config_is_found_or_asked_for():
+    assert sizes.training_size(load_config("coco")) == (800, 1344)
+    with pytest.raises(UserError, match=r"pass --config.data.resize=LONG,SHORT"):
+        sizes.training_size(load_config("coco", data__resize=None))
