@@ -66,7 +66,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     modules: dict[str, list[dict]] = {}
     for row in report["rows"]:
         modules.setdefault(row["context"], []).append(row)
-    names = {name: _name(name, rows, report["commit"]) for name, rows in modules.items()}
+    names = {name: with_commits(name, rows, report["commit"]) for name, rows in modules.items()}
     spread = "*± is the standard deviation over the seeds.*"
     header = ["context module", "seeds", "mIoU", "context classes", "mIoU, ms + flip"]
     header += ["context classes, ms + flip"]
@@ -104,7 +104,7 @@ def mean_and_spread(shares: Iterable[float]) -> str:
     return mean if len(values) == 1 else f"{mean} ± {markdown.percent(statistics.stdev(values))}"
 
 
-def _name(name: str, rows: list[dict], newest: str) -> str:
+def with_commits(name: str, rows: list[dict], newest: str) -> str:
     """A context module's name, with the commits of its networks that are not the newest."""
     for commit in dict.fromkeys(row["commit"] for row in rows):
         name = markdown.measured_at(name, commit, newest)

@@ -117,6 +117,8 @@ def test_help(program, flag, folder):
         "on_gpu",
         "report",
         "streets_context",
+        "roi_align",
+        "streets_instances",
         "testing_memory",
     ],
 )

@@ -34,7 +34,7 @@ def roi_align(
     """
     boxes = jax.lax.stop_gradient(boxes)
     sizes = np.array([level.shape[1:3] for level in levels], np.int32)
-    pixels, weights = _taps(boxes, cells, sizes, np.array(strides, np.float32))
+    pixels, weights = all_taps(boxes, cells, sizes, np.array(strides, np.float32))
     flat = jnp.concatenate([level.reshape(level.shape[0], -1, level.shape[-1]) for level in levels], 1)
     return _weighted_pixels(flat, pixels, weights, flat.shape[1])
 
@@ -49,7 +49,7 @@ def level_of(boxes: Float32[Array, "*n 4"], levels: int) -> Int32[Array, "*n"]:
 Taps = tuple[Int32[Array, "16 B n cells cells"], Float32[Array, "16 B n cells cells"]]
 
 
-def _taps(
+def all_taps(
     boxes: Float32[Array, "B n 4"],
     cells: int,
     sizes: np.ndarray,
@@ -60,8 +60,8 @@ def _taps(
     first = np.concatenate([[0], np.cumsum(sizes.prod(1))[:-1]]).astype(np.int32)
     height, width = jnp.moveaxis(jnp.asarray(sizes)[level], -1, 0)
     boxes = boxes / jnp.asarray(strides)[level][..., None]
-    rows, row_weights = _axis_taps(boxes[..., 1], boxes[..., 3], height, cells)
-    columns, column_weights = _axis_taps(boxes[..., 0], boxes[..., 2], width, cells)
+    rows, row_weights = axis_taps(boxes[..., 1], boxes[..., 3], height, cells)
+    columns, column_weights = axis_taps(boxes[..., 0], boxes[..., 2], width, cells)
     start = jnp.asarray(first)[level][..., None, None]
     pixels, weights = [], []
     for row, row_weight in zip(rows, row_weights, strict=True):
@@ -71,7 +71,7 @@ def _taps(
     return jnp.stack(pixels), jnp.stack(weights)
 
 
-def _axis_taps(
+def axis_taps(
     low: Float32[Array, "B n"], high: Float32[Array, "B n"], length: Int32[Array, "B n"], cells: int
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Of one axis: the pixels that each cell sums, [B, n, cells] each, and their weights.
