@@ -21,17 +21,17 @@ VARIANTS: dict[str, tuple[None, None]] = {
 
 
 def get_config(variant: str = "rcca") -> ml_collections.ConfigDict:
-    """ResNet-10 of a quarter of the width with a feature pyramid, whole 192x96 pictures, random weights."""
+    """ResNet-10 of an eighth of the width with a feature pyramid, whole 192x96 pictures, random weights."""
     config = default()
     config.task = "instance"
-    config.steps = 1500
+    config.data.name = "streets_instances"
     config.batch_size = 4
-    config.eval_every = 500
+    config.steps = 2000
+    config.eval_every = 1000
     config.eval_batch_size = 10
     config.checkpoint_every = 250
-    config.data.name = "streets_instances"
     config.model.depth = 10
-    config.model.width = 0.25
+    config.model.width = 0.125
     config.model.context = "nonlocal_block" if variant == "nonlocal" else variant
     config.optimizer.learning_rate = 0.05
     config.optimizer.warmup_steps = 100
@@ -39,9 +39,9 @@ def get_config(variant: str = "rcca") -> ml_collections.ConfigDict:
     config.detection.frozen = False
     config.detection.objects = 16
     config.detection.anchor_scale = 4.0
-    config.detection.train_proposals = 200
+    config.detection.train_proposals = 100
     config.detection.test_proposals = 100
     config.detection.sampled_anchors = 64
-    config.detection.sampled_regions = 64
+    config.detection.sampled_regions = 32
     config.detection.detections = 30
     return config

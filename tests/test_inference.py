@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ccnet_jax
-from ccnet_jax import devices, inference, visualize
+from ccnet_jax import devices, pictures, visualize
 from ccnet_jax.data.datasets.streets import CLASSES, Streets
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.prediction import predictor
@@ -155,7 +155,7 @@ def test_what_a_model_would_misread_is_refused(model, case):
 
 def test_a_list_of_pictures_is_refused():
     with pytest.raises(UserError, match="must be an array, .* not a list; pass, for example, np.stack"):
-        inference._check_images([image(), image()])
+        pictures.check_batch([image(), image()])
 
 
 def test_shapes_and_dtypes_are_checked_under_jit_too(model):

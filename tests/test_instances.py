@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
+from safetensors.numpy import save_file
 
 import ccnet_jax
 from ccnet_jax import convert, devices, eval, predict, train
@@ -203,10 +204,12 @@ def test_a_run_of_the_other_task_gets_a_sentence(runs, coco, tmp_path):
 
 
 def test_programs_that_know_one_task_say_so(runs, tmp_path, monkeypatch):
+    other = tmp_path / "other.safetensors"
+    save_file({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, other)
     for program, arguments in (
         (preview, ("--config", "streets_instances")),
         (convert, (runs["whole"], "--to", "torch", "--out", tmp_path / "w.safetensors")),
-        (convert, (tmp_path / "w.safetensors", "--config", "coco", "--out", tmp_path / "run")),
+        (convert, (other, "--config", "coco", "--out", tmp_path / "run")),
     ):
         with pytest.raises(UserError, match="task"):
             ran(monkeypatch, program, *arguments)

@@ -161,7 +161,7 @@ def test_a_part_that_fails_or_takes_too_long_says_so(capfd):
 
 def test_missing_packages_skip_a_part(tmp_path, monkeypatch):
     monkeypatch.setattr(on_gpu.importlib.util, "find_spec", lambda name: None if name == "grain" else name)
-    flags = argparse.Namespace(toy=True, camvid=tmp_path, camvid_run=None)
+    flags = argparse.Namespace(toy=True, camvid=tmp_path, camvid_run=None, camvid_steps=None)
     skipped = {
         part.name: on_gpu.reason_to_skip(part, tmp_path, "x", 1e4, [])
         for part in on_gpu.parts(tmp_path, flags)

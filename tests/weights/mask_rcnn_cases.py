@@ -23,7 +23,7 @@ DEPTHS = (18, 50)
 SIZES = ((97, 130), (123, 75))  # (height, width), of two pictures
 CANVAS = 32  # sides of padded pictures are multiples of it
 REGIONS = 7
-DETECTIONS = 40
+DETECTIONS = 16
 
 
 def network(depth: int, classes: int = CLASSES, width: float = 1.0) -> MaskRCNN:
@@ -90,6 +90,6 @@ def regions(size: tuple[int, int]) -> np.ndarray:
 
 
 def excerpt(values: np.ndarray) -> np.ndarray:
-    """About 2,000 of the values, evenly spread."""
+    """About 300 of the values, evenly spread."""
     flat = np.asarray(values, np.float32).ravel()
-    return flat[:: max(1, flat.size // 2000)]
+    return flat[:: max(1, flat.size // 300)]

@@ -69,7 +69,7 @@ def test_every_intermediate_and_the_detections_are_torchvisions(depth, size, rec
     count = len(recorded[f"{depth}/{size[0]}x{size[1]}/scores"])
     assert count > 3
     scores = recorded[f"{depth}/{size[0]}x{size[1]}/scores"]
-    assert (np.diff(scores) < -1e-5).all()  # none are equal: their order is a result
+    assert (np.diff(scores) < -5e-6).all()  # none are equal: their order is a result
     assert int(found.pop("used").sum()) == count
     for name, value in found.items():
         wanted = recorded[f"{depth}/{size[0]}x{size[1]}/{name}"]
