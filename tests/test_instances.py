@@ -159,6 +159,28 @@ def test_a_picture_is_predicted(runs, coco, tmp_path, monkeypatch):
         model(np.zeros((1, 97, 192, 3), np.uint8))
 
 
+def test_classes_of_another_file_are_found_by_their_names(runs, coco, tmp_path, monkeypatch):
+    """A file whose categories stand in another order, under other ids, has the same scores."""
+    content = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    new = {entry["id"]: 100 - entry["id"] for entry in content["categories"]}
+    categories = [{**entry, "id": new[entry["id"]]} for entry in content["categories"]]
+    annotations = [{**x, "category_id": new[x["category_id"]]} for x in content["annotations"]]
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({**content, "categories": categories, "annotations": annotations}))
+    (tmp_path / "val2017").symlink_to(coco / "val2017")
+    classes = runs["whole"].load_classes().names
+    assert runs["whole"].load_config().data.classes == classes
+    data = load_config("coco", data__dir=str(tmp_path)).data
+    assert TASKS["instance"].open(data, "val2017").classes == classes[::-1]  # in the order of their ids
+    scores = []
+    for folder in (coco, tmp_path):
+        ran(monkeypatch, eval, runs["whole"], "--data-dir", folder, "--output", tmp_path / "s.json")
+        scores.append(json.loads((tmp_path / "s.json").read_text()))
+    assert scores[0]["mask"] == scores[1]["mask"]
+    assert scores[0]["classes"] == scores[1]["classes"]
+
+
 def test_objects_that_are_left_out_are_told(coco):
     config = load_config("coco", data__dir=str(coco), **{**SMALL, "detection__objects": 2})
     source = TASKS["instance"].open(config.data, "train2017")

@@ -1,5 +1,6 @@
 """Instance segmentation: a box, a class and a mask for every object. Paper: section 4.5, Table 7."""
 
+import dataclasses
 import pathlib
 
 import grain.python as grain
@@ -35,6 +36,16 @@ def open_source(data: DataConfig, split: str) -> InstanceSource:
     if not len(source):
         raise UserError(f"split {split} of {data.name} has no pictures; correct data.dir or the name")
     return source
+
+
+def completed(config: Config, source: InstanceSource) -> Config:
+    """The config with the names of the classes, where the data set's files have them.
+
+    Another split's file may list more categories, or in another order: classes are found by their names.
+    """
+    if DATASETS[config.data.name].classes is not None or config.data.classes is not None:
+        return config
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, classes=source.classes))
 
 
 def summary(config: Config, source: InstanceSource, split: str) -> str:
@@ -140,7 +151,7 @@ def scores(result: Result) -> dict[str, float]:
 
 TASK = Task(
     open=open_source,
-    completed=lambda config, source: config,
+    completed=completed,
     summary=summary,
     check=check,
     batches=batches,

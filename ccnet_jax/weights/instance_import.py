@@ -239,6 +239,8 @@ def import_instances(
         config = parse(recipe, overrides or {})
     _check(config, depth, source)
     named = config.data.classes or (COCO_CLASSES if classes == len(COCO_CLASSES) else numbered_names(classes))
+    if classes == len(COCO_CLASSES):  # to find them by their names in a file of annotations
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, classes=tuple(named)))
     if len(named) != classes:
         raise UserError(
             f"{source} has {classes} classes and config.data.classes {len(named)}; make them agree"
