@@ -225,11 +225,27 @@ def test_a_run_of_the_other_task_gets_a_sentence(runs, coco, tmp_path):
         train.train(load_config("coco:r50-rcca", **changes), RunFolder(tmp_path))
 
 
+def test_the_data_are_previewed(coco, tmp_path, monkeypatch, capsys):
+    output = tmp_path / "preview.png"
+    small = ("--config.data.resize=192,96", "--config.data.workers=0", "--config.batch_size=2", "--crops=3")
+    ran(monkeypatch, preview, "--config", "coco", f"--config.data.dir={coco}", f"--output={output}", *small)
+    out = capsys.readouterr().out
+    source = TASKS["instance"].open(load_config("coco", data__dir=str(coco)).data, "train2017")
+    assert f"train2017: 5 pictures, {sum(map(source.count, range(5)))} objects of 5 classes" in out
+    people = sum((source.objects(i).classes == 0).sum() for i in range(5))
+    assert [line.split() for line in out.splitlines() if "person" in line] == [
+        ["person", f"{people}", "objects"]
+    ]
+    assert "the first 3 pictures of training are in" in out
+    sheet = np.asarray(Image.open(output))
+    assert sheet.shape[1] > 2 * 192
+    assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100
+
+
 def test_programs_that_know_one_task_say_so(runs, tmp_path, monkeypatch):
     other = tmp_path / "other.safetensors"
     save_file({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, other)
     for program, arguments in (
-        (preview, ("--config", "streets_instances")),
         (convert, (runs["whole"], "--to", "torch", "--out", tmp_path / "w.safetensors")),
         (convert, (other, "--config", "coco", "--out", tmp_path / "run")),
     ):

@@ -3,7 +3,8 @@
     python -m ccnet_jax.data.preview --config NAME[:VARIANT] [--output FILE] [--config.KEY=VALUE]
 
 Draws the first crops that training will see, augmented, each beside itself with its labels over it, and a
-legend; and prints how many pictures each split has, their sizes and how often each class occurs.
+legend; and prints how many pictures each split has, their sizes and how often each class occurs. Of instance
+segmentation it draws pictures with their objects, and counts objects.
 """
 
 import collections
@@ -14,11 +15,14 @@ import numpy as np
 from ccnet_jax import command_line, figures
 from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
+from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.data.sources import Source
 from ccnet_jax.data.statistics import class_table, sizes_text
-from ccnet_jax.errors import UserError
+from ccnet_jax.evaluation.instance_scores import pasted
+from ccnet_jax.figures.instances import instance_overlay
 from ccnet_jax.labels import VOID
 from ccnet_jax.progress import progress_bar
+from ccnet_jax.tasks import TASKS
 
 
 def first_crops(source: Source, config: Config, count: int) -> dict[str, np.ndarray]:
@@ -50,6 +54,49 @@ def statistics(source: Source, limit: int) -> tuple[np.ndarray, collections.Coun
     return np.append(pixels[:classes], pixels[VOID]), sizes, count
 
 
+def preview_objects(config: Config, count: int, counted: int, output: pathlib.Path) -> None:
+    """Print what the splits hold, and draw the first pictures of training with their objects.
+
+    Args:
+      config: of instance segmentation.
+      count: pictures to draw.
+      counted: pictures whose objects are counted by class, evenly spread; 0 is all.
+      output: PNG file.
+    """
+    task = TASKS[config.task]
+    source = task.open(config.data, config.data.train_split)
+    print(task.summary(config, source, config.data.train_split))
+    print(task.summary(config, task.open(config.data, config.data.eval_split), config.data.eval_split))
+    looked_at = min(counted, len(source)) if counted else len(source)
+    found = np.zeros(len(source.classes), np.int64)
+    for index in progress_bar(
+        np.linspace(0, len(source) - 1, looked_at).astype(int), unit="image", leave=False
+    ):
+        found += np.bincount(source.objects(int(index)).classes, minlength=len(found))
+    print(f"of {config.data.train_split}, {looked_at} pictures counted (--counted):")
+    wide = max(map(len, source.classes))
+    print("\n".join(f"  {name:{wide}} {n:8,} objects" for name, n in zip(source.classes, found, strict=True)))
+
+    drawn: list[np.ndarray] = []
+    for batch in task.batches(config, source, 0, 0, 1):
+        drawn += [drawn_objects(batch, row, source) for row in range(config.batch_size)]
+        if len(drawn) >= count:
+            break
+    sheet = figures.picture_sheet(drawn[:count], f"{len(drawn[:count])} pictures of training")
+    figures.save_picture(output, sheet)
+    print(f"the first {len(drawn[:count])} pictures of training are in {output}")
+
+
+def drawn_objects(batch: dict[str, np.ndarray], row: int, source: InstanceSource) -> np.ndarray:
+    """One picture of a batch with its objects as training sees them."""
+    used, image = batch["used"][row], batch["image"][row]
+    boxes, labels = batch["boxes"][row][used], batch["classes"][row][used]
+    shares = batch["masks"][row][used].astype(np.float32) / 255
+    masks = [pasted(mask, box, image.shape[:2]) for mask, box in zip(shares, boxes, strict=True)]
+    whole = np.array(masks, np.uint8).reshape(-1, *image.shape[:2])
+    return instance_overlay(image, boxes, labels, whole, source.classes, source.palette)
+
+
 def not_negative(text: str) -> int:
     """A whole number of at least 0. Raises ArgumentTypeError where the text is none."""
     return 0 if text == "0" else command_line.positive(text)
@@ -59,11 +106,10 @@ def main() -> None:
     """The program."""
     arguments = flags().parsed()
     config = command_line.config_of(arguments)
-    if config.task != "semantic":
-        raise UserError(
-            f"preview shows labels of pixels, and config.task is {config.task!r}; look at pictures/ in a run "
-            "with --config.eval_every"
-        )
+    output = pathlib.Path(arguments.output).expanduser()
+    if config.task == "instance":
+        preview_objects(config, arguments.crops, arguments.counted, output)
+        return
     data = config.data
     source = pipeline.open_source(data, data.train_split)
     print(pipeline.summary(data, source, data.train_split))
@@ -78,7 +124,6 @@ def main() -> None:
 
     crops = first_crops(source, config, arguments.crops)
     sheet = figures.contact_sheet(crops["image"], crops["label"], source.classes, source.palette)
-    output = pathlib.Path(arguments.output).expanduser()
     figures.save_picture(output, sheet)
     print(f"the first {len(crops['image'])} crops of training are in {output}")
 

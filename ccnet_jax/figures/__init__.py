@@ -5,7 +5,7 @@ from ccnet_jax.figures.colours import colourize, hatching, overlay
 from ccnet_jax.figures.legends import legend
 from ccnet_jax.figures.panels import comparison, prediction_figure, side_by_side
 from ccnet_jax.figures.png import save_grey, save_labels, save_picture
-from ccnet_jax.figures.sheets import contact_sheet
+from ccnet_jax.figures.sheets import contact_sheet, picture_sheet
 
 __all__ = [
     "attention_figure",
@@ -15,6 +15,7 @@ __all__ = [
     "hatching",
     "legend",
     "overlay",
+    "picture_sheet",
     "prediction_figure",
     "save_grey",
     "save_labels",
