@@ -80,18 +80,18 @@ def parts(folder: pathlib.Path, flags: argparse.Namespace) -> Iterator[Part]:
 
     yield Part("kernels", 0.4, 20, [["kernels.criss_cross.check", *toy, *output("kernels")]])
     bench = ["kernels.criss_cross.bench", "--resume", *toy]
-    yield Part("bench", 0.4, 30, [[*bench, *output("bench")]])
+    yield Part("bench", 0.25, 30, [[*bench, *output("bench")]])
     tune = ["kernels.criss_cross.tune", *toy, *output("blocks")]
     first = [] if flags.toy else [[*tune, "--shapes=8x97x97", "--dtypes=bfloat16"]]
-    yield Part("blocks", 0.2, 30, [*first, tune])
+    yield Part("blocks", 0.12, 30, [*first, tune])
     blocks = folder / "blocks.json"
     tuned = ["--blocks", str(blocks)] if blocks.exists() else []
     if tuned:
-        yield Part("bench_tuned", 0.2, 30, [[*bench, *tuned, *output("bench_tuned")]])
+        yield Part("bench_tuned", 0.12, 30, [[*bench, *tuned, *output("bench_tuned")]])
     yield Part(
         "model_speed",
-        0.7 if flags.camvid else 1.0,
-        60,
+        0.75 if flags.camvid else 1.0,
+        120,  # to compile one case for PyTorch and for JAX
         [["experiments.model_speed", *toy, *tuned, *output("model_speed")]],
         ("kernels", "ccnet_jax", "experiments/speed"),
     )
