@@ -118,6 +118,7 @@ def test_help(program, flag, folder):
         "report",
         "streets_context",
         "roi_align",
+        "instance_memory",
         "streets_instances",
         "testing_memory",
     ],
