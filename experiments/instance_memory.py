@@ -3,8 +3,8 @@
     python -m experiments.instance_memory
 
 Two pictures of 800x1344, every variant of configs/coco.py in float32 and bfloat16, beside what mmdetection's
-model zoo reports. Writes experiments/results/instance_memory.json after every row; started again, it keeps the
-rows of the same versions and sources. What compiling for a GPU needs is in `kernels.aot`.
+model zoo reports. Writes experiments/results/instance_memory.json after every row; started again, it keeps
+the rows of the same versions and sources. What compiling for a GPU needs is in `kernels.aot`.
 """
 
 import argparse
