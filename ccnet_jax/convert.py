@@ -34,9 +34,7 @@ from ccnet_jax.config import Config, parse
 from ccnet_jax.config_files import ConfigName
 from ccnet_jax.errors import UserError
 from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.weights import tensor_files
-from ccnet_jax.weights.instance_import import import_instances, instance_source
-from ccnet_jax.weights.naming import STEM_NAMES, StateDict
+from ccnet_jax.weights.naming import STEM_NAMES
 from ccnet_jax.weights.torch_export import export_weights
 from ccnet_jax.weights.torch_import import import_weights
 
@@ -49,13 +47,6 @@ def main() -> None:
     if arguments.to is None:
         config = recipe(arguments)
         overrides = arguments.overrides if config is None else {}
-        if (tensors := mask_rcnn_in(given)) is not None:
-            import_instances(tensors, given, out, config, overrides)
-            return
-        if config is not None and config.task != "semantic":
-            raise UserError(
-                f"--config {arguments.config} has task={config.task!r}, and {given} is no Mask R-CNN"
-            )
         import_weights(given, out, arguments.source, arguments.inplace_abn, config, overrides)
         return
     if arguments.source or arguments.config or arguments.overrides:
@@ -68,15 +59,6 @@ def recipe(arguments: argparse.Namespace) -> Config | None:
     if arguments.config is None:
         return None
     return parse(config_files.load(ConfigName.of(arguments.config)), arguments.overrides)
-
-
-def mask_rcnn_in(path: pathlib.Path) -> StateDict | None:
-    """The state dict in a file, if it is torchvision's or mmdetection's Mask R-CNN. Raises UserError."""
-    if path.is_dir():
-        return None
-    tensor_files.check_readable(path, str(path))
-    tensors, _ = tensor_files.read(path)
-    return tensors if instance_source(tensors) is not None else None
 
 
 def flags() -> command_line.Parser:

@@ -90,7 +90,8 @@ def main() -> None:
     name = name_of(arguments, split)
     print(f"{run.path.resolve()}, step {step}, split {split}, {mode}")
     pictures = run.pictures(name)
-    result = task.tester(config, network, mode)(variables, source, pictures, arguments.limit, labels)
+    test = task.tester(config, network, mode)
+    result = test(variables, source, pictures=pictures, limit=arguments.limit, labels=labels)
     if labels is not None:
         print(f"{result['pictures']} predictions in {labels}")
     if not task.scores(result):

@@ -12,7 +12,6 @@ run holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best
 import argparse
 import contextlib
 import functools
-import itertools
 import json
 import math
 import sys
@@ -154,10 +153,11 @@ def train(config: Config, run: RunFolder) -> None:
             # ----------------------------------------------------- evaluate
             if eval_source is not None and eval_due and not stopped_by:
                 split = config.data.eval_split
-                result = test(state.variables, eval_source, run.pictures(split))
+                result = test(state.variables, eval_source, pictures=run.pictures(split))
                 scores = task.scores(result)
                 log.write(step, {f"{split}/{name}": score for name, score in scores.items()})
-                for name, score in itertools.islice(scores.items(), 1):
+                if scores:
+                    name, score = next(iter(scores.items()))
                     if process == 0:
                         bar.write(f"step {step}: {split} {name} {100 * score:.2f} %")
                     checkpoints.save_best(step, state.variables, score)
@@ -176,7 +176,7 @@ def train(config: Config, run: RunFolder) -> None:
         # ---------------------------------------------------------- the end
         if not config.eval_every:  # no validation has drawn pictures
             split = config.data.train_split
-            test(state.variables, train_source, run.pictures(split), limit=DRAWN)
+            test(state.variables, train_source, pictures=run.pictures(split), limit=DRAWN)
     say(f"finished; pictures in {run.all_pictures}, scores: python -m ccnet_jax.eval --workdir {run}")
 
 

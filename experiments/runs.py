@@ -3,10 +3,14 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
+from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import RunFolder
 from kernels.measure import ROOT
+
+Cell = tuple[str, int]  # what is compared, and the seed
 
 
 def program(name: str, *arguments: str) -> None:
@@ -32,6 +36,26 @@ def scores(run: RunFolder, split: str, ms_flip: bool = False) -> dict[str, Any]:
     if not is_scored(run, split, ms_flip):
         program("eval", f"--workdir={run.path}", f"--split={split}", *["--ms-flip"] * ms_flip)
     return json.loads(file.read_text())
+
+
+def measured_rows(
+    cells: list[Cell],
+    run_of: Callable[[Cell], RunFolder],
+    is_finished: Callable[[RunFolder], bool],
+    measured: Callable[[Cell, RunFolder], dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The rows of all cells, in their order.
+
+    Those that are finished are read first, so that the bar has the rate of the rest; these are made seed by
+    seed.
+    """
+    finished = {cell: is_finished(run_of(cell)) for cell in cells}
+    rows: dict[Cell, dict[str, Any]] = {}
+    with progress_bar(total=len(cells), initial=sum(finished.values()), unit="network") as bar:
+        for cell in sorted(cells, key=lambda cell: (not finished[cell], cell[1])):
+            rows[cell] = measured(cell, run_of(cell))
+            bar.update(int(not finished[cell]))
+    return [rows[cell] for cell in cells]
 
 
 def is_scored(run: RunFolder, split: str, ms_flip: bool = False) -> bool:

@@ -17,7 +17,6 @@ from typing import Any
 
 from ccnet_jax import figures, inference
 from ccnet_jax.data.datasets.streets import CONTEXT_CLASSES, Streets
-from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import RunFolder
 from experiments import markdown, runs
 from kernels.measure import ROOT, result_head, write_result
@@ -35,10 +34,9 @@ PICTURED = {"none": "none", "RCCA, 2 loops": "rcca"}  # the manual shows predict
 POINT = (70, 160)  # what this pixel, of a vehicle in the first validation scene, attends to in the second
 SPLIT = "val"
 MODES = {"single": False, "ms_flip": True}  # {mode: whether several scales and mirror images are averaged}
-Cell = tuple[str, int]  # context module, seed
 
 
-def run_of(cell: Cell, folder: pathlib.Path) -> RunFolder:
+def run_of(cell: runs.Cell, folder: pathlib.Path) -> RunFolder:
     """The folder of a network's run."""
     name, seed = cell
     return RunFolder(folder / f"{name.replace(' ', '').replace(',', '-')}-{seed}")
@@ -49,7 +47,7 @@ def is_finished(run: RunFolder) -> bool:
     return run.config_file.is_file() and all(runs.is_scored(run, SPLIT, flip) for flip in MODES.values())
 
 
-def measured(cell: Cell, run: RunFolder) -> dict[str, Any]:
+def measured(cell: runs.Cell, run: RunFolder) -> dict[str, Any]:
     """A network's row: trained and evaluated, as far as it is not yet; scores are fractions."""
     name, seed = cell
     if not is_finished(run):
@@ -132,18 +130,11 @@ def main() -> None:
     arguments = parser.parse_args()
 
     folder = arguments.runs.expanduser().resolve()
-    cells = [(name, seed) for seed in range(arguments.seeds) for name in VARIANTS]
-    cells.sort(key=lambda cell: not is_finished(run_of(cell, folder)))  # the bar's rate is that of the rest
-    done = sum(is_finished(run_of(cell, folder)) for cell in cells)
-    rows: dict[Cell, dict[str, Any]] = {}
-    with progress_bar(total=len(cells), initial=done, unit="network") as bar:
-        for cell in cells:
-            rows[cell] = measured(cell, run_of(cell, folder))
-            bar.update(int(len(rows) > done))
+    cells = [(name, seed) for name in VARIANTS for seed in range(arguments.seeds)]
+    rows = runs.measured_rows(cells, lambda cell: run_of(cell, folder), is_finished, measured)
     draw(folder)
     head = result_head()  # not earlier: JAX here would take the memory of a GPU that the runs need
-    ordered = [rows[name, seed] for name in VARIANTS for seed in range(arguments.seeds)]
-    report = {**head, "rows": ordered}
+    report = {**head, "rows": rows}
     write_result(RESULTS / "streets_context.json", report)
     print(tables(report)["scores"])
 

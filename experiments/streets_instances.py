@@ -15,7 +15,6 @@ import statistics
 from typing import Any
 
 from ccnet_jax.data.datasets.streets_instances import CONTEXT_CLASSES
-from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import RunFolder
 from experiments import markdown, runs
 from experiments.streets_context import mean_and_spread, with_commits
@@ -26,10 +25,9 @@ VARIANTS = {"none": "none", "non-local block": "nonlocal", "RCCA, 2 loops": "rcc
 PICTURED = ("none", "rcca")
 SPLIT = "val"
 KINDS = ("box", "mask")
-Cell = tuple[str, int]  # context module, seed
 
 
-def run_of(cell: Cell, folder: pathlib.Path) -> RunFolder:
+def run_of(cell: runs.Cell, folder: pathlib.Path) -> RunFolder:
     """The folder of a network's run."""
     name, seed = cell
     return RunFolder(folder / f"{VARIANTS[name]}-{seed}")
@@ -40,7 +38,7 @@ def is_finished(run: RunFolder) -> bool:
     return run.config_file.is_file() and runs.is_scored(run, SPLIT)
 
 
-def measured(cell: Cell, run: RunFolder) -> dict[str, Any]:
+def measured(cell: runs.Cell, run: RunFolder) -> dict[str, Any]:
     """A network's row: trained and evaluated, as far as it is not yet; scores are fractions."""
     name, seed = cell
     if not is_finished(run):
@@ -99,21 +97,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     folder = arguments.runs.expanduser().resolve()
-    cells = [(name, seed) for seed in range(arguments.seeds) for name in VARIANTS]
-    cells.sort(key=lambda cell: not is_finished(run_of(cell, folder)))  # the bar's rate is that of the rest
-    done = sum(is_finished(run_of(cell, folder)) for cell in cells)
-    rows: dict[Cell, dict[str, Any]] = {}
-    with progress_bar(total=len(cells), initial=done, unit="network") as bar:
-        for cell in cells:
-            rows[cell] = measured(cell, run_of(cell, folder))
-            bar.update(int(len(rows) > done))
+    cells = [(name, seed) for name in VARIANTS for seed in range(arguments.seeds)]
+    rows = runs.measured_rows(cells, lambda cell: run_of(cell, folder), is_finished, measured)
     for name, variant in VARIANTS.items():
         if variant in PICTURED:
             drawn = run_of((name, 0), folder).pictures(SPLIT) / "val-00003.png"
             shutil.copy(drawn, RESULTS / f"streets_instances_{variant}.png")
     head = result_head()  # not earlier: JAX here would take the memory of a GPU that the runs need
-    ordered = [rows[name, seed] for name in VARIANTS for seed in range(arguments.seeds)]
-    report = {**head, "rows": ordered}
+    report = {**head, "rows": rows}
     write_result(RESULTS / "streets_instances.json", report)
     print(tables(report)["scores"])
 

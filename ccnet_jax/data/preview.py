@@ -43,42 +43,44 @@ def statistics(source: Source, limit: int) -> tuple[np.ndarray, collections.Coun
       source: the pictures.
       limit: how many to count, evenly spread; 0 is all.
     """
-    count = min(limit, len(source)) if limit else len(source)
+    pictures = evenly_spread(len(source), limit)
     pixels = np.zeros(256, np.int64)
     sizes: collections.Counter[tuple[int, int]] = collections.Counter()
-    for index in progress_bar(np.linspace(0, len(source) - 1, count).astype(int), unit="image", leave=False):
-        label = source[int(index)]["label"]
+    for index in progress_bar(pictures, unit="image", leave=False):
+        label = source[index]["label"]
         sizes[label.shape] += 1
         pixels += np.bincount(label.ravel(), minlength=256)
     classes = len(source.classes)
-    return np.append(pixels[:classes], pixels[VOID]), sizes, count
+    return np.append(pixels[:classes], pixels[VOID]), sizes, len(pictures)
 
 
-def preview_objects(config: Config, count: int, counted: int, output: pathlib.Path) -> None:
-    """Print what the splits hold, and draw the first pictures of training with their objects.
+def evenly_spread(count: int, limit: int) -> list[int]:
+    """At most `limit` of the numbers from 0 to count - 1, evenly spread; 0 is all."""
+    return np.linspace(0, count - 1, min(limit, count) if limit else count).astype(int).tolist()
+
+
+def preview_objects(
+    config: Config, source: InstanceSource, count: int, counted: int, output: pathlib.Path
+) -> None:
+    """Print how many objects the classes have, and draw the first pictures of training with their objects.
 
     Args:
       config: of instance segmentation.
+      source: pictures to train on.
       count: pictures to draw.
       counted: pictures whose objects are counted by class, evenly spread; 0 is all.
       output: PNG file.
     """
-    task = TASKS[config.task]
-    source = task.open(config.data, config.data.train_split)
-    print(task.summary(config, source, config.data.train_split))
-    print(task.summary(config, task.open(config.data, config.data.eval_split), config.data.eval_split))
-    looked_at = min(counted, len(source)) if counted else len(source)
+    pictures = evenly_spread(len(source), counted)
     found = np.zeros(len(source.classes), np.int64)
-    for index in progress_bar(
-        np.linspace(0, len(source) - 1, looked_at).astype(int), unit="image", leave=False
-    ):
-        found += np.bincount(source.objects(int(index)).classes, minlength=len(found))
-    print(f"of {config.data.train_split}, {looked_at} pictures counted (--counted):")
+    for index in progress_bar(pictures, unit="image", leave=False):
+        found += np.bincount(source.objects(index).classes, minlength=len(found))
+    print(f"of {config.data.train_split}, {len(pictures)} pictures counted (--counted):")
     wide = max(map(len, source.classes))
     print("\n".join(f"  {name:{wide}} {n:8,} objects" for name, n in zip(source.classes, found, strict=True)))
 
     drawn: list[np.ndarray] = []
-    for batch in task.batches(config, source, 0, 0, 1):
+    for batch in TASKS[config.task].batches(config, source, 0, 0, 1):
         drawn += [drawn_objects(batch, row, source) for row in range(config.batch_size)]
         if len(drawn) >= count:
             break
@@ -106,15 +108,14 @@ def main() -> None:
     """The program."""
     arguments = flags().parsed()
     config = command_line.config_of(arguments)
+    data, task = config.data, TASKS[config.task]
     output = pathlib.Path(arguments.output).expanduser()
+    source = task.open(data, data.train_split)
+    print(task.summary(config, source, data.train_split))
+    print(task.summary(config, task.open(data, data.eval_split), data.eval_split))
     if config.task == "instance":
-        preview_objects(config, arguments.crops, arguments.counted, output)
+        preview_objects(config, source, arguments.crops, arguments.counted, output)
         return
-    data = config.data
-    source = pipeline.open_source(data, data.train_split)
-    print(pipeline.summary(data, source, data.train_split))
-    evaluated = pipeline.open_source(data, data.eval_split)
-    print(pipeline.summary(data, evaluated, data.eval_split))
 
     if not pipeline.has_summary(data):
         pixels, sizes, count = statistics(source, arguments.counted)

@@ -29,6 +29,8 @@ from ccnet_jax.models.detection.mask_rcnn import Detections
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.progress import progress_bar
 
+DETECTIONS = "detections.json"
+
 
 def evaluate_instances(
     detect: Detect,
@@ -38,7 +40,7 @@ def evaluate_instances(
     batch_size: int,
     pictures: pathlib.Path | None = None,
     limit: int | None = None,
-    results: pathlib.Path | None = None,
+    labels: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """COCO's scores of the network on every picture of `source`.
 
@@ -52,7 +54,7 @@ def evaluate_instances(
       batch_size: pictures at once, of each process; raised to a multiple of its devices.
       pictures: folder for the first comparisons, None for none.
       limit: take only the first pictures.
-      results: JSON file for all detections in COCO's format, None for none.
+      labels: folder for all detections in COCO's format, `DETECTIONS`, None for none.
 
     Returns:
       `instance_scores`, and
@@ -84,8 +86,8 @@ def evaluate_instances(
             bar.update(int((batch["index"] >= 0).sum()))
     seconds = time.perf_counter() - started
     found = gathered(found)
-    if results is not None and process == 0:
-        write_whole(results, json.dumps(result_list(source, found)))
+    if labels is not None and process == 0:
+        write_whole(labels / DETECTIONS, json.dumps(result_list(source, found)))
     scores = instance_scores(source, found)
     return {**scores, "pictures": count, "images_per_second": count / seconds}
 

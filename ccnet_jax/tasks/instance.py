@@ -1,7 +1,7 @@
 """Instance segmentation: a box, a class and a mask for every object. Paper: section 4.5, Table 7."""
 
 import dataclasses
-import pathlib
+import functools
 
 import grain.python as grain
 import jax
@@ -19,7 +19,6 @@ from ccnet_jax.evaluation.instance_scores import KINDS, table
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.detection.config import build_mask_rcnn
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, is_trained_where_frozen
-from ccnet_jax.models.variables import Variables
 from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.instance_losses import make_instance_loss
 from ccnet_jax.training.optimizers import IsTrained
@@ -127,20 +126,12 @@ def loss(config: Config, network: MaskRCNN) -> Loss:
 
 def tester(config: Config, network: MaskRCNN, mode: TestMode) -> Tester:
     """What finds the objects of every picture; there is one mode."""
-    detect = detector(network, config.detection)
-
-    def test(
-        variables: Variables,
-        source: InstanceSource,
-        pictures: pathlib.Path | None = None,
-        limit: int | None = None,
-        labels: pathlib.Path | None = None,
-    ) -> Result:
-        results = None if labels is None else labels / "detections.json"
-        size = config.eval_batch_size
-        return evaluate_instances(detect, variables, source, config.data, size, pictures, limit, results)
-
-    return test
+    return functools.partial(
+        evaluate_instances,
+        detector(network, config.detection),
+        data=config.data,
+        batch_size=config.eval_batch_size,
+    )
 
 
 def scores(result: Result) -> dict[str, float]:

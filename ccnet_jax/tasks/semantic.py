@@ -1,7 +1,7 @@
 """Semantic segmentation: a class for every pixel."""
 
 import dataclasses
-import pathlib
+import functools
 
 import grain.python as grain
 import jax
@@ -18,7 +18,6 @@ from ccnet_jax.evaluation.prediction import predictor
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
-from ccnet_jax.models.variables import Variables
 from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import Loss
@@ -69,18 +68,7 @@ def loss(config: Config, network: CCNet) -> Loss:
 
 def tester(config: Config, network: CCNet, mode: TestMode) -> Tester:
     """What predicts every picture in its own size, and counts pixels."""
-    predict = predictor(network, mode)
-
-    def test(
-        variables: Variables,
-        source: Source,
-        pictures: pathlib.Path | None = None,
-        limit: int | None = None,
-        labels: pathlib.Path | None = None,
-    ) -> Result:
-        return {**evaluate(predict, variables, source, config.eval_batch_size, pictures, limit, labels)}
-
-    return test
+    return functools.partial(evaluate, predictor(network, mode), batch_size=config.eval_batch_size)
 
 
 def scores(result: Result) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import grain.python as grain
@@ -15,7 +15,7 @@ from ccnet_jax.models.variables import Variables
 from ccnet_jax.training.optimizers import IsTrained
 from ccnet_jax.training.step import Loss
 
-Result = dict[str, Any]  # of an evaluation; JSON can hold it
+Result = Mapping[str, Any]  # of an evaluation; JSON can hold it
 Shapes = dict[str, jax.ShapeDtypeStruct]
 
 
@@ -26,6 +26,7 @@ class Tester(Protocol):
         self,
         variables: Variables,
         source: Any,
+        *,
         pictures: pathlib.Path | None = None,
         limit: int | None = None,
         labels: pathlib.Path | None = None,

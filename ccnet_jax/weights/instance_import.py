@@ -21,8 +21,8 @@ from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.weights.naming import Key, Naming, StateDict, is_counter
+from ccnet_jax.weights.new_folder import new_folder
 from ccnet_jax.weights.resnet_depth import depth_of
-from ccnet_jax.weights.torch_import import new_folder
 from ccnet_jax.weights.values import checked
 
 COCO_LABELS = 91  # of torchvision: COCO's ids 0 to 90, of which 80 are classes
@@ -201,7 +201,7 @@ def import_instances(
     source: pathlib.Path,
     out: pathlib.Path,
     given: Config | None = None,
-    overrides: dict[str, str] | None = None,
+    overrides: Mapping[str, str] | None = None,
 ) -> None:
     """Make a run's folder, at step 0, of Mask R-CNN's weights, and print what was found.
 
@@ -220,7 +220,7 @@ def import_instances(
         raise UserError(f"{source} holds no Mask R-CNN")
     names, all_names = INSTANCE_NAMES[whose], set(tensors)
     depth = depth_of(name.removeprefix(names.backbone) for name in tensors if name.startswith(names.backbone))
-    logits = next(f"{name}.bias" for name in names.modules["box_head/classes"])
+    logits = f"{names.modules['box_head/classes'][0]}.bias"
     if depth is None or logits not in tensors:
         raise UserError(
             f"{source} holds a Mask R-CNN on another backbone than a ResNet; take one on a ResNet"

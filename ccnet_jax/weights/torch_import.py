@@ -1,10 +1,7 @@
 """PyTorch's weights into a run's folder, or of a ResNet alone into the folder of a backbone."""
 
-import contextlib
 import pathlib
-import shutil
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -30,7 +27,9 @@ from ccnet_jax.weights.import_config import (
     classes_from_weights,
     config_from_weights,
 )
+from ccnet_jax.weights.instance_import import import_instances, instance_source
 from ccnet_jax.weights.naming import Key, StateDict, is_counter
+from ccnet_jax.weights.new_folder import new_folder
 
 _LISTED = 5  # missing tensors that a complaint names
 
@@ -43,7 +42,9 @@ def import_weights(
     config: Config | None = None,
     overrides: Mapping[str, str] | None = None,
 ) -> None:
-    """Make a run's folder of a CCNet's weights, or a backbone's of a ResNet's, and print what was found.
+    """Make a run's folder of a CCNet's or a Mask R-CNN's weights, or a backbone's of a ResNet's.
+
+    Prints what was found.
 
     Args:
       source: a .safetensors, .pth or .pt file.
@@ -61,6 +62,11 @@ def import_weights(
         raise UserError(f"{source} is a folder; to write the weights of a run for PyTorch pass --to torch")
     tensor_files.check_readable(source, str(source))
     tensors, raw_meta = tensor_files.read(source)
+    if instance_source(tensors) is not None:
+        import_instances(tensors, source, out, config, overrides)
+        return
+    if config is not None and config.task != "semantic":
+        raise UserError(f"{source} is no Mask R-CNN, and the config has task={config.task!r}; choose another")
     network = detect_network(tensors, expected_source, source)
     if in_place is None:
         in_place = values.has_in_place_norms(tensors, network.naming)
@@ -152,27 +158,6 @@ def variable_shapes(model: ModelConfig, num_classes: int | None) -> dict[Key, tu
     if num_classes is not None:
         return shapes
     return {key: shape for key, shape in shapes.items() if key[1] == "backbone"}
-
-
-@contextlib.contextmanager
-def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a temporary folder that becomes `out` when the block ends without an error.
-
-    Raises UserError where `out` is not empty, or cannot be made.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} exists and is not empty; choose a new folder")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made ({error.strerror}); choose another folder") from None
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp's are for their owner only
-        folder.replace(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _print_tensors(

@@ -7,7 +7,7 @@ import pytest
 
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instances import Objects
-from ccnet_jax.evaluation.evaluate_instances import evaluate_instances, in_picture
+from ccnet_jax.evaluation.evaluate_instances import DETECTIONS, evaluate_instances, in_picture
 from ccnet_jax.models.detection.mask_rcnn import Detections
 
 DATA = DataConfig(resize=(120, 80))
@@ -78,8 +78,8 @@ def perfect(variables, images, size):
 
 
 def test_perfect_detections_have_perfect_scores(tmp_path):
-    results = tmp_path / "results.json"
-    scores = evaluate_instances(perfect, {}, SOURCE, DATA, 2, pictures=tmp_path / "pictures", results=results)
+    results = tmp_path / DETECTIONS
+    scores = evaluate_instances(perfect, {}, SOURCE, DATA, 2, pictures=tmp_path / "pictures", labels=tmp_path)
     assert scores["box"]["AP"] == scores["mask"]["AP"] == pytest.approx(1)
     assert scores["pictures"] == 5
     assert scores["images_per_second"] > 0
