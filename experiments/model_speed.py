@@ -25,7 +25,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,10 +76,11 @@ def measured_case(case: Case, names: Sequence[str], setup: Setup, session: Sessi
     session.make_weights(case)
     for name in names:
         session.logits_file(name).unlink(missing_ok=True)
-    found = in_turn(case, names, setup, session)
+    found = in_turn(case, {name: CONTENDERS[name] for name in names}, setup, session)
     for name, numbers in found.items():
         if len(names) > 1 and is_lack_of_memory(numbers["failure"]):
-            found[name] = in_turn(case, [name], setup, session)[name] | {"alone": True}
+            alone = in_turn(case, {name: CONTENDERS[name]}, setup, session)
+            found[name] = alone[name] | {"alone": True}
     for name, numbers in found.items():
         numbers["logits_difference"] = logits_difference(session, name) if name != "jax" else None
     return found
@@ -90,16 +91,16 @@ def is_lack_of_memory(failure: str | None) -> bool:
     return failure is not None and ("memory" in failure.lower() or "RESOURCE_EXHAUSTED" in failure)
 
 
-def in_turn(case: Case, names: Sequence[str], setup: Setup, session: Session) -> dict[str, Any]:
-    """{contender: its numbers}, timed in turn in every round."""
-    numbers: dict[str, dict[str, Any]] = {name: {"failure": None, "alone": False} for name in names}
-    seconds: dict[str, list[float]] = {name: [] for name in names}
+def in_turn(case: Case, programs: Mapping[str, str], setup: Setup, session: Session) -> dict[str, Any]:
+    """{contender: its numbers}, timed in turn in every round, from {contender: the program that times it}."""
+    numbers: dict[str, dict[str, Any]] = {name: {"failure": None, "alone": False} for name in programs}
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
     calls: dict[str, int] = {}
 
     with contextlib.ExitStack() as closing:
         workers = {
-            name: closing.enter_context(Worker(CONTENDERS[name], session.folder / f"{name}.log"))
-            for name in names
+            name: closing.enter_context(Worker(program, session.folder / f"{name}.log"))
+            for name, program in programs.items()
         }
 
         def ask(name: str, **request: Any) -> dict[str, Any]:
@@ -111,17 +112,17 @@ def in_turn(case: Case, names: Sequence[str], setup: Setup, session: Session) ->
                     numbers[name]["failure"] = str(failure)
             return {}
 
-        for name in names:
+        for name in programs:
             numbers[name] |= ask(name, **session.request(case, name))
-        for name in names:  # a second call, without compilation, warms up and says how many make a round
+        for name in programs:  # a second call, without compilation, warms up and says how many make a round
             if second := ask(name, calls=1).get("seconds"):
                 calls[name] = min(1000, max(1, round(setup.round_seconds / second)))
                 numbers[name]["compile_seconds"] = max(0.0, numbers[name]["first_seconds"] - second)
         for _ in range(setup.rounds):
-            for name in names:
+            for name in programs:
                 if answer := ask(name, calls=calls.get(name, 1)):
                     seconds[name].append(answer["seconds"])
-        for name in names:
+        for name in programs:
             numbers[name] |= ask(name, logits=str(session.logits_file(name)))
             if numbers[name]["failure"] is None:
                 numbers[name] |= spread(seconds[name], case.batch)

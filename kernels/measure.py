@@ -27,7 +27,8 @@ _NO_RESULTS = ":(exclude)experiments/results"  # in git's words
 PACKAGES = (
     *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
     *("flax", "optax", "orbax-checkpoint", "numpy"),
-    *("grain", "imagecodecs", "opencv-python-headless", "opencv-python", "pillow", "torch"),
+    *("grain", "imagecodecs", "opencv-python-headless", "opencv-python", "pillow"),
+    *("torch", "torchvision"),
 )
 
 Name = TypeVar("Name", bound=Hashable)
