@@ -75,6 +75,40 @@ class Config:
     checkpoint_every: int = setting(
         1000, "updates from one checkpoint to the next", at_least=1, resumable=True
     )
+    checkpoint_minutes: float | None = setting(
+        None, "and at most so many minutes; None for no such limit", above=0, resumable=True, before=None
+    )
+    keep_checkpoints: int = setting(
+        2, "number of the newest checkpoints that are kept", at_least=1, resumable=True, before=2
+    )
+    keep_every: int | None = setting(
+        None,
+        "checkpoints of updates that are multiples of it are kept for ever; None for none",
+        at_least=1,
+        resumable=True,
+        before=None,
+    )
+    save_errors: str = setting(
+        "retry",
+        "where a checkpoint cannot be written: `retry` goes on and tries again, `stop` ends",
+        choices=("retry", "stop"),
+        resumable=True,
+        before="retry",
+    )
+    skip_nonfinite: int = setting(
+        0,
+        "updates whose loss or gradient may be not finite; they change nothing, and one more ends training",
+        at_least=0,
+        resumable=True,
+        before=0,
+    )
+    loss_spike: float | None = setting(
+        10.0,
+        "multiple of the median loss from which an update is told, with its pictures; None tells none",
+        above=1,
+        resumable=True,
+        before=10.0,
+    )
     profile: tuple[int, int] | None = setting(
         None,
         "updates of which a trace is written: --config.profile=100:5 traces five, from step 100",

@@ -16,10 +16,12 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from ccnet_jax import command_line, compilation_cache, config_files, devices
 from ccnet_jax import config as configuration
@@ -28,16 +30,20 @@ from ccnet_jax.devices import say
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate import DRAWN
 from ccnet_jax.progress import progress_bar
-from ccnet_jax.run.checkpoints import Checkpoints
+from ccnet_jax.run.checkpoints import Checkpoints, set_damaged_aside
 from ccnet_jax.run.folder import LATEST, RunFolder
-from ccnet_jax.run.metric_log import MetricLog
+from ccnet_jax.run.lock import locked_for_all_hosts
+from ccnet_jax.run.metric_log import MetricLog, is_evaluated
 from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks.task import Task
 from ccnet_jax.training.clock import StepClock
+from ccnet_jax.training.meter import Meter, NotFinite
 from ccnet_jax.training.optimizers import build_optimizer
+from ccnet_jax.training.save_rhythm import SaveRhythm
 from ccnet_jax.training.schedules import build_schedule
-from ccnet_jax.training.step import Metrics, State, initial_state, make_train_step
-from ccnet_jax.training.stopping import StopSignal
+from ccnet_jax.training.step import State, initial_state, make_train_step
+from ccnet_jax.training.stopping import Stopped, StopSignal
 from ccnet_jax.weights import pretrained
 from kernels.criss_cross import IMPLEMENTATIONS
 
@@ -56,37 +62,45 @@ def train(config: Config, run: RunFolder) -> None:
     train_source = task.open(config.data, config.data.train_split)
     config = task.completed(config, train_source)
     eval_source = task.open(config.data, config.data.eval_split) if config.eval_every else None
-    if Checkpoints.exists(run):
-        run.check_same_run(config)
-    start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
-    if start >= config.steps:
-        say(f"{run} is already trained to step {start} of {config.steps}; nothing to train")
-        return
-    say(task.summary(config, train_source, config.data.train_split))
-    if eval_source is not None:
-        say(task.summary(config, eval_source, config.data.eval_split))
     task.check(config, train_source, config.batch_size // processes)
-    prepare_folder(config, train_source, run)
-
-    # ------------------------------------------------- mesh, network, optimizer
-    mesh = devices.data_mesh(
-        jax.devices()[: math.gcd(config.batch_size // config.accumulate, jax.device_count())]
-    )
-    network = task.network(config, len(train_source.classes))
-    optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
-    schedule = build_schedule(config.optimizer, config.steps)
-    state = jax.jit(
-        functools.partial(initial_state, network, optimizer, config.seed),
-        out_shardings=devices.replicated(mesh),
-    )()
 
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
+        stop = closing.enter_context(StopSignal(say))
+        closing.enter_context(locked_for_all_hosts(run.lock_file))
+        for sentence in set_damaged_aside(run):
+            say(sentence)
+        if Checkpoints.exists(run):
+            run.check_same_run(config, train_source.classes)
+        start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
+        if start >= config.steps and is_finished(config, run, start):
+            say(f"{run} is already trained to step {start} of {config.steps}; nothing to train")
+            return
+        say(task.summary(config, train_source, config.data.train_split))
+        if eval_source is not None:
+            say(task.summary(config, eval_source, config.data.eval_split))
+        prepare_folder(config, train_source, run)
+
+        # --------------------------------------------- mesh, network, optimizer
+        mesh = devices.data_mesh(
+            jax.devices()[: math.gcd(config.batch_size // config.accumulate, jax.device_count())]
+        )
+        network = task.network(config, len(train_source.classes))
+        optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
+        schedule = build_schedule(config.optimizer, config.steps)
+        state = jax.jit(
+            functools.partial(initial_state, network, optimizer, config.seed),
+            out_shardings=devices.replicated(mesh),
+        )()
+        meter = Meter(start, config.skip_nonfinite, config.loss_spike)
+
         # ---------------------------------------------- resume, or pretrained
-        checkpoints = closing.enter_context(Checkpoints(run))
+        checkpoints = closing.enter_context(Checkpoints(run, config.keep_checkpoints, config.keep_every))
         if checkpoints.latest_step() is not None:
             checkpoints.drop_best_after(start)
-            variables, buffers = checkpoints.restore_last(state.variables, state.optimizer)
+            variables, buffers, progress = checkpoints.restore_last(state.variables, state.optimizer)
             state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
+            if progress:  # a converted checkpoint has none
+                meter.go_on_from(progress)
             say(f"going on from step {start} of {run}")
         elif config.pretrained:
             state = state.replace(variables=pretrained.load_backbone(config.pretrained, state.variables))
@@ -96,88 +110,169 @@ def train(config: Config, run: RunFolder) -> None:
         closing.callback(host_batches.close)
         batches = devices.prefetched(host_batches, mesh)
 
-        # ------------------------------------------------------------ steps
+        # ------------------------------------------- what goes on beside steps
         clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))
         train_step = clock.watched(
             make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
         )
         test = task.tester(config, network, config.test_mode())
         log = closing.enter_context(MetricLog(run, start, enabled=process == 0))
-        stop = closing.enter_context(StopSignal())
         parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
         say(
             f"{parameters:,} parameters, {mesh.size} of {jax.device_count()} devices "
             f"({jax.devices()[0].device_kind}), run folder {run}"
         )
-
         bar = progress_bar(total=config.steps, initial=start, unit="step", disable=process != 0)
         closing.enter_context(bar)
         window = config.profile if process == 0 else None
         trace = closing.enter_context(Trace(run, window, start, bar.write))
-        metrics: Metrics = {}
-        for step, batch in zip(range(start + 1, config.steps + 1), clock.arriving(batches), strict=False):
-            jax.block_until_ready(metrics)  # one step ahead of the devices and no more: Ctrl-C is prompt
-            with trace.step(step):
-                state, metrics = train_step(state, batch)
-            bar.update()
-            if step == start + 1 and process == 0:
-                run.point_latest()
-            final = step == config.steps
-            log_due = final or step % config.log_every == 0
-            checkpoint_due = final or step % config.checkpoint_every == 0
-            eval_due = eval_source is not None and (final or step % config.eval_every == 0)
-            # hosts that ask one another wait for the step, so they do when it is waited for anyway
-            stopped_by = stop.agreed() if processes == 1 or log_due else 0
+        rhythm = SaveRhythm(config.checkpoint_every, config.checkpoint_minutes)
 
-            # ---------------------------------------------------------- log
-            if log_due or checkpoint_due or eval_due or stopped_by:
-                values = {name: float(value) for name, value in metrics.items()}
-                if not all(map(math.isfinite, values.values())):
-                    raise UserError(
-                        f"at step {step} the loss is {values['loss']} and the gradient's norm "
-                        f"{values['gradient_norm']}: lower --config.optimizer.learning_rate, in another "
-                        f"--workdir; {run} keeps its last good checkpoint"
-                    )
-                values |= {"learning_rate": float(schedule(step - 1))} | clock.read(step)
-                if (peak := devices.peak_memory(mesh)) is not None:
-                    values["peak_memory_bytes"] = peak
-                log.write(step, values)
-                bar.set_postfix_str(
-                    f"loss {values['loss']:.3f}, rate {values['learning_rate']:.2e}, "
-                    f"{values['images_per_second']:.1f} images/s",
-                    refresh=False,
-                )
-                for hint in clock.hints() if process == 0 else ():
-                    bar.write(hint)
+        def save(step: int, needed: bool) -> None:
+            """Write a checkpoint; one that is not `needed` may fail, and is tried again."""
+            log.flush()
+            try:
+                with clock.paused():
+                    checkpoints.save_last(step, state.variables, state.optimizer, meter.progress())
+                    if needed:
+                        checkpoints.finish()
+                rhythm.note_saved()
+            except UserError as error:
+                if needed or config.save_errors == "stop":
+                    raise
+                rhythm.note_failed()
+                bar.write(f"warning: at step {step} {error}; training goes on, and tries again")
 
-            # ----------------------------------------------------- evaluate
-            if eval_source is not None and eval_due and not stopped_by:
-                split = config.data.eval_split
-                result = test(state.variables, eval_source, pictures=run.pictures(split))
+        def evaluate(step: int) -> None:
+            """Score the weights on the validation split, all else being saved."""
+            stop.nothing_to_save = checkpoints.finish
+            split = config.data.eval_split
+            with clock.paused():
+                result = test(state.variables, eval_source, pictures=run.pictures(split), between=stop.check)
                 scores = task.scores(result)
-                log.write(step, {f"{split}/{name}": score for name, score in scores.items()})
+                noted = scores or {"pictures": result["pictures"]}
+                log.write(step, {f"{split}/{name}": value for name, value in noted.items()})
                 if scores:
                     name, score = next(iter(scores.items()))
-                    if process == 0:
-                        bar.write(f"step {step}: {split} {name} {100 * score:.2f} %")
+                    bar.write(f"step {step}: {split} {name} {100 * score:.2f} %")
                     checkpoints.save_best(step, state.variables, score)
-                stopped_by = stop.agreed()
 
-            # --------------------------------------------------- checkpoint
-            if checkpoint_due or stopped_by:
-                checkpoints.save_last(step, state.variables, state.optimizer)
-            if eval_due or checkpoint_due:
-                clock.restart()
-            if stopped_by and not final:
-                bar.close()
-                say(f"stopped after step {step}; the same command with --workdir {run} goes on from there")
-                sys.exit(128 + stopped_by)
+        updating = False  # inside an update, the state's buffers are not to be read
+
+        def save_what_is_sound(kind: object, error: BaseException | None, trace: object) -> None:
+            """After an error outside an update."""
+            if isinstance(error, Exception) and not updating and meter.step > start:
+                with contextlib.suppress(Exception):  # the error itself is what is told
+                    save(meter.step, needed=True)
+
+        closing.push(save_what_is_sound)
+        closing.enter_context(sentences_for_updates(config, task, train_source, run, schedule))
+
+        # ------------------------------------------------------------ steps
+        try:
+            eval_due = eval_source is not None and is_due(config.eval_every, start, config.steps)
+            if start and eval_due and not is_evaluated(run, start, config.data.eval_split):
+                evaluate(start)
+            for step, batch in zip(range(start + 1, config.steps + 1), clock.arriving(batches), strict=False):
+                meter.settle()  # one step ahead of the devices and no more: a stop is prompt
+                updating = True
+                with trace.step(step):
+                    state, metrics = train_step(state, batch)
+                updating = False
+                meter.add(step, metrics)
+                stop.nothing_to_save = None
+                bar.update()
+                if step == start + 1 and process == 0:
+                    run.point_latest()
+                log_due = is_due(config.log_every, step, config.steps)
+                eval_due = eval_source is not None and is_due(config.eval_every, step, config.steps)
+                # hosts that ask one another wait for the step, so they do when it is waited for anyway
+                stopped_by = stop.agreed() if processes == 1 or log_due else 0
+
+                # ------------------------------------------------------ log
+                if log_due:
+                    meter.settle()
+                    values = meter.means() | {"learning_rate": float(schedule(step - 1))} | clock.read(step)
+                    if (peak := devices.peak_memory(mesh)) is not None:
+                        values["peak_memory_bytes"] = peak
+                    log.write(step, values)
+                    bar.set_postfix_str(
+                        f"loss {values['loss']:.3f}, rate {values['learning_rate']:.2e}, "
+                        f"{values['images_per_second']:.1f} images/s",
+                        refresh=False,
+                    )
+                for line in (*clock.hints(), *remarks(meter, config, task, train_source)):
+                    bar.write(line)
+
+                # ---------------------------------- checkpoint, then evaluate
+                final = step == config.steps
+                if final or eval_due or stopped_by or rhythm.is_due(step):
+                    meter.settle()
+                    save(step, needed=final or bool(stopped_by))
+                if stopped_by and not final:
+                    raise Stopped(stopped_by)
+                if eval_due:
+                    evaluate(step)
+        except Stopped as stopped:
+            bar.close()
+            say(f"stopped after step {meter.step}; the same command with --workdir {run} goes on from there")
+            sys.exit(128 + stopped.number)
 
         # ---------------------------------------------------------- the end
         if not config.eval_every:  # no validation has drawn pictures
             split = config.data.train_split
             test(state.variables, train_source, pictures=run.pictures(split), limit=DRAWN)
     say(f"finished; pictures in {run.all_pictures}, scores: python -m ccnet_jax.eval --workdir {run}")
+
+
+def is_due(every: int, step: int, steps: int) -> bool:
+    """Whether something that happens every so many updates, and after the last one, happens after `step`."""
+    return step == steps or step % every == 0
+
+
+def is_finished(config: Config, run: RunFolder, step: int) -> bool:
+    """Whether nothing is missing of a run that has made its last update: no final evaluation, no pictures."""
+    if config.eval_every:
+        return is_evaluated(run, step, config.data.eval_split)
+    return run.pictures(config.data.train_split).is_dir()
+
+
+def remarks(meter: Meter, config: Config, task: Task, source: Any) -> Iterator[str]:
+    """Sentences about updates that are out of the ordinary, with the names of their pictures."""
+    for step, words in meter.remarks():
+        yield f"warning: step {step} {words}; its pictures: {picture_names(config, task, source, step)}"
+
+
+def picture_names(config: Config, task: Task, source: Any, step: int) -> str:
+    """The names of the pictures of an update, at most 8."""
+    names = task.batch_names(config, source, step)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+@contextlib.contextmanager
+def sentences_for_updates(
+    config: Config, task: Task, source: Any, run: RunFolder, schedule: optax.Schedule
+) -> Iterator[None]:
+    """Inside, an update that is not finite, or finds no memory, becomes a UserError."""
+    try:
+        yield
+    except NotFinite as trouble:
+        step, values = trouble.step, trouble.values
+        raise UserError(
+            f"at step {step} the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}, "
+            f"at a rate of {float(schedule(step - 1)):.3g}, with the pictures "
+            f"{picture_names(config, task, source, step)}: lower --config.optimizer.learning_rate, in "
+            "another --workdir, or pass --config.skip_nonfinite=N to leave out up to N such updates; "
+            f"{run} keeps the weights before it"
+        ) from None
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"an update does not fit into the device's memory ({str(error).splitlines()[0]}); lower "
+            "--config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
+            "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
+        ) from None
 
 
 def check_devices(config: Config) -> None:

@@ -1,7 +1,5 @@
 import dataclasses
 import json
-import os
-import signal
 import types
 
 import cv2
@@ -268,16 +266,6 @@ def test_best_is_kept_apart_and_forgotten_when_its_steps_are_made_again(tmp_path
     with pytest.raises(UserError, match="another network") as error:
         load_variables(RunFolder(tmp_path), "last", other)
     assert "\n" not in str(error.value)
-
-
-def test_stop_signal_gives_the_handlers_back():
-    before = signal.getsignal(signal.SIGINT)
-    with StopSignal() as stop:
-        assert stop.agreed() == 0
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.agreed() == signal.SIGINT
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends the process
-    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_dropout_differs_from_step_to_step():

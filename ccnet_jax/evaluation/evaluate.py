@@ -2,6 +2,7 @@
 
 import pathlib
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -41,6 +42,7 @@ def evaluate(
     pictures: pathlib.Path | None = None,
     limit: int | None = None,
     labels: pathlib.Path | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Scores of the network on every picture of `source`, at the pictures' own sizes.
 
@@ -54,6 +56,7 @@ def evaluate(
       pictures: folder for the first `DRAWN` comparisons, None for none.
       limit: take only the first pictures.
       labels: folder for all predictions as 8-bit PNGs in the data set's own numbers, None for none.
+      between: called between two batches; what it raises ends the evaluation.
 
     Returns:
       Scores and what they were computed from.
@@ -69,6 +72,7 @@ def evaluate(
         total=len(range(process, count, processes)), unit="image", leave=False, disable=process != 0
     ) as bar:
         for batch in pipeline.evaluation_batches(source, count, batch_size, process, processes):
+            between()
             predicted = np.asarray(
                 predict(variables, jax.device_put(batch["image"], devices.batch_sharding(mesh)))
             )

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -41,6 +42,7 @@ def evaluate_instances(
     pictures: pathlib.Path | None = None,
     limit: int | None = None,
     labels: pathlib.Path | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """COCO's scores of the network on every picture of `source`.
 
@@ -55,6 +57,7 @@ def evaluate_instances(
       pictures: folder for the first comparisons, None for none.
       limit: take only the first pictures.
       labels: folder for all detections in COCO's format, `DETECTIONS`, None for none.
+      between: called between two batches; what it raises ends the evaluation.
 
     Returns:
       `instance_scores`, and
@@ -72,6 +75,7 @@ def evaluate_instances(
         total=len(range(process, count, processes)), unit="image", leave=False, disable=process != 0
     ) as bar:
         for batch in evaluation_batches(source, data, count, batch_size, process, processes):
+            between()
             images, size = (
                 jax.device_put(batch[key], devices.batch_sharding(mesh)) for key in ("image", "size")
             )

@@ -1,60 +1,143 @@
-"""Checkpoints of a run, by Orbax: `last`, everything to go on with, and `best`, the weights alone.
+"""Checkpoints of a run, by Orbax: the last ones, everything to go on with, and `best`, the weights alone.
 
-A checkpoint is written under a temporary name and renamed when it is whole, so that a process
-killed at any moment leaves the one before.
+A checkpoint is written under a temporary name, with the checksums of its files, and renamed when it is whole:
+a process killed at any moment leaves the ones before. One whose files are not what was written is set aside.
 """
 
 import pathlib
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ccnet_jax import devices
-from ccnet_jax.errors import UserError
+from ccnet_jax.errors import UserError, writing
 from ccnet_jax.models.variables import Variables
+from ccnet_jax.run import checksums
 from ccnet_jax.run.folder import RunFolder
+
+Progress = dict[str, Any]  # what training knows beside arrays, as JSON
+_LAST_ITEMS = ("variables", "optimizer")
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: `{last,best}/STEP/variables` and `last/STEP/optimizer`.
+    """The folder `checkpoints/` of a run.
+
+    `last/STEP/{variables,optimizer,progress}` of the newest steps, and `best/STEP/variables`.
 
     Args:
       run: the folder of the run.
+      keep: number of the newest checkpoints in `last`.
+      keep_every: those of steps that are multiples of it stay, too; None for none.
+
+    Raises:
+      UserError: the folder cannot be made.
     """
 
-    def __init__(self, run: RunFolder):
-        root = run.checkpoints.resolve()
-        options = {"max_to_keep": 1, "cleanup_tmp_directories": True}
-        self._last = ocp.CheckpointManager(root / "last", options=ocp.CheckpointManagerOptions(**options))
-        self._best = ocp.CheckpointManager(
-            root / "best",
-            options=ocp.CheckpointManagerOptions(**options, best_fn=_score),
+    def __init__(self, run: RunFolder, keep: int = 2, keep_every: int | None = None):
+        self._root = run.checkpoints.resolve()
+        with writing(self._root, "choose another --workdir"):
+            for name in ("last", "best"):
+                (self._root / name).mkdir(parents=True, exist_ok=True)
+        self._keep = {"max_to_keep": keep, "keep_period": keep_every}
+        self._last = self._manager("last", **self._keep)
+        self._best = self._manager("best", max_to_keep=1, best_fn=_score)
+
+    def _manager(self, name: str, **options: Any) -> ocp.CheckpointManager:
+        folder = self._root / name
+
+        def seal() -> None:
+            """Checksums of what Orbax has written and is about to rename."""
+            if jax.process_index() == 0:
+                for path in _unfinished(folder):
+                    checksums.seal(path)
+
+        return ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(post_finalization_callback=seal),
+                **options,
+            ),
         )
 
-    def save_last(self, step: int, variables: Variables, optimizer: Any) -> None:
-        """Write everything, while training goes on. `step` is the number of updates so far."""
-        if step != self._last.latest_step():
-            self._finish_where_hosts_wait()
-            save = ocp.args.StandardSave
-            self._last.save(
-                step, args=ocp.args.Composite(variables=save(variables), optimizer=save(optimizer))
-            )
+    def save_last(
+        self, step: int, variables: Variables, optimizer: Any, progress: Progress | None = None
+    ) -> None:
+        """Write everything, while training goes on. `step` is the number of updates so far.
+
+        Raises UserError where this checkpoint, or the one before, cannot be written; see `check`.
+        """
+        if step == self._last.latest_step():
+            return
+        self._finish_where_hosts_wait()
+        save = ocp.args.StandardSave
+        args = ocp.args.Composite(
+            variables=save(variables), optimizer=save(optimizer), progress=ocp.args.JsonSave(progress or {})
+        )
+        size = sum(x.nbytes for x in jax.tree.leaves((variables, optimizer)))
+        self._guarded(lambda: self._last.save(step, args=args), size)
 
     def save_best(self, step: int, variables: Variables, score: float) -> None:
-        """Write the weights, if `score` is the best so far."""
-        self._best.wait_until_finished()  # the score of the one before is written last
+        """Write the weights, if `score` is the best so far. Raises UserError as `save_last` does."""
+        self._guarded(self._best.wait_until_finished)  # the score of the one before is written last
         self._finish_where_hosts_wait()
         best = self._best.best_step()
         if best is None or score > _score(self._best.metrics(best)):
-            self._best.save(
-                step,
-                args=ocp.args.Composite(variables=ocp.args.StandardSave(variables)),
-                metrics={"score": float(score)},
+            args = ocp.args.Composite(variables=ocp.args.StandardSave(variables))
+            size = sum(x.nbytes for x in jax.tree.leaves(variables))
+            self._guarded(lambda: self._best.save(step, args=args, metrics={"score": float(score)}), size)
+
+    def check(self) -> None:
+        """Raise UserError where a checkpoint could not be written since the last call; takes no time.
+
+        What was written of it is removed, and the checkpoints before are untouched: another may be tried.
+        """
+        self._guarded(lambda: [manager.check_for_errors() for manager in (self._last, self._best)])
+
+    def finish(self) -> None:
+        """Return when everything is on disk. Raises UserError as `check` does."""
+        self._guarded(lambda: [manager.wait_until_finished() for manager in (self._last, self._best)])
+
+    def _guarded(self, call: Callable[[], Any], size: int = 0) -> None:
+        """The call; where it fails, the fragments are removed and the reason is told.
+
+        Args:
+          call: into Orbax.
+          size: bytes that it is going to write.
+        """
+        if not self._root.is_dir():
+            raise UserError(f"{self._root} has been removed: a checkpoint cannot be written; make it again")
+        free = shutil.disk_usage(self._root).free
+        if size > free:
+            raise UserError(
+                f"a checkpoint of {size / 1e9:.3g} GB does not fit into {self._root}, where {free / 1e9:.3g} "
+                "GB are free; make room there"
             )
+        try:
+            call()
+        except Exception as error:  # of Orbax, TensorStore or the file system: each has its own class
+            self._begin_again()
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"a checkpoint could not be written to {self._root} ({reason}); {free / 1e9:.3g} GB are free "
+                "there: make room, or see to it that the folder is there and may be written"
+            ) from None
+
+    def _begin_again(self) -> None:
+        """After a failure: without fragments, and with managers that know only what is whole."""
+        for name in ("last", "best"):
+            for fragment in _unfinished(self._root / name):
+                shutil.rmtree(fragment, ignore_errors=True)
+            (self._root / name).mkdir(parents=True, exist_ok=True)
+        self._last = self._manager("last", **self._keep)
+        self._best = self._manager("best", max_to_keep=1, best_fn=_score)
 
     def _finish_where_hosts_wait(self) -> None:
         """Wait for what is being written, if there are several hosts.
@@ -63,8 +146,7 @@ class Checkpoints:
         wait for the first of them and another process for the second.
         """
         if jax.process_count() > 1:
-            self._last.wait_until_finished()
-            self._best.wait_until_finished()
+            self.finish()
 
     @staticmethod
     def exists(run: RunFolder) -> bool:
@@ -86,22 +168,90 @@ class Checkpoints:
         """Number of updates behind the last checkpoint, None if there is none."""
         return self._last.latest_step()
 
-    def restore_last(self, variables: Variables, optimizer: Any) -> tuple[Any, Any]:
-        """The last checkpoint's (variables, optimizer), on the devices of the arrays given."""
+    def restore_last(self, variables: Variables, optimizer: Any) -> tuple[Any, Any, Progress]:
+        """The last checkpoint's (variables, optimizer, progress), on the devices of the arrays given.
+
+        A checkpoint from before version 0.3 has no progress: {}. Raises UserError where it cannot be read.
+        """
+        step = self._last.latest_step()
         restore = ocp.args.StandardRestore
-        restored = self._last.restore(
-            self._last.latest_step(),
-            args=ocp.args.Composite(variables=restore(variables), optimizer=restore(optimizer)),
-        )
-        return restored.variables, restored.optimizer
+        items: dict[str, Any] = {"variables": restore(variables), "optimizer": restore(optimizer)}
+        folder = self._root / "last" / str(step)
+        if (folder / "progress").is_dir():
+            items["progress"] = ocp.args.JsonRestore()
+        try:
+            restored = self._last.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:
+            raise UserError(
+                f"{folder} cannot be read as a checkpoint of this network "
+                f"({str(error).strip().splitlines()[0]}); move it out of the run's folder, and the same "
+                "command goes on from the one before"
+            ) from None
+        progress = dict(restored["progress"]) if "progress" in items else {}
+        return restored["variables"], restored["optimizer"], progress
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *error: object) -> None:
         """Return when everything is on disk, however training ended."""
-        self._last.close()
-        self._best.close()
+        try:
+            self.finish()
+        finally:
+            self._last.close()
+            self._best.close()
+
+
+def set_damaged_aside(run: RunFolder) -> Iterator[str]:
+    """Move checkpoints that are not what was written to `checkpoints/damaged`; a sentence for each.
+
+    Of `last` the newest that is sound is looked for. All hosts call this, and the first one moves.
+
+    Raises:
+      UserError: no checkpoint is left of those that there were.
+    """
+    root, lost = run.checkpoints, []
+    if jax.process_index() == 0:
+        for name in ("last", "best"):
+            for step in sorted(_steps(root / name), reverse=True):
+                folder = root / name / str(step)
+                complaint = _damage(folder, _LAST_ITEMS if name == "last" else _LAST_ITEMS[:1])
+                if complaint is None:
+                    break
+                lost.append(
+                    f"{folder} {complaint}; it is set aside as {_set_aside(folder, root / 'damaged')}"
+                )
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+    yield from lost
+    if not Checkpoints.exists(run) and any((root / "damaged").glob("last-*")):
+        raise UserError(
+            f"no checkpoint of {run} can be read; restore one from a copy into {root / 'last'}, or choose "
+            "another --workdir to begin again"
+        )
+
+
+def _damage(folder: pathlib.Path, items: tuple[str, ...]) -> str | None:
+    """What is wrong with the folder of a step, in words that follow its name; None if nothing is."""
+    for item in items:
+        if not (folder / item / "_METADATA").is_file():
+            return f"is incomplete: it has no {item}"
+    return checksums.damage(folder)
+
+
+def _set_aside(folder: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
+    """Where the folder is moved to, a name of its own in `place`."""
+    with writing(place):
+        place.mkdir(exist_ok=True)
+        number = 1
+        while (target := place / f"{folder.parent.name}-{folder.name}-{number}").exists():
+            number += 1
+        return folder.rename(target)
+
+
+def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What Orbax is writing, or has left, below `folder`."""
+    return [path for path in folder.glob("*.orbax-checkpoint-tmp*") if path.is_dir()]
 
 
 def _score(metrics: Any) -> float:
@@ -155,11 +305,21 @@ def load_arrays(folder: pathlib.Path) -> Any:
 
 
 def step_folder(run: RunFolder, which: str) -> pathlib.Path | None:
-    """The folder STEP of a checkpoint, chosen as by `load_variables`; None where there is none."""
+    """The folder STEP of a checkpoint, chosen as by `load_variables`; None where there is none.
+
+    Of several, the newest one that is sound; a sentence tells of those that are not. Raises UserError where
+    none is.
+    """
     root = _checkpoint_folder(run, which)
-    for candidate in (root, root / str(max(_steps(root), default=0))):
-        if (candidate / "variables").is_dir():
-            return candidate
+    candidates = [root] if (root / "variables").is_dir() else []
+    candidates += [root / str(step) for step in sorted(_steps(root), reverse=True)]
+    for folder in candidates:
+        complaint = _damage(folder, _LAST_ITEMS[:1])
+        if complaint is None:
+            return folder
+        if folder == candidates[-1]:
+            raise UserError(f"{folder} {complaint}; name another with --checkpoint (best, last, or a folder)")
+        print(f"{folder} {complaint}; the one before is taken")
     return None
 
 

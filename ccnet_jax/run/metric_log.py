@@ -1,9 +1,13 @@
 """A run's metrics, as JSON lines and as TensorBoard events."""
 
 import json
+import os
+from typing import Any
 
-from ccnet_jax.errors import write_whole
+from ccnet_jax.errors import UserError, write_whole, writing
 from ccnet_jax.run.folder import RunFolder
+
+_EVENTS = "events.out.tfevents"  # how TensorBoard's files begin
 
 
 class MetricLog:
@@ -22,25 +26,34 @@ class MetricLog:
             return
         import tensorboardX  # not above: where PyTorch is installed it takes two seconds
 
-        path = run.metrics_file
-        kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                if json.loads(line)["step"] <= start:
-                    kept.append(line + "\n")
-            except ValueError:
-                pass  # a line cut off when the process was killed
-        write_whole(path, "".join(kept))
-        self._lines = path.open("a", buffering=1)
-        self._events = tensorboardX.SummaryWriter(str(run), purge_step=start + 1, flush_secs=10)
+        kept = [line for line in logged(run) if line["step"] <= start]
+        write_whole(run.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
+        with writing(run.metrics_file):
+            self._lines = run.metrics_file.open("a", buffering=1)
+        for path in run.path.glob(f"{_EVENTS}*"):  # what they hold is written again: some of it may be lost
+            path.unlink()
+        self._events = tensorboardX.SummaryWriter(str(run), flush_secs=10)
+        for line in kept:
+            self._add_scalars(line)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line {"step": step, **values}, and one scalar of each value."""
         if not self._enabled:
             return
-        self._lines.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        line = {"step": step, **values}
+        self._lines.write(json.dumps(line) + "\n")
+        self._add_scalars(line)
+
+    def _add_scalars(self, line: dict[str, Any]) -> None:
+        for name, value in line.items():
+            if name != "step":
+                self._events.add_scalar(name, value, line["step"])
+
+    def flush(self) -> None:
+        """Everything so far to disk, before a checkpoint says that it is there."""
+        if self._enabled:
+            self._events.flush()
+            os.fsync(self._lines.fileno())
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -50,3 +63,29 @@ class MetricLog:
         if self._enabled:
             self._lines.close()
             self._events.close()
+
+
+def logged(run: RunFolder) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; without one that was cut off when the process was killed."""
+    try:
+        text = run.metrics_file.read_text()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{run.metrics_file} cannot be read ({error.strerror}); move it away") from None
+    lines = []
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            lines.append(values)
+    return lines
+
+
+def is_evaluated(run: RunFolder, step: int, split: str) -> bool:
+    """Whether metrics.jsonl has what an evaluation of a split found after `step` updates."""
+    return any(
+        line["step"] == step and any(name.startswith(f"{split}/") for name in line) for line in logged(run)
+    )

@@ -30,6 +30,7 @@ class Tester(Protocol):
         pictures: pathlib.Path | None = None,
         limit: int | None = None,
         labels: pathlib.Path | None = None,
+        between: Callable[[], None] = lambda: None,
     ) -> Result:
         """Scores on every picture of `source`; each process looks at its share.
 
@@ -39,6 +40,7 @@ class Tester(Protocol):
           pictures: folder for drawings of the first ones, None for none.
           limit: take only the first pictures.
           labels: folder for all predictions in the data set's own form, None for none.
+          between: called between two batches; what it raises ends the evaluation.
         """
 
 

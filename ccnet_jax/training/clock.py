@@ -1,5 +1,6 @@
 """Where the time of training goes: to updates, to waiting for data, to compiling."""
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +35,7 @@ class StepClock:
         self._watcher = ThreadPoolExecutor(1)
         self._hints: list[str] = []
         self._judged = False
-        self.restart()
+        self._restart()
 
     def __enter__(self) -> "StepClock":
         jax.monitoring.register_event_duration_secs_listener(self._note_compilation)
@@ -71,13 +72,13 @@ class StepClock:
                 return
             arrived = time.perf_counter()
             if self._update is None:
-                self.restart()
+                self._restart()
             elif self._update.done():
                 self._waited += max(0.0, arrived - max(asked, self._update.result()))
             yield batch
 
     def read(self, step: int) -> dict[str, float]:
-        """What was measured since the last reading or `restart`, without the time of compiling.
+        """What was measured since the last reading, without the time of compiling and what is `paused`.
 
         Returns:
           images_per_second; data_wait_share, from 0 to 1; seconds_left, without validation; compile_seconds;
@@ -96,13 +97,20 @@ class StepClock:
         if step > self._start + 1:  # before, the loader has only just started
             self._judge(values["data_wait_share"])
         self._last_step = step
-        self.restart()
+        self._restart()
         return values
 
-    def restart(self) -> None:
-        """Measure from now on: what lies behind was no training."""
+    def _restart(self) -> None:
+        """Measure from now on."""
         self._since = time.perf_counter()
         self._waited = self._compile_seconds = 0.0
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is no training: saving, evaluating."""
+        before = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - before
 
     def hints(self) -> list[str]:
         """Sentences for the user that were not handed out yet."""

@@ -9,12 +9,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float32, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float32, PRNGKeyArray, PyTree, Shaped
 
 from ccnet_jax.devices import compiler_options
 
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float32[Array, ""]]
+GUARDED = ("loss", "gradient_norm", "parameter_norm")  # what has to be finite
 # (params, batch_stats, batch, key) -> loss [], (metrics, the new batch_stats)
 Loss = Callable[..., tuple[Float32[Array, ""], tuple[Metrics, PyTree]]]
 
@@ -47,6 +48,11 @@ def split_batch(x: Shaped[Array, "B ..."], parts: int) -> Shaped[Array, "parts b
     return jnp.moveaxis(x.reshape(len(x) // parts, parts, *x.shape[1:]), 1, 0)
 
 
+def is_finite(metrics: Metrics) -> Bool[Array, ""]:
+    """Whether an update may be made."""
+    return jnp.isfinite(jnp.stack([metrics[name] for name in GUARDED])).all()
+
+
 def make_train_step(
     loss: Loss, optimizer: optax.GradientTransformation, seed: int, accumulate: int = 1
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
@@ -54,6 +60,9 @@ def make_train_step(
 
     The batch is split over the mesh. The program is written for the whole batch: its loss, gradients and
     batch statistics are those of the global batch on any number of devices. The state's buffers are reused.
+
+    An update whose loss, gradient or result is not finite changes nothing but the number of the step: no
+    state ever holds a number that is not finite.
 
     With `accumulate` the batch goes through the network in so many parts, one after the other: loss, metrics
     and gradients are the means of the parts', and batch statistics are updated by each part.
@@ -98,6 +107,9 @@ def make_train_step(
         updates, buffers = optimizer.update(gradients, state.optimizer, params)
         params = optax.apply_updates(params, updates)
         metrics["parameter_norm"] = optax.tree.norm(params)
-        return State(state.step + 1, {"params": params, "batch_stats": batch_stats}, buffers), metrics
+        new = {"params": params, "batch_stats": batch_stats}, buffers
+        old = state.variables, state.optimizer
+        variables, buffers = jax.tree.map(functools.partial(jnp.where, is_finite(metrics)), new, old)
+        return State(state.step + 1, variables, buffers), metrics
 
     return train_step

@@ -1,34 +1,110 @@
-"""Ending training after a step when the user, or the system, asks for it."""
+"""Ending training when the user, or the system, asks for it."""
 
+import contextlib
+import os
 import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
 from types import FrameType
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
+PATIENCE = 15.0  # seconds in which work that need not be saved may come to an end of its own
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(Exception):
+    """A signal has come.
+
+    Attributes:
+      number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"signal {number}")
+        self.number = number
+
 
 class StopSignal:
     """Inside `with`, a first Ctrl-C or SIGTERM is noted, so that training ends after a step, saved.
 
-    A second one ends the process at once.
+    A second one ends the process at once, also where Python is waiting for compiled code, which no handler of
+    Python's can interrupt: a thread receives the signals. The process ends with code 128 + the signal's
+    number. Only in the main thread of a process.
+
+    Args:
+      tell: prints a line.
+
+    Attributes:
+      nothing_to_save: while training has made no update that is not saved, what waits for the checkpoints
+        that are being written. Then a signal that is not obeyed within `PATIENCE` seconds ends the process:
+        compiling and evaluating take minutes. Otherwise None.
     """
 
-    def __enter__(self) -> "StopSignal":
+    nothing_to_save: Callable[[], object] | None
+
+    def __init__(self, tell: Callable[[str], None] = print):
+        self._tell = tell
         self._received = 0
-        self._before = {
-            number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self.nothing_to_save = lambda: None
+        self._over = threading.Event()
+
+    def __enter__(self) -> "StopSignal":
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        threading.Thread(target=self._watch, daemon=True).start()
         return self
 
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        self._over.set()
+        self._writer.close()  # ends the thread that reads
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._received = number
-        for other in self._before:
-            signal.signal(other, signal.SIG_DFL)
+
+    def _watch(self) -> None:
+        """Receive the numbers of signals, a byte each."""
+        first = True
+        with self._reader:
+            while data := self._reader.recv(1):
+                number = data[0]
+                if number not in _SIGNALS:
+                    continue
+                if not first:
+                    self._end(number)
+                first = False
+                self._tell("stopping: what is at work ends first; once more ends at once")
+                threading.Thread(target=self._lose_patience, args=(number,), daemon=True).start()
+
+    def _lose_patience(self, number: int) -> None:
+        """End the process when something that need not be saved has taken long."""
+        began = time.monotonic()
+        while not self._over.wait(0.1):
+            finish = self.nothing_to_save
+            if finish is not None and time.monotonic() - began > PATIENCE:
+                with contextlib.suppress(Exception):  # no sentence is worth more than the end
+                    finish()
+                self._end(number)
+
+    def _end(self, number: int) -> None:
+        """At once: locks end with the process, and files are whole or not there."""
+        sys.stdout.flush()
+        os._exit(128 + number)
+
+    def check(self) -> None:
+        """Raise `Stopped` where a signal has come."""
+        if self._received:
+            raise Stopped(self._received)
 
     def agreed(self) -> int:
         """The signal's number, 0 for none; the same in all processes, whichever of them received one."""

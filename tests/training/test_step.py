@@ -8,7 +8,7 @@ from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training.losses import LossConfig, cross_entropy, ohem_cross_entropy
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
-from ccnet_jax.training.step import initial_state, make_train_step, split_batch
+from ccnet_jax.training.step import State, initial_state, is_finite, make_train_step, split_batch
 from ccnet_jax.training.upsampled import UpsampledLogits
 
 NETWORK = CCNet(3, 10, "mmseg", "none", width=0.125)
@@ -117,3 +117,30 @@ def test_the_new_state_takes_the_memory_of_the_old_one(accumulate):
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert memory.alias_size_in_bytes >= size
     assert memory.output_size_in_bytes - memory.alias_size_in_bytes < size / 100  # metrics, no second state
+
+
+def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
+    def loss(params, batch_stats, batch, key):
+        value = (params["w"] * batch["x"]).sum()
+        return value, ({"loss": value}, {"mean": batch["x"].mean()})
+
+    optimizer = build_optimizer(OptimizerConfig(learning_rate=0.1), 10)
+    step = make_train_step(loss, optimizer, seed=0)
+    params = {"w": jnp.ones(3)}
+    state = State(
+        jnp.int32(0), {"params": params, "batch_stats": {"mean": jnp.float32(7)}}, optimizer.init(params)
+    )
+    good, bad = {"x": jnp.arange(3.0)}, {"x": jnp.array([1.0, jnp.nan, 1.0])}
+    state, metrics = step(state, good)
+    assert bool(is_finite(metrics))
+    before = jax.tree.map(np.asarray, state)
+    state, metrics = step(state, bad)
+    assert not bool(is_finite(metrics))
+    assert int(state.step) == 2
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (state.variables, state.optimizer),
+        (before.variables, before.optimizer),
+    )
+    state, _ = step(state, good)
+    assert float(state.variables["params"]["w"][2]) < float(before.variables["params"]["w"][2])

@@ -1,0 +1,48 @@
+"""Checksums of the files in a folder: what a disk, a copy or a hand has changed there is noticed.
+
+They stand in the folder's SHA256SUMS; `sha256sum --check SHA256SUMS` checks them, too.
+"""
+
+import hashlib
+import pathlib
+
+from kernels.whole_file import write_whole
+
+SUMS = "SHA256SUMS"
+_LATER = ("_CHECKPOINT_METADATA",)  # which Orbax completes when it gives the folder its name
+
+
+def seal(folder: pathlib.Path) -> None:
+    """Write SHA256SUMS for all files below `folder`."""
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in (SUMS, *_LATER)
+    )
+    write_whole(folder / SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in names))
+
+
+def damage(folder: pathlib.Path) -> str | None:
+    """What is wrong with the files below `folder`, in words that follow its name; None if nothing is.
+
+    A folder without SHA256SUMS, from before version 0.3, is not checked.
+    """
+    sums = folder / SUMS
+    if not sums.exists():
+        return None
+    try:
+        for line in sums.read_text().splitlines():
+            digest, name = line.split("  ", 1)
+            path = folder / name
+            if not path.is_file():
+                return f"lacks {name}"
+            if _digest(path) != digest:
+                return f"is damaged: {name} is not what was written"
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({error})"
+    return None
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,165 @@
+"""Runs that are disturbed end as those that are not. Signals and kills: tests/test_programs.py."""
+
+import dataclasses
+import json
+import struct
+
+import jax
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from ccnet_jax import train
+from ccnet_jax.errors import UserError
+from ccnet_jax.run.checkpoints import Checkpoints, load_arrays, step_folder
+from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.training.stopping import Stopped, StopSignal
+from tests.helpers import load_config
+from tests.miniatures import write_camvid
+
+DETERMINED = ("step", "loss", "main_loss", "auxiliary_loss", "gradient_norm", "learning_rate", "val/mIoU")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    return load_config(
+        "demo",
+        data__name="camvid",
+        data__dir=str(write_camvid(tmp_path / "camvid", pictures=3)),
+        data__crop=(48, 64),
+        data__flip=True,
+        batch_size=2,
+        steps=6,
+        log_every=3,
+        eval_every=4,
+        checkpoint_every=3,
+    )
+
+
+def logged(run):
+    return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+
+
+def scalars(run):
+    """[(step, name, value)] of all of TensorBoard's files."""
+    found = []
+    for path in run.path.glob("events.out.tfevents*"):
+        data = path.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            data = data[16 + length :]
+    return found
+
+
+def records(run):
+    """What an undisturbed run leaves, without times."""
+    lines = [{name: line[name] for name in DETERMINED if name in line} for line in logged(run)]
+    points = sorted(point for point in scalars(run) if point[1] in DETERMINED)
+    pictures = {path.name: path.read_bytes() for path in run.pictures("val").iterdir()}
+    best = sorted(path.name for path in (run.checkpoints / "best").iterdir())
+    return lines, points, pictures, best
+
+
+def assert_same(one, other):
+    assert records(one) == records(other)
+    for which in "last", "best":
+        a, b = (load_arrays(step_folder(run, which)) for run in (one, other))
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_run_that_is_disturbed_everywhere_leaves_the_records_of_one_that_is_not(
+    config, tmp_path, monkeypatch
+):
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    train.train(config, whole)
+    assert [line["step"] for line in logged(whole)] == [3, 4, 6, 6]
+
+    def disturbed(name, replacement, code):
+        with monkeypatch.context() as patch:
+            patch.setattr(StopSignal, name, replacement)
+            with pytest.raises(SystemExit) as stopped:
+                train.train(config, parts)
+            assert stopped.value.code == code
+
+    received = iter([0, 15])
+    disturbed("agreed", lambda _: next(received), 143)  # between two logs
+    assert logged(parts) == []
+    assert Checkpoints.last_step(parts) == 2
+
+    def stop_in_evaluation(_):
+        raise Stopped(2)
+
+    disturbed("check", stop_in_evaluation, 130)  # of step 4, which is saved before
+    assert Checkpoints.last_step(parts) == 4
+    assert [line["step"] for line in logged(parts)] == [3]
+
+    def fail(_):
+        raise OSError("the disk of pictures is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StopSignal, "check", fail)  # the evaluation that is made up fails
+        with pytest.raises(OSError, match="pictures is gone"):
+            train.train(config, parts)
+    disturbed("check", lambda _: stop_in_evaluation(_) if Checkpoints.last_step(parts) == 6 else None, 130)
+    assert [line["step"] for line in logged(parts)] == [3, 4, 6]  # the last evaluation is missing
+    train.train(config, parts)
+    assert_same(whole, parts)
+    before = records(parts)
+    train.train(config, parts)  # nothing to train
+    assert records(parts) == before
+
+
+def test_an_error_outside_an_update_loses_no_update(config, tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    agreed = iter([0])
+
+    def fail(_):
+        if next(agreed, None) is None:
+            raise OSError("a worker died")
+        return 0
+
+    monkeypatch.setattr(StopSignal, "agreed", fail)
+    with pytest.raises(OSError, match="a worker died"):
+        train.train(config, run)
+    assert Checkpoints.last_step(run) in (1, 2)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_tried_again_and_the_last_must_be(
+    config, tmp_path, monkeypatch, capsys
+):
+    run, tries = RunFolder(tmp_path / "run"), []
+    real = Checkpoints.save_last
+
+    def save(self, step, *arguments):
+        tries.append(step)
+        if step in broken:
+            raise UserError(f"no room at {step}")
+        real(self, step, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save_last", save)
+    monkeypatch.setattr(train.SaveRhythm, "note_failed", lambda self: setattr(self, "_next_try", 0.0))
+    broken = {3, 6}
+    with pytest.raises(UserError, match="no room at 6"):
+        train.train(config, run)
+    assert tries == [3, 4, 6, 6]  # at the end what was trained is tried once more
+    assert "warning: at step 3 no room at 3; training goes on, and tries again" in capsys.readouterr().out
+    broken = {3}
+    with pytest.raises(UserError, match="no room at 3"):
+        train.train(dataclasses.replace(config, save_errors="stop"), RunFolder(tmp_path / "other"))
+
+
+def test_an_update_that_is_not_finite_names_its_pictures_and_is_not_made(config, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    bad = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1e30))
+    with pytest.raises(
+        UserError, match=r"at step 1 the loss is .*, at a rate of 1e\+30, with the pictures \d.*"
+    ):
+        train.train(bad, run)
+    assert Checkpoints.last_step(run) is None
