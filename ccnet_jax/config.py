@@ -168,7 +168,7 @@ class Config:
                 f"config.data.name={self.data.name!r} is for config.task={of_data!r}, not "
                 f"{self.task!r}; change one of the two"
             )
-        others = ("detection.",) if self.task == "semantic" else _ONLY_SEMANTIC
+        others = _ONLY_SEMANTIC if self.task == "instance" else ("detection.",)
         for name, value in flat(to_dict(self)).items():
             if name.startswith(others) and value != KEYS[name].default:
                 found.append(

@@ -318,6 +318,7 @@ def registries():
         "ccnet_jax.data.datasets": "DATASETS",
         "ccnet_jax.models.backbones": "BACKBONES",
         "ccnet_jax.models.contexts": "CONTEXTS",
+        "ccnet_jax.tasks": "TASKS",
         "ccnet_jax.training.losses": "LOSSES",
         "ccnet_jax.training.optimizers": "OPTIMIZERS",
         "ccnet_jax.training.schedules": "SCHEDULES",

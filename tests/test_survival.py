@@ -2,17 +2,16 @@
 
 import dataclasses
 import json
-import struct
 
 import jax
 import numpy as np
 import pytest
-from tensorboardX.proto.event_pb2 import Event
 
 from ccnet_jax import train
 from ccnet_jax.errors import UserError
 from ccnet_jax.run.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.run.metric_log import points
 from ccnet_jax.training.stopping import Stopped, StopSignal
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
@@ -45,26 +44,13 @@ def logged(run):
     return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
 
 
-def scalars(run):
-    """[(step, name, value)] of all of TensorBoard's files."""
-    found = []
-    for path in run.path.glob("events.out.tfevents*"):
-        data = path.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            event = Event.FromString(data[12 : 12 + length])
-            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-            data = data[16 + length :]
-    return found
-
-
 def records(run):
     """What an undisturbed run leaves, without times."""
     lines = [{name: line[name] for name in DETERMINED if name in line} for line in logged(run)]
-    points = sorted(point for point in scalars(run) if point[1] in DETERMINED)
+    scalars = sorted(point for point in points(run) if point[1] in DETERMINED)
     pictures = {path.name: path.read_bytes() for path in run.pictures("val").iterdir()}
     best = sorted(path.name for path in (run.checkpoints / "best").iterdir())
-    return lines, points, pictures, best
+    return lines, scalars, pictures, best
 
 
 def assert_same(one, other):

@@ -171,7 +171,7 @@ class Checkpoints:
     def restore_last(self, variables: Variables, optimizer: Any) -> tuple[Any, Any, Progress]:
         """The last checkpoint's (variables, optimizer, progress), on the devices of the arrays given.
 
-        A checkpoint from before version 0.3 has no progress: {}. Raises UserError where it cannot be read.
+        Version 0.1 wrote no progress: {}. Raises UserError where it cannot be read.
         """
         step = self._last.latest_step()
         restore = ocp.args.StandardRestore

@@ -25,7 +25,7 @@ def seal(folder: pathlib.Path) -> None:
 def damage(folder: pathlib.Path) -> str | None:
     """What is wrong with the files below `folder`, in words that follow its name; None if nothing is.
 
-    A folder without SHA256SUMS, from before version 0.3, is not checked.
+    A folder without SHA256SUMS, as version 0.1 wrote it, is not checked.
     """
     sums = folder / SUMS
     if not sums.exists():

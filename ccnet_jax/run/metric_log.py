@@ -2,6 +2,7 @@
 
 import json
 import os
+import struct
 from typing import Any
 
 from ccnet_jax.errors import UserError, write_whole, writing
@@ -82,6 +83,21 @@ def logged(run: RunFolder) -> list[dict[str, Any]]:
         if isinstance(values, dict) and isinstance(values.get("step"), int):
             lines.append(values)
     return lines
+
+
+def points(run: RunFolder) -> list[tuple[int, str, float]]:
+    """(step, name, value) of every scalar in TensorBoard's files."""
+    from tensorboardX.proto.event_pb2 import Event  # see above
+
+    found = []
+    for path in sorted(run.path.glob(f"{_EVENTS}*")):
+        data = path.read_bytes()
+        while len(data) >= 12:  # records: length, its checksum, the event, its checksum
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+            data = data[16 + length :]
+    return found
 
 
 def is_evaluated(run: RunFolder, step: int, split: str) -> bool:
