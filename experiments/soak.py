@@ -4,7 +4,7 @@
 
 Trains the smallest network on the built-in scenes with one worker, validation and checkpoints, and looks
 every second at the whole tree of processes. Writes experiments/results/soak.json with the change per 1,000
-updates of each quantity after the first fifth, which warms up, and the uncertainty of that change. Linux only.
+updates of each quantity after the first fifth, which warms up, and how uncertain that change is. Linux only.
 """
 
 import argparse
