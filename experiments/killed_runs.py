@@ -35,12 +35,12 @@ from experiments import markdown
 from kernels.measure import ROOT, result_head, resumed, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "killed_runs.json"
-STEPS = 24
+EVAL_EVERY = 8
 SETTINGS = {
-    "steps": STEPS,
+    "steps": 24,
     "batch_size": 2,
     "log_every": 4,
-    "eval_every": 8,
+    "eval_every": EVAL_EVERY,
     "checkpoint_every": 3,
     "data.crop": "(48,64)",
     "data.flip": True,
@@ -80,7 +80,7 @@ def phase(run: RunFolder, printed: int) -> str:
     if not re.search(rb"\d+/\d+ \(", text.split(b"parameters, ", 1)[1]):
         return "compile"
     step = Checkpoints.last_step(run) or 0
-    due = step > 0 and step % int(SETTINGS["eval_every"]) == 0
+    due = step > 0 and step % EVAL_EVERY == 0
     return "evaluation" if due and not is_evaluated(run, step, "val") else "update"
 
 

@@ -126,14 +126,14 @@ class RunFolder:
     def check_same_run(self, config: Config, classes: tuple[str, ...]) -> None:
         """Raise UserError where the run was started with another config, naming the keys, or classes."""
         there = configuration.parse(self._read_json(self.config_file) or {}, made_elsewhere=True)
-        if names := configuration.different_keys(config, there):
+        if keys := configuration.different_keys(config, there):
             here, before = (configuration.flat(configuration.to_dict(c)) for c in (config, there))
-            listed = ", ".join(f"{name}={before[name]!r}, not {here[name]!r}" for name in names)
+            listed = ", ".join(f"{name}={before[name]!r}, not {here[name]!r}" for name in keys)
             raise UserError(
                 f"{self} holds a run with {listed}; repeat its config, or choose another --workdir"
             )
-        if self.classes_file.exists() and (before := self.load_classes().names) != tuple(classes):
-            changed = ", ".join(sorted(set(before) ^ set(classes))) or "their order"
+        if self.classes_file.exists() and (names := self.load_classes().names) != tuple(classes):
+            changed = ", ".join(sorted(set(names) ^ set(classes))) or "their order"
             raise UserError(
                 f"the classes of {self} are not those of the data, which differ in: {changed}; restore the "
                 "data, or choose another --workdir"
