@@ -50,6 +50,12 @@ def progress_bar(
     )
 
 
+def write_line(text: str) -> None:
+    """Write a line to standard output at once, above the bars that are drawn."""
+    tqdm.tqdm.write(text)
+    sys.stdout.flush()
+
+
 class _Lines(tqdm.tqdm):
     """A bar as plain lines, with no carriage return, at least `_SECONDS` apart."""
 

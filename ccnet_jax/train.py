@@ -193,6 +193,7 @@ def train(config: Config, run: RunFolder) -> None:
                 if log_due:
                     meter.settle()
                     values = meter.means() | {"learning_rate": float(schedule(step - 1))} | clock.read(step)
+                    values |= host_batches.read(step)
                     if (peak := devices.peak_memory(mesh)) is not None:
                         values["peak_memory_bytes"] = peak
                     log.write(step, values)

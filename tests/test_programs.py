@@ -10,6 +10,7 @@ import time
 import cv2
 import jax
 import numpy as np
+import psutil
 import pytest
 
 import ccnet_jax
@@ -235,7 +236,7 @@ def test_a_bad_label_met_while_training(folder, tmp_path):
     assert_one_sentence(result, "labels/train/0.png", "95x64", "96x64")
 
 
-@pytest.mark.parametrize(("how", "workers"), [(signal.SIGTERM, 0), (signal.SIGINT, 1), (signal.SIGKILL, 0)])
+@pytest.mark.parametrize(("how", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0), (signal.SIGKILL, 1)])
 def test_a_run_stopped_or_killed_goes_on(folder, how, workers):
     name = f"runs/{how.name}"
     arguments = ["--config=configs/demo.py", *TINY, f"--config.data.workers={workers}"]
@@ -247,8 +248,13 @@ def test_a_run_stopped_or_killed_goes_on(folder, how, workers):
         assert process.poll() is None, process.communicate()
         assert time.time() < deadline
         time.sleep(0.05)
-    os.killpg(process.pid, how)  # all its processes, as a terminal does
+    workers = psutil.Process(process.pid).children()
+    if how == signal.SIGKILL:
+        process.kill()
+    else:
+        os.killpg(process.pid, how)  # all its processes, as a terminal or a scheduler does
     out, err = process.communicate(timeout=100)
+    assert not psutil.wait_procs(workers, timeout=10)[1]  # none is left
     if how != signal.SIGKILL:
         assert process.returncode == 128 + how, err
         assert "goes on from there" in out

@@ -64,6 +64,10 @@ class DataConfig(Location):
         0, "processes that make batches; 0 makes them in threads", at_least=0, at_most=1024, resumable=True
     )
 
+    def to_open(self, split: str) -> "DataConfig":
+        """These settings, where only the split to train on may have damaged pictures: scores are of all."""
+        return self if split == self.train_split else dataclasses.replace(self, skip_damaged=0)
+
     def complaints(self) -> list[str]:
         """Sentences about settings that do not go together."""
         found = []

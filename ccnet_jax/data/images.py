@@ -1,5 +1,6 @@
 """Pictures and label maps from the bytes of their files; every complaint names the file and the remedy."""
 
+import errno
 import functools
 import io
 import pathlib
@@ -12,6 +13,12 @@ from PIL import Image
 from ccnet_jax.data.stored_png import stored_png
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import UNKNOWN, VOID, Classes
+
+_NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+class DamagedPicture(UserError):
+    """One picture of a data set cannot be used: its file or its label's is missing, damaged or a misfit."""
 
 
 def decode_sample(
@@ -31,15 +38,15 @@ def decode_sample(
       remedy: what to do where the label holds what the data set does not have.
 
     Raises:
-      UserError: naming the file, where one cannot be decoded, their sizes differ, or the label holds a number
-        or a colour that the data set does not have.
+      DamagedPicture: naming the file, where one cannot be decoded or their sizes differ.
+      UserError: naming the file, where the label holds a number or a colour that the data set does not have.
     """
     pixels = decode_image(image, image_name)
     if label is None:
         return {"image": pixels, "label": np.full(pixels.shape[:2], VOID, np.uint8)}
     indices = decode_indices(classes, label, label_name, remedy)
     if pixels.shape[:2] != indices.shape:
-        raise UserError(
+        raise DamagedPicture(
             f"{image_name} is {pixels.shape[1]}x{pixels.shape[0]} pixels (upright, by its EXIF data) but "
             f"its label {label_name} is {indices.shape[1]}x{indices.shape[0]}; make them the same size"
         )
@@ -72,7 +79,7 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
     OpenCV (`experiments/data_throughput.py`). For JPEGs imagecodecs and OpenCV are about as fast, and OpenCV
     finds truncation. QOI files, of which tiles are made, are unknown to OpenCV.
 
-    Raises UserError, naming it `name`, where the data are truncated, damaged or no picture.
+    Raises DamagedPicture, naming it `name`, where the data are truncated, damaged or no picture.
     """
     if data[:4] == b"qoif":
         pixels = _decode_qoi(data)
@@ -81,7 +88,7 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
     else:
         pixels = _decode_with_opencv(data)
     if pixels is None or pixels.ndim != 3:
-        raise UserError(_undecodable(name, data))
+        raise DamagedPicture(_undecodable(name, data))
     return pixels[..., :3]
 
 
@@ -97,7 +104,7 @@ def decode_label(data: bytes, name: object) -> np.ndarray:
 def label_pixels(data: bytes, name: object) -> np.ndarray:
     """What a label file holds, not interpreted: [H, W] numbers or indices, or [H, W, C] in the order RGB.
 
-    Raises UserError, naming it `name`, where the data are damaged or a JPEG.
+    Raises DamagedPicture, naming it `name`, where the data are damaged, UserError where they are a JPEG.
     """
     if data[:3] == b"\xff\xd8\xff":
         raise UserError(
@@ -111,7 +118,7 @@ def label_pixels(data: bytes, name: object) -> np.ndarray:
     else:
         label = _decode_with_pillow(data)
     if label is None:
-        raise UserError(_undecodable(name, data))
+        raise DamagedPicture(_undecodable(name, data))
     return label
 
 
@@ -212,8 +219,16 @@ def _undecodable(name: object, data: bytes) -> str:
 
 
 def read_bytes(path: pathlib.Path, remedy: str = "put it back or correct the data folder") -> bytes:
-    """What a file holds. Raises UserError, with the remedy, where it cannot be read."""
+    """What a file holds. Raises DamagedPicture, with the remedy, where it cannot be read.
+
+    Raises UserError where no other file could be read either: memory is used up, or the limit of open files.
+    """
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+        if error.errno in _NOT_THE_FILES_FAULT:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}); raise that limit (see `ulimit -a`), or end other "
+                "programs"
+            ) from None
+        raise DamagedPicture(f"{path} cannot be read ({error.strerror}); {remedy}") from None

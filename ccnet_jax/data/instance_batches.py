@@ -11,14 +11,14 @@ from typing import Any
 import grain.python as grain
 import numpy as np
 
-from ccnet_jax.data import pipeline, transforms
+from ccnet_jax.data import stream, transforms
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instances import MASK_CELLS, InstanceSource, Objects, cell_shares
 from ccnet_jax.data.sizes import scaled_size
+from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.errors import UserError
 
 MULTIPLE = 32  # of which a canvas's sides are multiples: the strides of the feature pyramid
-_EPOCHS = 10**9
 
 Size = tuple[int, int]  # (height, width)
 
@@ -70,6 +70,7 @@ class Order:
     """
 
     def __init__(self, canvas: Sequence[int], batch_size: int, seed: int):
+        self._canvas = canvas
         self._groups = [np.flatnonzero(np.equal(canvas, number)) for number in np.unique(canvas)]
         self._batch_size, self._seed = batch_size, seed
         self._batches = sum(-(-len(group) // batch_size) for group in self._groups)
@@ -83,6 +84,10 @@ class Order:
         """The picture at a place, from 0."""
         epoch, place = divmod(place, len(self))
         return int(self._epoch_at_hand(epoch)[place])
+
+    def is_like(self, picture: int, other: int) -> bool:
+        """Whether a picture may take another's place: both lie on the same canvas."""
+        return self._canvas[picture] == self._canvas[other]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_epoch_at_hand"}
@@ -101,24 +106,6 @@ class Order:
         return rng.permutation(np.concatenate(batches)).ravel()
 
 
-class _Stream:
-    """The pictures in their order, as Grain takes them.
-
-    Args:
-      order: of the pictures that are trained on.
-      pictures: the numbers that these have in the data set.
-    """
-
-    def __init__(self, order: Order, pictures: Sequence[int]):
-        self._order, self._pictures = order, pictures
-
-    def __len__(self) -> int:
-        return len(self._order) * _EPOCHS
-
-    def __getitem__(self, place: int) -> int:
-        return self._pictures[self._order(place)]
-
-
 def train_batches(
     source: InstanceSource,
     data: DataConfig,
@@ -128,30 +115,66 @@ def train_batches(
     start: int = 0,
     process: int = 0,
     processes: int = 1,
-) -> grain.DatasetIterator:
+) -> TrainBatches:
     """Endless batches of pictures with objects, as `sample` makes them, of one canvas each.
 
     Batch number i is a function of (seed, i) alone: it does not depend on how many workers or processes make
-    it.
+    it. See `stream.TrainBatches`.
 
     Args:
       source: the pictures; those without objects to train on are left out.
-      data: `config.data`: `resize`, `flip`, `distort` and `workers`.
+      data: `config.data`: `resize`, `flip`, `distort`, `workers` and `skip_damaged`.
       objects: places for objects in a picture.
       batch_size: of all processes together.
       seed: of order and augmentation.
       start: number of batches to leave out.
       process, processes: which of how many readers this is; each gets its rows of every batch.
     """
+    pictures, choices, order = _order(source, data, batch_size, seed)
+    make = functools.partial(
+        _sample_of, pictures=pictures, source=source, choices=choices, data=data, objects=objects
+    )
+    return stream.train_batches(
+        order,
+        make,
+        _stack,
+        stream.draws_of(seed, 1),
+        data,
+        batch_size,
+        start,
+        process,
+        processes,
+    )
+
+
+def batch_names(source: InstanceSource, data: DataConfig, batch_size: int, seed: int, step: int) -> list[str]:
+    """The names of the pictures that update `step` of training sees, counted from 1; none is read for it.
+
+    A picture that is damaged has its name here, too, not the one that takes its place.
+
+    Args:
+      source, data, batch_size, seed: as of `train_batches`.
+      step: of training.
+    """
+    pictures, _, order = _order(source, data, batch_size, seed)
+    return [source.name(pictures[order(place)]) for place in stream.batch_places(batch_size, step)]
+
+
+def _order(
+    source: InstanceSource, data: DataConfig, batch_size: int, seed: int
+) -> tuple[list[int], list[Size], Order]:
+    """The numbers of the pictures with objects, the canvases, and the order of training."""
     pictures = [i for i in range(len(source)) if source.count(i) != 0]
     sizes = [source.size(i) for i in pictures]
     choices = canvases(data, sizes)
-    order = Order([canvas_of(size, data, choices) for size in sizes], batch_size, seed)
+    return pictures, choices, Order([canvas_of(size, data, choices) for size in sizes], batch_size, seed)
 
-    make = functools.partial(sample, source=source, choices=choices, data=data, objects=objects)
-    samples = grain.MapDataset.source(_Stream(order, pictures)).seed(seed).random_map(make)
-    batches = samples.batch(batch_size // processes)[process::processes][start:]
-    return pipeline.iterator(batches, data.workers)
+
+def _sample_of(
+    number: int, rng: np.random.Generator, pictures: Sequence[int], **settings: Any
+) -> dict[str, np.ndarray]:
+    """`sample` of one of the `pictures` that are trained on."""
+    return sample(pictures[number], rng, **settings)
 
 
 def sample(
@@ -271,5 +294,8 @@ def evaluation_batches(
 
 def _filled(group: list[dict[str, Any]], batch_size: int) -> dict[str, np.ndarray]:
     """The pictures as a batch, filled up with the first one, of index -1."""
-    filled = group + [{**group[0], "index": -1}] * (batch_size - len(group))
-    return {key: np.stack([picture[key] for picture in filled]) for key in filled[0]}
+    return _stack(group + [{**group[0], "index": -1}] * (batch_size - len(group)))
+
+
+def _stack(pictures: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    return {key: np.stack([picture[key] for picture in pictures]) for key in pictures[0]}

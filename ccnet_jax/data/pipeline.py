@@ -1,27 +1,24 @@
 """From a data set to batches: augmented and shuffled to train on, whole and in order to evaluate."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import cv2
 import grain.python as grain
 import numpy as np
-from absl import flags
 
-from ccnet_jax.data import transforms
+from ccnet_jax.data import stream, transforms
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.images import DamagedPicture
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.data.sources import JoinedSource, LazySource, Source
-from ccnet_jax.data.tiles import TiledPicture
+from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import VOID
-
-_EPOCHS = 10**9  # for ever; Grain's own "for ever" overflows where a batch is one picture
 
 
 def open_source(data: DataConfig, split: str) -> Source:
@@ -40,7 +37,7 @@ def open_source(data: DataConfig, split: str) -> Source:
         return tfds_source.open_split(data, split)
     if complaints := data.unknown_name():
         raise UserError(complaints[0])
-    parts = [DATASETS[data.name].open(data, part) for part in split.split("+")]
+    parts = [DATASETS[data.name].open(data.to_open(split), part) for part in split.split("+")]
     for name, part in zip(split.split("+"), parts, strict=True):
         if not len(part):
             raise UserError(f"split {name} of {data.name} has no pictures; correct data.dir or the name")
@@ -91,17 +88,17 @@ def train_batches(
     start: int = 0,
     process: int = 0,
     processes: int = 1,
-) -> grain.DatasetIterator:
+) -> TrainBatches:
     """Endless batches {"image": uint8 [b, h, w, 3], "label": uint8 [b, h, w]}, b = batch_size / processes.
 
     Batch number i is a function of (seed, i) alone: it does not depend on how many workers or
     processes make it, and training resumes in the middle of an epoch by starting at `start`. The iterator's
-    `close()` ends its workers.
+    `close()` ends its workers; see `stream.TrainBatches`.
 
     Args:
       source: the pictures; every epoch visits each once, in a new order.
       data: `config.data`: `resize`, `scale`, `short_sides`, `crop`, `cat_max_ratio`, `flip` and
-        `distort` as in `augmented`; `workers` (processes; 0 reads in threads).
+        `distort` as in `augmented`; `workers` (processes; 0 reads in threads); `skip_damaged`.
       batch_size: of all processes together.
       seed: of order and augmentation.
       start: number of batches to leave out.
@@ -113,42 +110,65 @@ def train_batches(
         pictures too small or too large.
     """
     check_first_picture(source, data, batch_size // processes)
+    read = source.lazy if isinstance(source, LazySource) else source.__getitem__
+    return stream.train_batches(
+        Shuffled(len(source), seed),
+        functools.partial(_augmented_picture, read=read, data=data),
+        _stack,
+        stream.draws_of(seed, 3),
+        data,
+        batch_size,
+        start,
+        process,
+        processes,
+    )
 
-    augment = functools.partial(augmented, data=data)
-    pictures = _Lazily(source) if isinstance(source, LazySource) else source
-    samples = grain.MapDataset.source(pictures).seed(seed).shuffle().repeat(_EPOCHS).random_map(augment)
-    batches = samples.batch(batch_size // processes, batch_fn=_stack)[process::processes][start:]
-    return iterator(batches, data.workers)
 
+def batch_names(source: Source, batch_size: int, seed: int, step: int) -> list[str]:
+    """The names of the pictures that update `step` of training sees, counted from 1; none is read for it.
 
-def iterator(batches: grain.MapDataset, workers: int) -> grain.DatasetIterator:
-    """The batches one after the other, made ahead by `workers` processes; 0 makes them in threads.
+    A picture that is damaged has its name here, too, not the one that takes its place.
 
-    The iterator's `close()` ends its workers.
+    Args:
+      source, batch_size, seed: as of `train_batches`.
+      step: of training.
     """
-    if workers:
-        if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain's workers ask for flags, which a notebook never parses
-        reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
-        batches = batches.to_iter_dataset(reading)
-        options = grain.MultiprocessingOptions(num_workers=workers)
-        batches = batches.mp_prefetch(options, worker_init_fn=_set_up_worker).map(_out_of_shared_memory)
-    else:
-        batches = batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4))
-    return iter(batches)
+    order = Shuffled(len(source), seed)
+    return [source.name(order(place)) for place in stream.batch_places(batch_size, step)]
 
 
-class _Lazily:
-    """A source whose items are lazy: training asks for a window of each."""
+class Shuffled:
+    """A `stream.Order` of all pictures, which is a new one in every epoch.
 
-    def __init__(self, source: LazySource):
-        self._source = source
+    Args:
+      count: of the pictures.
+      seed: of the order.
+    """
+
+    def __init__(self, count: int, seed: int):
+        self._count = count
+        self._pictures = grain.MapDataset.source(range(count)).seed(seed).shuffle().repeat(stream.EPOCHS)
 
     def __len__(self) -> int:
-        return len(self._source)
+        """Places of an epoch."""
+        return self._count
 
-    def __getitem__(self, index: int) -> dict[str, TiledPicture]:
-        return self._source.lazy(index)
+    def __call__(self, place: int) -> int:
+        """The picture at a place, from 0."""
+        return self._pictures[place]
+
+    def is_like(self, picture: int, other: int) -> bool:
+        """Whether a picture may take another's place: a crop of any may."""
+        return True
+
+
+def _augmented_picture(
+    picture: int,
+    rng: np.random.Generator,
+    read: Callable[[int], Mapping[str, transforms.Pixels]],
+    data: DataConfig,
+) -> dict[str, np.ndarray]:
+    return augmented(read(picture), rng, data)
 
 
 def augmented(
@@ -188,10 +208,10 @@ def check_first_picture(source: Source, data: DataConfig, batch_size: int) -> No
 
     Args:
       source: the pictures.
-      data: `config.data`: `resize`, `scale`, `short_sides` and `crop`.
+      data: `config.data`: `resize`, `scale`, `short_sides` and `crop`; `skip_damaged`.
       batch_size: of this process.
     """
-    height, width = source[0]["label"].shape
+    height, width = _first_size(source, data.skip_damaged)
     sizes = transforms.possible_sizes((height, width), data.resize, data.scale, data.short_sides)
     smallest, largest = min(map(min, sizes)), max(map(max, sizes))
     names = ("resize", "scale", "short_sides")
@@ -210,19 +230,12 @@ def check_first_picture(source: Source, data: DataConfig, batch_size: int) -> No
         raise UserError(complaint)
 
 
-def _set_up_worker(worker: int, workers: int) -> None:
-    """As many processes as cores, each on one; and Ctrl-C, which a terminal sends to all, to the parent."""
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _out_of_shared_memory(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch in memory of this process.
-
-    On the CPU, JAX takes a batch as it is and holds it until the process ends, when it is too late for Grain
-    to release the memory that workers share.
-    """
-    return {key: np.array(value, subok=False) for key, value in batch.items()}
+def _first_size(source: Source, skip_damaged: int) -> tuple[int, int]:
+    """(height, width) of the first picture that is not among so many damaged ones."""
+    for picture in range(min(skip_damaged, len(source) - 1)):
+        with contextlib.suppress(DamagedPicture):
+            return source[picture]["label"].shape
+    return source[min(skip_damaged, len(source) - 1)]["label"].shape
 
 
 def _stack(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -48,6 +48,13 @@ class Location:
         below=1,
         before=None,
     )
+    skip_damaged: int = setting(
+        0,
+        "damaged or missing pictures of training that are replaced by the next ones of the order, at most",
+        at_least=0,
+        resumable=True,
+        before=0,
+    )
 
 
 class MissingSplit(UserError):
@@ -200,11 +207,16 @@ def check_split(split: str, splits: tuple[str, ...], dataset: str) -> None:
         raise UserError(f"{dataset} has the splits {', '.join(splits)}, not {split!r}")
 
 
-def paired(images: list[pathlib.Path], label_of: dict[pathlib.Path, pathlib.Path], remedy: str) -> list[Pair]:
-    """(image, label) of every image. Raises UserError naming the first image whose label does not exist."""
-    for image in images:
-        if not label_of[image].is_file():
-            raise UserError(f"{image} has no label {label_of[image]}; {remedy}")
+def paired(
+    images: list[pathlib.Path], label_of: dict[pathlib.Path, pathlib.Path], remedy: str, may_miss: int = 0
+) -> list[Pair]:
+    """(image, label) of every image.
+
+    Raises UserError naming the first image whose label does not exist, where more than `may_miss` do not.
+    """
+    missing = [image for image in images if not label_of[image].is_file()]
+    if len(missing) > may_miss:
+        raise UserError(f"{missing[0]} has no label {label_of[missing[0]]}; {remedy}")
     return [(image, label_of[image]) for image in images]
 
 

@@ -23,7 +23,7 @@ from tensorflow_datasets.core.utils import file_utils, version
 from ccnet_jax.data.class_files import read_class_file
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.data.images import decode_image, decode_indices, decode_sample
+from ccnet_jax.data.images import DamagedPicture, decode_image, decode_indices, decode_sample
 from ccnet_jax.data.tiles import TiledPicture
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes, numbered_palette
@@ -81,7 +81,7 @@ class _Records:
             return self._parser.parse_example(self._records[index])
         except (RuntimeError, KeyError) as error:  # a damaged file; a record without that feature
             reason = " ".join(str(error).split())
-            raise UserError(
+            raise DamagedPicture(
                 f"{self._file(index)} cannot be read ({reason}); restore that file or prepare the data set "
                 "again"
             ) from None

@@ -14,7 +14,7 @@ import imagecodecs
 import numpy as np
 from jaxtyping import UInt8
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.data.images import DamagedPicture
 
 SIDE = 128  # in pixels; smaller tiles decode less around a window, larger ones compress better
 
@@ -54,7 +54,7 @@ class TiledPicture:
       name: of the picture, for complaints.
 
     Raises:
-      UserError: there are more or fewer tiles than the picture has.
+      DamagedPicture: there are more or fewer tiles than the picture has.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class TiledPicture:
         self._tiles, self._side, self._decode, self._name = tiles, side, decode, name
         self._down, self._across = (math.ceil(length / side) for length in shape[:2])
         if len(tiles) != self._down * self._across:
-            raise UserError(
+            raise DamagedPicture(
                 f"{name} has {len(tiles)} tiles, and a picture of {shape[1]}x{shape[0]} pixels has "
                 f"{self._down * self._across}; prepare the data set again"
             )
@@ -78,7 +78,7 @@ class TiledPicture:
         from these rows and columns is the same, bit for bit, as from the whole picture.
 
         Raises:
-          UserError: a tile is damaged or has another size than its place.
+          DamagedPicture: a tile is damaged or has another size than its place.
         """
         for y in self._touched(rows, self.shape[0]):
             for x in self._touched(columns, self.shape[1]):
@@ -87,7 +87,7 @@ class TiledPicture:
         return self._pixels
 
     def whole(self) -> np.ndarray:
-        """All pixels, uint8 `shape`. Raises UserError as `decoded`."""
+        """All pixels, uint8 `shape`. Raises DamagedPicture as `decoded`."""
         return self.decoded(slice(None), slice(None))
 
     def _touched(self, pixels: slice, length: int) -> range:
@@ -101,7 +101,7 @@ class TiledPicture:
         place = self._pixels[y * side : (y + 1) * side, x * side : (x + 1) * side]
         tile = self._decode(self._tiles[number], name)
         if tile.shape != place.shape:
-            raise UserError(
+            raise DamagedPicture(
                 f"{name} is {tile.shape[1]}x{tile.shape[0]} pixels, and its place in the picture is "
                 f"{place.shape[1]}x{place.shape[0]}; prepare the data set again"
             )

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import grain.python as grain
 import jax
 import jax.numpy as jnp
 
@@ -12,6 +11,7 @@ from ccnet_jax.data import instance_batches
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.instances import MASK_CELLS, InstanceSource
+from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.detector import detector
 from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
@@ -31,7 +31,7 @@ def open_source(data: DataConfig, split: str) -> InstanceSource:
         raise UserError(complaints[0])
     if "+" in split:
         raise UserError(f"{data.name} cannot join the splits {split}; name one")
-    source = DATASETS[data.name].open(data, split)
+    source = DATASETS[data.name].open(data.to_open(split), split)
     if not len(source):
         raise UserError(f"split {split} of {data.name} has no pictures; correct data.dir or the name")
     return source
@@ -79,9 +79,7 @@ def check(config: Config, source: InstanceSource, batch_size: int) -> None:
         raise UserError(complaint)
 
 
-def batches(
-    config: Config, source: InstanceSource, start: int, process: int, processes: int
-) -> grain.DatasetIterator:
+def batches(config: Config, source: InstanceSource, start: int, process: int, processes: int) -> TrainBatches:
     """See `instance_batches.train_batches`."""
     return instance_batches.train_batches(
         source,
@@ -93,6 +91,11 @@ def batches(
         process,
         processes,
     )
+
+
+def batch_names(config: Config, source: InstanceSource, step: int) -> list[str]:
+    """See `instance_batches.batch_names`."""
+    return instance_batches.batch_names(source, config.data, config.batch_size, config.seed, step)
 
 
 def shapes(config: Config, size: tuple[int, int], count: int) -> Shapes:
@@ -146,6 +149,7 @@ TASK = Task(
     summary=summary,
     check=check,
     batches=batches,
+    batch_names=batch_names,
     shapes=shapes,
     network=network,
     is_trained=is_trained,

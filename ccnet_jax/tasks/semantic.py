@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import grain.python as grain
 import jax
 import jax.numpy as jnp
 
@@ -11,6 +10,7 @@ from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.sources import Source
+from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation import metrics
 from ccnet_jax.evaluation.evaluate import evaluate
@@ -40,13 +40,16 @@ def check(config: Config, source: Source, batch_size: int) -> None:
     pipeline.check_first_picture(source, config.data, batch_size)
 
 
-def batches(
-    config: Config, source: Source, start: int, process: int, processes: int
-) -> grain.DatasetIterator:
+def batches(config: Config, source: Source, start: int, process: int, processes: int) -> TrainBatches:
     """See `pipeline.train_batches`."""
     return pipeline.train_batches(
         source, config.data, config.batch_size, config.seed, start, process, processes
     )
+
+
+def batch_names(config: Config, source: Source, step: int) -> list[str]:
+    """See `pipeline.batch_names`."""
+    return pipeline.batch_names(source, config.batch_size, config.seed, step)
 
 
 def shapes(config: Config, size: tuple[int, int], count: int) -> Shapes:
@@ -83,6 +86,7 @@ TASK = Task(
     summary=summary,
     check=check,
     batches=batches,
+    batch_names=batch_names,
     shapes=shapes,
     network=network,
     is_trained=lambda config: None,

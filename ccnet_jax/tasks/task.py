@@ -5,11 +5,11 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import grain.python as grain
 import jax
 
 from ccnet_jax.config import Config
 from ccnet_jax.data.config import DataConfig
+from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.training.optimizers import IsTrained
@@ -55,6 +55,8 @@ class Task:
       check: (config, pictures to train on, pictures of a process's batch); raises UserError where they do not
         go together.
       batches: (config, pictures, batches to leave out, process, processes) -> endless batches to train on.
+      batch_names: (config, pictures, update, from 1) -> the names of the pictures in its batch, of all
+        processes together.
       shapes: (config, (height, width) of pictures, pictures) -> the shapes of such a batch.
       network: (config, number of classes) -> the network.
       is_trained: config -> which parameters the optimizer changes; None where it changes all.
@@ -70,7 +72,8 @@ class Task:
     completed: Callable[[Config, Any], Config]
     summary: Callable[[Config, Any, str], str]
     check: Callable[[Config, Any, int], None]
-    batches: Callable[[Config, Any, int, int, int], grain.DatasetIterator]
+    batches: Callable[[Config, Any, int, int, int], TrainBatches]
+    batch_names: Callable[[Config, Any, int], list[str]]
     shapes: Callable[[Config, tuple[int, int], int], Shapes]
     network: Callable[[Config, int], Any]
     is_trained: Callable[[Config], IsTrained | None]

@@ -6,8 +6,10 @@ import pytest
 
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets.streets_instances import StreetsInstances
+from ccnet_jax.data.images import DamagedPicture
 from ccnet_jax.data.instance_batches import (
     Order,
+    batch_names,
     canvas_of,
     canvases,
     evaluation_batches,
@@ -146,6 +148,33 @@ def test_training_goes_on_anywhere_and_may_be_split():
             np.testing.assert_array_equal(one[process : process + 1], other)
     shown = {int(image[0, 0, 0]) for batch in whole for image in batch}
     assert shown == {0, 10, 20, 40}  # picture 3 has no object
+
+
+def test_the_pictures_of_a_batch_are_named_and_replaced_by_those_of_their_canvas(capsys):
+    class Spoilt(Pictures):
+        def __getitem__(self, index):
+            if index in (1, 2):
+                raise DamagedPicture(f"picture {index} is damaged")
+            return super().__getitem__(index)
+
+    def names(step):
+        return batch_names(Spoilt(), RESIZED, 2, 0, step)
+
+    def shown(source, data):
+        stream = train_batches(source, data, 3, 2, seed=0)
+        found = [[str(image[0, 0, 0] // 10) for image in next(stream)["image"]] for _ in range(12)]
+        return found, stream
+
+    assert shown(Pictures(), RESIZED)[0] == [names(step) for step in range(1, 13)]
+    place = [name for step in range(1, 13) for name in names(step)]
+    whole = {"0": "0", "2": "0", "1": "4", "4": "4"}  # of each canvas; picture 3 has no object
+    expected = [whole[name] for name in place]
+    found, stream = shown(Spoilt(), dataclasses.replace(RESIZED, skip_damaged=2))
+    assert [name for batch in found for name in batch] == expected
+    assert capsys.readouterr().out.count("is damaged. Others take its place") == 2
+    assert stream.read(12) == {"replaced_pictures": sum(name in "12" for name in place)}
+    with pytest.raises(DamagedPicture, match="^picture . is damaged"):
+        shown(Spoilt(), RESIZED)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

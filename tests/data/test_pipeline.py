@@ -1,6 +1,5 @@
 import hashlib
 import itertools
-import multiprocessing
 
 import numpy as np
 import pytest
@@ -66,24 +65,12 @@ def test_batches_are_those_of_earlier_versions():
     assert np.abs(batch["image"][:3].mean((1, 2)) - means).max() < 0.1
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_worker_processes_make_the_same_batches(workers):
+def test_worker_processes_make_the_same_batches():
     source, data = Numbered(), {"crop": (32, 32), "scale": (0.5, 2.0), "cat_max_ratio": 0.75}
-    threads = first(pipeline.train_batches(source, settings(**data), 4, seed=1, start=2), 6)
-    processes = first(
-        pipeline.train_batches(source, settings(**data, workers=workers), 4, seed=1, start=2), 6
-    )
-    assert_same(threads, processes)
-
-
-def test_workers_end_with_the_iterator_and_share_no_memory_with_what_it_gave():
-    batches = pipeline.train_batches(Numbered(), settings(crop=(32, 32), workers=2), 4, seed=1)
-    batch = next(batches)
-    assert {type(array) for array in batch.values()} == {np.ndarray}
-    workers = multiprocessing.active_children()
-    assert len(workers) >= 2
-    batches.close()
-    assert not set(workers) & set(multiprocessing.active_children())
+    threads = first(pipeline.train_batches(source, settings(**data), 4, seed=1, start=2), 7)
+    processes = pipeline.train_batches(source, settings(**data, workers=3), 4, seed=1, start=2)
+    assert_same(threads, first(processes, 7))
+    processes.close()
 
 
 @pytest.mark.parametrize("processes", [2, 4])
@@ -102,21 +89,6 @@ def test_processes_share_every_batch_between_them(processes):
 def test_pictures_of_different_sizes_need_a_crop():
     with pytest.raises(UserError, match="pictures of 99x66 and 99x67 pixels cannot be one batch.*data.crop"):
         first(pipeline.train_batches(Numbered(), settings(), 4, seed=1), 3)
-
-
-def test_an_error_in_a_worker_process_reaches_the_user_as_one_sentence():
-    class Spoilt(Numbered):
-        def __getitem__(self, i):
-            if i == 0:  # which is read before the workers start
-                return super().__getitem__(i)
-            raise UserError(f"picture {i} is damaged")
-
-    with pytest.raises(Exception, match="picture . is damaged") as error:
-        first(pipeline.train_batches(Spoilt(), settings(crop=(32, 32), workers=1), 2, seed=1), 1)
-    cause = error.value
-    while not isinstance(cause, UserError):
-        cause = cause.__cause__ or cause.__context__
-    assert str(cause).startswith("picture ")
 
 
 def test_every_epoch_visits_each_picture_once_in_a_new_order():

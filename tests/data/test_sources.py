@@ -1,7 +1,9 @@
 """Reading the published folder layouts: right pixels, right numbers, and one sentence for what is wrong."""
 
+import dataclasses
 import io
 import os
+import resource
 import struct
 import zlib
 
@@ -115,6 +117,40 @@ def test_lists_may_hold_the_file_names_of_both(miniatures, tmp_path):
     path = tmp_path / "trainaug.txt"
     path.write_text("/JPEGImages/2007_000001.jpg /SegmentationClassAug/2007_000001.png\n\n2007_000002 1\n")
     assert sources.read_list(path, "voc2012", "") == ["2007_000001", "2007_000002"]
+
+
+@pytest.mark.parametrize(
+    ("removed", "words"),
+    [
+        ("JPEGImages/2007_000500.jpg", "train.txt names .*2007_000500.jpg, which is not there"),
+        ("SegmentationClass/2007_000500.png", "2007_000500.jpg has no label .*2007_000500.png"),
+    ],
+)
+def test_a_run_may_start_again_after_a_file_was_removed(tmp_path, removed, words):
+    (WRITERS["voc2012"](tmp_path) / removed).unlink()
+    data = DataConfig(name="voc2012", dir=str(tmp_path))
+    with pytest.raises(UserError, match=words):
+        pipeline.open_source(data, "train")
+    data = dataclasses.replace(data, skip_damaged=1)
+    source = pipeline.open_source(data, "train")
+    assert len(source) == 3
+    with pytest.raises(images.DamagedPicture, match=f"{removed} cannot be read"):
+        source[0]
+    pipeline.check_first_picture(source, data, 1)
+    with pytest.raises(UserError, match=words):  # scores are of all pictures
+        pipeline.open_source(dataclasses.replace(data, train_split="val"), "train")
+
+
+def test_what_keeps_every_file_from_being_read_is_no_damage(miniatures):
+    source = open_source("camvid", miniatures["camvid"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(UserError, match=r"0.png cannot be read .Too many open files.; raise") as error:
+            source[0]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not isinstance(error.value, images.DamagedPicture)
 
 
 @pytest.mark.parametrize("inside", ["voc2012", "ade20k"])

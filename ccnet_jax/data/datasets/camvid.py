@@ -68,7 +68,8 @@ def open_split(location: Location, split: str) -> FolderSource:
             f"{folder_of_images} holds no .jpg or .png picture; camvid's data.dir must hold {LAYOUT}"
         )
     labels = {image: root / "labels" / split / f"{image.stem}.png" for image in images}
-    return FolderSource(paired(images, labels, "add it or remove the picture"), LABELS)
+    remedy = "add it or remove the picture"
+    return FolderSource(paired(images, labels, remedy, location.skip_damaged), LABELS)
 
 
 DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__, size=(360, 480))

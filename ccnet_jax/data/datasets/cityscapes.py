@@ -112,7 +112,8 @@ def open_split(location: Location, split: str) -> FolderSource:
         name = image.name.replace("_leftImg8bit.png", f"_{kind}_labelIds.png")
         labels[image] = root / kind / split / image.parent.name / name
     package = "gtCoarse.zip" if kind == "gtCoarse" else "gtFine_trainvaltest.zip"
-    return FolderSource(paired(images, labels, f"unpack {package} into {root}"), LABELS)
+    remedy = f"unpack {package} into {root}"
+    return FolderSource(paired(images, labels, remedy, location.skip_damaged), LABELS)
 
 
 DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__, size=(1024, 2048))

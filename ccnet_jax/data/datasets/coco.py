@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from ccnet_jax.data.images import decode_image, read_bytes
+from ccnet_jax.data.images import DamagedPicture, decode_image, read_bytes
 from ccnet_jax.data.instances import Objects
 from ccnet_jax.data.sources import DataSet, Location, MissingSplit, data_folder
 from ccnet_jax.errors import UserError
@@ -165,12 +165,19 @@ class CocoSource:
       file: what the annotations say.
       folder: of the pictures.
       classes: those that are wanted, in their order; None takes all of the file.
+      may_miss: how many pictures may be missing from the folder.
 
     Raises:
-      UserError: a class is none of the file's, or a picture is missing from the folder.
+      UserError: a class is none of the file's, or more pictures are missing.
     """
 
-    def __init__(self, file: CocoFile, folder: pathlib.Path, classes: Sequence[str] | None = None):
+    def __init__(
+        self,
+        file: CocoFile,
+        folder: pathlib.Path,
+        classes: Sequence[str] | None = None,
+        may_miss: int = 0,
+    ):
         self.classes = tuple(classes or file.names)
         self.palette = numbered_palette(len(self.classes) + 1)[1:]
         unknown = [name for name in self.classes if name not in file.names]
@@ -187,9 +194,9 @@ class CocoSource:
         ]
         self._paths = [folder / str(picture["file_name"]) for picture in file.pictures]
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        for path in self._paths:
-            if path.name not in there and not path.is_file():
-                raise UserError(f"{file.path} names the picture {path}, which does not exist; add it")
+        missing = [path for path in self._paths if path.name not in there and not path.is_file()]
+        if len(missing) > may_miss:
+            raise UserError(f"{file.path} names the picture {missing[0]}, which does not exist; add it")
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -199,7 +206,7 @@ class CocoSource:
         image = decode_image(read_bytes(path), path)
         if image.shape[:2] != self.size(index):
             height, width = self.size(index)
-            raise UserError(
+            raise DamagedPicture(
                 f"{path} is {image.shape[1]}x{image.shape[0]} pixels, but by its file {width}x{height}; "
                 "make them agree"
             )
@@ -255,7 +262,7 @@ def open_split(location: Location, split: str) -> CocoSource:
     """The pictures of `split`. Raises UserError naming the file or folder that is missing or wrong."""
     root = data_folder(location.dir, "coco", LAYOUT)
     file = read_file(root / "annotations" / f"instances_{split}.json")
-    return CocoSource(file, root / split, location.classes)
+    return CocoSource(file, root / split, location.classes, location.skip_damaged)
 
 
 DATA_SET = DataSet(None, ("train2017", "val2017"), open_split, LAYOUT, __doc__, task="instance")

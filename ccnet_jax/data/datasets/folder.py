@@ -26,7 +26,14 @@ import numpy as np
 from PIL import Image
 
 from ccnet_jax.data.class_files import MOST, NamedClass, classes_of, read_class_file
-from ccnet_jax.data.images import decode_indices, decode_label, decode_sample, label_pixels, read_bytes
+from ccnet_jax.data.images import (
+    DamagedPicture,
+    decode_indices,
+    decode_label,
+    decode_sample,
+    label_pixels,
+    read_bytes,
+)
 from ccnet_jax.data.layouts import SPELLINGS, Layout, Split, find_layout, open_layout
 from ccnet_jax.data.sources import DataSet, FolderSource, Location, MissingSplit, Source, data_folder
 from ccnet_jax.data.statistics import class_table
@@ -54,11 +61,13 @@ class OwnPictures(FolderSource):
       files: of the split.
       classes: of the label files.
       origin: where the classes are from, for messages.
+      skip_damaged: how many labels `summary` may leave out.
     """
 
-    def __init__(self, files: Split, classes: Classes, origin: str):
+    def __init__(self, files: Split, classes: Classes, origin: str, skip_damaged: int = 0):
         super().__init__(list(files.pairs.values()), classes, _REMEDY)
         self.layout, self.warnings, self.origin = files.layout, files.warnings, origin
+        self.skip_damaged = skip_damaged
         self._names = [name.replace("/", "-") for name in files.pairs]
 
     def name(self, index: int) -> str:
@@ -76,11 +85,10 @@ def open_split(location: Location, split: str) -> OwnPictures:
     files = open_layout(root, layout, split, location.val_share)
     named = _named_classes(location, root, top)
     if named is None:
-        named = _counted_classes(root, layout, split)
+        named = _counted_classes(root, layout, split, location.skip_damaged)
     origin, classes = named
-    if label := next((label for _, label in files.pairs.values() if label is not None), None):
-        _check_kind(label, classes, origin)
-    return OwnPictures(files, classes, origin)
+    _check_kind([label for _, label in files.pairs.values() if label is not None], classes, origin, location)
+    return OwnPictures(files, classes, origin, location.skip_damaged)
 
 
 def summary(source: Source) -> str:
@@ -102,7 +110,10 @@ def summary(source: Source) -> str:
     pixels = np.zeros(256, np.int64)
     sizes: collections.Counter[Size] = collections.Counter()
     count_classes = functools.partial(_class_counts, source.label_classes)
-    for size, counts in _in_threads(count_classes, *zip(*counted, strict=True), what="counting classes"):
+    found = _in_threads(
+        count_classes, *zip(*counted, strict=True), what="counting classes", skip_damaged=source.skip_damaged
+    )
+    for size, counts in found:
         sizes[size] += 1
         for index, count in counts.items():
             pixels[index] += count
@@ -147,7 +158,9 @@ def _named_classes(location: Location, *folders: pathlib.Path) -> tuple[str, Cla
     return None
 
 
-def _counted_classes(root: pathlib.Path, layout: Layout, split: str) -> tuple[str, Classes]:
+def _counted_classes(
+    root: pathlib.Path, layout: Layout, split: str, skip_damaged: int
+) -> tuple[str, Classes]:
     """Classes for the ids 0 to the highest in the labels of all splits, so that all splits have the same.
 
     Raises UserError where there are fewer than two.
@@ -162,7 +175,8 @@ def _counted_classes(root: pathlib.Path, layout: Layout, split: str) -> tuple[st
     if not labels:
         raise UserError(f"{root} has no labels and no classes.txt; add one of them")
     pixels = np.zeros(256, np.int64)
-    for _, counts in _in_threads(_number_counts, list(labels), what="looking for classes"):
+    counted = _in_threads(_number_counts, list(labels), what="looking for classes", skip_damaged=skip_damaged)
+    for _, counts in counted:
         for number, count in counts.items():
             pixels[number] += count
     ids = np.flatnonzero(pixels[:VOID])
@@ -187,11 +201,18 @@ def _counted_classes(root: pathlib.Path, layout: Layout, split: str) -> tuple[st
     return origin, Classes(numbered_names(count), numbered_palette(count), counted=True)
 
 
-def _check_kind(label: pathlib.Path, classes: Classes, origin: str) -> None:
+def _check_kind(labels: list[pathlib.Path], classes: Classes, origin: str, location: Location) -> None:
     """Raise UserError where the first label is a colour picture and the classes do not name its colours."""
-    pixels = label_pixels(read_bytes(label), label)
-    if pixels.ndim == 3 and classes.label_colours is None:
-        raise UserError(_colours_without_names(label, pixels, f" (the classes are {origin})"))
+    for number, label in enumerate(labels):
+        try:
+            pixels = label_pixels(read_bytes(label), label)
+        except DamagedPicture:
+            if number >= location.skip_damaged:
+                raise
+            continue
+        if pixels.ndim == 3 and classes.label_colours is None:
+            raise UserError(_colours_without_names(label, pixels, f" (the classes are {origin})"))
+        return
 
 
 def _colours_without_names(label: pathlib.Path, pixels: np.ndarray, origin: str = "") -> str:
@@ -233,7 +254,7 @@ def _number_counts(label: pathlib.Path) -> tuple[Size, dict[int, int]]:
     try:
         status = label.stat()
     except OSError as error:
-        raise UserError(f"{label} cannot be read ({error.strerror}); put it back") from None
+        raise DamagedPicture(f"{label} cannot be read ({error.strerror}); put it back") from None
     return _counts_of_state(label, status.st_mtime_ns, status.st_size)
 
 
@@ -266,15 +287,32 @@ def _size_in_header(picture: pathlib.Path) -> Size | None:
     return (width, height) if turned else (height, width)
 
 
-def _in_threads(function: Callable[..., Result], *arguments: Sequence[object], what: str) -> Iterator[Result]:
-    """The results of a function for all labels, in order, with a progress bar."""
+def _in_threads(
+    function: Callable[..., Result], *arguments: Sequence[object], what: str, skip_damaged: int
+) -> Iterator[Result]:
+    """The results of a function for all labels, in order, with a progress bar.
+
+    Raises DamagedPicture where more than `skip_damaged` labels, which have no result, are damaged.
+    """
+
+    def tried(*label: object) -> Result | DamagedPicture:
+        try:
+            return function(*label)
+        except DamagedPicture as error:
+            return error
+
     with futures.ThreadPoolExecutor(_THREADS) as pool:
         count = len(arguments[0])
-        results = pool.map(function, *arguments)
+        results = pool.map(tried, *arguments)
+        damaged = 0
         try:
-            yield from progress_bar(
+            for result in progress_bar(
                 results, total=count, desc=what, unit="label", leave=False, disable=count < 100
-            )
+            ):
+                if not isinstance(result, DamagedPicture):
+                    yield result
+                elif (damaged := damaged + 1) > skip_damaged:
+                    raise result
         except BaseException:
             pool.shutdown(cancel_futures=True)  # else it would finish what is queued
             raise

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import cv2
@@ -6,6 +7,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from ccnet_jax.data.datasets import coco
+from ccnet_jax.data.images import DamagedPicture
 from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.data.sources import Location, MissingSplit
 from ccnet_jax.errors import UserError
@@ -176,6 +178,13 @@ def test_a_wrong_file_is_one_sentence(write, path, value, sentence):
         return
     with pytest.raises(UserError, match=sentence):
         coco.open_split(location, "val2017")
+
+
+def test_pictures_that_may_be_missing(write):
+    location = write(changed(["images", 1, "file_name"], "c.png"))
+    source = coco.open_split(dataclasses.replace(location, skip_damaged=1), "val2017")
+    with pytest.raises(DamagedPicture, match=r"c\.png cannot be read"):
+        source[1]
 
 
 def test_other_files_are_no_annotations(write, tmp_path):

@@ -10,6 +10,7 @@ from PIL import Image
 from ccnet_jax.data import layouts, pipeline, prepare
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS, folder
+from ccnet_jax.data.images import DamagedPicture
 from ccnet_jax.data.sources import Location, MissingSplit
 from ccnet_jax.errors import UserError
 from tests.miniatures import ORIENTATION, scene, write
@@ -538,6 +539,21 @@ def test_the_summary_of_two_splits_has_both(tmp_path):
 def test_many_labels_are_counted_in_part(tmp_path, monkeypatch):
     monkeypatch.setattr(folder, "COUNTED", 2)
     assert "(in 2 of 3 labels):" in summary(write_usual(tmp_path))
+
+
+def test_a_damaged_label_does_not_keep_a_run_from_starting_again(tmp_path):
+    write_usual(tmp_path)
+    (tmp_path / "labels/train/0.png").write_bytes(b"")
+    with pytest.raises(DamagedPicture, match="labels/train/0.png is empty"):
+        open_folder(tmp_path)
+    assert "3 classes counted" in summary(tmp_path, skip_damaged=1)
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    with pytest.raises(DamagedPicture, match="labels/train/0.png is empty"):
+        open_folder(tmp_path)
+    assert len(open_folder(tmp_path, skip_damaged=1)) == 3
+    (tmp_path / "labels/train/2.png").write_bytes(b"")
+    with pytest.raises(DamagedPicture, match="labels/train/2.png is empty"):
+        summary(tmp_path, skip_damaged=1)
 
 
 def test_names_below_folders_are_fit_for_file_names(tmp_path):

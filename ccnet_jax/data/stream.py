@@ -1,0 +1,180 @@
+"""The endless stream of batches that training reads: in a fixed order, whoever makes them.
+
+A picture that is damaged, or was removed, is an error; or, up to a number of them, the next picture of the
+order takes its place.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import grain.python as grain
+import numpy as np
+
+from ccnet_jax.data.config import DataConfig
+from ccnet_jax.data.images import DamagedPicture
+from ccnet_jax.data.workers import Workers
+from ccnet_jax.errors import UserError
+from ccnet_jax.progress import write_line
+
+EPOCHS = 10**9  # for ever; Grain's own "for ever" overflows where a batch is one picture
+_DAMAGED = "damaged"  # beside the arrays of a sample: {number of a damaged picture: sentence}
+
+Sample = dict[str, Any]
+Make = Callable[[int, np.random.Generator], Sample]  # (number of a picture, of all draws) -> sample
+
+
+class Order(Protocol):
+    """Which picture stands at each place of an endless stream; every epoch has each picture at least once."""
+
+    def __len__(self) -> int:
+        """Places of an epoch."""
+
+    def __call__(self, place: int) -> int:
+        """The number of the picture at a place, from 0."""
+
+    def is_like(self, picture: int, other: int) -> bool:
+        """Whether a picture may take another's place."""
+
+
+class TrainBatches(Iterator[dict[str, np.ndarray]]):
+    """Batches to train on, without end. Batch i is a function of the seed, i and the files alone.
+
+    `close()` ends what makes them ahead: threads, or processes (see `workers.Workers`).
+
+    Args:
+      batches: every batch that is to come, by its number.
+      workers: processes that make them; 0 makes them in threads.
+      skip_damaged: how many damaged pictures are replaced at most.
+      start: number of the first batch.
+    """
+
+    def __init__(self, batches: grain.MapDataset, workers: int, skip_damaged: int, start: int):
+        self._iterator: Workers | grain.DatasetIterator = (
+            Workers(batches, workers)
+            if workers
+            else iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+        )
+        self._number, self._skip_damaged = start, skip_damaged
+        self._damaged: set[int] = set()
+        self._replaced: dict[int, int] = {}  # {number of a batch: its pictures that stand in for others}
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next batch. Raises UserError naming the picture or file that is wrong."""
+        batch = next(self._iterator)
+        self._number += 1
+        if found := batch.pop(_DAMAGED, None):
+            self._note(found)
+        return batch
+
+    def read(self, step: int) -> dict[str, float]:
+        """What to log of the batches up to that of update `step`, counted from 1, since the last reading.
+
+        Returns:
+          replaced_pictures, how many stood in for a damaged one; {} where none may be replaced.
+        """
+        if not self._skip_damaged:
+            return {}
+        read = [number for number in self._replaced if number <= step]
+        return {"replaced_pictures": float(sum(self._replaced.pop(number) for number in read))}
+
+    def close(self) -> None:
+        """End what makes batches ahead."""
+        self._iterator.close()
+
+    def _note(self, found: Sequence[Mapping[int, str]]) -> None:
+        self._replaced[self._number] = len(found)
+        for picture, sentence in {k: v for damaged in found for k, v in damaged.items()}.items():
+            if picture in self._damaged:
+                continue
+            self._damaged.add(picture)
+            if len(self._damaged) > self._skip_damaged:
+                raise UserError(_too_many(self._skip_damaged, sentence))
+            write_line(
+                f"warning: {sentence}. Others take its place (damaged picture {len(self._damaged)} of the "
+                f"{self._skip_damaged} that config.data.skip_damaged allows)"
+            )
+
+
+def train_batches(
+    order: Order,
+    make: Make,
+    stack: Callable[[Sequence[Sample]], Sample],
+    draws: int,
+    data: DataConfig,
+    batch_size: int,
+    start: int,
+    process: int,
+    processes: int,
+) -> TrainBatches:
+    """The stream of pictures in an order.
+
+    Args:
+      order: of the pictures.
+      make: a sample of a picture. It raises DamagedPicture where the picture cannot be used.
+      stack: samples as one batch.
+      draws: seed of the draws of `make`.
+      data: `config.data`: `workers` (processes; 0 makes batches in threads) and `skip_damaged`.
+      batch_size: of all processes together.
+      start: number of batches to leave out.
+      process, processes: which of how many readers this is; each gets its rows of every batch, the first
+        process the first ones.
+    """
+    at_place = functools.partial(_sample_at, order=order, make=make, skip_damaged=data.skip_damaged)
+    samples = grain.MapDataset.range(len(order) * EPOCHS).random_map(at_place, seed=draws)
+    batched = samples.batch(batch_size // processes, batch_fn=functools.partial(_batched, stack=stack))
+    return TrainBatches(batched[process::processes][start:], data.workers, data.skip_damaged, start)
+
+
+def batch_places(batch_size: int, step: int) -> range:
+    """The places of the batch of update `step`, counted from 1, of all processes together."""
+    return range((step - 1) * batch_size, step * batch_size)
+
+
+def draws_of(seed: int, operations: int) -> int:
+    """The seed that Grain gives to a `random_map` so many operations behind `seed(seed)`.
+
+    It is spelled out so that batches stay what they were when the order was such an operation.
+    """
+    return int(np.random.SeedSequence((seed, operations)).generate_state(1, np.uint32)[0])
+
+
+def _sample_at(place: int, rng: np.random.Generator, order: Order, make: Make, skip_damaged: int) -> Sample:
+    """The sample at a place; where its picture is damaged, that of the next picture of the order.
+
+    Raises DamagedPicture where more than `skip_damaged` pictures are tried, or none is left.
+    """
+    state = rng.bit_generator.state
+    damaged: dict[int, str] = {}
+    for picture in _candidates(order, place):
+        if picture in damaged:
+            continue
+        rng.bit_generator.state = state
+        try:
+            sample = make(picture, rng)
+        except DamagedPicture as error:
+            damaged[picture] = str(error)
+            if not skip_damaged:
+                raise
+            if len(damaged) > skip_damaged:
+                raise DamagedPicture(_too_many(skip_damaged, str(error))) from None
+        else:
+            return {**sample, _DAMAGED: damaged} if damaged else sample
+    raise DamagedPicture(f"{next(iter(damaged.values()))}. Nothing can take its place: all are damaged")
+
+
+def _candidates(order: Order, place: int) -> Iterator[int]:
+    """The picture at a place, and those that may stand in for it: a whole epoch of them."""
+    first = order(place)
+    for later in range(place, place + 2 * len(order)):
+        if order.is_like(picture := order(later), first):
+            yield picture
+
+
+def _batched(samples: Sequence[Sample], stack: Callable[[Sequence[Sample]], Sample]) -> Sample:
+    found = [sample.pop(_DAMAGED) for sample in samples if _DAMAGED in sample]
+    return {**stack(samples), _DAMAGED: found} if found else stack(samples)
+
+
+def _too_many(skip_damaged: int, sentence: str) -> str:
+    return f"{sentence}. That is one damaged picture more than config.data.skip_damaged={skip_damaged} allows"
