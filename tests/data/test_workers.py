@@ -24,8 +24,8 @@ from ccnet_jax.errors import UserError
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """A stuck worker is noticed after two seconds, which is less than a worker takes to start here."""
-    monkeypatch.setattr(workers, "STUCK_AFTER", 2.0)
+    """A stuck worker is noticed after three seconds, which is less than a worker takes to start here."""
+    monkeypatch.setattr(workers, "STUCK_AFTER", 3.0)
     monkeypatch.setattr(workers, "_POLL", 0.2)
 
 
@@ -78,7 +78,7 @@ def test_workers_survive_what_reaches_them_or_are_replaced(impatient, capsys):
     os.kill(two.pid, signal.SIGSTOP)
     assert numbers(batches, 9) == list(range(32, 41))
     said = capsys.readouterr().out
-    assert said.startswith(f"warning: data worker 2 of 2 (process {two.pid}) has done nothing for 2 s; ")
+    assert said.startswith(f"warning: data worker 2 of 2 (process {two.pid}) has done nothing for 3 s; ")
     assert said.count("\n") == 1
     assert not two.is_alive()
 
