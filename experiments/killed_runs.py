@@ -37,9 +37,9 @@ from kernels.measure import ROOT, result_head, resumed, sources, write_result
 PATH = ROOT / "experiments" / "results" / "killed_runs.json"
 EVAL_EVERY = 8
 SETTINGS = {
-    "steps": 24,
+    "steps": 40,
     "batch_size": 2,
-    "log_every": 4,
+    "log_every": 2,
     "eval_every": EVAL_EVERY,
     "checkpoint_every": 3,
     "data.crop": "(48,64)",
@@ -65,41 +65,52 @@ def start(run: RunFolder) -> subprocess.Popen:
         )
 
 
-def phase(run: RunFolder, printed: int) -> str:
+def phase(run: RunFolder, printed: int, reached: int) -> str:
     """What the program is doing, as far as its files and its output tell.
 
     Args:
       run: its folder.
       printed: bytes in its log before it was started.
+      reached: the update from which it went on.
     """
     if any((run.checkpoints / "last").glob("*.orbax-checkpoint-tmp*")):
         return "save"
-    text = run.path.with_suffix(".log").read_bytes()[printed:]
-    if b"parameters, " not in text:
+    if b"parameters, " not in run.path.with_suffix(".log").read_bytes()[printed:]:
         return "start"
-    if not re.search(rb"\d+/\d+ \(", text.split(b"parameters, ", 1)[1]):
+    lines = logged(run)
+    if not lines or lines[-1]["step"] <= reached:
         return "compile"
     step = Checkpoints.last_step(run) or 0
     due = step > 0 and step % EVAL_EVERY == 0
     return "evaluation" if due and not is_evaluated(run, step, "val") else "update"
 
 
-def kill(process: subprocess.Popen, run: RunFolder, wanted: str, number: int, delay: float) -> str | None:
-    """Send a signal `delay` seconds into a phase; the phase in which it came, None if the run had ended."""
-    printed = run.path.with_suffix(".log").stat().st_size
+def kill(run: RunFolder, wanted: str, number: int, delay: float) -> tuple[str | None, int]:
+    """Start the program and send it a signal `delay` seconds into a phase.
+
+    Returns:
+      The phase in which the signal came, None if the run had ended; and the number of its processes that
+      live on half a minute later.
+    """
+    printed = run.path.with_suffix(".log").stat().st_size if run.path.exists() else 0
+    reached = Checkpoints.last_step(run) or 0
+    process = start(run)
     deadline = time.monotonic() + PATIENCE
-    while process.poll() is None and phase(run, printed) != wanted and time.monotonic() < deadline:
-        time.sleep(0.005)
+    while process.poll() is None and phase(run, printed, reached) != wanted and time.monotonic() < deadline:
+        time.sleep(0.002)
     time.sleep(delay)
     if process.poll() is not None:
-        return None
-    found = phase(run, printed)
+        return None, 0
+    found = phase(run, printed, reached)
     if number == signal.SIGKILL:
         process.kill()
     else:
         os.killpg(process.pid, number)
     process.wait()
-    return found
+    deadline = time.monotonic() + 30
+    while left_behind(process) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found, len(left_behind(process))
 
 
 def left_behind(process: subprocess.Popen) -> list[str]:
@@ -150,20 +161,16 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 
 def disturbed(run: RunFolder, kills: int, rng: random.Random) -> dict[str, Any]:
-    """Kill a run again and again, let it end, and tell what happened."""
+    """Kill a run again and again, let it end, and tell what happened. A run that has ended is not killed."""
     signals, phases, survivors = [], [], 0
     for n in range(kills):
         number = signal.SIGTERM if n % 4 == 3 else signal.SIGKILL
-        process = start(run)
-        where = kill(process, run, rng.choice(PHASES), number, rng.uniform(0, 0.3))
+        where, left = kill(run, rng.choice(PHASES), number, rng.uniform(0, 0.2))
         if where is None:
             break
         phases.append(where)
         signals.append(number.name)
-        deadline = time.monotonic() + 30
-        while left_behind(process) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        survivors += len(left_behind(process))
+        survivors += left
     code = start(run).wait()
     return {
         "kills": dict(Counter(phases)),
