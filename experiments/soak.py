@@ -157,6 +157,8 @@ def main() -> None:
     report = result_head() | {"steps": flags.steps, "quantities": quantities, "steps_that_compiled": compiled}
     write_result(PATH, report)
     print(tables(report)["slopes"])
+    if compiled != [updates[0]["step"]]:
+        raise UserError(f"JAX compiled the update again in the logs of the steps {compiled[1:]}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,58 @@
+import json
+
+import numpy as np
+import pytest
+
+from ccnet_jax.run.folder import RunFolder
+from experiments import killed_runs
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.path.with_suffix(".log").write_text("before\n")
+    return run
+
+
+def test_the_phase_is_read_from_the_files(run):
+    def phase():
+        return killed_runs.phase(run, len("before\n"), reached=2)
+
+    def log(*lines):
+        run.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    assert phase() == "start"
+    with run.path.with_suffix(".log").open("a") as file:
+        file.write("5 parameters, 1 of 1 devices\n")
+    log({"step": 2})
+    assert phase() == "compile"
+    log({"step": 2}, {"step": 4})
+    assert phase() == "update"
+    (run.checkpoints / "last" / "8").mkdir(parents=True)
+    assert phase() == "evaluation"
+    log({"step": 8}, {"step": 8, "val/mIoU": 0.5})
+    assert phase() == "update"
+    (run.checkpoints / "last" / "9.orbax-checkpoint-tmp").mkdir()
+    assert phase() == "save"
+    assert killed_runs.fragments(run) == ["checkpoints/last/9.orbax-checkpoint-tmp"]
+
+
+def test_differences_are_named():
+    def records(weight, loss):
+        weights = {which: ("8", {"w": np.array([weight])}) for which in ("last", "best")}
+        return {"metrics": [loss], "points": [], "pictures": {}, "weights": weights}
+
+    assert killed_runs.differences(records(1.0, 2), records(1.0, 2)) == []
+    assert killed_runs.differences(records(1.0, 2), records(1.5, 3)) == [
+        "metrics",
+        "weights of last",
+        "weights of best",
+    ]
+
+
+def test_the_table_counts_kills_and_equal_runs():
+    row = {"kills": {"save": 2, "update": 1}, "processes_left": 0, "fragments": [], "exit_code": 0}
+    rows = [row | {"differences": []}, row | {"differences": ["metrics"], "fragments": ["x.tmp"]}]
+    line = killed_runs.tables({"rows": rows})["kills"].splitlines()[2]
+    assert line == "| 2 | 6 | 0 | 0 | 2 | 4 | 0 | 1 of 2 | 1 |"
