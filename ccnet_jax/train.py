@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from ccnet_jax import command_line, compilation_cache, config_files, devices
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
+from ccnet_jax.data.sources import files_of
 from ccnet_jax.devices import say
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate import DRAWN
@@ -59,14 +60,19 @@ def train(config: Config, run: RunFolder) -> None:
     if Checkpoints.exists(run):
         run.check_same_run(config)
     start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
-    if start >= config.steps:
-        say(f"{run} is already trained to step {start} of {config.steps}; nothing to train")
+    if start > config.steps:
+        raise UserError(
+            f"{run} is trained to step {start}, which is beyond config.steps={config.steps}; raise "
+            "--config.steps, or choose another --workdir"
+        )
+    if start == config.steps:
+        say(f"{run} is trained to its last step, {start}; nothing to train")
         return
     say(task.summary(config, train_source, config.data.train_split))
     if eval_source is not None:
         say(task.summary(config, eval_source, config.data.eval_split))
     task.check(config, train_source, config.batch_size // processes)
-    prepare_folder(config, train_source, run)
+    prepare_folder(config, train_source, eval_source, run)
 
     # ------------------------------------------------- mesh, network, optimizer
     mesh = devices.data_mesh(
@@ -195,9 +201,13 @@ def check_devices(config: Config) -> None:
         )
 
 
-def prepare_folder(config: Config, source: Any, run: RunFolder) -> None:
-    """Make the folder; keep the config, the names of the classes, and what works on the run, in it."""
+def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder) -> None:
+    """Make the folder; keep the config, the names of the classes, and what works on the run, in it.
+
+    Raises UserError where it cannot be made, or what is written there would replace the data.
+    """
     if jax.process_index() == 0:
+        run.check_results(run.own_files, [*files_of(source), *files_of(eval_source)])
         run.save_config(config)
         run.save_classes(source.classes, source.palette)
         run.add_versions()

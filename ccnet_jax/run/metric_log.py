@@ -2,7 +2,7 @@
 
 import json
 
-from ccnet_jax.errors import write_whole
+from ccnet_jax.errors import write_whole, writing
 from ccnet_jax.run.folder import RunFolder
 
 
@@ -24,12 +24,14 @@ class MetricLog:
 
         path = run.metrics_file
         kept = []
-        for line in path.read_text().splitlines() if path.exists() else []:
+        with writing(path, "move it away, or choose another --workdir"):
+            lines = path.read_bytes().splitlines() if path.exists() else []
+        for line in lines:
             try:
                 if json.loads(line)["step"] <= start:
-                    kept.append(line + "\n")
-            except ValueError:
-                pass  # a line cut off when the process was killed
+                    kept.append(line.decode() + "\n")
+            except (ValueError, KeyError, TypeError, RecursionError):
+                pass  # a line cut off when the process was killed, or damaged
         write_whole(path, "".join(kept))
         self._lines = path.open("a", buffering=1)
         self._events = tensorboardX.SummaryWriter(str(run), purge_step=start + 1, flush_secs=10)
