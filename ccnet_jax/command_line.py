@@ -1,6 +1,7 @@
 """What command lines have in common: flags, configs by name, a user's mistake in one sentence."""
 
 import argparse
+import pathlib
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -14,6 +15,7 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.settings import nearest
 from ccnet_jax.version import __version__
+from kernels.programs import ending_well, fail
 
 _CONFIG_PREFIX = "--config."
 
@@ -129,8 +131,12 @@ def run_of(arguments: argparse.Namespace) -> RunFolder:
 
 def run_parts(arguments: argparse.Namespace) -> None:
     """Run the file that registers parts of the user's own, if the command line names one."""
-    if arguments.parts is not None:
-        config_files.module_of(ConfigName.of(arguments.parts).path)
+    if arguments.parts is None:
+        return
+    path = pathlib.Path(arguments.parts).expanduser()
+    if not path.is_file():
+        raise UserError(f"--parts {path} is no file; name a Python file of your own")
+    config_files.module_of(path)
 
 
 def positive(text: str) -> int:
@@ -162,20 +168,18 @@ def pair(flag: str, text: str, wanted: str) -> tuple[int, int]:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Run a program; a user's mistake becomes one sentence and exit code 2, without a traceback."""
+    """Run a program; a user's mistake becomes one sentence and exit code 2, without a traceback.
+
+    So do faults of the output and the device, see `kernels.programs.ending_well`.
+    """
     logging.set_verbosity(logging.ERROR)  # Orbax reports every file at the levels below
-    try:
-        main()
-    except Exception as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__ or cause.__context__  # a data worker wraps the error that it met
-        if cause is None:
-            raise
-        fail(str(cause))
-
-
-def fail(sentence: str) -> NoReturn:
-    """End the program with a sentence on standard error and exit code 2."""
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
-    raise SystemExit(2)
+    with ending_well():
+        try:
+            main()
+        except Exception as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__ or cause.__context__  # a data worker wraps the error that it met
+            if cause is None:
+                raise
+            fail(str(cause))

@@ -7,6 +7,7 @@ an old run's config.json lacks, what two configs of one run may differ in, and t
 
 import ast
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -306,6 +307,22 @@ def parse(
     if complaints:
         raise UserError(in_one_message(complaints))
     return config
+
+
+def no_config(values: Any) -> str | None:
+    """Words that say in which way a JSON value is no config at all, None where it looks like one.
+
+    `parse` would list every key that is missing.
+    """
+    if not isinstance(values, Mapping):
+        return f"holds no config, but {json.dumps(values)[:40]}"
+    groups = [field.name for field in dataclasses.fields(Config) if isinstance(field.default_factory, type)]
+    if not set(groups) & set(values):
+        return f"holds no config: it has none of the groups {', '.join(groups)}"
+    for name in groups:
+        if name in values and not isinstance(values[name], Mapping):
+            return f"has as its group {name!r} no keys, but {json.dumps(values[name])[:40]}"
+    return None
 
 
 def checked(config: Config) -> Config:

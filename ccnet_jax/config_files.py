@@ -1,10 +1,14 @@
 """Configs by name or path: the project's own, and a user's files."""
 
+import contextlib
 import dataclasses
 import importlib.util
+import inspect
 import pathlib
 import sys
+import traceback
 import types
+from collections.abc import Iterator
 
 import cloudpickle
 import ml_collections
@@ -32,8 +36,10 @@ class ConfigName:
         """The config with that name. Raises UserError where there is no such file."""
         name, _, variant = text.partition(":")
         path = pathlib.Path(name).expanduser()
-        if not path.is_file() and not path.suffix and path.name == name:
-            path = folder() / f"{name}.py"
+        if not path.is_file() and not path.suffix and path.name:
+            ours = [folder() / f"{name}.py"] if path.name == name else []
+            candidates = [*ours, path.with_name(f"{path.name}.py")]
+            path = next((x for x in candidates if x.is_file()), path)
         if not path.is_file():
             known = names()
             raise UserError(
@@ -74,13 +80,28 @@ def module_of(path: pathlib.Path) -> types.ModuleType:
     sys.modules[name] = module
     cloudpickle.register_pickle_by_value(module)  # a data worker cannot import it by its name
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with _told(path):
+            spec.loader.exec_module(module)
+    except UserError:
         del sys.modules[name]
-        raise UserError(
-            f"{path} cannot be run ({type(error).__name__}: {error}); correct that file"
-        ) from error
+        raise
     return module
+
+
+@contextlib.contextmanager
+def _told(path: pathlib.Path) -> Iterator[None]:
+    """Inside, what a user's file raises becomes a UserError with the file, the line and the reason."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SyntaxError) and error.lineno is not None:
+            where, reason = f"{error.filename}, line {error.lineno}", error.msg
+        else:
+            lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == str(path)]
+            where, reason = f"{path}, line {lines[-1]}" if lines else str(path), " ".join(str(error).split())
+        raise UserError(
+            f"{where}: {type(error).__name__}{': ' * bool(reason)}{reason}; correct that file"
+        ) from error
 
 
 def variants(path: pathlib.Path) -> dict[str, tuple]:
@@ -100,9 +121,15 @@ def load(name: ConfigName) -> ml_collections.ConfigDict:
         )
     arguments = [] if name.variant is None else [name.variant]
     try:
+        inspect.signature(module.get_config).bind(*arguments)
+    except TypeError:
+        raise UserError(
+            f"{name.path} needs a variant, {name.path}:VARIANT"
+            if name.variant is None
+            else f"{name.path} has no variants; omit :{name.variant}"
+        ) from None
+    with _told(name.path):
         config = module.get_config(*arguments)
-    except Exception as error:
-        raise UserError(f"{name.path}: {' '.join(str(error).split())}; correct that file") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(
             f"{name.path}: get_config returns {type(config).__name__}, not a ConfigDict; correct that file"

@@ -14,7 +14,7 @@ import json
 import pathlib
 from collections.abc import Iterator
 
-from ccnet_jax import command_line
+from ccnet_jax import command_line, outputs
 from ccnet_jax.costs import report, sizes
 from ccnet_jax.errors import UserError, writing
 from ccnet_jax.progress import progress_bar
@@ -47,8 +47,8 @@ def main() -> None:
         picture = sizes.size_of(arguments.inference)
     if arguments.plot is not None and not importlib.util.find_spec("matplotlib"):
         raise UserError("--plot needs matplotlib, which is not installed: pip install 'ccnet_jax[cost]'")
-    if arguments.plot is not None and pathlib.Path(arguments.plot).suffix.lower() not in report.CHARTS:
-        raise UserError(f"--plot={arguments.plot} must end in one of {', '.join(report.CHARTS)}")
+    if arguments.plot is not None:
+        outputs.check_file("--plot", pathlib.Path(arguments.plot), suffixes=tuple(report.CHARTS))
     with progress_bar(unit="program", desc="compiling", leave=False) as bar:
 
         @contextlib.contextmanager

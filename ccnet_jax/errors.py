@@ -32,6 +32,16 @@ def write_whole(path: pathlib.Path, data: bytes | str) -> None:
         whole_file.write_whole(path, data)
 
 
+def read_json(path: pathlib.Path, remedy: str) -> Any:
+    """What a JSON file holds. Raises UserError, with the remedy, where it cannot be read."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+    except (ValueError, RecursionError) as error:  # the second of lists in lists in lists, without end
+        raise UserError(f"{path} cannot be read as JSON ({error}); {remedy}") from None
+
+
 def write_json(path: pathlib.Path, value: Any) -> None:
     """`write_whole` of a value as JSON."""
     write_whole(path, json.dumps(value, indent=2) + "\n")

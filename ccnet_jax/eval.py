@@ -12,15 +12,18 @@ as JSON, and draws the first pictures. --labels writes every prediction in the d
 import argparse
 import dataclasses
 import pathlib
+from typing import Any
 
-from ccnet_jax import command_line, compilation_cache, devices
+from ccnet_jax import command_line, compilation_cache, devices, outputs
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
+from ccnet_jax.data import pipeline
+from ccnet_jax.data.sources import files_of
 from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.evaluation.metrics import without_nan
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.run.checkpoints import load_variables, variables_like
-from ccnet_jax.run.folder import LATEST
+from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.tasks import TASKS
 
 
@@ -65,6 +68,38 @@ def name_of(arguments: argparse.Namespace, split: str) -> str:
     return name
 
 
+def opened(config: Config, split: str) -> Any:
+    """The pictures of the split. Raises UserError in the words of this program's flags."""
+    try:
+        return TASKS[config.task].open(config.data, split)
+    except UserError as error:
+        raise UserError(str(error).replace("--config.data.dir", "--data-dir")) from None
+
+
+def check_places(
+    run: RunFolder,
+    output: pathlib.Path | None,
+    labels: pathlib.Path | None,
+    name: str,
+    data: list[pathlib.Path],
+) -> None:
+    """Raise UserError where results would harm the data or the run, or cannot be written.
+
+    Args:
+      run: the folder of the run.
+      output: of --output.
+      labels: of --labels.
+      name: of this evaluation.
+      data: the files of the data set.
+    """
+    kept = [*data, *run.own_files]
+    if output is not None:
+        outputs.check_file("--output", output, kept)
+    if labels is not None:
+        outputs.check_folder("--labels", labels, outputs.present(labels, (".png", ".json")), kept)
+    run.check_results([run.scores_file(name)], data)
+
+
 def main() -> None:
     """The program."""
     arguments = flags().parsed()
@@ -77,19 +112,18 @@ def main() -> None:
     mode = test_mode(arguments, config)
     output = None if arguments.output is None else pathlib.Path(arguments.output).expanduser()
     labels = None if arguments.labels is None else pathlib.Path(arguments.labels).expanduser()
-    if output is not None and output.is_dir():
-        raise UserError(f"--output {output} is a folder; name a JSON file")
-    if labels is not None and labels.is_file():
-        raise UserError(f"--labels {labels} is a file; name a folder")
     split = arguments.split or config.data.eval_split
     task = TASKS[config.task]
-    source = task.open(config.data, split)
+    source = opened(config, split)
+    name = name_of(arguments, split)
+    pictures = run.pictures(name)
+    asked = output is not None or labels is not None  # to write outside the run
+    data = pipeline.files_of_all_splits(config.data, source) if asked else files_of(source)
+    check_places(run, output, labels, name, data)
 
     network = task.network(config, len(source.classes))
     variables, step = load_variables(run, arguments.checkpoint, variables_like(network, devices.data_mesh()))
-    name = name_of(arguments, split)
     print(f"{run.path.resolve()}, step {step}, split {split}, {mode}")
-    pictures = run.pictures(name)
     test = task.tester(config, network, mode)
     result = test(variables, source, pictures=pictures, limit=arguments.limit, labels=labels)
     if labels is not None:
@@ -102,12 +136,12 @@ def main() -> None:
             f"the network predicts for its first pictures is in {pictures})"
         )
 
-    print(task.table(result, source.classes))
-    print(f"{result['pictures']} pictures, {result['images_per_second']:.1f} images/s with compilation")
     output = output or run.scores_file(name)
     report = {"split": split, "mode": str(mode), "step": step, "checkpoint": arguments.checkpoint, **result}
     report |= {"classes": list(source.classes)}
-    write_json(output, without_nan(report))
+    write_json(output, without_nan(report))  # before it is printed: the reader of a pipe may be gone
+    print(task.table(result, source.classes))
+    print(f"{result['pictures']} pictures, {result['images_per_second']:.1f} images/s with compilation")
     print(f"scores in {output}, pictures in {pictures}")
 
 

@@ -16,12 +16,12 @@ from jaxtyping import Array, Bool, Float32, UInt8
 
 from ccnet_jax import devices, figures
 from ccnet_jax.evaluation.attention import attention_maps
-from ccnet_jax.evaluation.prediction import scorer
+from ccnet_jax.evaluation.prediction import NotFinite, scorer
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
 from ccnet_jax.instance_model import InstanceModel
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.pictures import check_batch, read_picture
+from ccnet_jax.pictures import check_batch, picture_name, read_picture
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
@@ -90,12 +90,15 @@ class Model(flax.struct.PyTreeNode, eq=False):
           image: a file's path, in which "~" is the user's home, or uint8 [H, W, 3] RGB of any size.
 
         Raises:
-          UserError: the file cannot be read, or the array is not such a picture.
+          UserError: the file cannot be read, the array is not such a picture, or the network's output is not
+            finite.
         """
         pixels = read_picture(image)
         images = jax.device_put(pixels[None], jax.tree.leaves(self.variables)[0].sharding)
         scores = scorer(self.network, self.mode)(self.variables, images)[0]
         probabilities = np.asarray(_probabilities(scores, jnp.asarray(self.mode.sums_probabilities)))
+        if not np.isfinite(probabilities).all():
+            raise NotFinite(picture_name(image))
         label = probabilities.argmax(-1).astype(np.uint8)
         return Prediction(label, probabilities, figures.overlay(pixels, label, self.palette))
 

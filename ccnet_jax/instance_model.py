@@ -19,11 +19,12 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.detector import detect, detector
 from ccnet_jax.evaluation.evaluate_instances import in_picture
 from ccnet_jax.evaluation.instance_scores import mask_of
+from ccnet_jax.evaluation.prediction import NotFinite
 from ccnet_jax.figures.instances import instance_overlay
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import Detections, MaskRCNN
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.pictures import check_batch, read_picture
+from ccnet_jax.pictures import check_batch, picture_name, read_picture
 
 
 class Instances(flax.struct.PyTreeNode):
@@ -97,7 +98,8 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
           image: a file's path, in which "~" is the user's home, or uint8 [H, W, 3] RGB of any size.
 
         Raises:
-          UserError: the file cannot be read, or the array is not such a picture.
+          UserError: the file cannot be read, the array is not such a picture, or the network's output is not
+            finite.
         """
         pixels = read_picture(image)
         height, width = pixels.shape[:2]
@@ -107,6 +109,8 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
         images, sizes = jax.device_put((placed(resized, canvas)[None], np.array([size], np.int32)), where)
         compiled = detector(self.network, self.detection)
         detections = jax.device_get(compiled(self.variables, images, sizes))
+        if not np.isfinite(detections.scores).all():
+            raise NotFinite(picture_name(image))
         found = in_picture(Detections(*(x[0] for x in detections)), np.array(size), (height, width))
         masks = np.array([mask_of(runs) for runs in found["masks"]], np.uint8).reshape(-1, height, width)
         parts = found["boxes"], found["classes"], masks, self.classes, self.palette, found["scores"]

@@ -49,6 +49,11 @@ def _check_range(images: jax.Array | np.ndarray) -> None:
     raise UserError(f"images are {images.dtype} from {lowest:.3g} to {highest:.3g}{remedy}")
 
 
+def picture_name(image: Any) -> object:
+    """What to call what `read_picture` takes: the path, or words for an array."""
+    return image if isinstance(image, str | os.PathLike) else "this picture"
+
+
 def read_picture(image: str | os.PathLike | np.ndarray | jax.Array) -> UInt8[np.ndarray, "H W 3"]:
     """The pixels of a file, or of an array that is a picture already.
 

@@ -9,24 +9,30 @@ NAME-overlay.png, and NAME-figure.png: picture and prediction side by side over 
 ROW,COLUMN adds NAME-attention.png, what that pixel attends to after each loop; --loops adds NAME-loops.png,
 predictions with these numbers of loops.
 
+A picture that cannot be labelled is named at the end, and the exit code is 1; the others are labelled.
+
 A network that finds instances leaves NAME-overlay.png, with boxes, names, scores and masks, and NAME.json: a
 list of {"class", "score", "box": [x0, y0, x1, y1] in pixels, "mask": COCO's compressed runs}.
 """
 
 import collections
 import pathlib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 
-from ccnet_jax import command_line, compilation_cache, figures
+import numpy as np
+
+from ccnet_jax import command_line, compilation_cache, figures, outputs
 from ccnet_jax.data.layouts import PICTURE_SUFFIXES
 from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.evaluation.instance_scores import runs_of
+from ccnet_jax.evaluation.prediction import NotFinite
 from ccnet_jax.inference import Model, attention_map, load
 from ccnet_jax.instance_model import InstanceModel
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.pictures import read_picture
 from ccnet_jax.progress import progress_bar
-from ccnet_jax.run.folder import LATEST
+from ccnet_jax.run.folder import LATEST, RunFolder
 
 _RESULTS = (".png", "-overlay.png", "-figure.png", "-attention.png", "-loops.png", ".json")
 
@@ -67,19 +73,44 @@ def is_picture(path: pathlib.Path) -> bool:
     return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
 
 
-def check_out(out: pathlib.Path, files: dict[str, pathlib.Path]) -> None:
-    """Raise UserError if `out` is a file, or a result in it would replace one of the pictures."""
-    if out.is_file():
-        raise UserError(f"--out {out} is a file; name a folder")
-    written = {(out / f"{name}{end}").resolve() for name in files for end in _RESULTS}
-    for path in files.values():
-        if path.resolve() in written:
-            raise UserError(f"--out {out} would replace the picture {path}; choose another folder")
+def label_all(
+    files: Mapping[str, pathlib.Path],
+    write: Callable[[np.ndarray, str], None],
+    point: tuple[int, int] | None = None,
+) -> list[str]:
+    """Label every picture that can be; a sentence on each of the others.
+
+    Args:
+      files: {name of the results: picture}.
+      write: labels a picture, uint8 [H, W, 3] RGB, and writes the results of that name.
+      point: (row, column) that a picture must have; None for none.
+
+    Raises:
+      UserError: no picture can be labelled, results cannot be written, or the network's output is not finite.
+    """
+    complaints = []
+    for name, path in progress_bar(files.items(), unit="picture"):
+        try:
+            image = read_picture(path)
+        except UserError as error:
+            complaints.append(str(error))
+            continue
+        height, width = image.shape[:2]
+        if point is not None and (point[0] >= height or point[1] >= width):
+            complaints.append(f"{path} has {height} rows and {width} columns, and no pixel {point}")
+            continue
+        try:
+            write(image, name)
+        except NotFinite:
+            raise NotFinite(path) from None
+    if len(complaints) == len(files):
+        raise UserError(complaints[0])
+    return complaints
 
 
 def write_results(
     model: Model,
-    path: pathlib.Path,
+    image: np.ndarray,
     stem: pathlib.Path,
     point: tuple[int, int] | None = None,
     loops: tuple[int, ...] = (),
@@ -88,7 +119,7 @@ def write_results(
 
     Args:
       model: the network.
-      path: the picture.
+      image: the picture, uint8 [H, W, 3] RGB.
       stem: OUT/NAME, what the results' paths begin with.
       point: (row, column) of the pixel whose attention is drawn, None for none.
       loops: numbers of loops to compare, () for no comparison.
@@ -97,7 +128,6 @@ def write_results(
     def result(kind: str) -> pathlib.Path:
         return stem.with_name(f"{stem.name}{kind}.png")
 
-    image = read_picture(path)
     prediction = model.predict(image)
     figures.save_labels(result(""), prediction.label, model.palette)
     figures.save_picture(result("-overlay"), prediction.overlay)
@@ -112,9 +142,9 @@ def write_results(
         figures.save_picture(result("-loops"), figure)
 
 
-def write_instances(model: InstanceModel, path: pathlib.Path, stem: pathlib.Path) -> None:
+def write_instances(model: InstanceModel, image: np.ndarray, stem: pathlib.Path) -> None:
     """Find the objects of one picture and write NAME-overlay.png and NAME.json; arguments as above."""
-    found = model.predict(read_picture(path))
+    found = model.predict(image)
     figures.save_picture(stem.with_name(f"{stem.name}-overlay.png"), found.overlay)
     rows = zip(found.classes, found.scores.tolist(), found.boxes.tolist(), found.masks, strict=True)
     objects = [
@@ -150,17 +180,17 @@ def main() -> None:
         loops = command_line.whole_numbers("--loops", arguments.loops, "N,...")
         if any(n < 1 for n in loops):
             raise UserError(f"--loops={arguments.loops} must be 1 or more each")
-    model = load(arguments.workdir, arguments.checkpoint)
     out = pathlib.Path(arguments.out).expanduser()
-    check_out(out, files)
+    results = [f"{name}{end}" for name in files for end in _RESULTS]
+    outputs.check_folder("--out", out, results, [*files.values(), *RunFolder.at(arguments.workdir).own_files])
+    model = load(arguments.workdir, arguments.checkpoint)
     if isinstance(model, InstanceModel):
         if arguments.ms_flip or point or loops:
             raise UserError(
                 f"the network in {arguments.workdir} finds instances: omit --ms-flip, --attention and --loops"
             )
-        for name, path in progress_bar(files.items(), unit="picture"):
-            write_instances(model, path, out / name)
-        print(f"objects of {len(files)} pictures in {out}")
+        others = label_all(files, lambda image, name: write_instances(model, image, out / name))
+        tell(f"objects of {len(files) - len(others)} pictures in {out}", others)
         return
     if arguments.ms_flip:
         model = model.replace(mode=model.mode.ms_flip(FLAVOURS[model.network.flavour]))
@@ -169,9 +199,19 @@ def main() -> None:
             f"--attention and --loops are RCCA's; the network in {arguments.workdir} has the context "
             f"{model.network.context!r}"
         )
-    for name, path in progress_bar(files.items(), unit="picture"):
-        write_results(model, path, out / name, point, loops)
-    print(f"{len(files)} pictures labelled in {out}")
+    others = label_all(
+        files, lambda image, name: write_results(model, image, out / name, point, loops), point
+    )
+    tell(f"{len(files) - len(others)} pictures labelled in {out}", others)
+
+
+def tell(done: str, complaints: list[str]) -> None:
+    """Print what was done; where there are complaints, end the program with them and exit code 1."""
+    print(done)
+    for complaint in complaints:
+        print(f"error: {complaint}", file=sys.stderr)
+    if complaints:
+        raise SystemExit(1)
 
 
 def flags() -> command_line.Parser:

@@ -26,6 +26,7 @@ import optax
 from ccnet_jax import command_line, compilation_cache, config_files, devices
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
+from ccnet_jax.data.sources import files_of
 from ccnet_jax.devices import say
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate import DRAWN
@@ -72,13 +73,18 @@ def train(config: Config, run: RunFolder) -> None:
         if Checkpoints.exists(run):
             run.check_same_run(config, train_source.classes)
         start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
-        if start >= config.steps and is_finished(config, run, start):
-            say(f"{run} is already trained to step {start} of {config.steps}; nothing to train")
+        if start > config.steps:
+            raise UserError(
+                f"{run} is trained to step {start}, which is beyond config.steps={config.steps}; raise "
+                "--config.steps, or choose another --workdir"
+            )
+        if start == config.steps and is_finished(config, run):
+            say(f"{run} is trained to its last step, {start}; nothing to train")
             return
         say(task.summary(config, train_source, config.data.train_split))
         if eval_source is not None:
             say(task.summary(config, eval_source, config.data.eval_split))
-        prepare_folder(config, train_source, run)
+        prepare_folder(config, train_source, eval_source, run)
 
         # --------------------------------------------- mesh, network, optimizer
         mesh = devices.data_mesh(
@@ -231,10 +237,10 @@ def is_due(every: int, step: int, steps: int) -> bool:
     return step == steps or step % every == 0
 
 
-def is_finished(config: Config, run: RunFolder, step: int) -> bool:
+def is_finished(config: Config, run: RunFolder) -> bool:
     """Whether nothing is missing of a run that has made its last update: no final evaluation, no pictures."""
     if config.eval_every:
-        return is_evaluated(run, step, config.data.eval_split)
+        return is_evaluated(run, config.steps, config.data.eval_split)
     return run.pictures(config.data.train_split).is_dir()
 
 
@@ -291,9 +297,13 @@ def check_devices(config: Config) -> None:
         )
 
 
-def prepare_folder(config: Config, source: Any, run: RunFolder) -> None:
-    """Make the folder; keep the config, the names of the classes, and what works on the run, in it."""
+def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder) -> None:
+    """Make the folder; keep the config, the names of the classes, and what works on the run, in it.
+
+    Raises UserError where it cannot be made, or what is written there would replace the data.
+    """
     if jax.process_index() == 0:
+        run.check_results(run.own_files, [*files_of(source), *files_of(eval_source)])
         run.save_config(config)
         run.save_classes(source.classes, source.palette)
         run.add_versions()

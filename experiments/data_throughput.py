@@ -44,6 +44,7 @@ from ccnet_jax.labels import VOID
 from ccnet_jax.progress import progress_bar
 from experiments import markdown
 from kernels.measure import ROOT, cpu_name, result_head, resumed, sources, write_result
+from kernels.programs import result_file
 
 RESULTS = ROOT / "experiments" / "results"
 COMPARED_WITH = ("torch", "opencv-python-headless", "imagecodecs", "pillow")
@@ -420,7 +421,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=command_line.positive, default=3, help="of all in turn")
     parser.add_argument("--batches", type=command_line.positive, default=40, help="timed in each round")
     parser.add_argument("--pictures", type=command_line.positive, default=32, help="to make up or to read")
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS / "data_throughput.json")
+    parser.add_argument("--output", type=result_file, default=RESULTS / "data_throughput.json")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     report = result_head(cpu_name())  # JAX must not start a backend here: the DataLoader forks

@@ -37,6 +37,7 @@ from experiments.speed.cases import CONTENDERS, SETUPS, Case, Setup
 from experiments.speed.worker import Failed, Worker
 from kernels.criss_cross import blocks
 from kernels.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.programs import result_file
 
 RESULT = ROOT / "experiments" / "results" / "model_speed.json"
 COMPARED_WITH = ("torch",)
@@ -209,7 +210,7 @@ def chosen_contenders(text: str | None, setup: Setup) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output", type=pathlib.Path, help=f"default: {RESULT.relative_to(ROOT)}")
+    parser.add_argument("--output", type=result_file, help=f"default: {RESULT.relative_to(ROOT)}")
     parser.add_argument("--contenders", help=f"of {','.join(CONTENDERS)}; default: those for this device")
     parser.add_argument("--rounds", type=int, help="of all contenders in turn")
     parser.add_argument(

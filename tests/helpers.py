@@ -65,6 +65,12 @@ def write_run(folder: pathlib.Path, config: Config, source) -> Any:
     return variables
 
 
+def ran(monkeypatch, program, *arguments) -> None:
+    """`program.main()` in this process, with a command line."""
+    monkeypatch.setattr(sys, "argv", [program.__name__, *map(str, arguments)])
+    program.main()
+
+
 def start(program: str, *arguments: str, cwd: pathlib.Path) -> subprocess.Popen:
     """`python -m PROGRAM ARGUMENTS` on one CPU device."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}

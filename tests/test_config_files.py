@@ -171,13 +171,30 @@ def test_a_config_is_found_by_name_and_by_path(tmp_path, monkeypatch):
     assert by_name.path.samefile(by_path.path)
     assert by_name.variant == by_path.variant == "x"
     assert (by_name.title, ConfigName.of("demo").variant) == ("cityscapes", None)
+    assert ConfigName.of(f"{ROOT}/configs/cityscapes:x") == by_path  # without its suffix
+    for name in ("demo", "mine"):
+        (tmp_path / f"{name}.py").write_text("")
+    assert ConfigName.of("demo").path.samefile(f"{ROOT}/configs/demo.py")
+    assert ConfigName.of("mine").path.samefile(tmp_path / "mine.py")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("def get_config(:", "cannot be run .SyntaxError"),
-        ("import nothing_of_that_name", "cannot be run .ModuleNotFoundError"),
+        ("\ndef get_config(:", "line 2: SyntaxError: invalid syntax; correct that file"),
+        (
+            "import os\nimport nothing_of_that_name",
+            "line 2: ModuleNotFoundError: No module named 'nothing_of_t",
+        ),
+        ("from ccnet_jax import nothing", "line 1: ImportError: cannot import name 'nothing'"),
+        (
+            "def get_config():\n  x = 1\n  return x / 0",
+            "line 3: ZeroDivisionError: division by zero; correct",
+        ),
+        ("import json\ndef get_config(): return json.loads('{')", "line 2: JSONDecodeError: Expecting"),
+        ("def get_config():\n  assert False", "line 2: AssertionError; correct that file"),
+        ("import sys\nsys.exit(0)", "line 2: SystemExit: 0; correct that file"),
+        ("def get_config(variant): return variant", "needs a variant, .*mine.py:VARIANT"),
         ("x = 1", "has no function get_config"),
         ("def get_config(): return 3", "get_config returns int, not a ConfigDict"),
         (
@@ -190,6 +207,11 @@ def test_a_users_file_that_is_no_config_is_named(text, words, tmp_path):
     (tmp_path / "mine.py").write_text(text)
     with pytest.raises(UserError, match=f"mine.py.*{words}"):
         config_files.load(ConfigName.of(str(tmp_path / "mine.py")))
+
+
+def test_a_variant_of_a_config_without_any_is_named():
+    with pytest.raises(UserError, match="demo.py has no variants; omit :r18"):
+        load_config("demo:r18")
 
 
 def test_configs_say_only_what_differs_and_share_no_block():

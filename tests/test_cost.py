@@ -105,7 +105,7 @@ def test_the_schedule_is_bounded_where_gpus_can_share_its_batch(cost_of, monkeyp
 
 
 def test_a_chart_of_an_unknown_format_is_refused_at_once(cost_of):
-    with pytest.raises(UserError, match=r"--plot=a.xyz must end in one of .png, .pdf, .svg"):
+    with pytest.raises(UserError, match=r"--plot a.xyz must end in .png or .pdf or .svg"):
         cost_of("--plot=a.xyz")
 
 

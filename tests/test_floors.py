@@ -14,6 +14,7 @@ FLOORS = {
     "kernels": 0,
     "ccnet_jax.errors": 1,
     "ccnet_jax.labels": 1,
+    "ccnet_jax.outputs": 1,
     "ccnet_jax.progress": 1,
     "ccnet_jax.settings": 1,
     "ccnet_jax.version": 1,

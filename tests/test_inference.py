@@ -117,6 +117,16 @@ def test_what_cannot_be_loaded_or_predicted_is_one_sentence(model, run, tmp_path
         model.predict(tmp_path / "bad.png")
 
 
+def test_weights_that_make_the_output_not_finite_are_told(model):
+    """A negative variance is in nothing but the norms' square root."""
+    stats = model.variables["batch_stats"]
+    spoilt = jax.tree_util.tree_map_with_path(lambda path, x: -x - 1 if path[-1].key == "var" else x, stats)
+    with pytest.raises(
+        UserError, match="the network's output for this picture is not finite: its weights are"
+    ):
+        model.replace(variables=model.variables | {"batch_stats": spoilt}).predict(image())
+
+
 def floating(low, high):
     """A float32 batch with values from `low` to `high`."""
     return np.linspace(low, high, 2 * 32 * 40 * 3).reshape(2, 32, 40, 3).astype(np.float32)

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import sys
 
 import jax
 import numpy as np
@@ -19,7 +18,7 @@ from ccnet_jax.models.detection.mask_rcnn import is_trained_where_frozen
 from ccnet_jax.run.checkpoints import load_variables, variables_like
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
-from tests.helpers import load_config
+from tests.helpers import load_config, ran
 from tests.miniatures import write_coco
 
 SMALL = {
@@ -76,11 +75,6 @@ def runs(coco, tmp_path_factory):
         train.train(config(steps=2), resumed)
         train.train(config(steps=4), resumed)
     return {"whole": whole, "resumed": resumed}
-
-
-def ran(monkeypatch, program, *arguments):
-    monkeypatch.setattr(sys, "argv", [program.__name__, *map(str, arguments)])
-    program.main()
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(runs):
@@ -145,6 +139,11 @@ def test_a_picture_is_predicted(runs, coco, tmp_path, monkeypatch):
 
     raw = jax.jit(model)(np.asarray(Image.open(picture))[None])
     np.testing.assert_allclose(raw.boxes[0][:count], found.boxes, atol=1e-3)
+
+    head = model.variables["params"]["mask_head"]  # in which NaN hides: no detection depends on it
+    spoilt = model.variables["params"] | {"mask_head": jax.tree.map(lambda x: x * np.nan, head)}
+    with pytest.raises(UserError, match=f"the network's output for .*{picture.name} is not finite"):
+        model.replace(variables=model.variables | {"params": spoilt}).predict(picture)
 
     ran(monkeypatch, predict, picture, "--workdir", runs["whole"], "--out", tmp_path)
     names = {f"{picture.stem}.json", f"{picture.stem}-overlay.png"}

@@ -8,6 +8,7 @@ import ccnet_jax
 from ccnet_jax import command_line, predict
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError
+from ccnet_jax.pictures import read_picture
 from tests import helpers
 from tests.miniatures import ORIENTATION, scene, write
 
@@ -55,7 +56,7 @@ def test_a_folder_is_labelled(folder):
 def test_attention_and_loops_are_drawn_too(folder, tmp_path):
     model = ccnet_jax.load(folder / "runs/demo")
     path = folder / "pictures/colour.png"
-    predict.write_results(model, path, tmp_path / "a", point=(20, 30), loops=(1, 2))
+    predict.write_results(model, read_picture(path), tmp_path / "a", point=(20, 30), loops=(1, 2))
     kinds = ("", "-overlay", "-figure", "-attention", "-loops")
     assert {path.name for path in tmp_path.iterdir()} == {f"a{kind}.png" for kind in kinds}
     width = 80 * 4 + 6  # enlarged to 320 pixels
@@ -95,15 +96,43 @@ def test_which_pictures(folder, tmp_path):
         predict.pictures((str(tmp_path / "twice"), str(tmp_path / "twice")))
 
 
-def test_results_never_replace_a_picture(tmp_path):
+def test_results_never_replace_what_is_read(folder, tmp_path, monkeypatch):
+    def told(*arguments):
+        with pytest.raises(UserError) as error:
+            helpers.ran(monkeypatch, predict, *arguments, "--workdir", folder / "runs/demo")
+        return str(error.value)
+
     image, _ = scene(0, 32, 32)
     write(tmp_path / "a.png", image)
-    files = predict.pictures((str(tmp_path),))
-    with pytest.raises(UserError, match="would replace the picture .*a.png; choose another folder"):
-        predict.check_out(tmp_path, files)
-    predict.check_out(tmp_path / "labels", files)
-    with pytest.raises(UserError, match="a.png is a file; name a folder"):
-        predict.check_out(tmp_path / "a.png", files)
+    assert "would replace" in told(tmp_path, "--out", tmp_path)
+    write(tmp_path / "config.png", image)  # whose objects would lie in config.json
+    own = told(tmp_path / "config.png", "--out", folder / "runs/demo")
+    assert "config.json, which this program reads; choose another folder" in own
+    assert "a.png is a file; name another folder" in told(tmp_path, "--out", tmp_path / "a.png")
+
+
+def test_pictures_that_cannot_be_read_do_not_stop_the_others(folder, tmp_path, monkeypatch, capsys):
+    image, _ = scene(0, 48, 80)
+    for name in ("a.png", "c.png"):
+        write(tmp_path / "in" / name, image)
+    (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:200])
+    write(tmp_path / "in" / "small.png", image[:20, :20])
+    run = ("--workdir", folder / "runs/demo", "--out", tmp_path / "out", "--attention", "40,70")
+    with pytest.raises(SystemExit) as end:
+        helpers.ran(monkeypatch, predict, tmp_path / "in", *run)
+    assert end.value.code == 1
+    said = capsys.readouterr()
+    assert "2 pictures labelled in" in said.out
+    errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert errors[0].endswith(
+        "b.png is damaged or not a picture (200 bytes); fetch or unpack that file again"
+    )
+    assert errors[1].endswith("small.png has 20 rows and 20 columns, and no pixel (40, 70)")
+    assert len(errors) == 2
+    labels = {path.name for path in (tmp_path / "out").glob("?.png")}
+    assert labels == {"a.png", "c.png"}
+    with pytest.raises(UserError, match="b.png is damaged"):  # there is no other
+        helpers.ran(monkeypatch, predict, tmp_path / "in" / "b.png", *run)
 
 
 def test_numbers():

@@ -121,7 +121,7 @@ def _from_json(text: str, path: pathlib.Path) -> list[NamedClass]:
     """One of the forms that `_FORMS` lists."""
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second of lists in lists in lists, without end
         raise UserError(f"{path} cannot be read as JSON ({error}); correct it, as in {_FORMS}") from None
     if isinstance(value, dict) and "classes" in value:
         names, colours = value["classes"], value.get("palette")

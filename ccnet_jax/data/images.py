@@ -10,6 +10,7 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from ccnet_jax.data.picture_sizes import check_header
 from ccnet_jax.data.stored_png import stored_png
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import UNKNOWN, VOID, Classes
@@ -79,8 +80,10 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
     OpenCV (`experiments/data_throughput.py`). For JPEGs imagecodecs and OpenCV are about as fast, and OpenCV
     finds truncation. QOI files, of which tiles are made, are unknown to OpenCV.
 
-    Raises DamagedPicture, naming it `name`, where the data are truncated, damaged or no picture.
+    Raises DamagedPicture, naming it `name`, where the data are truncated, damaged or no picture, UserError
+    where it is too large.
     """
+    check_header(data, name)
     if data[:4] == b"qoif":
         pixels = _decode_qoi(data)
     elif _is_png(data) and data[24:26] == b"\x08\x02":  # 8 bits, RGB
@@ -104,13 +107,15 @@ def decode_label(data: bytes, name: object) -> np.ndarray:
 def label_pixels(data: bytes, name: object) -> np.ndarray:
     """What a label file holds, not interpreted: [H, W] numbers or indices, or [H, W, C] in the order RGB.
 
-    Raises DamagedPicture, naming it `name`, where the data are damaged, UserError where they are a JPEG.
+    Raises DamagedPicture, naming it `name`, where the data are damaged, UserError where they are a JPEG or
+    too large.
     """
     if data[:3] == b"\xff\xd8\xff":
         raise UserError(
             f"{name} is a JPEG, whatever its name says: JPEG changes the pixels' numbers; export the label "
             "again as PNG"
         )
+    check_header(data, name)
     if _is_png(data) and data[25] != 3:
         label = _decode_png(data)
         if label is not None and data[24] < 8:  # decoders spread 1, 2 and 4 bits over 0 to 255

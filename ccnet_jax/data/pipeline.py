@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import DamagedPicture
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
-from ccnet_jax.data.sources import JoinedSource, LazySource, Source
+from ccnet_jax.data.sources import JoinedSource, LazySource, Source, files_of
 from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import VOID
@@ -42,6 +43,24 @@ def open_source(data: DataConfig, split: str) -> Source:
         if not len(part):
             raise UserError(f"split {name} of {data.name} has no pictures; correct data.dir or the name")
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
+
+
+def files_of_all_splits(data: DataConfig, source: Any) -> list[pathlib.Path]:
+    """The files of a split and of the data set's other splits, as far as they are there; for any task.
+
+    Args:
+      data: `config.data`.
+      source: the pictures of the split.
+    """
+    found = files_of(source)
+    data_set = DATASETS.get(data.name) if data.source == "folder" else None
+    if data_set is None or data_set.task != "semantic":  # sources of instances tell of all splits
+        return found
+    named = (*data.train_split.split("+"), *data.eval_split.split("+"))
+    for split in dict.fromkeys((*data_set.splits, *named)):
+        with contextlib.suppress(UserError):
+            found += files_of(data_set.open(data, split))
+    return found
 
 
 def with_counted_classes(data: DataConfig, source: Source) -> DataConfig:

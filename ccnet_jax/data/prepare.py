@@ -44,10 +44,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from ccnet_jax import command_line
+from ccnet_jax import command_line, outputs
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_sample
-from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSplit, Source
+from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSplit, Source, files_of
 from ccnet_jax.data.tfds_source import TILE_FEATURES
 from ccnet_jax.data.tiles import SIDE, label_tiles, picture_tiles
 from ccnet_jax.errors import UserError, write_json
@@ -137,6 +137,8 @@ def prepare(
             complete.rename(unfinished)  # a file of it was taken away, to be written again
         unfinished.mkdir(parents=True, exist_ok=True)
     with _alone(unfinished):
+        kept = [path for source in plan.sources.values() for path in files_of(source)]
+        outputs.check_folder("--out", unfinished, [path.name for path in unfinished.iterdir()], kept)
         _check_made_of(unfinished, plan)
         _write_missing_shards(unfinished, dataset, plan)
         with _writing(unfinished):
@@ -449,7 +451,7 @@ def _read_checksums(folder: pathlib.Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text())
         return {"made_of": dict(values["made_of"]), "shards": dict(values["shards"])}
-    except (OSError, KeyError, TypeError, ValueError):
+    except (OSError, KeyError, TypeError, ValueError, RecursionError):
         raise UserError(
             f"{folder} has no {CHECKSUMS} of this program; choose another --out or remove that folder"
         ) from None
@@ -609,7 +611,7 @@ def flags() -> command_line.Parser:
     parser.add_argument("--split", help="splits to prepare, separated by commas; default all that exist")
     parser.add_argument("--images", help="of --dataset folder: as data.images in training")
     parser.add_argument("--labels", help="of --dataset folder: as data.labels in training")
-    parser.add_argument("--val-share", type=float, help="of --dataset folder: as data.val_share in training")
+    parser.add_argument("--val-share", type=_share, help="of --dataset folder: as data.val_share in training")
     parser.add_argument(
         "--shard-megabytes",
         type=command_line.positive,
@@ -629,6 +631,14 @@ def flags() -> command_line.Parser:
         "--verify", action="store_true", help="read a prepared data set again and compare its checksums"
     )
     return parser
+
+
+def _share(text: str) -> float:
+    """A number between 0 and 1 as argparse reads it. Raises ArgumentTypeError for another."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0 and below 1")
 
 
 def _quality(text: str) -> int:

@@ -12,7 +12,7 @@ import pathlib
 
 import numpy as np
 
-from ccnet_jax import command_line, figures
+from ccnet_jax import command_line, figures, outputs
 from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.instances import InstanceSource
@@ -111,6 +111,7 @@ def main() -> None:
     data, task = config.data, TASKS[config.task]
     output = pathlib.Path(arguments.output).expanduser()
     source = task.open(data, data.train_split)
+    outputs.check_file("--output", output, pipeline.files_of_all_splits(data, source), (".png",))
     print(task.summary(config, source, data.train_split))
     print(task.summary(config, task.open(data, data.eval_split), data.eval_split))
     if config.task == "instance":

@@ -3,7 +3,7 @@
 import bisect
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -129,6 +129,10 @@ class FolderSource:
         image, label = self.pairs[index]
         return read_bytes(image), None if label is None else read_bytes(label)
 
+    def files(self) -> list[pathlib.Path]:
+        """Pictures and labels."""
+        return [path for pair in self.pairs for path in pair if path is not None]
+
     def name(self, index: int) -> str:
         """The name of the picture's file, without folder and suffix."""
         return self.pairs[index][0].stem
@@ -175,6 +179,10 @@ class JoinedSource:
         part, number = self._find(index)
         return part[number]
 
+    def files(self) -> list[pathlib.Path]:
+        """The files of all parts."""
+        return [path for part in self.parts for path in files_of(part)]
+
     def name(self, index: int) -> str:
         """The name that the picture's own source gives."""
         part, number = self._find(index)
@@ -184,6 +192,17 @@ class JoinedSource:
         """The part that holds picture `index`, and the picture's number there."""
         part = bisect.bisect_right(self._starts, index) - 1
         return self.parts[part], index - self._starts[part]
+
+
+def files_of(source: object) -> list[pathlib.Path]:
+    """The files that a source reads, for programs to leave alone; none where it has no method `files`."""
+    tell: Callable[[], list[pathlib.Path]] | None = getattr(source, "files", None)
+    return [] if tell is None else tell()
+
+
+def visible(paths: Iterable[pathlib.Path]) -> list[pathlib.Path]:
+    """The paths in order, without hidden ones: macOS leaves ._NAME.jpg beside NAME.jpg, and .DS_Store."""
+    return sorted(path for path in paths if not path.name.startswith("."))
 
 
 def data_folder(folder: str | None, dataset: str, layout: str, inside: tuple[str, ...] = ()) -> pathlib.Path:

@@ -9,9 +9,11 @@ import bisect
 import contextlib
 import functools
 import itertools
+import json
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes, numbered_palette
 
 _PREPARE = "python -m ccnet_jax.data.prepare"
+_OWN_CLASSES = "tensorflow_datasets.core.features."
 _FEATURES = "--config.data.features=IMAGE,LABEL"
 
 # What `data.prepare --tiles` writes. TFDS has no feature for files of a format that it cannot decode itself.
@@ -75,6 +78,10 @@ class _Records:
         """What the record's "name" says, if it has one, else split and number; fit for a file name."""
         name = self._record(index).get("name", b"").decode(errors="replace")
         return re.sub(r"[^\w.-]+", "-", name or f"{self._title.split()[-1]}-{index:05d}")
+
+    def files(self) -> list[pathlib.Path]:
+        """The shards."""
+        return [pathlib.Path(file) for file in self._files]
 
     def _record(self, index: int) -> dict[str, Any]:
         try:
@@ -207,11 +214,17 @@ def _builder(name: str, folder: str | None) -> tfds.core.DatasetBuilder:
             names += [
                 f"{name}:{v}" for root in roots for v in reversed(version.list_all_versions(root / base))
             ]
+        for root in roots:
+            for pattern in ("*/features.json", "*/*/features.json"):  # below VERSION, or CONFIG/VERSION
+                for path in (root / base).glob(pattern):
+                    _check_features(path)
         for candidate in names:
             with contextlib.suppress(tfds.core.DatasetNotFoundError):
                 return read_only_builder.builder_from_files(candidate, data_dir=folder)
         parts = [part for root in roots if (root / base).is_dir() for part in (root / base).iterdir()]
-    except (ImportError, OSError, ValueError) as error:  # the first where a remote file system is not known
+    except UserError:
+        raise
+    except Exception as error:  # whatever TFDS meets in damaged files, and in file systems that it lacks
         reason = " ".join(str(error).split())
         raise UserError(f"{name} in {', '.join(map(str, roots))} cannot be opened: {reason}") from None
     for part in parts:
@@ -226,6 +239,33 @@ def _builder(name: str, folder: str | None) -> tfds.core.DatasetBuilder:
     )
 
 
+def _check_features(path: Any) -> None:
+    """Raise UserError where a features.json names classes that are not TFDS's own.
+
+    TFDS imports the modules of the classes, which runs their code: a data set must not say which.
+    """
+
+    def classes_in(value: Any) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key in ("pythonClassName", "python_class_name", "type") and isinstance(inner, str):
+                    yield inner
+                yield from classes_in(inner)
+        elif isinstance(value, list):
+            for inner in value:
+                yield from classes_in(inner)
+
+    try:
+        foreign = [x for x in classes_in(json.loads(path.read_text())) if not x.startswith(_OWN_CLASSES)]
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); prepare the data set again") from None
+    if foreign:
+        raise UserError(
+            f"{path} names the class {foreign[0]}, whose code would be run; only {_OWN_CLASSES}* are read: "
+            "prepare the data set with TFDS's own features"
+        )
+
+
 def _files(builder: tfds.core.DatasetBuilder, name: str, split: str) -> list[Any]:
     """TFDS's file instructions of a split. Raises UserError where it is unknown or empty, or a file lacks."""
     try:
@@ -237,6 +277,11 @@ def _files(builder: tfds.core.DatasetBuilder, name: str, split: str) -> list[Any
     if not files:
         raise UserError(f"split {split} of {name} in {builder.data_dir} has no pictures; choose another")
     for file in files:
+        if tfds.core.Path(file.filename).parent != tfds.core.Path(builder.data_dir):
+            raise UserError(
+                f"{builder.data_dir} has its records in {file.filename}, outside that folder; prepare the "
+                "data set again"
+            )
         if not tfds.core.Path(file.filename).exists():
             raise UserError(f"{file.filename} is missing; restore it or prepare the data set again")
     return files

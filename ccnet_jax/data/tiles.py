@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ccnet_jax.data.images import DamagedPicture
+from ccnet_jax.data.picture_sizes import check_size
+from ccnet_jax.errors import UserError
 
 SIDE = 128  # in pixels; smaller tiles decode less around a window, larger ones compress better
 
@@ -55,11 +57,18 @@ class TiledPicture:
 
     Raises:
       DamagedPicture: there are more or fewer tiles than the picture has.
+      UserError: it is too large.
     """
 
     def __init__(
         self, tiles: Sequence[bytes], shape: tuple[int, ...], side: int, decode: Decode, name: object
     ):
+        height, width = shape[:2]
+        if min(height, width, side) < 1:
+            raise UserError(
+                f"{name} is {width}x{height} pixels in tiles of {side}; prepare the data set again"
+            )
+        check_size(width, height, name)
         self.shape: tuple[Any, ...] = shape  # as NumPy types it
         self._tiles, self._side, self._decode, self._name = tiles, side, decode, name
         self._down, self._across = (math.ceil(length / side) for length in shape[:2])

@@ -13,7 +13,8 @@ from ccnet_jax import devices, figures
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.sources import Source
 from ccnet_jax.evaluation import metrics
-from ccnet_jax.evaluation.prediction import Predict
+from ccnet_jax.evaluation.prediction import NotFinite, Predict
+from ccnet_jax.labels import VOID
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.progress import progress_bar
 
@@ -60,6 +61,9 @@ def evaluate(
 
     Returns:
       Scores and what they were computed from.
+
+    Raises:
+      UserError: a picture cannot be read, or the network's output for one is not finite.
     """
     mesh = devices.data_mesh(jax.local_devices())
     variables = devices.on_this_process(variables, mesh)
@@ -76,8 +80,10 @@ def evaluate(
             predicted = np.asarray(
                 predict(variables, jax.device_put(batch["image"], devices.batch_sharding(mesh)))
             )
-            confusion += metrics.confusion_matrix(batch["label"], predicted, len(source.classes))
+            if (undecided := (predicted == VOID).any((1, 2)) & (batch["index"] >= 0)).any():
+                raise NotFinite(f"picture {source.name(int(batch['index'][undecided.argmax()]))}")
             _write_batch(batch, predicted, source, pictures, labels)
+            confusion += metrics.confusion_matrix(batch["label"], predicted, len(source.classes))
             bar.update(int((batch["index"] >= 0).sum()))
     seconds = time.perf_counter() - started
     if processes > 1:  # as int32 halves: JAX keeps no int64 unless told

@@ -25,6 +25,7 @@ from ccnet_jax.evaluation.instance_scores import (
     result_list,
     runs_of,
 )
+from ccnet_jax.evaluation.prediction import NotFinite
 from ccnet_jax.figures.instances import instance_comparison, instance_overlay
 from ccnet_jax.models.detection.mask_rcnn import Detections
 from ccnet_jax.models.variables import Variables
@@ -63,6 +64,9 @@ def evaluate_instances(
       `instance_scores`, and
       pictures: their number;
       images_per_second: of all hosts, with reading and compilation.
+
+    Raises:
+      UserError: a picture cannot be read, or the network's output for one is not finite.
     """
     mesh = devices.data_mesh(jax.local_devices())
     variables = devices.on_this_process(variables, mesh)
@@ -83,6 +87,8 @@ def evaluate_instances(
             for row, index in enumerate(batch["index"].tolist()):
                 if index >= 0:
                     of_picture = Detections(*(x[row] for x in detections))
+                    if not np.isfinite(of_picture.scores).all():
+                        raise NotFinite(f"picture {source.name(index)}")
                     found[index] = in_picture(of_picture, batch["size"][row], source.size(index))
                     if pictures is not None and index < DRAWN:
                         drawing = comparison(source, index, found[index])

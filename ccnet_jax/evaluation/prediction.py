@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Num, UInt8
 
 from ccnet_jax.devices import compiler_options
+from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.sliding_window import sliding_window_logits
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
 from ccnet_jax.evaluation.upsampling import add_upsampled, largest, largest_upsampled, row_blocks
@@ -26,6 +27,8 @@ Predict = Callable[[Any, jax.Array], jax.Array]
 
 def predictor(network: CCNet, mode: TestMode = WHOLE) -> Predict:
     """A function (variables, images uint8 [B, H, W, 3] RGB) -> predicted classes uint8 [B, H, W].
+
+    A pixel is VOID where the network's output is not finite.
 
     Pictures are resized on the device, bilinearly, with half-pixel centres. Logits are upsampled, as the
     network does it, first to the size that the network saw and then to the picture's own. With one pass
@@ -42,6 +45,20 @@ def predictor(network: CCNet, mode: TestMode = WHOLE) -> Predict:
         return largest_upsampled(logits, upsampling)[:, : images.shape[1]]
 
     return predict
+
+
+class NotFinite(UserError):
+    """The network's output for a picture is not finite, and so has no meaning.
+
+    Args:
+      picture: what to call it.
+    """
+
+    def __init__(self, picture: object):
+        super().__init__(
+            f"the network's output for {picture} is not finite: its weights are damaged, or its numbers too "
+            "large for config.dtype; take another checkpoint"
+        )
 
 
 def scorer(network: CCNet, mode: TestMode = WHOLE) -> Predict:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, UInt8
 
+from ccnet_jax.labels import VOID
 from ccnet_jax.models.upsampling import Upsampling, split_rows, upsampled_block
 
 BLOCK_BYTES = 2**27  # of full-size float32 logits in one block of rows
@@ -66,5 +67,6 @@ def largest_upsampled(
 
 @jax.jit
 def largest(scores: Float32[Array, "*pixels K"]) -> UInt8[Array, "*pixels"]:
-    """The class of the largest score of each pixel."""
-    return scores.argmax(-1).astype(jnp.uint8)
+    """The class of the largest score of each pixel; VOID where that is not finite or a score is NaN."""
+    best = scores.max(-1)  # NaN where one is
+    return jnp.where(jnp.isfinite(best), scores.argmax(-1), VOID).astype(jnp.uint8)

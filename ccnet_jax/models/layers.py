@@ -157,10 +157,11 @@ def relu_of_sum(x: Float[Array, "B H W C"], y: Float[Array, "B H W C"]) -> Float
 
     The gradient looks at the result, which the next convolution keeps anyway. And the form matters to XLA on
     the CPU: it would compute a maximum again in everything that reads it, and with it the sums of all blocks
-    before, since each is the sum of a maximum. It does not do so with a selection by two arrays.
+    before, since each is the sum of a maximum. It does not do so with a selection by two arrays. NaN stays
+    NaN, as in a maximum.
     """
     total = x + y
-    return jnp.where(total > 0, total, 0)
+    return jnp.where(total <= 0, 0, total)
 
 
 @relu_of_sum.defjvp

@@ -2,18 +2,22 @@
 
 import dataclasses
 import datetime
-import json
+import errno
 import os
 import pathlib
+import sys
+import tempfile
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import numpy as np
 
 from ccnet_jax import config as configuration
+from ccnet_jax import outputs
 from ccnet_jax.config import Config
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.errors import UserError, write_json
+from ccnet_jax.errors import UserError, read_json, write_json
 from ccnet_jax.labels import Classes
 from ccnet_jax.version import __version__
 from kernels.criss_cross import IMPLEMENTATIONS
@@ -34,10 +38,12 @@ class RunFolder:
 
     @classmethod
     def at(cls, path: str | os.PathLike[str]) -> "RunFolder":
-        """The run in `path`, in which "~" is the user's home. Raises UserError where `path` is a file."""
+        """The run in `path`, in which "~" is the user's home. Raises UserError where it can be no folder."""
         folder = pathlib.Path(path).expanduser()
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file; name the folder of a run")
+        above = next(x for x in (folder, *folder.absolute().parents) if os.path.exists(x))
+        if not above.is_dir():
+            where = "is a file" if above == folder else f"lies below {above}, which is a file"
+            raise UserError(f"{folder} {where}; name the folder of a run")
         return cls(folder)
 
     @classmethod
@@ -75,6 +81,11 @@ class RunFolder:
         return self.path / "lock"
 
     @property
+    def own_files(self) -> list[pathlib.Path]:
+        """The files without which a run is no run, or not the same: no result may replace them."""
+        return [self.config_file, self.classes_file, self.versions_file, self.metrics_file]
+
+    @property
     def traces(self) -> pathlib.Path:
         """The profiler's traces, where TensorBoard and xprof look for them below the run."""
         return self.path / "plugins" / "profile"
@@ -97,6 +108,20 @@ class RunFolder:
         """The scores of one evaluation."""
         return self.path / f"eval-{name}.json"
 
+    def check_results(self, written: Iterable[pathlib.Path], data: Iterable[pathlib.Path]) -> None:
+        """Raise UserError where a result would replace the data, leads out of the folder, or cannot be made.
+
+        Args:
+          written: files that will be written here, beside pictures.
+          data: the files of the data set.
+        """
+        folders = list(self.all_pictures.iterdir()) if self.all_pictures.is_dir() else []
+        drawn = [path / name for path in folders for name in outputs.present(path, (".png",))]
+        names = [str(path.relative_to(self.path)) for path in (*written, *folders, *drawn)]
+        outputs.check_folder("--workdir", self.path, names, data)
+        if os.path.lexists(self.all_pictures) and not self.all_pictures.is_dir():
+            raise UserError(f"{self.all_pictures} is no folder, and pictures are to lie there; move it away")
+
     # ------------------------------------------------------------------ config
     def save_config(self, config: Config) -> None:
         """Write config.json."""
@@ -107,15 +132,9 @@ class RunFolder:
 
         Raises UserError where the folder is no run, or its config.json is damaged.
         """
-        values = self._read_json(self.config_file)
-        if values is None:
+        config = self._saved_config()
+        if config is None:
             raise UserError(f"{self} is not a run: it has no config.json; train first, or pass --workdir")
-        try:
-            config = configuration.parse(values, made_elsewhere=True)
-        except (UserError, AttributeError) as error:
-            raise UserError(
-                f"{self.config_file}: {error} (if a file of your own adds it: pass --parts FILE)"
-            ) from None
         name = config.model.implementation
         if name is not None and (name not in IMPLEMENTATIONS or IMPLEMENTATIONS[name].unavailable()):
             print(f"model.implementation={name!r} cannot run here: the op chooses another")
@@ -125,7 +144,12 @@ class RunFolder:
 
     def check_same_run(self, config: Config, classes: tuple[str, ...]) -> None:
         """Raise UserError where the run was started with another config, naming the keys, or classes."""
-        there = configuration.parse(self._read_json(self.config_file) or {}, made_elsewhere=True)
+        there = self._saved_config()
+        if there is None:
+            raise UserError(
+                f"{self} has checkpoints but no {self.config_file.name}, which says of what; restore that "
+                "file, or choose another --workdir"
+            )
         if keys := configuration.different_keys(config, there):
             here, before = (configuration.flat(configuration.to_dict(c)) for c in (config, there))
             listed = ", ".join(f"{name}={before[name]!r}, not {here[name]!r}" for name in keys)
@@ -138,6 +162,20 @@ class RunFolder:
                 f"the classes of {self} are not those of the data, which differ in: {changed}; restore the "
                 "data, or choose another --workdir"
             )
+
+    def _saved_config(self) -> Config | None:
+        """What config.json holds, None where there is none. Raises UserError where it is damaged."""
+        if not os.path.lexists(self.config_file):
+            return None
+        values = self._read_json(self.config_file)
+        if sentence := configuration.no_config(values):
+            raise UserError(f"{self.config_file} {sentence}; restore that file")
+        try:
+            return configuration.parse(values, made_elsewhere=True)
+        except UserError as error:
+            raise UserError(
+                f"{self.config_file}: {error} (if a file of your own adds it: pass --parts FILE)"
+            ) from None
 
     # ----------------------------------------------------------------- classes
     def save_classes(self, names: tuple[str, ...], palette: np.ndarray) -> None:
@@ -157,7 +195,10 @@ class RunFolder:
                 raise UserError(f"{self} has no classes.json and {name} names no classes; restore that file")
             return classes
         try:
-            return Classes(tuple(values["classes"]), np.array(values["palette"], np.uint8))
+            names, palette = values["classes"], np.array(values["palette"], np.uint8)
+            if not all(isinstance(name, str) for name in names) or palette.shape != (len(names), 3):
+                raise ValueError("one name and one colour for each class are needed")
+            return Classes(tuple(names), palette)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(f"{self.classes_file} cannot be read ({error!r}); restore it") from None
 
@@ -165,23 +206,35 @@ class RunFolder:
     def add_versions(self) -> None:
         """Note in versions.json which code, versions and device go to work on the run now."""
         entries = self._read_json(self.versions_file) or []
+        if not isinstance(entries, list):
+            raise UserError(f"{self.versions_file} holds no list of starts; move it away")
         write_json(self.versions_file, [*entries, _versions()])
 
     def point_latest(self) -> None:
-        """Make runs/latest a link to this run."""
-        LATEST.parent.mkdir(exist_ok=True)
-        link = LATEST.with_name(f".latest-{os.getpid()}")
-        link.symlink_to(os.path.relpath(self.path.resolve(), LATEST.parent.resolve()))
-        link.replace(LATEST)
+        """Make runs/latest a link to this run; where that is not possible, say so and do without.
+
+        The link is for convenience, and training goes on: `runs` may be a file, or runs/latest a folder.
+        """
+        try:
+            if LATEST.exists() and not LATEST.is_symlink():
+                raise FileExistsError(errno.EEXIST, "it is no link")
+            LATEST.parent.mkdir(exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".latest-", dir=LATEST.parent) as made:
+                link = pathlib.Path(made, LATEST.name)
+                link.symlink_to(os.path.relpath(self.path.resolve(), LATEST.parent.resolve()))
+                link.replace(LATEST)
+        except OSError as error:
+            print(
+                f"warning: {LATEST} does not point at this run ({error.strerror}): move it away, or name the "
+                "run with --workdir",
+                file=sys.stderr,
+            )
 
     def _read_json(self, path: pathlib.Path) -> Any:
         """What a file holds, None where it does not exist. Raises UserError where it is damaged."""
-        try:
-            return json.loads(path.read_text())
-        except (FileNotFoundError, NotADirectoryError):
+        if not os.path.lexists(path):
             return None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as JSON ({error}); restore it") from None
+        return read_json(path, "restore it")
 
 
 def _versions() -> dict[str, Any]:

@@ -69,16 +69,18 @@ class MetricLog:
 def logged(run: RunFolder) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; without one that was cut off when the process was killed."""
     try:
-        text = run.metrics_file.read_text()
+        text = run.metrics_file.read_bytes()
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UserError(f"{run.metrics_file} cannot be read ({error.strerror}); move it away") from None
+        raise UserError(
+            f"{run.metrics_file} cannot be read ({error.strerror}); move it away, or choose another --workdir"
+        ) from None
     lines = []
     for line in text.splitlines():
         try:
             values = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(values, dict) and isinstance(values.get("step"), int):
             lines.append(values)

@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Iterator
 
 from ccnet_jax.errors import UserError
+from kernels.whole_file import UMASK
 
 
 @contextlib.contextmanager
 def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a temporary folder that becomes `out` when the block ends without an error.
+    """Yield a temporary folder, the user's alone, that becomes `out` when the block ends without an error.
 
     Raises UserError where `out` is not empty, or cannot be made.
     """
@@ -24,7 +25,7 @@ def new_folder(out: pathlib.Path) -> Iterator[pathlib.Path]:
         raise UserError(f"--out {out} cannot be made ({error.strerror}); choose another folder") from None
     try:
         yield folder
-        folder.chmod(0o755)  # mkdtemp's are for their owner only
+        folder.chmod(0o777 & ~UMASK)  # mkdtemp's are for their owner only
         folder.replace(out)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,6 +8,7 @@ import pathlib
 import pickle
 import typing
 import warnings
+import zipfile
 
 import numpy as np
 import safetensors
@@ -20,6 +21,7 @@ if typing.TYPE_CHECKING:
 
 Meta = dict[str, object]  # what mmsegmentation keeps beside its state dict: JSON's types
 SUFFIXES = (".safetensors", ".pth", ".pt")
+_DEEPEST = 10  # dictionaries around a state dict
 
 
 class TensorFile(typing.NamedTuple):
@@ -74,7 +76,10 @@ def _read_safetensors(source: pathlib.Path) -> TensorFile:
         with safetensors.safe_open(source, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             meta = json.loads((file.metadata() or {}).get("meta", "{}"))
-    except (OSError, safetensors.SafetensorError, TypeError, AttributeError, ValueError) as error:
+    except (
+        *(OSError, safetensors.SafetensorError, TypeError, AttributeError, ValueError),
+        RecursionError,  # of lists in lists in lists, without end
+    ) as error:
         raise UserError(
             f"{source} cannot be read as .safetensors ({_first_line(error)}); fetch it again"
         ) from None
@@ -82,6 +87,7 @@ def _read_safetensors(source: pathlib.Path) -> TensorFile:
 
 
 def _read_torch(source: pathlib.Path) -> TensorFile:
+    _check_not_compressed(source)
     import torch  # nothing but these files needs PyTorch
 
     try:
@@ -104,9 +110,28 @@ def _read_torch(source: pathlib.Path) -> TensorFile:
     return TensorFile(tensors, meta if isinstance(meta, dict) else {})
 
 
+def _check_not_compressed(source: pathlib.Path) -> None:
+    """Raise UserError where a zip file's parts are together larger than the file: PyTorch compresses nothing.
+
+    A file of a few megabytes could fill the memory otherwise.
+    """
+    try:
+        with zipfile.ZipFile(source) as file:
+            size = sum(part.file_size for part in file.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return  # no zip file, as older versions wrote it, or a damaged one: PyTorch says so
+    if size > source.stat().st_size:
+        raise UserError(
+            f"{source} unpacks to {size / 1e6:,.0f} MB, more than it has, and PyTorch compresses nothing; "
+            "save its state_dict again, best as .safetensors"
+        )
+
+
 def _state_dict_in(content: object) -> dict:
     """The innermost "state_dict" or "model", or `content` itself; {} where it is no dictionary."""
-    while isinstance(content, dict):
+    for _ in range(_DEEPEST):  # a pickle can hold itself
+        if not isinstance(content, dict):
+            break
         inner = content.get("state_dict", content.get("model"))
         if inner is None:
             return content
@@ -115,8 +140,13 @@ def _state_dict_in(content: object) -> dict:
 
 
 def _array(tensor: "torch.Tensor") -> np.ndarray:
-    """The tensor's values; NumPy has no bfloat16, and float32 holds all its numbers."""
+    """The tensor's values; NumPy has no bfloat16, and float32 holds all its numbers.
+
+    Raises ValueError where it has more numbers than are stored for it: each stands for many.
+    """
     tensor = tensor.detach()
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ValueError("a tensor has more numbers than are stored")
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
 
 

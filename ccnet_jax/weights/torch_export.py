@@ -15,7 +15,7 @@ from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights import tensor_files
 from ccnet_jax.weights.checkpoint_meta import written_meta
 from ccnet_jax.weights.naming import HEAD_NAMES, Naming
-from ccnet_jax.weights.values import torch_tensors
+from ccnet_jax.weights.values import check_numbers, torch_tensors
 
 
 def export_weights(
@@ -30,8 +30,8 @@ def export_weights(
       in_place: write weights for in-place ABN, whose scales are |weight| + 1e-5.
 
     Raises:
-      UserError: there is no such run or checkpoint, PyTorch's code bases have no such network, or `out`
-        cannot be made.
+      UserError: there is no such run or checkpoint, PyTorch's code bases have no such network, a weight is
+        not finite, or `out` cannot be made.
     """
     _check_out(out)
     config = run.load_config()
@@ -42,6 +42,8 @@ def export_weights(
             f"{run} holds no checkpoint {checkpoint}; choose another --checkpoint (last, best, or a folder)"
         )
     variables = traverse_util.flatten_dict(checkpoints.load_arrays(folder))
+    for key, value in variables.items():
+        check_numbers(value, "/".join(key), folder)
     naming = Naming.published(config.model.flavour, config.model.stem)
     tensors = torch_tensors(variables, naming, in_place, int(folder.name) if folder.name.isdigit() else 0)
     classes = _classes_of(run)

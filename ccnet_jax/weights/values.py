@@ -1,6 +1,7 @@
 """The values of weights: PyTorch's layout and ours, in-place ABN's scales, checks."""
 
 import pathlib
+import re
 
 import numpy as np
 
@@ -95,7 +96,10 @@ def torch_tensors(
 def checked(
     value: np.ndarray, name: str, needed: tuple[int, ...], source: pathlib.Path, remedy: str
 ) -> np.ndarray:
-    """`value` as float32. Raises UserError where its shape is not `needed`, or it is not finite."""
+    """`value` as float32.
+
+    Raises UserError where its shape is not `needed`, or it holds numbers that no network can have.
+    """
     value = np.asarray(value)
     if value.shape != needed and {value.shape, needed} != {(), (1,)}:
         swapped = value.ndim == len(needed) and sorted(value.shape) == sorted(needed)
@@ -105,12 +109,23 @@ def checked(
         )
     if not np.issubdtype(value.dtype, np.floating) and value.dtype.name != "bfloat16":
         raise UserError(f"{name} in {source} holds {value.dtype}, not floating numbers; take another copy")
-    value = value.astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        value = value.astype(np.float32)
+    check_numbers(value, name, source)
+    return value
+
+
+def check_numbers(value: np.ndarray, name: str, source: object) -> None:
+    """Raise UserError where numbers are not finite, or are variances, by their name, and negative."""
     if not np.isfinite(value).all():
         raise UserError(
             f"{name} in {source} holds values that are not finite; take another copy, or other weights"
         )
-    return value
+    if re.split("[./]", name)[-1] in ("running_var", "var") and (value < 0).any():
+        raise UserError(
+            f"{name} in {source} holds variances below 0, with which no output is finite; take another copy, "
+            "or other weights"
+        )
 
 
 def sides(shape: tuple[int, ...]) -> str:

@@ -20,6 +20,7 @@ from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import RunFolder
 from experiments import markdown
 from kernels.measure import result_head, resumed, sources, write_result
+from kernels.programs import result_file
 
 STEPS, CHECKPOINT_EVERY = 6000, 500
 TEST_SHARE, TEST_SECONDS = 0.3, 90.0  # of the time, and at most: for the test
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder of CamVid")
     parser.add_argument("--run", type=pathlib.Path, required=True, help="folder of the run")
-    parser.add_argument("--output", type=pathlib.Path, required=True, help="JSON file")
+    parser.add_argument("--output", type=result_file, required=True, help="JSON file")
     parser.add_argument("--minutes", type=float, required=True, help="for training and test together")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of the schedule; default {STEPS}")
     parser.add_argument("--toy", action="store_true", help="two steps of a tiny network")

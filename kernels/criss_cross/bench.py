@@ -36,6 +36,7 @@ from kernels.measure import (
     sources,
     write_result,
 )
+from kernels.programs import ending_well, result_file
 
 RESULTS = ROOT / "experiments" / "results" / "criss_cross_bench.json"
 
@@ -290,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
     known = (*IMPLEMENTATIONS, *bench_pytorch.NAMES)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=pathlib.Path, help=f"default: {RESULTS.relative_to(ROOT)}")
+    parser.add_argument("--output", type=result_file, help=f"default: {RESULTS.relative_to(ROOT)}")
     parser.add_argument("--implementations", help=f"of {','.join(known)}; default: all that can run")
     parser.add_argument("--resume", action="store_true", help="keep the cases that the output holds already")
     parser.add_argument("--blocks", type=pathlib.Path, help="block sizes from `tune --output`")
@@ -336,4 +337,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_well():
+        main()

@@ -13,7 +13,6 @@ import argparse
 import concurrent.futures
 import functools
 import os
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 from kernels.criss_cross import IMPLEMENTATIONS, criss_cross_attention, packed_criss_cross_attention
 from kernels.criss_cross.bench_cases import Size, input_sets
 from kernels.measure import first_line, result_head, resumed, sources, write_result
+from kernels.programs import ending_well, result_file
 
 BOUNDS = {"bfloat16": 2e-2, "float32": 2e-5, "float16": 3e-3}
 SIZES = (
@@ -104,7 +104,7 @@ def row_line(row: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file; what it holds already is kept")
+    parser.add_argument("--output", type=result_file, help="JSON file; what it holds already is kept")
     parser.add_argument("--toy", action="store_true", help="tiny images, in the interpreter")
     flags = parser.parse_args(arguments)
 
@@ -134,4 +134,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_well():
+        main()

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +36,7 @@ from kernels.measure import (
     sources,
     write_result,
 )
+from kernels.programs import ending_well, result_file
 
 DIRECTIONS = ("forward", "backward")
 FINALISTS = 5
@@ -275,7 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", type=parsed_shapes, help="BxHxW,...; default: those of bench")
     parser.add_argument("--dtypes", type=parsed_dtypes, default=DTYPES, help="default: both of bench")
-    parser.add_argument("--output", type=pathlib.Path, help="JSON file; rows that it holds are kept")
+    parser.add_argument("--output", type=result_file, help="JSON file; rows that it holds are kept")
     parser.add_argument("--toy", action="store_true", help="two candidates on a tiny image, interpreted")
     flags = parser.parse_args(arguments)
 
@@ -308,4 +308,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_well():
+        main()

@@ -186,6 +186,18 @@ def test_a_damaged_label_met_in_training_names_its_record(folders, tmp_path, mon
         (lambda d: shard(d).write_bytes(b""), {}, "00000-of-00002 cannot be read .*restore that file"),
         (lambda d: os.truncate(shard(d), 70_000), {}, "00000-of-00002 cannot be read"),
         (lambda d: flip(shard(d)), {}, "00000-of-00002 cannot be read .*mismatch"),
+        (
+            lambda d: (d / "features.json").write_text("[" * 100_000),
+            {},
+            "features.json cannot be read as JSON",
+        ),
+        (lambda d: (d / "features.json").write_text("3"), {}, "camvid in .* cannot be opened: "),
+        (lambda d: (d / "dataset_info.json").write_text("[1]"), {}, "camvid in .* cannot be opened: "),
+        (
+            lambda d: edit(d / "dataset_info.json", "{DATASET}-{SPLIT}", "../1.0.0/{DATASET}-{SPLIT}"),
+            {},
+            "has its records in .*/../1.0.0/camvid-train.* outside that folder",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(mine, spoil, changes, words):
@@ -195,6 +207,26 @@ def test_what_cannot_be_read_is_one_sentence(mine, spoil, changes, words):
     with pytest.raises(UserError, match=words) as error:
         open_tfds(values.pop("name"), values.pop("dir"), values.pop("split"), **values)[0]
     sentence(error)
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_data_set_imports_no_code(mine, tmp_path, monkeypatch):
+    """TFDS imports the module of each class that a features.json names."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "of_a_stranger.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    edit(
+        mine / "features.json", "tensorflow_datasets.core.features.image_feature.Image", "of_a_stranger.Image"
+    )
+    with pytest.raises(
+        UserError, match="features.json names the class of_a_stranger.Image, whose code would"
+    ):
+        open_tfds("camvid", mine.parents[1])
+    assert not (tmp_path / "marker").exists()
 
 
 def shard(folder):

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import resource
+import shutil
 import struct
 import zlib
 
@@ -65,6 +66,18 @@ def test_splits(miniatures, name, splits):
 def test_class_counts_are_the_published_ones(miniatures):
     counts = {name: len(open_source(name, folder).classes) for name, folder in miniatures.items()}
     assert counts == {"ade20k": 150, "camvid": 11, "cityscapes": 19, "voc2012": 21}
+
+
+@pytest.mark.parametrize("name", ["ade20k", "camvid", "cityscapes"])
+def test_what_a_mac_leaves_beside_the_pictures_is_no_picture(miniatures, name, tmp_path):
+    folder = tmp_path / name
+    shutil.copytree(miniatures[name], folder)
+    for path in list(folder.rglob("*.*g")):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+        path.with_name(".DS_Store").write_bytes(b"\x00\x00\x00\x01Bud1")
+    before = open_source(name, miniatures[name])
+    after = open_source(name, folder)
+    assert [after.name(i) for i in range(len(after))] == [before.name(i) for i in range(len(before))]
 
 
 def test_cityscapes_maps_label_ids_to_train_ids(miniatures):

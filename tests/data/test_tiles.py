@@ -161,3 +161,16 @@ def test_a_missing_tile_is_one_sentence():
     tiles = picture_tiles(scene(0, 200, 300)[0])
     with pytest.raises(UserError, match="FILE has 5 tiles, and a picture of 300x200 pixels has 6; prepare"):
         qoi(tiles[:-1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "side", "words"),
+    [
+        ((100_000, 100_000, 3), SIDE, "has by its header 100000 x 100000, more than 178,956,970 pixels"),
+        ((0, 300, 3), SIDE, "is 300x0 pixels in tiles of 128; prepare the data set again"),
+        ((200, 300, 3), 0, "is 300x200 pixels in tiles of 0"),
+    ],
+)
+def test_sizes_that_no_record_can_have(shape, side, words):
+    with pytest.raises(UserError, match=words):
+        TiledPicture([], shape, side, decode_image, "image of record 3 in FILE")

@@ -4,10 +4,12 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ccnet_jax.data import pipeline
+from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate import evaluate
-from ccnet_jax.labels import Classes
+from ccnet_jax.labels import VOID, Classes
 from tests import helpers
 from tests.miniatures import write_camvid, write_cityscapes
 
@@ -58,6 +60,21 @@ def test_scores_are_exact_over_pictures_of_different_sizes_and_a_device_mesh(tmp
     assert seen == {((8, 40, 33, 3), 8), ((8, 32, 64, 3), 8), ((8, 33, 33, 3), 8)}
     assert sorted(p.name for p in tmp_path.iterdir()) == [f"picture{i}.png" for i in range(7)]
     assert evaluate(record, {"one": jnp.uint8(1)}, source, 2, limit=2)["pictures"] == 2
+
+
+def test_an_output_that_is_not_finite_ends_the_evaluation_and_names_the_picture():
+    """Pixels without a class; those of the pictures that fill a batch up do not count."""
+
+    def predict(variables, images):
+        black = (images == 0).all((1, 2, 3))
+        third = images[:, 0, 0, 0] == Mixed()[2]["image"][0, 0, 0]
+        return jnp.where((black | (third & variables["spoilt"]))[:, None, None], VOID, 0 * images[..., 0])
+
+    assert evaluate(predict, {"spoilt": jnp.bool(False)}, Mixed(), 8)["pictures"] == 7
+    with pytest.raises(
+        UserError, match="the network's output for picture picture2 is not finite: its weights"
+    ):
+        evaluate(predict, {"spoilt": jnp.bool(True)}, Mixed(), 8)
 
 
 def test_eval_tests_as_the_config_says_and_refuses_a_split_without_labels(tmp_path):

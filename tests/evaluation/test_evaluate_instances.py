@@ -7,6 +7,7 @@ import pytest
 
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instances import Objects
+from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate_instances import DETECTIONS, evaluate_instances, in_picture
 from ccnet_jax.models.detection.mask_rcnn import Detections
 
@@ -99,6 +100,13 @@ def test_the_first_pictures_alone_can_be_tested():
 
     assert evaluate_instances(perfect, {}, SOURCE, DATA, 2, limit=3)["pictures"] == 3
     assert evaluate_instances(blind, {}, SOURCE, DATA, 2)["box"]["AP"] == 0
+
+    def ill(variables, images, size):
+        found = perfect(variables, images, size)
+        return found._replace(scores=jnp.full_like(found.scores, jnp.nan))
+
+    with pytest.raises(UserError, match="output for picture picture. is not finite: its weights are damaged"):
+        evaluate_instances(ill, {}, SOURCE, DATA, 2)
 
 
 def test_detections_are_taken_back_to_the_pictures_pixels():

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ccnet_jax.evaluation import upsampling
+from ccnet_jax.labels import VOID
 from ccnet_jax.models.layers import resize_bilinear
 from ccnet_jax.models.upsampling import resizing_matrix, upsampling_matrices
 
@@ -57,5 +58,9 @@ def test_largest_and_sum_of_upsampled_logits(align_corners):
     assert largest.shape == (2, 15, 11)
     assert largest.dtype == jnp.uint8
     np.testing.assert_array_equal(largest[:, :13], wanted.argmax(-1))
+    for wrong in (jnp.nan, jnp.inf):  # of one class, at one place of the first picture
+        spoilt = upsampling.largest_upsampled(logits.at[0, 1, 2, 3].set(wrong), matrices)[:, :13]
+        assert (spoilt[0] == VOID).any()
+        np.testing.assert_array_equal(spoilt[1], largest[1, :13])
     total = upsampling.add_upsampled(jnp.ones((2, 3, 5, 11, 5)), logits, matrices, probabilities=False)
     np.testing.assert_allclose(total.reshape(2, 15, 11, 5)[:, :13], 1 + wanted, atol=1e-5)

@@ -22,6 +22,7 @@ def test_relu_of_sum_is_relu_of_the_sum_with_its_gradient():
         with_gradients(relu_of_sum),
         with_gradients(lambda x, y: jax.nn.relu(x + y)),
     )
+    assert jnp.isnan(relu_of_sum(jnp.float32([[[[jnp.nan]]]]), jnp.float32([[[[1]]]]))).all()
 
 
 @pytest.mark.parametrize("size", [1, 3])

@@ -24,6 +24,10 @@ def test_the_folder_of_a_run(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file is a file; name the folder of a run"):
         RunFolder.at(tmp_path / "file")
+    with pytest.raises(
+        UserError, match=f"file/a/b lies below {tmp_path}/file, which is a file; name the folder"
+    ):
+        RunFolder.at(tmp_path / "file" / "a" / "b")
     assert RunFolder.new("demo").path.parts[:1] == ("runs",)
     assert RunFolder.new("demo").path.name.startswith("demo-20")
 
@@ -33,6 +37,40 @@ def test_a_folder_without_a_config_is_no_run(tmp_path):
         RunFolder(tmp_path).load_config()
     with pytest.raises(UserError, match="is not a run"):
         RunFolder(tmp_path / "nowhere").load_config()
+
+
+WHOLE = to_dict(load_config("demo"))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({}, "holds no config: it has none of the groups data, model, optimizer, loss, detection; restore"),
+        ([1], r"holds no config, but \[1\]; restore that file"),
+        (3, "holds no config, but 3; restore that file"),
+        (None, "holds no config, but null; restore that file"),
+        (WHOLE | {"model": "ccnet"}, "has as its group 'model' no keys, but \"ccnet\"; restore that file"),
+        (WHOLE | {"steps": float("nan")}, "config.steps must be a whole number that is at least 1, not nan"),
+        (
+            WHOLE | {"optimizer": WHOLE["optimizer"] | {"learning_rate": float("inf")}},
+            "config.optimizer.learning_rate must be a number that is above 0, not inf",
+        ),
+    ],
+)
+def test_a_damaged_config_is_one_sentence(tmp_path, value, words):
+    run = RunFolder(tmp_path)
+    run.config_file.write_text(json.dumps(value))
+    for read in (run.load_config, lambda: run.check_same_run(load_config("demo"), ())):
+        with pytest.raises(UserError, match=f"config.json:? {words}") as error:
+            read()
+        assert "\n" not in str(error.value)
+
+
+def test_a_run_without_its_config_is_not_gone_on_with(tmp_path):
+    with pytest.raises(
+        UserError, match="has checkpoints but no config.json, which says of what; restore that"
+    ):
+        RunFolder(tmp_path).check_same_run(load_config("demo"), ())
 
 
 def test_classes_come_back(tmp_path):
@@ -55,7 +93,16 @@ def test_classes_of_a_run_from_before_they_were_kept_are_its_data_sets(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "text", ["{", '{"classes": 3}', '{"classes": ["a"], "palette": [[0, 0, 999]]}', "[1]"]
+    "text",
+    [
+        "{",
+        '{"classes": 3}',
+        '{"classes": ["a"], "palette": [[0, 0, 999]]}',
+        '{"classes": [1], "palette": [[0, 0, 9]]}',
+        '{"classes": ["a", "b"], "palette": [[0, 0, 9]]}',
+        "[1]",
+        "[" * 100_000,
+    ],
 )
 def test_damaged_classes_are_named(text, tmp_path):
     (tmp_path / "classes.json").write_text(text)
@@ -80,3 +127,36 @@ def test_latest_points_at_the_newest_run(tmp_path, monkeypatch):
         RunFolder(tmp_path / name).point_latest()
         assert (tmp_path / LATEST).resolve() == tmp_path / name
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["a", "latest"]
+
+
+@pytest.mark.parametrize("in_the_way", ["runs", "runs/latest/", "runs/latest"])
+def test_a_link_that_cannot_be_made_is_told_and_leaves_nothing(tmp_path, monkeypatch, capsys, in_the_way):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / in_the_way
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if in_the_way.endswith("/") else path.write_text("mine")
+    RunFolder(tmp_path / "a").point_latest()
+    assert capsys.readouterr().err.startswith("warning: runs/latest does not point at this run (")
+    assert [str(x.relative_to(tmp_path)) for x in sorted(tmp_path.rglob("*"))][-1] == str(
+        path.relative_to(tmp_path)
+    )
+
+
+def test_results_of_a_run_never_replace_the_data(tmp_path):
+    """Of a run in the folder of its data, whose pictures lie where a run has its own."""
+    run, picture = RunFolder(tmp_path), tmp_path / "pictures" / "val" / "0.png"
+    picture.parent.mkdir(parents=True)
+    picture.write_text("a picture")
+    run.check_results(run.own_files, [tmp_path / "elsewhere.png"])
+    with pytest.raises(
+        UserError, match=r"--workdir .* would replace .*pictures/val/0.png, which this program"
+    ):
+        run.check_results(run.own_files, [picture])
+    picture.unlink()
+    picture.parent.rmdir()
+    (tmp_path / "pictures").rmdir()
+    (tmp_path / "pictures").write_text("a file")
+    with pytest.raises(
+        UserError, match=r"pictures is no folder, and pictures are to lie there; move it away"
+    ):
+        run.check_results([], [])

@@ -1,7 +1,10 @@
 import dataclasses
 import importlib.util
+import json
 import os
+import struct
 import sys
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -389,6 +392,12 @@ def test_weights_that_do_not_fit_are_one_sentence(tmp_path):
     said = words({name: ruined})
     assert name in said
     assert "not finite" in said
+    with pytest.raises(UserError, match="not finite"):
+        values.checked(np.array([1e300]), "a", (1,), "w", "")  # which float32 does not have
+    variances = {"backbone.layer3.4.bn2.running_var": -good["backbone.layer3.4.bn2.running_var"]}
+    said = words(variances)
+    assert "layer3.4.bn2.running_var" in said
+    assert "holds variances below 0, with which no output is finite; take another copy" in said
     said = words({name: np.ones(good[name].shape, np.int64)})
     assert name in said
     assert "int64" in said
@@ -479,6 +488,45 @@ def test_a_pickle_runs_no_code_and_truncated_ones_are_told(tmp_path, modern):
         assert str(path) in refused(path, out)
     path.write_bytes(whole)
     imported(path, out)
+
+
+def test_files_that_would_fill_the_memory_are_refused_before(tmp_path):
+    def told(path):
+        with pytest.raises(UserError) as error:
+            tensor_files.read(path)
+        return str(error.value)
+
+    bomb = tmp_path / "w.pth"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("archive/data/0", bytes(10**8))
+    assert "unpacks to 100 MB, more than it has, and PyTorch compresses nothing" in told(bomb)
+    header = tmp_path / "header.safetensors"
+    with header.open("wb") as file:
+        file.write(struct.pack("<Q", 10**9) + b"{}")
+        file.truncate(10**9 + 8)  # which takes no room on the disk
+    assert "cannot be read as .safetensors" in told(header)
+    for meta, shape in (("[" * 100_000, [1]), ("{}", [10**10])):
+        entries = {
+            "__metadata__": {"meta": meta},
+            "a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 4]},
+        }
+        text = json.dumps(entries).encode()
+        header.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
+        assert "cannot be read as .safetensors" in told(header)
+
+
+@needs_torch
+def test_pickles_that_are_more_than_they_seem_are_refused(tmp_path):
+    import torch
+
+    many = torch.zeros(1).half().expand(10**9)  # one number, which stands for all
+    torch.save({"state_dict": {"a": many}}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="a tensor has more numbers than are stored"):
+        tensor_files.read(tmp_path / "w.pth")
+    in_itself = {}
+    in_itself["model"] = in_itself
+    torch.save(in_itself, tmp_path / "w.pth")
+    assert tensor_files.read(tmp_path / "w.pth").tensors == {}
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", pytest.param("w.pth", marks=needs_torch)])

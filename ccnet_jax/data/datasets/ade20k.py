@@ -18,6 +18,7 @@ from ccnet_jax.data.sources import (
     check_split,
     data_folder,
     paired,
+    visible,
 )
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import UNKNOWN, VOID, Classes
@@ -207,7 +208,7 @@ def open_split(location: Location, split: str) -> FolderSource:
     folder_of_images = root / "images" / _FOLDERS[split]
     if not folder_of_images.is_dir():
         raise MissingSplit(f"{folder_of_images} is not a folder; ade20k's data.dir must hold {LAYOUT}")
-    images = sorted(folder_of_images.glob("*.jpg"))
+    images = visible(folder_of_images.glob("*.jpg"))
     if not images:
         raise UserError(f"{folder_of_images} holds no .jpg picture; ade20k's data.dir must hold {LAYOUT}")
     if split == "test":

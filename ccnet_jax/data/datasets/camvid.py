@@ -17,6 +17,7 @@ from ccnet_jax.data.sources import (
     check_split,
     data_folder,
     paired,
+    visible,
 )
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes
@@ -62,7 +63,7 @@ def open_split(location: Location, split: str) -> FolderSource:
     folder_of_images = root / "images" / split
     if not folder_of_images.is_dir():
         raise MissingSplit(f"{folder_of_images} is not a folder; camvid's data.dir must hold {LAYOUT}")
-    images = sorted(p for p in folder_of_images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    images = visible(p for p in folder_of_images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not images:
         raise UserError(
             f"{folder_of_images} holds no .jpg or .png picture; camvid's data.dir must hold {LAYOUT}"

@@ -19,6 +19,7 @@ from ccnet_jax.data.sources import (
     check_split,
     data_folder,
     paired,
+    visible,
 )
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import UNKNOWN, VOID, Classes
@@ -99,7 +100,7 @@ def open_split(location: Location, split: str) -> FolderSource:
     folder_of_images = root / "leftImg8bit" / split
     if not folder_of_images.is_dir():
         raise MissingSplit(f"{folder_of_images} is not a folder; cityscapes' data.dir must hold {LAYOUT}")
-    images = sorted(folder_of_images.glob("*/*_leftImg8bit.png"))
+    images = visible(folder_of_images.glob("*/*_leftImg8bit.png"))
     if not images:
         raise UserError(
             f"{folder_of_images} holds no CITY/*_leftImg8bit.png; cityscapes' data.dir must hold {LAYOUT}"

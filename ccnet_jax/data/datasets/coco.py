@@ -13,6 +13,7 @@ chooses some of them, in another order if need be.
 import dataclasses
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,15 +23,25 @@ from pycocotools import mask as coco_mask
 
 from ccnet_jax.data.images import DamagedPicture, decode_image, read_bytes
 from ccnet_jax.data.instances import Objects
+from ccnet_jax.data.picture_sizes import check_size
 from ccnet_jax.data.sources import DataSet, Location, MissingSplit, data_folder
-from ccnet_jax.errors import UserError
+from ccnet_jax.errors import UserError, read_json
 from ccnet_jax.labels import numbered_palette
 
 LAYOUT = "annotations/instances_SPLIT.json and SPLIT/NAME.jpg, for example with SPLIT train2017"
-_KEYS = {
-    "categories": ("id", "name"),
-    "images": ("id", "file_name", "height", "width"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "segmentation"),
+_PREFIX = "instances_"
+_FARTHEST = 2.0**24  # pixels: float32 has all whole numbers up to it
+# What the entries of the file's lists must hold, of which type.
+_KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "categories": {"id": int, "name": object},
+    "images": {"id": (int, str), "file_name": str, "height": int, "width": int},
+    "annotations": {
+        "id": object,
+        "image_id": (int, str),
+        "category_id": int,
+        "bbox": object,
+        "segmentation": object,
+    },
 }
 # Polygons [[x0, y0, x1, y1, ...], ...] in pixels, or runs {"size": [H, W], "counts": ...}.
 Segmentation = list[list[float]] | dict[str, Any]
@@ -101,12 +112,9 @@ def read_file(path: pathlib.Path) -> CocoFile:
 def _content(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
     """The file's lists, each of whose entries has the keys that are used. Raises as `read_file`."""
     remedy = "it must be a file of instances as COCO's instances_val2017.json"
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingSplit(f"{path} does not exist; data.dir must hold {LAYOUT}") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); {remedy}") from None
+    if not path.exists():
+        raise MissingSplit(f"{path} does not exist; data.dir must hold {LAYOUT}")
+    content = read_json(path, remedy)
     for name, keys in _KEYS.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list):
@@ -118,13 +126,32 @@ def _content(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
             missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
             if missing:
                 raise UserError(f"{path}: entry {number} of {name!r} has no {missing[0]!r}; {remedy}")
+            wrong = [key for key, kind in keys.items() if not isinstance(entry[key], kind)]
+            if wrong:
+                value = json.dumps(entry[wrong[0]])[:40]
+                raise UserError(f"{path}: entry {number} of {name!r} has as {wrong[0]!r} {value}; {remedy}")
+    for picture in content["images"]:
+        _check_picture(picture, f"{path}: picture {picture['id']}")
     return content
+
+
+def _check_picture(picture: Mapping[str, Any], what: str) -> None:
+    """Raise UserError where a picture has no reasonable size, or its name leads out of its folder."""
+    if min(picture["height"], picture["width"]) < 1:
+        raise UserError(f"{what} is {picture['width']}x{picture['height']} pixels; correct it")
+    check_size(picture["width"], picture["height"], what)
+    name = pathlib.PurePosixPath(picture["file_name"])
+    if name.is_absolute() or ".." in name.parts or not name.name:
+        raise UserError(
+            f"{what} has the file_name {picture['file_name']!r}, which leads out of the pictures' folder; "
+            "name a file in it"
+        )
 
 
 def _has_area(box: Any, picture: Mapping[str, Any], what: str) -> bool:
     """Whether a box (x, y, width, height) has an area. Raises UserError where it is none of the picture."""
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
-    if not numbers or not all(map(math.isfinite, box)):
+    if not numbers or not all(-_FARTHEST < x < _FARTHEST for x in box):
         raise UserError(
             f"{what} has the bbox {box}, which must be [x, y, width, height] in pixels; correct it"
         )
@@ -147,6 +174,8 @@ def _check_segmentation(segmentation: Any, picture: Mapping[str, Any], what: str
             raise UserError(
                 f"{what} has runs of the size {segmentation.get('size')}, and its picture {size}; correct it"
             )
+        if not isinstance(segmentation["counts"], list | str):
+            raise UserError(f"{what} has runs that are neither a list nor a text; correct it")
         return
     if not isinstance(segmentation, list) or not segmentation:
         raise UserError(f"{what} has no segmentation; give polygons or runs, or remove the annotation")
@@ -156,6 +185,19 @@ def _check_segmentation(segmentation: Any, picture: Mapping[str, Any], what: str
                 f"{what} has a polygon of {len(polygon) / 2:g} points, which must have three or more; "
                 "correct it, or remove the annotation"
             )
+        if not _is_near(polygon, 2 * max(picture["height"], picture["width"])):
+            raise UserError(
+                f"{what} has a polygon that is not of numbers, or far outside its picture "
+                f"{picture['file_name']} of {picture['width']}x{picture['height']} pixels; correct it"
+            )
+
+
+def _is_near(numbers: list[Any], farthest: float) -> bool:
+    """Whether all are numbers within a distance from 0. What fills a polygon takes memory for its outline."""
+    try:
+        return math.isfinite(sum(numbers)) and -farthest <= min(numbers) and max(numbers) <= farthest
+    except (TypeError, OverflowError):
+        return False
 
 
 class CocoSource:
@@ -187,14 +229,16 @@ class CocoSource:
             )
         self.class_ids = tuple(file.ids[file.names.index(name)] for name in self.classes)
         self._class_of = {number: i for i, number in enumerate(self.class_ids)}
-        self._pictures = file.pictures
+        self._annotations, self._pictures = file.path, file.pictures
         self._objects = [
             [annotation for annotation in objects if annotation["category_id"] in self._class_of]
             for objects in file.objects
         ]
         self._paths = [folder / str(picture["file_name"]) for picture in file.pictures]
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        missing = [path for path in self._paths if path.name not in there and not path.is_file()]
+        missing = [  # `os.path.isfile` takes any name for an answer
+            path for path in self._paths if path.name not in there and not os.path.isfile(path)
+        ]
         if len(missing) > may_miss:
             raise UserError(f"{file.path} names the picture {missing[0]}, which does not exist; add it")
 
@@ -211,6 +255,13 @@ class CocoSource:
                 "make them agree"
             )
         return {"image": image}
+
+    def files(self) -> list[pathlib.Path]:
+        """The pictures, also of other splits, and all files of annotations that lie together."""
+        folder = self._annotations.parent
+        splits = {path.stem.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*.json")}
+        others = [path for split in sorted(splits) for path in (folder.parent / split).glob("*")]
+        return [*self._paths, *others, *folder.glob("*.json")]
 
     def name(self, index: int) -> str:
         """The name of the picture's file, without folder and suffix."""
@@ -230,20 +281,27 @@ class CocoSource:
         return sum(not annotation.get("iscrowd", 0) for annotation in self._objects[index])
 
     def objects(self, index: int) -> Objects:
-        """The objects of the picture, of the wanted classes."""
+        """The objects of the picture, of the wanted classes. Raises UserError where one cannot be read."""
         height, width = self.size(index)
         annotations = self._objects[index]
         boxes = np.array([annotation["bbox"] for annotation in annotations], np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        masks = [_mask(annotation["segmentation"], height, width) for annotation in annotations]
+        masks, areas = [], []
+        for annotation in annotations:
+            try:
+                mask = _mask(annotation["segmentation"], height, width)
+                areas.append(float(annotation.get("area", mask.sum())))
+            except (ValueError, TypeError, OverflowError) as error:  # pycocotools', of runs that are none
+                raise UserError(
+                    f"{self._annotations}: annotation {annotation['id']} cannot be read ({error}); correct it"
+                ) from None
+            masks.append(mask)
         return Objects(
             np.clip(boxes, 0, np.array([width, height, width, height], np.float32)),
             np.array([self._class_of[x["category_id"]] for x in annotations], np.int32),
             masks,
             np.array([bool(x.get("iscrowd", 0)) for x in annotations], bool),
-            np.array(
-                [x.get("area", mask.sum()) for x, mask in zip(annotations, masks, strict=True)], np.float32
-            ),
+            np.array(areas, np.float32),
         )
 
 
@@ -252,6 +310,8 @@ def _mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
     if isinstance(segmentation, list):
         runs = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
     elif isinstance(segmentation["counts"], list):
+        if sum(segmentation["counts"]) != height * width:
+            raise ValueError(f"its runs have {sum(segmentation['counts'])} pixels, not {height * width}")
         runs = coco_mask.frPyObjects(segmentation, height, width)
     else:
         runs = segmentation
@@ -261,7 +321,7 @@ def _mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
 def open_split(location: Location, split: str) -> CocoSource:
     """The pictures of `split`. Raises UserError naming the file or folder that is missing or wrong."""
     root = data_folder(location.dir, "coco", LAYOUT)
-    file = read_file(root / "annotations" / f"instances_{split}.json")
+    file = read_file(root / "annotations" / f"{_PREFIX}{split}.json")
     return CocoSource(file, root / split, location.classes, location.skip_damaged)
 
 

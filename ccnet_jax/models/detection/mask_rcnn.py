@@ -57,7 +57,7 @@ class Detections(NamedTuple):
     Attributes:
       boxes: in pixels of the picture.
       classes: 0 is the first class; background has none.
-      scores: probabilities.
+      scores: probabilities; NaN, all of a picture, where what the network says of it is not finite.
       used: which places of the lists are used.
       masks: probabilities of the object's pixels, in 28 x 28 cells of its box.
     """
@@ -189,8 +189,15 @@ class MaskRCNN(nn.Module):
         of_picture = functools.partial(detections, lowest_score=lowest_score, overlap=overlap, count=count)
         boxes, classes, scores, there = jax.vmap(of_picture)(logits, deltas, regions, used, size)
         masks = self.masks(pyramid, boxes)
+        sound = jnp.stack([all_finite(x) for x in (*rpn.logits, *rpn.deltas, logits, deltas, masks)]).all(0)
+        scores = jnp.where(sound[:, None], scores, jnp.nan)
         of_class = jnp.take_along_axis(masks, classes[..., None, None, None], -1)[..., 0]
         return Detections(boxes, classes, scores, there, jax.nn.sigmoid(of_class))
+
+
+def all_finite(x: Float[Array, "B ..."]) -> Bool[Array, " B"]:
+    """Of which pictures all numbers are finite."""
+    return jnp.isfinite(x).all(tuple(range(1, x.ndim)))
 
 
 def find_proposals(

@@ -167,6 +167,41 @@ def changed(path, value):
         (["annotations", 1, "segmentation", "size"], [40, 30], "annotation 2 has runs of the size"),
         (["images", 1, "file_name"], "c.png", r"names the picture .*c\.png, which does not exist"),
         (["images", 1, "height"], 31, None),
+        (["images", 1, "height"], "30", "entry 1 of 'images' has as 'height' \"30\"; it must be a file"),
+        (["images", 1, "height"], 0, "picture 5 is 40x0 pixels; correct it"),
+        (
+            ["images", 1, "width"],
+            10**10,
+            "picture 5 has by its header 10000000000 x 30, more than 178,956,970",
+        ),
+        (
+            ["images", 1, "file_name"],
+            "../a.png",
+            "picture 5 has the file_name '../a.png', which leads out of",
+        ),
+        (
+            ["images", 1, "file_name"],
+            "/etc/a.png",
+            "picture 5 has the file_name '/etc/a.png', which leads out",
+        ),
+        (["images", 1, "file_name"], "x" * 5000, r"names the picture .*x, which does not exist"),
+        (["images", 1, "id"], [5], r"entry 1 of 'images' has as 'id' \[5\]"),
+        (["categories", 0, "id"], "7", "entry 0 of 'categories' has as 'id' \"7\""),
+        (["annotations", 0, "image_id"], [12], "entry 0 of 'annotations' has as 'image_id'"),
+        (["annotations", 0, "bbox"], [1, 2, 1e300, 4], "annotation 1 has the bbox .*which must be"),
+        (["annotations", 0, "bbox"], [1, 2, 10**400, 4], "annotation 1 has the bbox .*which must be"),
+        (
+            ["annotations", 0, "segmentation"],
+            [["a"] * 6],
+            "annotation 1 has a polygon that is not of numbers",
+        ),
+        (["annotations", 0, "segmentation"], [[0, 0, 1e9, 0, 0, 1e9]], "annotation 1 has .*far outside its"),
+        (["annotations", 0, "segmentation"], [[0, 0, 9, 0, 0, float("nan")]], "annotation 1 has a polygon"),
+        (
+            ["annotations", 1, "segmentation", "counts"],
+            3,
+            "annotation 2 has runs that are neither a list nor",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_sentence(write, path, value, sentence):
@@ -187,12 +222,32 @@ def test_pictures_that_may_be_missing(write):
         source[1]
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "reason"),
+    [
+        (["segmentation", "counts"], [10], "its runs have 10 pixels, not 1200"),
+        (["segmentation", "counts"], [-5, 1205], "-5"),
+        (["segmentation", "counts"], ["a"], "'str'"),
+        (["segmentation", "counts"], "PPPP" * 1000, "Invalid RLE"),  # far more pixels than the picture has
+        (["segmentation", "counts"], "\u1234", "Invalid RLE"),
+        (["area"], "large", "could not convert string to float"),
+    ],
+)
+def test_an_object_that_cannot_be_read_is_one_sentence(write, path, value, reason):
+    source = coco.open_split(write(changed(["annotations", 1, *path], value)), "val2017")
+    with pytest.raises(
+        UserError, match=f"val2017.json: annotation 2 cannot be read .*{reason}.*; correct it"
+    ):
+        source.objects(0)
+
+
 def test_other_files_are_no_annotations(write, tmp_path):
     location = write([1, 2])
     with pytest.raises(UserError, match="has no list 'categories'"):
         coco.open_split(location, "val2017")
-    (tmp_path / "annotations" / "instances_val2017.json").write_text("not JSON")
-    with pytest.raises(UserError, match="cannot be read as JSON"):
-        coco.open_split(location, "val2017")
+    for text in ("not JSON", "[" * 100_000):
+        (tmp_path / "annotations" / "instances_val2017.json").write_text(text)
+        with pytest.raises(UserError, match="cannot be read as JSON"):
+            coco.open_split(location, "val2017")
     with pytest.raises(MissingSplit, match=r"instances_train2017\.json does not exist; data.dir must hold"):
         coco.open_split(location, "train2017")

@@ -1,0 +1,81 @@
+"""Where programs write: a result harms no file that is read, and leads out of no folder."""
+
+import functools
+import os
+import pathlib
+from collections.abc import Iterable
+
+from ccnet_jax.errors import UserError
+from kernels.whole_file import obstacle
+
+
+def check_file(
+    flag: str,
+    path: pathlib.Path,
+    kept: Iterable[pathlib.Path] = (),
+    suffixes: tuple[str, ...] = (),
+) -> None:
+    """Raise UserError where a result must not or cannot be written to a file.
+
+    Programs ask before they begin to work.
+
+    Args:
+      flag: that names the file, for example "--output".
+      path: of the file.
+      kept: files that the program reads, and others that no result may replace.
+      suffixes: of the kinds of files that the program writes, () where the name may have any.
+    """
+    if reason := obstacle(path):
+        raise UserError(f"{flag} {path} {reason}; name another file")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise UserError(f"{flag} {path} must end in {' or '.join(suffixes)}: no other kind is written")
+    if os.path.realpath(path) in _real(kept):
+        raise UserError(f"{flag} {path} would replace a file that this program reads; name another file")
+
+
+def check_folder(
+    flag: str, folder: pathlib.Path, names: Iterable[str], kept: Iterable[pathlib.Path] = ()
+) -> None:
+    """Raise UserError where results must not or cannot be written into a folder.
+
+    They must not where one would replace a file that is read, or where a link would lead it out of the
+    folder: links in a folder that came from elsewhere may point at any file of the user's.
+
+    Args:
+      flag: that names the folder, for example "--out".
+      folder: it need not exist, and may be a link itself.
+      names: of all results, relative to the folder.
+      kept: files that the program reads, and others that no result may replace.
+    """
+    if reason := obstacle(folder, folder=True):
+        raise UserError(f"{flag} {folder} {reason}; name another folder")
+    names = list(names)
+    inside, forbidden = os.path.realpath(folder), _real(kept if names else ())
+    for name in names:
+        path = os.path.realpath(folder / name)
+        if path in forbidden:
+            raise UserError(
+                f"{flag} {folder} would replace {path}, which this program reads; choose another folder"
+            )
+        if os.path.commonpath([path, inside]) != inside:
+            raise UserError(
+                f"{flag} {folder}: {folder / name} leads out of that folder, to {path}; remove that link, or "
+                "choose another folder"
+            )
+
+
+def present(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[str]:
+    """The names in a folder that end in one of the suffixes, as those of results; none where it is not there.
+
+    For programs that cannot tell the names of their results before they have read all pictures.
+    """
+    return [x.name for x in folder.iterdir() if x.suffix in suffixes] if folder.is_dir() else []
+
+
+def _real(paths: Iterable[pathlib.Path]) -> set[str]:
+    """Where the files lie, without links."""
+    real_folder = functools.cache(os.path.realpath)  # there are many files in few folders
+    return {
+        os.path.realpath(path) if path.is_symlink() else os.path.join(real_folder(path.parent), path.name)
+        for path in paths
+    }
