@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccnet_jax.errors import UserError
@@ -51,6 +52,11 @@ def peak_memory(mesh: Mesh) -> int | None:
     """Most bytes in use at one time on one of this process's devices; None where they do not tell (CPUs)."""
     known = [device.memory_stats() or {} for device in mesh.local_devices]
     return max((stats["peak_bytes_in_use"] for stats in known if "peak_bytes_in_use" in stats), default=None)
+
+
+def as_first(flag: bool) -> bool:
+    """What the first process says, in all processes: they wait for one another."""
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
 
 
 def on_this_process(tree: Any, mesh: Mesh) -> Any:

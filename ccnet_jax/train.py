@@ -16,7 +16,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -130,24 +130,32 @@ def train(config: Config, run: RunFolder) -> None:
         )
         bar = progress_bar(total=config.steps, initial=start, unit="step", disable=process != 0)
         closing.enter_context(bar)
+        tell = bar.write if process == 0 else lambda line: None  # one host speaks for all
         window = config.profile if process == 0 else None
         trace = closing.enter_context(Trace(run, window, start, bar.write))
-        rhythm = SaveRhythm(config.checkpoint_every, config.checkpoint_minutes)
+        rhythm = SaveRhythm(config.checkpoint_minutes)
 
-        def save(step: int, needed: bool) -> None:
-            """Write a checkpoint; one that is not `needed` may fail, and is tried again."""
-            log.flush()
+        def guarded(step: int, write: Callable[[], object], needed: bool = False) -> None:
+            """Write checkpoints; what is not `needed` may fail, and is tried again."""
             try:
                 with clock.paused():
-                    checkpoints.save_last(step, state.variables, state.optimizer, meter.progress())
-                    if needed:
-                        checkpoints.finish()
-                rhythm.note_saved()
+                    write()
             except UserError as error:
                 if needed or config.save_errors == "stop":
                     raise
                 rhythm.note_failed()
-                bar.write(f"warning: at step {step} {error}; training goes on, and tries again")
+                tell(f"warning: at step {step} {error}; training goes on, and tries again")
+
+        def save(step: int, needed: bool) -> None:
+            """Write a checkpoint with all that training knows."""
+            log.flush()
+            rhythm.note_saved()
+            progress = meter.progress()
+            guarded(
+                step, lambda: checkpoints.save_last(step, state.variables, state.optimizer, progress), needed
+            )
+            if needed:
+                guarded(step, checkpoints.finish, needed)
 
         def evaluate(step: int) -> None:
             """Score the weights on the validation split, all else being saved."""
@@ -155,13 +163,13 @@ def train(config: Config, run: RunFolder) -> None:
             split = config.data.eval_split
             with clock.paused():
                 result = test(state.variables, eval_source, pictures=run.pictures(split), between=stop.check)
-                scores = task.scores(result)
-                noted = scores or {"pictures": result["pictures"]}
-                log.write(step, {f"{split}/{name}": value for name, value in noted.items()})
-                if scores:
-                    name, score = next(iter(scores.items()))
-                    bar.write(f"step {step}: {split} {name} {100 * score:.2f} %")
-                    checkpoints.save_best(step, state.variables, score)
+            scores = task.scores(result)
+            noted = scores or {"pictures": result["pictures"]}
+            log.write(step, {f"{split}/{name}": value for name, value in noted.items()})
+            if scores:
+                name, score = next(iter(scores.items()))
+                tell(f"step {step}: {split} {name} {100 * score:.2f} %")
+                guarded(step, lambda: checkpoints.save_best(step, state.variables, score))
 
         updating = False  # inside an update, the state's buffers are not to be read
 
@@ -209,11 +217,13 @@ def train(config: Config, run: RunFolder) -> None:
                         refresh=False,
                     )
                 for line in (*clock.hints(), *remarks(meter, config, task, train_source)):
-                    bar.write(line)
+                    tell(line)
 
                 # ---------------------------------- checkpoint, then evaluate
+                guarded(step, checkpoints.check)
+                late = rhythm.is_late() if processes == 1 else log_due and devices.as_first(rhythm.is_late())
                 final = step == config.steps
-                if final or eval_due or stopped_by or rhythm.is_due(step):
+                if final or eval_due or stopped_by or late or step % config.checkpoint_every == 0:
                     meter.settle()
                     save(step, needed=final or bool(stopped_by))
                 if stopped_by and not final:

@@ -1,4 +1,4 @@
-"""When a checkpoint is due."""
+"""When a checkpoint is due by the clock."""
 
 import time
 
@@ -6,15 +6,14 @@ RETRY = 60.0  # seconds from a checkpoint that could not be written to the next 
 
 
 class SaveRhythm:
-    """A checkpoint every so many updates and every so many minutes, and again after one that failed.
+    """A checkpoint at the latest after so many minutes, and again after one that failed.
 
     Args:
-      every: updates from one to the next.
-      minutes: and at most so many minutes; None for no such limit.
+      minutes: from one to the next; None for no such limit.
     """
 
-    def __init__(self, every: int, minutes: float | None):
-        self._every, self._minutes = every, minutes
+    def __init__(self, minutes: float | None):
+        self._minutes = minutes
         self._next_try: float | None = None
         self._saved = time.monotonic()
 
@@ -26,10 +25,9 @@ class SaveRhythm:
         """A checkpoint could not be written."""
         self._next_try = time.monotonic() + RETRY
 
-    def is_due(self, step: int) -> bool:
-        """Whether one is due after `step`."""
+    def is_late(self) -> bool:
+        """Whether one should be written now."""
         now = time.monotonic()
         if self._next_try is not None:
             return now >= self._next_try
-        late = self._minutes is not None and now - self._saved >= 60 * self._minutes
-        return late or step % self._every == 0
+        return self._minutes is not None and now - self._saved >= 60 * self._minutes

@@ -19,22 +19,21 @@ def clock(monkeypatch):
     return clock
 
 
-def test_every_so_many_updates_or_minutes(clock):
-    rhythm = SaveRhythm(every=10, minutes=5)
-    assert [step for step in range(1, 31) if rhythm.is_due(step)] == [10, 20, 30]
+def test_after_so_many_minutes(clock):
+    rhythm = SaveRhythm(minutes=5)
     clock.now = 299
-    assert not rhythm.is_due(31)
+    assert not rhythm.is_late()
     clock.now = 300
-    assert rhythm.is_due(31)
+    assert rhythm.is_late()
     rhythm.note_saved()
-    assert not rhythm.is_due(32)
+    assert not rhythm.is_late()
 
 
 def test_one_that_failed_is_tried_again_after_a_while(clock):
-    rhythm = SaveRhythm(every=10, minutes=None)
+    rhythm = SaveRhythm(minutes=None)
     rhythm.note_failed()
-    assert not rhythm.is_due(20)
+    assert not rhythm.is_late()
     clock.now = RETRY
-    assert rhythm.is_due(21)
+    assert rhythm.is_late()
     rhythm.note_saved()
-    assert not rhythm.is_due(22)
+    assert not rhythm.is_late()
