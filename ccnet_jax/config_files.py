@@ -99,9 +99,8 @@ def _told(path: pathlib.Path) -> Iterator[None]:
         else:
             lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == str(path)]
             where, reason = f"{path}, line {lines[-1]}" if lines else str(path), " ".join(str(error).split())
-        raise UserError(
-            f"{where}: {type(error).__name__}{': ' * bool(reason)}{reason}; correct that file"
-        ) from error
+        kind = "" if isinstance(error, UserError) else f" {type(error).__name__}{':' * bool(reason)}"
+        raise UserError(f"{where}:{kind}{' ' * bool(reason)}{reason}; correct that file") from error
 
 
 def variants(path: pathlib.Path) -> dict[str, tuple]:

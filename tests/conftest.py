@@ -1,6 +1,12 @@
-"""Set before JAX starts: tests run on the CPU, as eight devices, in full float32; shapes are checked."""
+"""Set before JAX starts: tests run on the CPU, as eight devices, in full float32; shapes are checked.
+
+No test reaches the network, and none that tries passes.
+"""
 
 import os
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -22,6 +28,33 @@ jax.config.update(
     "jax_compilation_cache_dir", os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "jax")
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+HERE = (None, "", "localhost", "127.0.0.1", "::1")  # hosts that are this machine
+network_attempts: list[str] = []
+
+
+def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: looks-up of names and connections fail, and are noted, whoever hides the error."""
+    if event not in ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request"):
+        return
+    address = arguments[1] if event == "socket.connect" else arguments[0]
+    host = address[0] if isinstance(address, tuple) else address
+    if host not in HERE and not (event == "socket.connect" and isinstance(address, str | bytes)):  # or a path
+        network_attempts.append(f"{event} {address}")
+        raise PermissionError("tests use no network")
+
+
+sys.addaudithook(refuse_network)
+
+
+@pytest.fixture(autouse=True)
+def no_network() -> Iterator[None]:
+    """Every test ends here: nothing that it ran may have tried to reach another machine."""
+    yield
+    attempts = network_attempts[:]
+    network_attempts.clear()
+    assert not attempts
 
 
 @pytest.fixture

@@ -168,6 +168,16 @@ def test_values_that_cannot_be_run_are_named(changes, words):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999"])
+def test_no_number_on_the_command_line_is_infinite_or_none(text):
+    """They would be told as a bad loss, hours later."""
+    numbers = [name for name, key in KEYS.items() if plain(key.hint) in (int, float)]
+    assert "optimizer.learning_rate" in numbers
+    for name in numbers:
+        with pytest.raises(UserError, match=f"config.{name} must be .*, not "):
+            parse(configuration.default(), {name: text})
+
+
 def test_several_mistakes_are_reported_together():
     overrides = {"lr": "3", "model.dept": "18", "model.context": "rca", "steps": "many", "batch_size": "-1"}
     with pytest.raises(UserError) as error:

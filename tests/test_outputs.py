@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccnet_jax import eval, outputs
+from ccnet_jax import eval, outputs, train
 from ccnet_jax.data import prepare, preview
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.sources import Location
@@ -68,6 +68,21 @@ def test_scores_never_replace_the_data_or_what_a_run_is_made_of(camvid, coco, mo
                 f"{path.name} would replace a file that this program reads; name another file"
             )
         assert content(data) | content(run.path) == before
+
+
+def test_training_in_the_folder_of_the_data_replaces_none_of_them(tmp_path):
+    """Where the data's pictures lie in the folder that a run has for its own."""
+    data = write_camvid(tmp_path / "camvid", pictures=2)
+    (data / "images").rename(data / "pictures")
+    config = load_config("folder", data__dir=str(data))
+    sources = [TASKS["semantic"].open(config.data, split) for split in ("train", "val")]
+    before = content(data)
+    with pytest.raises(
+        UserError, match=r"--workdir .*camvid would replace .*/pictures/.*0.png, which this pro"
+    ):
+        train.prepare_folder(config, *sources, RunFolder(data))
+    assert content(data) == before
+    train.prepare_folder(config, *sources, RunFolder(tmp_path / "elsewhere"))
 
 
 def test_a_preview_is_a_png_and_replaces_no_picture(camvid, coco, monkeypatch, tmp_path):

@@ -20,6 +20,7 @@ from ccnet_jax import devices
 from ccnet_jax.errors import UserError, writing
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.run import checksums
+from ccnet_jax.run.checkpoint_names import check_names
 from ccnet_jax.run.folder import RunFolder
 
 Progress = dict[str, Any]  # what training knows beside arrays, as JSON
@@ -297,7 +298,11 @@ def save_variables(folder: pathlib.Path, variables: Variables) -> None:
 
 
 def load_arrays(folder: pathlib.Path) -> Any:
-    """All variables in a `step_folder`, of whatever network, as NumPy arrays."""
+    """All variables in a `step_folder`, of whatever network, as NumPy arrays.
+
+    Raises UserError where a name leads out of the folder.
+    """
+    check_names(folder / "variables")
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(folder / "variables").item_metadata.tree
         kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)

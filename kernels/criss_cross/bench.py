@@ -312,7 +312,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("Nothing is left to measure.")
 
     if flags.blocks:
-        blocks.use_tuned(flags.blocks)
+        if output and output.resolve() == flags.blocks.resolve():
+            parser.error(f"--output {output} would replace the block sizes of --blocks; name another file")
+        try:
+            blocks.use_tuned(flags.blocks)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            parser.error(f"--blocks {flags.blocks} cannot be read ({error!r}); name a file of tune's")
     report: dict[str, Any] = {**result_head(), "sources": sources("kernels"), "toy": toy}
     report |= {"blocks": blocks.table_rows(), "implementations": names, "limits": None, "rows": []}
     report["finished"] = False

@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccnet_jax import eval
 from ccnet_jax.data import pipeline
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate import evaluate
 from ccnet_jax.labels import VOID, Classes
+from ccnet_jax.run.folder import RunFolder
 from tests import helpers
 from tests.miniatures import write_camvid, write_cityscapes
 
@@ -70,11 +72,11 @@ def test_an_output_that_is_not_finite_ends_the_evaluation_and_names_the_picture(
         third = images[:, 0, 0, 0] == Mixed()[2]["image"][0, 0, 0]
         return jnp.where((black | (third & variables["spoilt"]))[:, None, None], VOID, 0 * images[..., 0])
 
-    assert evaluate(predict, {"spoilt": jnp.bool(False)}, Mixed(), 8)["pictures"] == 7
+    assert evaluate(predict, {"spoilt": jnp.bool(False)}, Mixed(), 8, limit=3)["pictures"] == 3
     with pytest.raises(
         UserError, match="the network's output for picture picture2 is not finite: its weights"
     ):
-        evaluate(predict, {"spoilt": jnp.bool(True)}, Mixed(), 8)
+        evaluate(predict, {"spoilt": jnp.bool(True)}, Mixed(), 8, limit=3)
 
 
 def test_eval_tests_as_the_config_says_and_refuses_a_split_without_labels(tmp_path):
@@ -89,6 +91,30 @@ def test_eval_tests_as_the_config_says_and_refuses_a_split_without_labels(tmp_pa
     assert "step 3, split val, slide 64x64/43x43" in out
     assert "error: split val of camvid has no labels to score; choose another with --split" in err
     assert not list((tmp_path / "run").glob("eval*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--window=whole", "--stride=3,3"], "--stride goes with a --window of HEIGHT,WIDTH, not with whole"),
+        (["--stride=3,3"], "--stride goes with --window; pass both"),
+        (["--window=64"], "--window=64 must be HEIGHT,WIDTH in whole numbers"),
+        (["--window=64,64", "--stride=65,64"], r"eval_stride=\(65, 64\) leaves gaps between windows"),
+    ],
+)
+def test_windows_that_mean_nothing_are_refused(arguments, words):
+    with pytest.raises(UserError, match=words):
+        eval.test_mode(eval.flags().parsed(arguments), helpers.load_config("demo"))
+
+
+def test_a_missing_folder_of_data_is_told_in_the_words_of_the_programs_own_flag(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    for task, name in (("semantic", "camvid"), ("instance", "coco")):
+        run.save_config(helpers.load_config(name, data__dir="/nowhere"))
+        for flags in ((), ("--data-dir", "/nope")):
+            with pytest.raises(UserError, match=rf"^/no\w+ is not a folder; --data-dir for {name} must hold"):
+                helpers.ran(monkeypatch, eval, run, *flags)
+        assert run.load_config().task == task
 
 
 def test_a_test_servers_folder_holds_every_prediction_in_the_data_sets_own_numbers(tmp_path):

@@ -74,3 +74,13 @@ def test_a_result_file_is_checked_before_anything_is_measured(tmp_path, capsys):
     with pytest.raises(SystemExit):
         bench.main(["--toy", "--output", str(tmp_path)])
     assert f"argument --output: {tmp_path} is a folder; name another file" in capsys.readouterr().err
+    blocks = tmp_path / "blocks.json"
+    for text, output, words in (
+        ("[1]", tmp_path / "new.json", "cannot be read"),
+        ('{"rows": []}', blocks, "would replace the block sizes of --blocks; name another file"),
+    ):
+        blocks.write_text(text)
+        with pytest.raises(SystemExit):
+            bench.main(["--toy", "--blocks", str(blocks), "--output", str(output)])
+        assert words in capsys.readouterr().err
+        assert blocks.read_text() == text
