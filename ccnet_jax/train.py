@@ -27,6 +27,8 @@ from ccnet_jax.config import Config
 from ccnet_jax.devices import say
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate import DRAWN
+from ccnet_jax.hosts.join import joined
+from ccnet_jax.hosts.link import Link
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import LATEST, RunFolder
@@ -42,14 +44,15 @@ from ccnet_jax.weights import pretrained
 from kernels.criss_cross import IMPLEMENTATIONS
 
 
-def train(config: Config, run: RunFolder) -> None:
-    """Train to `config.steps` updates in the folder of the run, from its last checkpoint if it has one."""
+def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
+    """Train to `config.steps` updates in the folder of the run, from its last checkpoint if it has one.
+
+    `link` connects several processes, which train together; None where there is one.
+    """
     # ---------------------------------------------------------------- set up
     began = time.perf_counter()
     if config.pretrained and not Checkpoints.exists(run):
         pretrained.check_path(config.pretrained)
-    if config.distributed:
-        devices.join_hosts()
     process, processes = jax.process_index(), jax.process_count()
     check_devices(config)
     task = TASKS[config.task]
@@ -103,7 +106,7 @@ def train(config: Config, run: RunFolder) -> None:
         )
         test = task.tester(config, network, config.test_mode())
         log = closing.enter_context(MetricLog(run, start, enabled=process == 0))
-        stop = closing.enter_context(StopSignal())
+        stop = closing.enter_context(StopSignal(link))
         parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
         say(
             f"{parameters:,} parameters, {mesh.size} of {jax.device_count()} devices "
@@ -126,8 +129,7 @@ def train(config: Config, run: RunFolder) -> None:
             log_due = final or step % config.log_every == 0
             checkpoint_due = final or step % config.checkpoint_every == 0
             eval_due = eval_source is not None and (final or step % config.eval_every == 0)
-            # hosts that ask one another wait for the step, so they do when it is waited for anyway
-            stopped_by = stop.agreed() if processes == 1 or log_due else 0
+            stopped_by = stop.agreed()
 
             # ---------------------------------------------------------- log
             if log_due or checkpoint_due or eval_due or stopped_by:
@@ -198,7 +200,7 @@ def check_devices(config: Config) -> None:
 def prepare_folder(config: Config, source: Any, run: RunFolder) -> None:
     """Make the folder; keep the config, the names of the classes, and what works on the run, in it."""
     if jax.process_index() == 0:
-        run.save_config(config)
+        run.save_config(configuration.without_place(config))
         run.save_classes(source.classes, source.palette)
         run.add_versions()
 
@@ -222,7 +224,11 @@ def main() -> None:
         print(json.dumps(configuration.to_dict(config), indent=2))
         return
     compilation_cache.turn_on()
-    train(config, run)
+    with contextlib.ExitStack() as together:
+        link = None
+        if config.distributed:
+            link = together.enter_context(joined(config.hosts, configuration.shared_values(config)))
+        train(config, run, link)
 
 
 def named_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:

@@ -3,16 +3,20 @@
 import signal
 from types import FrameType
 
-import jax
-import jax.numpy as jnp
-from jax.experimental import multihost_utils
+from ccnet_jax.hosts.link import Link
 
 
 class StopSignal:
     """Inside `with`, a first Ctrl-C or SIGTERM is noted, so that training ends after a step, saved.
 
     A second one ends the process at once.
+
+    Args:
+      link: to the run's other processes, None where there are none.
     """
+
+    def __init__(self, link: Link | None = None):
+        self._link = link
 
     def __enter__(self) -> "StopSignal":
         self._received = 0
@@ -31,7 +35,8 @@ class StopSignal:
             signal.signal(other, signal.SIG_DFL)
 
     def agreed(self) -> int:
-        """The signal's number, 0 for none; the same in all processes, whichever of them received one."""
-        if jax.process_count() == 1:
-            return self._received
-        return int(multihost_utils.process_allgather(jnp.int32(self._received)).max())
+        """The signal's number, 0 for none; the same in all processes, whichever of them received one.
+
+        All processes must call it equally often; it waits for the others only where one has a signal.
+        """
+        return self._received if self._link is None else self._link.stop_by(self._received)
