@@ -11,7 +11,7 @@ from absl import logging
 from ccnet_jax import config_files
 from ccnet_jax.config import Config, parse
 from ccnet_jax.config_files import ConfigName
-from ccnet_jax.errors import UserError
+from ccnet_jax.errors import UserError, user_error_in
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.settings import nearest
 from ccnet_jax.version import __version__
@@ -168,7 +168,7 @@ def pair(flag: str, text: str, wanted: str) -> tuple[int, int]:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Run a program; a user's mistake becomes one sentence and exit code 2, without a traceback.
+    """Run a program; a user's mistake becomes one sentence and its exit code, without a traceback.
 
     So do faults of the output and the device, see `kernels.programs.ending_well`.
     """
@@ -177,9 +177,7 @@ def run(main: Callable[[], Any]) -> None:
         try:
             main()
         except Exception as error:
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, UserError):
-                cause = cause.__cause__ or cause.__context__  # a data worker wraps the error that it met
-            if cause is None:
+            mistake = user_error_in(error)
+            if mistake is None:
                 raise
-            fail(str(cause))
+            fail(str(mistake), mistake.exit_code)

@@ -19,6 +19,7 @@ from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.flavours import FLAVOURS
@@ -122,7 +123,10 @@ class Config:
     pretrained: str | None = setting(
         None, "file or run whose backbone weights training starts from", resumable=True, before=None
     )
-    distributed: bool = setting(False, "several hosts: call `jax.distributed.initialize()`")
+    distributed: bool = setting(
+        False, "several processes, on one host or many, train together: see `hosts`", resumable=True
+    )
+    hosts: HostsConfig = dataclasses.field(default_factory=HostsConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
@@ -132,9 +136,13 @@ class Config:
     def complaints(self) -> list[str]:
         """Sentences about settings that do not go together, of all rooms."""
         found = []
-        for group in (self.data, self.model, self.optimizer, self.loss):
+        for group in (self.hosts, self.data, self.model, self.optimizer, self.loss):
             found += group.complaints()
         found += self.optimizer.complaints_for(self.steps)
+        if not self.distributed and without_place(self) != self:
+            found.append(
+                "config.hosts says where processes meet, but config.distributed is False: set it True"
+            )
         found += self._complaints_for_task()
         if self.batch_size % self.accumulate:
             found.append(
@@ -188,6 +196,8 @@ _ONLY_SEMANTIC = (
     *("loss.", "eval_window", "eval_stride", "model.align_corners", "model.flavour", "data.scale"),
     *("data.short_sides", "data.crop", "data.cat_max_ratio"),
 )
+# What each process of a run may have its own of: its number, and what its machine has.
+_OF_EACH_PROCESS = ("hosts.", "data.dir", "data.workers", "pretrained", "profile")
 KEYS: dict[str, Key] = {key.name: key for key in keys_of(Config)}
 OLD_NAMES = {
     ".".join([*name.split(".")[:-1], key.setting.old_name]): name
@@ -224,6 +234,12 @@ _ELSEWHERE = {
     "precision": "dtype",
     "trace": "profile",
     "profiler": "profile",
+    "coordinator_address": "hosts.coordinator",
+    "num_processes": "hosts.processes",
+    "process_id": "hosts.process",
+    "world_size": "hosts.processes",
+    "rank": "hosts.process",
+    "initialization_timeout": "hosts.wait_seconds",
     "aux_weight": "loss.auxiliary_weight",
 }
 
@@ -335,6 +351,18 @@ def in_one_message(complaints: list[str]) -> str:
     if len(complaints) == 1:
         return complaints[0]
     return "\n  - ".join([f"the config has {len(complaints)} mistakes:", *complaints])
+
+
+def shared_values(config: Config) -> dict[str, str]:
+    """What all processes of a run must have alike: {key: value as text}."""
+    values = flat(to_dict(config)).items()
+    return {f"config.{name}": repr(value) for name, value in values if not name.startswith(_OF_EACH_PROCESS)}
+
+
+def without_place(config: Config) -> Config:
+    """The config as a run keeps it: where its processes meet is another matter at each start."""
+    hosts = dataclasses.replace(config.hosts, coordinator=None, processes=None, process=None)
+    return dataclasses.replace(config, hosts=hosts)
 
 
 def different_keys(here: Config, there: Config) -> list[str]:

@@ -9,8 +9,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ccnet_jax.errors import UserError
-
 # On the CPU XLA hands products, convolutions and reductions to one library, YNNPACK. Its convolutions are
 # slower than XLA's own and its reductions faster, so that only these are left to it.
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
@@ -62,17 +60,6 @@ def as_first(flag: bool) -> bool:
 def on_this_process(tree: Any, mesh: Mesh) -> Any:
     """Arrays that every device holds whole, as arrays of a mesh of this process's devices alone."""
     return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated(mesh))
-
-
-def join_hosts() -> None:
-    """Connect this process with the run's others. Raises UserError where nothing says how."""
-    try:
-        jax.distributed.initialize()
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"config.distributed is True but the hosts cannot find one another ({error}); start under SLURM, "
-            "Open MPI or Kubernetes, or leave it False on one machine"
-        ) from None
 
 
 @functools.cache

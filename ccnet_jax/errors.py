@@ -10,7 +10,27 @@ from kernels import whole_file
 
 
 class UserError(Exception):
-    """Something the user can put right: its message names the file, key or shape, and the remedy."""
+    """Something the user can put right: its message names the file, key or shape, and the remedy.
+
+    Attributes:
+      exit_code: of a program that ends with it.
+    """
+
+    exit_code = 2
+
+
+class HostLost(UserError):
+    """Another process of the run is missing or was lost; the same command, started again, goes on."""
+
+    exit_code = 75  # "temporary failure, try again" in the sysexits.h of Unix
+
+
+def user_error_in(error: BaseException) -> UserError | None:
+    """The UserError that an error is, or that led to it; None where there is none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__  # a data worker wraps the error that it met
+    return cause
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ from ccnet_jax.data.sources import files_of
 from ccnet_jax.devices import say
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate import DRAWN
+from ccnet_jax.hosts.join import joined
+from ccnet_jax.hosts.link import Link
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.checkpoints import Checkpoints, set_damaged_aside
 from ccnet_jax.run.folder import LATEST, RunFolder
@@ -49,14 +51,15 @@ from ccnet_jax.weights import pretrained
 from kernels.criss_cross import IMPLEMENTATIONS
 
 
-def train(config: Config, run: RunFolder) -> None:
-    """Train to `config.steps` updates in the folder of the run, from its last checkpoint if it has one."""
+def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
+    """Train to `config.steps` updates in the folder of the run, from its last checkpoint if it has one.
+
+    `link` connects several processes, which train together; None where there is one.
+    """
     # ---------------------------------------------------------------- set up
     began = time.perf_counter()
     if config.pretrained and not Checkpoints.exists(run):
         pretrained.check_path(config.pretrained)
-    if config.distributed:
-        devices.join_hosts()
     process, processes = jax.process_index(), jax.process_count()
     check_devices(config)
     task = TASKS[config.task]
@@ -66,7 +69,7 @@ def train(config: Config, run: RunFolder) -> None:
     task.check(config, train_source, config.batch_size // processes)
 
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
-        stop = closing.enter_context(StopSignal(say))
+        stop = closing.enter_context(StopSignal(say, link))
         closing.enter_context(locked_for_all_hosts(run.lock_file))
         for sentence in set_damaged_aside(run):
             say(sentence)
@@ -161,8 +164,9 @@ def train(config: Config, run: RunFolder) -> None:
             """Score the weights on the validation split, all else being saved."""
             stop.nothing_to_save = checkpoints.finish
             split = config.data.eval_split
+            between = stop.check if processes == 1 else lambda: None  # hosts end a validation together
             with clock.paused():
-                result = test(state.variables, eval_source, pictures=run.pictures(split), between=stop.check)
+                result = test(state.variables, eval_source, pictures=run.pictures(split), between=between)
             scores = task.scores(result)
             noted = scores or {"pictures": result["pictures"]}
             log.write(step, {f"{split}/{name}": value for name, value in noted.items()})
@@ -200,8 +204,7 @@ def train(config: Config, run: RunFolder) -> None:
                     run.point_latest()
                 log_due = is_due(config.log_every, step, config.steps)
                 eval_due = eval_source is not None and is_due(config.eval_every, step, config.steps)
-                # hosts that ask one another wait for the step, so they do when it is waited for anyway
-                stopped_by = stop.agreed() if processes == 1 or log_due else 0
+                stopped_by = stop.agreed()
 
                 # ------------------------------------------------------ log
                 if log_due:
@@ -314,7 +317,7 @@ def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder
     """
     if jax.process_index() == 0:
         run.check_results(run.own_files, [*files_of(source), *files_of(eval_source)])
-        run.save_config(config)
+        run.save_config(configuration.without_place(config))
         run.save_classes(source.classes, source.palette)
         run.add_versions()
 
@@ -338,7 +341,11 @@ def main() -> None:
         print(json.dumps(configuration.to_dict(config), indent=2))
         return
     compilation_cache.turn_on()
-    train(config, run)
+    with contextlib.ExitStack() as together:
+        link = None
+        if config.distributed:
+            link = together.enter_context(joined(config.hosts, configuration.shared_values(config)))
+        train(config, run, link)
 
 
 def named_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:

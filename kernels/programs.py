@@ -38,10 +38,10 @@ def ending_well() -> Iterator[None]:
         raise
 
 
-def fail(sentence: str) -> NoReturn:
-    """End the program with a sentence on standard error and exit code 2."""
+def fail(sentence: str, code: int = 2) -> NoReturn:
+    """End the program with a sentence on standard error and an exit code."""
     print(f"error: {sentence}", file=sys.stderr, flush=True)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 def no_device() -> str | None:

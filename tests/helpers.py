@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -71,9 +72,10 @@ def ran(monkeypatch, program, *arguments) -> None:
     program.main()
 
 
-def start(program: str, *arguments: str, cwd: pathlib.Path) -> subprocess.Popen:
-    """`python -m PROGRAM ARGUMENTS` on one CPU device."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+def start(program: str, *arguments: str, cwd: pathlib.Path, devices: int = 1) -> subprocess.Popen:
+    """`python -m PROGRAM ARGUMENTS` on CPU devices."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # see conftest.py
     environment["JAX_COMPILATION_CACHE_DIR"] = str(ROOT / ".pytest_cache" / "jax")
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
@@ -93,6 +95,13 @@ def run(program: str, *arguments: str, cwd: pathlib.Path) -> tuple[int, str, str
     process = start(program, *arguments, cwd=cwd)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def free_port() -> int:
+    """A port of this machine at which nobody listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def fresh_python(*arguments: str) -> str:

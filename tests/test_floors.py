@@ -20,6 +20,7 @@ FLOORS = {
     "ccnet_jax.version": 1,
     "ccnet_jax.compilation_cache": 2,
     "ccnet_jax.devices": 2,
+    "ccnet_jax.hosts": 2,
     "ccnet_jax.models": 2,
     "ccnet_jax.data": 3,
     "ccnet_jax.figures": 3,

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import time
 
 import cv2
@@ -270,39 +269,3 @@ def test_a_run_stopped_or_killed_goes_on(folder, how, workers):
     assert "going on from step" in out
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == list(range(1, reached + 11))
-
-
-def test_two_hosts_train_as_one(tmp_path):
-    """Two processes of one device each, and one process of one: the same losses, the same scores."""
-    write_camvid(tmp_path / "camvid", pictures=3)
-    logs = []
-    for hosts in (2, 1):
-        workdir = tmp_path / f"run{hosts}"
-        if hosts == 2:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = str(free.getsockname()[1])
-            arguments = [port, str(tmp_path / "camvid"), str(workdir)]
-            processes = [
-                helpers.start("tests.train_on_two_hosts", str(i), *arguments, cwd=tmp_path) for i in range(2)
-            ]
-            outputs = [process.communicate(timeout=200) for process in processes]
-            assert [process.returncode for process in processes] == [0, 0], outputs
-            assert "2 of 2 devices" in outputs[0][0]
-            assert "mIoU" in outputs[0][0]
-            assert "mIoU" not in outputs[1][0]  # one host speaks for all
-        else:
-            arguments = ["--config=" + str(helpers.ROOT / "configs/demo.py"), "--config.data.name=camvid"]
-            arguments += ["--config.data.dir=camvid", "--config.data.crop=(48, 64)", "--config.steps=3"]
-            arguments += ["--config.log_every=1", "--config.eval_every=3", "--config.checkpoint_every=2"]
-            arguments += ["--config.optimizer.learning_rate=0.01"]
-            code, _, err = helpers.run("ccnet_jax.train", *arguments, f"--workdir={workdir}", cwd=tmp_path)
-            assert code == 0, err
-        logs.append([json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()])
-    two, one = logs
-    assert [line["step"] for line in two] == [line["step"] for line in one] == [1, 2, 3, 3]
-    for a, b in zip(two, one, strict=True):
-        for name in {"loss", "auxiliary_loss", "gradient_norm", "val/mIoU", "val/pixel_accuracy"} & set(a):
-            np.testing.assert_allclose(
-                a[name], b[name], rtol=2e-2 if "val" in name or name == "gradient_norm" else 1e-3
-            )

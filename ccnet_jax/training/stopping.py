@@ -10,9 +10,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-import jax
-import jax.numpy as jnp
-from jax.experimental import multihost_utils
+from ccnet_jax.hosts.link import Link
 
 PATIENCE = 15.0  # seconds in which work that need not be saved may come to an end of its own
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -39,6 +37,7 @@ class StopSignal:
 
     Args:
       tell: prints a line.
+      link: to the run's other processes, None where there are none.
 
     Attributes:
       nothing_to_save: while training has made no update that is not saved, what waits for the checkpoints
@@ -48,8 +47,8 @@ class StopSignal:
 
     nothing_to_save: Callable[[], object] | None
 
-    def __init__(self, tell: Callable[[str], None] = print):
-        self._tell = tell
+    def __init__(self, tell: Callable[[str], None] = print, link: Link | None = None):
+        self._tell, self._link = tell, link
         self._received = 0
         self.nothing_to_save = lambda: None
         self._over = threading.Event()
@@ -107,7 +106,8 @@ class StopSignal:
             raise Stopped(self._received)
 
     def agreed(self) -> int:
-        """The signal's number, 0 for none; the same in all processes, whichever of them received one."""
-        if jax.process_count() == 1:
-            return self._received
-        return int(multihost_utils.process_allgather(jnp.int32(self._received)).max())
+        """The signal's number, 0 for none; the same in all processes, whichever of them received one.
+
+        All processes must call it equally often; it waits for the others only where one has a signal.
+        """
+        return self._received if self._link is None else self._link.stop_by(self._received)

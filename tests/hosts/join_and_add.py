@@ -1,0 +1,31 @@
+"""One of two processes: it tests a detector, and then adds up numbers until something happens.
+
+Its arguments are COORDINATOR PROCESS SILENCE_SECONDS.
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ccnet_jax import command_line
+from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
+from ccnet_jax.hosts.config import HostsConfig
+from ccnet_jax.hosts.join import joined
+from tests.evaluation.test_evaluate_instances import DATA, SOURCE, imperfect
+
+
+def main():
+    coordinator, process, silence = sys.argv[1:]
+    settings = HostsConfig(coordinator, 2, int(process), 60, int(silence))
+    with joined(settings, {}):
+        print(json.dumps(evaluate_instances(imperfect, {}, SOURCE, DATA, 1)), flush=True)
+        while True:
+            total = multihost_utils.process_allgather(np.ones(4)).sum()
+            assert total == 4 * jax.process_count()
+
+
+if __name__ == "__main__":
+    command_line.run(main)
