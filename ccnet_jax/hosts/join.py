@@ -36,7 +36,11 @@ def joined(settings: HostsConfig, shared: Mapping[str, str]) -> Iterator[Link]:
       UserError: nothing says who the others are, or they do not go together.
     """
     place = find_place(settings)
-    link = Link(place.process, meet(place, settings.wait_seconds, shared), settings.silence_seconds)
+    try:
+        peers = meet(place, settings.wait_seconds, shared)
+    except KeyboardInterrupt:  # which is how a user ends waiting
+        raise SystemExit(_INTERRUPTED) from None
+    link = Link(place.process, peers, settings.silence_seconds)
     link.start()
     try:
         _connect_jax(place, settings)
