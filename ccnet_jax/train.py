@@ -33,6 +33,7 @@ from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.run.metric_log import MetricLog
+from ccnet_jax.run.shared import check_shared
 from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.clock import StepClock
@@ -198,11 +199,15 @@ def check_devices(config: Config) -> None:
 
 
 def prepare_folder(config: Config, source: Any, run: RunFolder) -> None:
-    """Make the folder; keep the config, the names of the classes, and what works on the run, in it."""
+    """Make the folder; keep the config, the names of the classes, and what works on the run, in it.
+
+    Raises UserError where other processes do not see it.
+    """
     if jax.process_index() == 0:
         run.save_config(configuration.without_place(config))
         run.save_classes(source.classes, source.palette)
         run.add_versions()
+    check_shared(run)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 
 import jax
@@ -36,7 +37,12 @@ def joined(settings: HostsConfig, shared: Mapping[str, str]) -> Iterator[Link]:
       UserError: nothing says who the others are, or they do not go together.
     """
     place = find_place(settings)
-    link = Link(place.process, meet(place, settings.wait_seconds, shared), settings.silence_seconds)
+    _quiet_trackers()
+    try:
+        peers = meet(place, settings.wait_seconds, shared)
+    except KeyboardInterrupt:  # which is how a user ends waiting
+        raise SystemExit(_INTERRUPTED) from None
+    link = Link(place.process, peers, settings.silence_seconds)
     link.start()
     try:
         _connect_jax(place, settings)
@@ -52,6 +58,12 @@ def joined(settings: HostsConfig, shared: Mapping[str, str]) -> Iterator[Link]:
         raise
     else:
         _finish(link)
+
+
+def _quiet_trackers() -> None:
+    """Let Python delete what data workers shared with a process that ends at once, and not tell of it."""
+    quiet = "ignore:resource_tracker:UserWarning"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
 
 
 def _connect_jax(place: Place, settings: HostsConfig) -> None:
