@@ -37,6 +37,7 @@ from ccnet_jax.run.checkpoints import Checkpoints, set_damaged_aside
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.run.lock import locked_for_all_hosts
 from ccnet_jax.run.metric_log import MetricLog, is_evaluated
+from ccnet_jax.run.shared import check_shared
 from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tasks.task import Task
@@ -313,13 +314,15 @@ def check_devices(config: Config) -> None:
 def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder) -> None:
     """Make the folder; keep the config, the names of the classes, and what works on the run, in it.
 
-    Raises UserError where it cannot be made, or what is written there would replace the data.
+    Raises UserError where it cannot be made, what is written there would replace the data, or other processes
+    do not see it.
     """
     if jax.process_index() == 0:
         run.check_results(run.own_files, [*files_of(source), *files_of(eval_source)])
         run.save_config(configuration.without_place(config))
         run.save_classes(source.classes, source.palette)
         run.add_versions()
+    check_shared(run)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""One of two processes: it tests a detector, and then adds up numbers until something happens.
+"""One of two processes: it looks for folders and tests a detector, and then adds up until something happens.
 
 Its arguments are COORDINATOR PROCESS SILENCE_SECONDS.
 """
@@ -11,9 +11,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from ccnet_jax import command_line
+from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.hosts.join import joined
+from ccnet_jax.run import shared
+from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.run.shared import check_shared
 from tests.evaluation.test_evaluate_instances import DATA, SOURCE, imperfect
 
 
@@ -21,6 +25,12 @@ def main():
     coordinator, process, silence = sys.argv[1:]
     settings = HostsConfig(coordinator, 2, int(process), 60, int(silence))
     with joined(settings, {}):
+        check_shared(RunFolder.at("shared"))
+        shared.PATIENCE = 0.5
+        try:
+            check_shared(RunFolder.at(f"of-{process}"))
+        except UserError as error:
+            print("error:", error)
         print(json.dumps(evaluate_instances(imperfect, {}, SOURCE, DATA, 1)), flush=True)
         while True:
             total = multihost_utils.process_allgather(np.ones(4)).sum()

@@ -29,13 +29,22 @@ def start(tmp_path):
         process.communicate()
 
 
+def line_of(process, beginning):
+    """The next line that it prints and that begins so; Gloo prints others."""
+    return next(line for line in process.stdout if line.startswith(beginning))
+
+
 def scores_of(process):
-    """What it prints once it has tested the detector; Gloo prints before."""
-    return json.loads(next(line for line in process.stdout if line.startswith("{")))
+    return json.loads(line_of(process, "{"))
 
 
-def test_two_processes_score_instances_as_one_does_and_one_misses_process_0(start):
+def test_two_processes_score_instances_as_one_does_and_one_misses_process_0(start, tmp_path):
     first, second = start(60)
+    for number, process in enumerate((first, second)):
+        sentence = line_of(process, "error: ")
+        folder = tmp_path / f"of-{number}"
+        assert f"process 1 does not see the run folder of process 0 (here {folder}); choose" in sentence
+    assert list((tmp_path / "shared").iterdir()) == []
     scores = [scores_of(process) for process in (first, second)]
     alone = evaluate_instances(imperfect, {}, SOURCE, DATA, 1)
     for values in (*scores, alone):

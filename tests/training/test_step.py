@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,6 +97,26 @@ def test_accumulated_gradients_are_the_mean_of_the_parts():
         (state.variables["batch_stats"], batch_stats),
     ):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected)
+
+
+def after_a_step(count, accumulate):
+    """Metrics and variables after an update of eight times the same picture, on `count` devices."""
+    mesh = devices.data_mesh(jax.devices()[:count])
+    optimizer = build_optimizer(OptimizerConfig(), 4)
+    state = jax.jit(lambda: initial_state(NETWORK, optimizer, 0), out_shardings=devices.replicated(mesh))()
+    whole = devices.put_batch(jax.tree.map(lambda x: np.repeat(x[:1], 8, axis=0), batch()), mesh)
+    step = make_train_step(make_loss(NETWORK, LossConfig()), optimizer, 7, accumulate)
+    state, metrics = step(state, whole)
+    return jax.tree.map(np.asarray, (metrics, state.variables))
+
+
+def test_eight_parts_on_one_device_are_one_part_on_each_of_eight(monkeypatch):
+    # Batch norm and dropout see a part: here all pictures are one, and nothing is dropped.
+    monkeypatch.setattr(nn.Dropout, "__call__", lambda _, x: x)
+    parts, whole = (after_a_step(count, 8 // count) for count in (1, 8))
+    for _, variables in (parts, whole):
+        del variables["batch_stats"]  # updated by each part
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), parts, whole)
 
 
 def test_a_batch_is_split_into_parts_without_moving_rows_between_devices():
