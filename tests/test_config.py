@@ -154,6 +154,12 @@ def test_a_config_that_lacks_what_every_version_had_is_damaged(tmp_path):
         ({"optimizer__min_learning_rate": 1.0}, "min_learning_rate=1.0 must be at most .*learning_rate=0.3"),
         ({"loss__auxiliary_weight": -0.4}, "loss.auxiliary_weight must be .*at least 0"),
         ({"loss__ohem_threshold": 1.1}, "loss.ohem_threshold must be .*at most 1"),
+        ({"hosts__coordinator": "node1", "distributed": True}, "hosts.coordinator=node1 must be HOST:PORT"),
+        (
+            {"hosts__process": 2, "hosts__processes": 2, "distributed": True},
+            "hosts.process=2 must be below config.hosts.processes=2; processes are numbered from 0",
+        ),
+        ({"hosts__processes": 2}, "config.hosts says where processes meet, but config.distributed is False"),
         ({"batch_size": 10**9}, "batch_size=1000000000 needs 4,096.0 GB"),
         ({"data__palette": ((0, 0, 300),), "data__classes": ("a",)}, "data.palette must be .*at most 255"),
         (
@@ -207,6 +213,7 @@ def test_several_mistakes_are_reported_together():
         ("epochs", "steps"),
         ("batch", "batch_size"),
         ("num_classes", "data.classes"),
+        ("distributed.coordinator", "hosts.coordinator"),
         ("data.batch_size", "batch_size"),
         ("stepz", "steps"),
         ("optimiser.momentum", "optimizer.momentum"),

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 
 from ccnet_jax import config as configuration
 from ccnet_jax import config_files
@@ -25,6 +26,8 @@ from ccnet_jax.config_files import ConfigName
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import Location
 from ccnet_jax.errors import UserError
+from ccnet_jax.hosts.config import HostsConfig
+from ccnet_jax.hosts.place import Place, find_place
 from ccnet_jax.models.config import build_network
 from ccnet_jax.training.losses import LOSSES
 from ccnet_jax.training.optimizers import build_optimizer
@@ -34,6 +37,7 @@ from tests.miniatures import write
 from tests.test_floors import FLOORS
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+HOSTS = ROOT / "docs" / "hosts.md"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 MARK = re.compile(r"<!-- (run|needs: [^>]+) -->")
 SHELL = ("sh", "bash", "console", "shell")
@@ -109,7 +113,9 @@ def commands_of(text):
     for line in text.replace("\\\n", " ").splitlines():
         for part in re.split(r"\s(?:&&|\||>)\s", line.removeprefix("$ ")):
             words = shlex.split(part, comments=True)
-            while words and (re.fullmatch(r"[A-Z_]+=.*", words[0]) or words[0] in ("srun", "time", "env")):
+            if words and words[0] in ("srun", "mpirun"):
+                words = words[words.index("python") :]
+            while words and (re.fullmatch(r"[A-Z_]+=.*", words[0]) or words[0] in ("time", "env")):
                 words = words[1:]
             if words:
                 yield words
@@ -230,6 +236,30 @@ def test_commands_exist(block):
             check_command(words)
         except AssertionError as error:
             raise AssertionError(f"{block}: {error}") from None
+
+
+def test_the_script_for_slurm_starts_a_program_that_exists():
+    text = next(block.text for block in blocks_of(HOSTS) if "#SBATCH" in block.text).replace("\\\n", " ")
+    (line,) = (line for line in text.splitlines() if line.startswith("srun "))
+    for words in commands_of(line):
+        check_command(words)
+
+
+def test_the_pods_of_the_job_for_kubernetes_meet(monkeypatch):
+    text = next(block.text for block in blocks_of(HOSTS) if block.language == "yaml")
+    service, job = yaml.safe_load_all(text)
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    check_command([*container["command"], *container["args"]])
+    assert {mount["name"] for mount in container["volumeMounts"]} == {x["name"] for x in pod["volumes"]}
+    for variable in container["env"]:
+        field = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath", "")
+        value = "1" if field.endswith("job-completion-index']") else variable["value"]
+        monkeypatch.setenv(variable["name"], value)
+    first = f"{job['metadata']['name']}-0.{pod['subdomain']}"  # as Kubernetes names it
+    assert find_place(HostsConfig()) == Place(f"{first}:12345", job["spec"]["completions"], 1)
+    assert pod["subdomain"] == service["metadata"]["name"]
 
 
 @pytest.mark.parametrize("name", NAMES)

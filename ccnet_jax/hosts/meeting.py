@@ -165,37 +165,36 @@ def _listener(place: Place) -> Iterator[socket.socket]:
 
 
 def _come(place: Place, wait: float, deadline: float, shared: Mapping[str, str]) -> Peer:
-    """Process 0, when it lets this process go on."""
-    where = f"process 0 at {place.coordinator}"
-    wire = _connected(place, wait, deadline)
+    """Process 0, when it lets this process go on; it may be started later than this one, or again."""
     hello = {"process": place.process, "processes": place.processes, "host": socket.gethostname()}
-    wire.send({**hello, "shared": dict(shared)})
-    with selectors.DefaultSelector() as selector:
-        selector.register(wire, selectors.EVENT_READ)
-        messages: list[Message] | None = []
-        while messages == [] and selector.select(deadline + _ANSWER - time.monotonic()):
-            messages = wire.receive()
-    match messages:
-        case None:
-            raise HostLost(f"{where} ended before all processes had come; its own output says why")
-        case [{"host": str(host)}, *_]:
-            return Peer(0, host, wire)
-        case [{"refused": str(reason), "lost": bool(lost)}, *_]:
-            raise (HostLost if lost else UserError)(reason)
-    raise HostLost(f"{where} said nothing within {wait + _ANSWER:g} s; is another program at this address?")
-
-
-def _connected(place: Place, wait: float, deadline: float) -> Wire:
-    """A connection to process 0, which may be started later than this one."""
     while True:
-        left = deadline - time.monotonic()
+        left = max(deadline - time.monotonic(), _AGAIN)
         try:
-            return Wire(socket.create_connection(place.address, timeout=max(left, _AGAIN)))
+            wire = Wire(socket.create_connection(place.address, timeout=left))
         except OSError as error:
             reason = error.strerror or str(error)
-        if left <= _AGAIN:
+        else:
+            wire.send({**hello, "shared": dict(shared)})
+            match _answer(wire, deadline + _ANSWER):
+                case {"host": str(host)}:
+                    return Peer(0, host, wire)
+                case {"refused": str(sentence), "lost": bool(lost)}:
+                    raise (HostLost if lost else UserError)(sentence)
+            wire.close()
+            reason = "the connection ended"  # of a process that was killed, or of an earlier run's
+        if time.monotonic() + _AGAIN > deadline:
             raise HostLost(
                 f"process 0 did not answer at {place.coordinator} within {wait:g} s ({reason}; "
                 "config.hosts.wait_seconds): start it, and see that config.hosts.coordinator is its address"
             )
         time.sleep(_AGAIN)
+
+
+def _answer(wire: Wire, deadline: float) -> Message | None:
+    """The first message that comes; None where none does."""
+    messages: list[Message] | None = []
+    with selectors.DefaultSelector() as selector:
+        selector.register(wire, selectors.EVENT_READ)
+        while messages == [] and selector.select(max(deadline - time.monotonic(), 0)):
+            messages = wire.receive()
+    return messages[0] if messages else None

@@ -5,7 +5,6 @@ import contextlib
 import json
 import re
 import socket
-import threading
 
 import pytest
 
@@ -131,17 +130,13 @@ def test_a_port_that_is_taken_is_named():
             meet(place, 1, {})
 
 
-def test_something_else_at_the_address_is_no_process_0():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        place = Place(f"127.0.0.1:{server.getsockname()[1]}", 2, 1)
-
-        def answer():
-            connection, _ = server.accept()
-            with connection:
-                connection.sendall(b"220 mail.example.org\r\n")
-
-        thread = threading.Thread(target=answer)
-        thread.start()
-        with pytest.raises(HostLost, match="process 0 at .* ended before all processes had come"):
-            meet(place, 1, {})
-        thread.join()
+def test_what_ends_at_the_address_is_no_process_0_and_a_later_one_is():
+    meeting = Meeting(2)
+    with socket.create_server(Place(meeting.coordinator, 2, 0).address) as server:
+        second = meeting.come(1)
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"220 mail.example.org\r\n")
+    first = meeting.come(0)
+    assert [len(process.result()) for process in (first, second)] == [1, 1]
+    close(first.result(), second.result())

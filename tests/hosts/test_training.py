@@ -13,6 +13,7 @@ from ccnet_jax import config_files, devices, train
 from ccnet_jax.config import parse
 from ccnet_jax.config_files import ConfigName
 from ccnet_jax.data.datasets import camvid
+from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.models.config import build_network
 from ccnet_jax.run.checkpoints import load_variables, variables_like
 from ccnet_jax.run.folder import RunFolder
@@ -119,6 +120,10 @@ def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(start,
         assert "Traceback" not in err
         assert "stack trace" not in err
     assert f"going on from step {stopped} of" in alive[0][1]
+
+    kept = RunFolder(many).load_config()
+    assert kept.distributed
+    assert kept.hosts == HostsConfig()  # where the processes met is not the run's
 
     steps = max(logged(many, "loss")) + 1
     config = parse(config_files.load(ConfigName.of("demo")), SETTINGS | {"steps": str(steps)})
