@@ -72,10 +72,10 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
         stop = closing.enter_context(StopSignal(say, link))
         closing.enter_context(locked_for_all_hosts(run.lock_file))
-        for sentence in set_damaged_aside(run):
-            say(sentence)
         if Checkpoints.exists(run):
             run.check_same_run(config, train_source.classes)
+        for sentence in set_damaged_aside(run):
+            say(sentence)
         start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
         if start > config.steps:
             raise UserError(
@@ -163,9 +163,10 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
         def evaluate(step: int) -> None:
             """Score the weights on the validation split, all else being saved."""
-            stop.nothing_to_save = checkpoints.finish
             split = config.data.eval_split
-            between = stop.check if processes == 1 else lambda: None  # hosts end a validation together
+            between: Callable[[], None] = lambda: None  # hosts end a validation together
+            if processes == 1:
+                between, stop.nothing_to_save = stop.check, checkpoints.finish
             with clock.paused():
                 result = test(state.variables, eval_source, pictures=run.pictures(split), between=between)
             scores = task.scores(result)

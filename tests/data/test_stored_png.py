@@ -92,7 +92,7 @@ def damaged():
     yield "header alone", data[:33]
     yield "within the header", data[:28]
     yield "a changed byte", data[: start + 100] + bytes([data[start + 100] ^ 255]) + data[start + 101 :]
-    yield "a larger size", data[:16] + (10**9).to_bytes(4, "big") * 2 + data[24:]
+    yield "a larger size", data[:16] + (10**4).to_bytes(4, "big") * 2 + data[24:]
     yield "a smaller size", data[:16] + (30).to_bytes(4, "big") * 2 + data[24:]
     yield "a length beyond the end", data[:start] + (10**9).to_bytes(4, "big") + data[start + 4 :]
 

@@ -45,7 +45,10 @@ WHOLE = to_dict(load_config("demo"))
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({}, "holds no config: it has none of the groups data, model, optimizer, loss, detection; restore"),
+        (
+            {},
+            "holds no config: it has none of the groups hosts, data, model, optimizer, loss, detection; restore",
+        ),
         ([1], r"holds no config, but \[1\]; restore that file"),
         (3, "holds no config, but 3; restore that file"),
         (None, "holds no config, but null; restore that file"),

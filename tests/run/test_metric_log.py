@@ -23,7 +23,5 @@ def test_lines_after_the_start_and_damaged_ones_are_dropped(tmp_path):
 def test_a_folder_in_its_place_is_one_sentence(tmp_path):
     run = RunFolder(tmp_path)
     run.metrics_file.mkdir()
-    with pytest.raises(
-        UserError, match=r"metrics.jsonl cannot be written \(Is a directory\); move it away, or"
-    ):
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be read \(Is a directory\); move it away, or"):
         MetricLog(run, 0)

@@ -14,6 +14,7 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import semantic
+from ccnet_jax.training.step import GUARDED
 from ccnet_jax.weights.pretrained import check_path, load_backbone
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
@@ -226,11 +227,11 @@ def test_training_starts_from_the_backbone_and_goes_on_without_it(tmp_path, monk
     assert not (tmp_path / "run").exists()
 
     def make_step(*_):  # which changes nothing: the real one would be compiled
-        metrics = dict.fromkeys(("loss", "gradient_norm"), jnp.float32(0))
+        metrics = dict.fromkeys(GUARDED, jnp.float32(0))
         return lambda state, batch: (state.replace(step=state.step + 1), metrics)
 
     monkeypatch.setattr(train, "make_train_step", make_step)
-    monkeypatch.setattr(semantic, "evaluate", lambda *_, **__: {})
+    monkeypatch.setattr(semantic, "evaluate", lambda *_, pictures, **__: pictures.mkdir(parents=True))
     theirs = random_variables(10, "mmseg")
     weights.mkdir()
     saved(as_torch(theirs, "timm"), weights / "w.safetensors")
