@@ -163,9 +163,8 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
         def evaluate(step: int) -> None:
             """Score the weights on the validation split, all else being saved."""
-            split = config.data.eval_split
-            between: Callable[[], None] = lambda: None  # hosts end a validation together
-            if processes == 1:
+            split, between = config.data.eval_split, do_nothing
+            if processes == 1:  # hosts end a validation together
                 between, stop.nothing_to_save = stop.check, checkpoints.finish
             with clock.paused():
                 result = test(state.variables, eval_source, pictures=run.pictures(split), between=between)
@@ -245,6 +244,10 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
             split = config.data.train_split
             test(state.variables, train_source, pictures=run.pictures(split), limit=DRAWN)
     say(f"finished; pictures in {run.all_pictures}, scores: python -m ccnet_jax.eval --workdir {run}")
+
+
+def do_nothing() -> None:
+    """For where nothing happens."""
 
 
 def is_due(every: int, step: int, steps: int) -> bool:
