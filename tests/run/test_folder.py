@@ -47,7 +47,7 @@ WHOLE = to_dict(load_config("demo"))
     [
         (
             {},
-            "holds no config: it has none of the groups hosts, data, model, optimizer, loss, detection; restore",
+            "holds no config: it has none of the groups hosts, data, model, optimizer, loss, detection",
         ),
         ([1], r"holds no config, but \[1\]; restore that file"),
         (3, "holds no config, but 3; restore that file"),
