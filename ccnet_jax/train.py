@@ -311,7 +311,8 @@ def check_devices(config: Config) -> None:
     if jax.process_count() > 1 and at_once % jax.device_count():
         raise UserError(
             f"config.batch_size={config.batch_size} / config.accumulate={config.accumulate} cannot be split "
-            f"evenly over the {jax.device_count()} devices of {jax.process_count()} hosts; choose a multiple"
+            f"evenly over the {jax.device_count()} devices of {jax.process_count()} processes; choose a "
+            "multiple"
         )
 
 
