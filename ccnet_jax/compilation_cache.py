@@ -28,7 +28,7 @@ def turn_on() -> None:
     if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:
         return
     try:
-        folder = private(user_folder())
+        folder = private(user_folder("compiled"))
         trim(folder, LIMIT)
     except (OSError, RuntimeError) as error:
         print(f"warning: compiled programs are not kept for the next start: {error}", file=sys.stderr)
@@ -40,14 +40,14 @@ def turn_on() -> None:
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
 
 
-def user_folder() -> pathlib.Path:
-    """ccnet_jax/compiled in XDG_CACHE_HOME, by default ~/.cache.
+def user_folder(name: str) -> pathlib.Path:
+    """ccnet_jax/NAME in XDG_CACHE_HOME, by default ~/.cache.
 
     Raises RuntimeError where nothing says what the user's home is.
     """
     given = pathlib.Path(os.environ.get("XDG_CACHE_HOME", ""))
     root = given if given.is_absolute() else pathlib.Path.home() / ".cache"
-    return root / "ccnet_jax" / "compiled"
+    return root / "ccnet_jax" / name
 
 
 def private(folder: pathlib.Path) -> pathlib.Path:

@@ -123,9 +123,10 @@ def main() -> None:
 
     network = task.network(config, len(source.classes))
     variables, step = load_variables(run, arguments.checkpoint, variables_like(network, devices.data_mesh()))
-    print(f"{run.path.resolve()}, step {step}, split {split}, {mode}")
+    print(f"{run.path.resolve() if run.remote is None else run}, step {step}, split {split}, {mode}")
     test = task.tester(config, network, mode)
     result = test(variables, source, pictures=pictures, limit=arguments.limit, labels=labels)
+    run.push()
     if labels is not None:
         print(f"{result['pictures']} predictions in {labels}")
     if not task.scores(result):
@@ -140,6 +141,7 @@ def main() -> None:
     report = {"split": split, "mode": str(mode), "step": step, "checkpoint": arguments.checkpoint, **result}
     report |= {"classes": list(source.classes)}
     write_json(output, without_nan(report))  # before it is printed: the reader of a pipe may be gone
+    run.push()
     print(task.table(result, source.classes))
     print(f"{result['pictures']} pictures, {result['images_per_second']:.1f} images/s with compilation")
     print(f"scores in {output}, pictures in {pictures}")

@@ -182,7 +182,9 @@ def main() -> None:
             raise UserError(f"--loops={arguments.loops} must be 1 or more each")
     out = pathlib.Path(arguments.out).expanduser()
     results = [f"{name}{end}" for name in files for end in _RESULTS]
-    outputs.check_folder("--out", out, results, [*files.values(), *RunFolder.at(arguments.workdir).own_files])
+    outputs.check_folder(
+        "--out", out, results, [*files.values(), *RunFolder.at(arguments.workdir, fetch=False).own_files]
+    )
     model = load(arguments.workdir, arguments.checkpoint)
     if isinstance(model, InstanceModel):
         if arguments.ms_flip or point or loops:

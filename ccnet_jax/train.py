@@ -59,8 +59,6 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
     """
     # ---------------------------------------------------------------- set up
     began = time.perf_counter()
-    if config.pretrained and not Checkpoints.exists(run):
-        pretrained.check_path(config.pretrained)
     process, processes = jax.process_index(), jax.process_count()
     check_devices(config)
     task = TASKS[config.task]
@@ -71,11 +69,13 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
         stop = closing.enter_context(StopSignal(say, link))
-        closing.enter_context(locked_for_all_hosts(run.lock_file))
+        closing.enter_context(locked_for_all_hosts(run, say))
         if Checkpoints.exists(run):
             run.check_same_run(config, train_source.classes)
         for sentence in set_damaged_aside(run):
             say(sentence)
+        if config.pretrained and not Checkpoints.exists(run):
+            pretrained.check_path(config.pretrained)
         start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
         if start > config.steps:
             raise UserError(
@@ -360,7 +360,7 @@ def named_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
     """The folder and the config that --workdir and --config name."""
     config = command_line.config_of(arguments)
     if arguments.workdir is not None:
-        return RunFolder.at(arguments.workdir), config
+        return RunFolder.at(arguments.workdir, fetch=False), config
     if config.distributed:
         raise UserError("with --config.distributed=True pass --workdir, so that all hosts share one folder")
     return RunFolder.new(command_line.config_name(arguments).title), config

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
 
@@ -57,6 +58,8 @@ def obstacle(path: pathlib.Path, folder: bool = False) -> str | None:
     Returns:
       Words that follow the path in a sentence, for example "is a folder".
     """
+    if re.match(r"[a-z][a-z0-9+]+:/", str(path)):
+        return "is an address, and only files of this machine are written here"
     try:
         if folder and path.exists() and not path.is_dir():
             return "is a file"

@@ -78,7 +78,7 @@ def test_the_folder_is_in_the_users_cache_folder(no_cache_yet, monkeypatch):
     assert cache_folder() == str(no_cache_yet / "ccnet_jax" / "compiled")
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which its specification says to ignore
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert str(compilation_cache.user_folder()) == "/home/somebody/.cache/ccnet_jax/compiled"
+    assert str(compilation_cache.user_folder("compiled")) == "/home/somebody/.cache/ccnet_jax/compiled"
 
 
 def test_jaxs_own_settings_win(no_cache_yet):

@@ -103,6 +103,23 @@ def test_a_run_that_is_disturbed_everywhere_leaves_the_records_of_one_that_is_no
     assert records(parts) == before
 
 
+def test_a_run_in_a_store_goes_on_upon_another_machine(config, tmp_path, monkeypatch):
+    whole, url = RunFolder(tmp_path / "whole"), f"file://{tmp_path}/bucket/run"
+    train.train(config, whole)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
+    with monkeypatch.context() as patch:
+        received = iter([0, 0, 0, 0, 15])
+        patch.setattr(StopSignal, "agreed", lambda _: next(received))
+        with pytest.raises(SystemExit):
+            train.train(config, RunFolder.at(url, fetch=False))
+    assert (tmp_path / "runs" / "latest").resolve() == whole.path  # there is no link to what is in a store
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
+    train.train(config, RunFolder.at(url, fetch=False))
+    assert_same(whole, RunFolder(tmp_path / "bucket" / "run"))
+    assert not (tmp_path / "bucket" / "run" / "lock").exists()
+
+
 def test_an_error_outside_an_update_loses_no_update(config, tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "run")
     agreed = iter([0])

@@ -1,5 +1,6 @@
 """What lies in the folder of a run, and where: nothing else builds such a path."""
 
+import contextlib
 import dataclasses
 import datetime
 import errno
@@ -7,7 +8,7 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from ccnet_jax.config import Config
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.errors import UserError, read_json, write_json
 from ccnet_jax.labels import Classes
+from ccnet_jax.run.remote import Remote, is_address
 from ccnet_jax.version import __version__
 from kernels.criss_cross import IMPLEMENTATIONS
 from kernels.measure import result_head
@@ -32,13 +34,28 @@ class RunFolder:
 
     Attributes:
       path: of the folder; it need not exist yet.
+      remote: the store that the folder is a copy of, None for a run that lies here.
     """
 
     path: pathlib.Path
+    remote: Remote | None = None
 
     @classmethod
-    def at(cls, path: str | os.PathLike[str]) -> "RunFolder":
-        """The run in `path`, in which "~" is the user's home. Raises UserError where it can be no folder."""
+    def at(cls, path: str | os.PathLike[str], fetch: bool = True) -> "RunFolder":
+        """The run in `path`, in which "~" is the user's home, or at an address as gs://BUCKET/RUN.
+
+        Args:
+          path: of the folder.
+          fetch: whether the copy of a run in a store is made what the store has now.
+
+        Raises:
+          UserError: it can be no folder, or the store cannot be read.
+        """
+        if is_address(path):
+            remote = Remote.at(str(path))
+            if fetch:
+                remote.fetch()
+            return cls(remote.local, remote)
         folder = pathlib.Path(path).expanduser()
         above = next(x for x in (folder, *folder.absolute().parents) if os.path.exists(x))
         if not above.is_dir():
@@ -52,7 +69,17 @@ class RunFolder:
         return cls(pathlib.Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.path) if self.remote is None else self.remote.url
+
+    # ------------------------------------------------------------------- store
+    def push(self) -> None:
+        """Bring what was written to the store, if the run lies in one. Raises UserError where it cannot."""
+        if self.remote is not None:
+            self.remote.push()
+
+    def mirrored(self, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        """A block in which a run in a store is kept the same as its copy; see `Remote.mirrored`."""
+        return contextlib.nullcontext() if self.remote is None else self.remote.mirrored(tell)
 
     # ------------------------------------------------------------------- paths
     @property
@@ -214,7 +241,10 @@ class RunFolder:
         """Make runs/latest a link to this run; where that is not possible, say so and do without.
 
         The link is for convenience, and training goes on: `runs` may be a file, or runs/latest a folder.
+        There is none to a run in a store.
         """
+        if self.remote is not None:
+            return
         try:
             if LATEST.exists() and not LATEST.is_symlink():
                 raise FileExistsError(errno.EEXIST, "it is no link")

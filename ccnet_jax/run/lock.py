@@ -8,13 +8,14 @@ import pathlib
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
 from ccnet_jax.errors import UserError, writing
+from ccnet_jax.run.folder import RunFolder
 
 HEARTBEAT = 10.0  # seconds between two signs of life
 DEAD_AFTER = 120.0  # seconds without one, after which another host's holder counts as dead
@@ -62,23 +63,24 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked_for_all_hosts(path: pathlib.Path) -> Iterator[None]:
-    """`locked` by the first host, on behalf of all.
+def locked_for_all_hosts(run: RunFolder, tell: Callable[[str], None]) -> Iterator[None]:
+    """The run's folder `locked`, and `mirrored` where it is in a store, by the first host on behalf of all.
 
-    Raises UserError, on every host, where another process holds it.
+    Raises UserError, on every host, where another process holds it, or the store cannot be read.
     """
     with contextlib.ExitStack() as closing:
         complaint = None
         if jax.process_index() == 0:
             try:
-                closing.enter_context(locked(path))
+                closing.enter_context(locked(run.lock_file))
+                closing.enter_context(run.mirrored(tell))
             except UserError as error:
                 complaint = error
         refused = complaint is not None
         if jax.process_count() > 1:
             refused = bool(multihost_utils.broadcast_one_to_all(jnp.int32(refused)))
         if refused:
-            raise complaint or UserError(f"{path.parent} is not free; the first host says why")
+            raise complaint or UserError(f"{run} is not free; the first host says why")
         yield
 
 

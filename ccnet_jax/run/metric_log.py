@@ -33,7 +33,7 @@ class MetricLog:
             self._lines = run.metrics_file.open("a", buffering=1)
         for path in run.path.glob(f"{_EVENTS}*"):  # what they hold is written again: some of it may be lost
             path.unlink()
-        self._events = tensorboardX.SummaryWriter(str(run), flush_secs=10)
+        self._events = tensorboardX.SummaryWriter(str(run.path), flush_secs=10)
         for line in kept:
             self._add_scalars(line)
 

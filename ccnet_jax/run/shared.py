@@ -32,8 +32,12 @@ def check_shared(run: RunFolder) -> None:
     if not seen.all():
         blind = " and ".join(f"process {number}" for number in np.flatnonzero(~seen))
         raise UserError(
-            f"{blind} does not see the run folder of process 0 (here {run.path.resolve()}); choose a "
-            "--workdir on a file system that all hosts share"
+            f"{blind} does not see the run folder of process 0 (here {run.path.resolve()}); "
+            + (
+                "choose a --workdir on a file system that all hosts share"
+                if run.remote is None
+                else "set XDG_CACHE_HOME to a folder that all hosts share"
+            )
         )
 
 
