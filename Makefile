@@ -17,9 +17,7 @@ FAST := tests/test_floors.py tests/test_config.py tests/test_docs.py tests/test_
 .PHONY: demo test test-fast lint format setup clean check-python
 
 demo: $(VENV)/.installed
-	@$(RUN) -m ccnet_jax.train --config configs/demo.py --workdir $(DEMO)
-	@$(RUN) -m ccnet_jax.eval --workdir $(DEMO)
-	@echo "Look at the pictures in $(DEMO)/pictures/val: input, truth and prediction side by side."
+	@$(RUN) -m ccnet_jax.demo --workdir $(DEMO)
 
 test: $(DEV)/.installed lint
 	$(DEV)/bin/python -m pytest -n 2 --dist worksteal

@@ -1,19 +1,45 @@
 """CCNet (criss-cross attention for semantic segmentation, ICCV 2019) in JAX."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ccnet_jax.models.ccnet import CCNet
-from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
 from ccnet_jax.version import __version__
 
-__all__ = ["RCCA", "CCNet", "CrissCrossAttention", "Model", "__version__", "load", "visualize"]
+if TYPE_CHECKING:
+    from ccnet_jax import visualize
+    from ccnet_jax.inference import Model, load
+    from ccnet_jax.models.ccnet import CCNet
+    from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
+    from kernels import criss_cross_attention
+
+__all__ = [
+    "RCCA",
+    "CCNet",
+    "CrissCrossAttention",
+    "Model",
+    "__version__",
+    "criss_cross_attention",
+    "load",
+    "visualize",
+]
+
+_MODULES = {
+    "RCCA": "ccnet_jax.models.criss_cross",
+    "CCNet": "ccnet_jax.models.ccnet",
+    "CrissCrossAttention": "ccnet_jax.models.criss_cross",
+    "Model": "ccnet_jax.inference",
+    "load": "ccnet_jax.inference",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """What needs Orbax and OpenCV is imported when it is asked for."""
-    if name in ("Model", "load"):
-        return getattr(importlib.import_module("ccnet_jax.inference"), name)
+    """What is asked for is imported then: JAX, Flax, Orbax and OpenCV take seconds."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    if name == "criss_cross_attention":
+        from kernels import criss_cross_attention
+
+        return criss_cross_attention
     if name == "visualize":
         return importlib.import_module("ccnet_jax.visualize")
     raise AttributeError(f"module 'ccnet_jax' has no attribute {name!r}")

@@ -1,32 +1,55 @@
-"""`python -m ccnet_jax`: lists the programs."""
+"""The command `ccnet`, which starts every program; also `python -m ccnet_jax`.
+
+ccnet                            # lists the programs
+ccnet train --config demo        # the same as python -m ccnet_jax.train --config demo
+ccnet completion bash            # prints what completes programs, flags and configs in a shell
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
 
 from ccnet_jax import command_line
+from ccnet_jax.errors import UserError
+from ccnet_jax.settings import nearest
+from kernels import __name__ as KERNELS  # installed, it is ccnet_jax.kernels
 
-PROGRAMS = {
-    "ccnet_jax.train": "train a network",
-    "ccnet_jax.eval": "score a trained network on a split",
-    "ccnet_jax.predict": "label pictures with a trained network",
-    "ccnet_jax.convert": "read PyTorch's weights, or write them",
-    "ccnet_jax.cost": "what a config costs on a GPU, without one",
-    "ccnet_jax.data.preview": "look at a data set as training sees it",
-    "ccnet_jax.data.prepare": "make a data set a TFDS one, for fast storage and many hosts",
-    "kernels.criss_cross.bench": "measure the attention op's backends",
-    "kernels.criss_cross.tune": "find the fastest block sizes of the GPU kernels",
+PROGRAMS = {  # {name: (module, meaning)}
+    "demo": ("ccnet_jax.demo", "train a small network on the built-in scenes, and score it"),
+    "train": ("ccnet_jax.train", "train a network"),
+    "eval": ("ccnet_jax.eval", "score a trained network on a split"),
+    "predict": ("ccnet_jax.predict", "label pictures with a trained network"),
+    "convert": ("ccnet_jax.convert", "read PyTorch's weights, or write them"),
+    "cost": ("ccnet_jax.cost", "what a config costs on a GPU, without one"),
+    "preview": ("ccnet_jax.data.preview", "look at a data set as training sees it"),
+    "prepare": ("ccnet_jax.data.prepare", "make a data set a TFDS one, for fast storage and many hosts"),
+    "completion": ("ccnet_jax.completion", "print what completes `ccnet` in a shell"),
+    "bench": (f"{KERNELS}.criss_cross.bench", "measure the attention op's backends"),
+    "tune": (f"{KERNELS}.criss_cross.tune", "find the fastest block sizes of the GPU kernels"),
 }
 
 
-def main() -> None:
+def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    lines = [f"  python -m {name:26} {meaning}" for name, meaning in PROGRAMS.items()]
-    text = "\n".join(["CCNet in JAX. The programs, each of which answers --help:", "", *lines])
-    parser = command_line.Parser("ccnet_jax", text)
-    parser.add_argument("program", nargs="?", help="a program's name, for how to start it")
-    program = parser.parsed().program
+    given = list(sys.argv[1:] if command is None else command)
+    if given and given[0] in PROGRAMS:
+        importlib.import_module(PROGRAMS[given[0]][0]).main(given[1:])
+        return
+    lines = [f"  ccnet {name:11} {meaning}" for name, (_, meaning) in PROGRAMS.items()]
+    text = "\n".join(["CCNet in JAX. The programs, each of which answers --help:", "", *lines, ""])
+    last = "In a clone `python -m ccnet_jax` is the same as `ccnet`."
+    parser = command_line.Parser("ccnet_jax", f"{text}\n{last}")
+    parser.add_argument("program", nargs="?", help="a program's name, and what it is to do")
+    program = parser.parsed(given).program
     if program is not None:
-        known = {name.rpartition(".")[2]: name for name in PROGRAMS}
-        parser.error(f"start it as python -m {known.get(program, 'ccnet_jax.PROGRAM')}")
-    print(text)
+        raise UserError(f"there is no program {program!r}{nearest(program, PROGRAMS)}; --help lists them")
+    print(text, last, sep="\n")
+
+
+def ccnet() -> None:
+    """The command."""
+    command_line.run(main)
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    ccnet()

@@ -65,6 +65,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in folder().glob("[a-z]*.py"))
 
 
+def names_with_variants() -> list[str]:
+    """Each config, and each of its variants as NAME:VARIANT."""
+    found = []
+    for name in names():
+        found += [name, *(f"{name}:{variant}" for variant in variants(folder() / f"{name}.py"))]
+    return found
+
+
 def module_of(path: pathlib.Path) -> types.ModuleType:
     """The Python file as a module; running it again would register its parts twice, so it runs once.
 

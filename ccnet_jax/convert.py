@@ -28,6 +28,7 @@ docs/weights.md says more.
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 from ccnet_jax import command_line, config_files
 from ccnet_jax.config import Config, parse
@@ -39,9 +40,9 @@ from ccnet_jax.weights.torch_export import export_weights
 from ccnet_jax.weights.torch_import import import_weights
 
 
-def main() -> None:
+def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed()
+    arguments = flags().parsed(command)
     command_line.run_parts(arguments)
     given, out = (pathlib.Path(path).expanduser() for path in (arguments.given, arguments.out))
     if arguments.to is None:

@@ -12,7 +12,7 @@ import contextlib
 import importlib.util
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ccnet_jax import command_line, outputs
 from ccnet_jax.costs import report, sizes
@@ -21,25 +21,9 @@ from ccnet_jax.progress import progress_bar
 from kernels.gpu import GPUS
 
 
-def main() -> None:
+def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    parser = command_line.Parser("ccnet_jax.cost", __doc__)
-    parser.add_config()
-    parser.add_argument(
-        "--batch",
-        type=command_line.positive,
-        metavar="N",
-        help="pictures of a step on one GPU; default config.batch_size, as if there were only one",
-    )
-    parser.add_argument("--gpu", choices=list(GPUS), default="h200", help="default %(default)s")
-    parser.add_argument(
-        "--inference", metavar="HxW", help="a picture to test; default that of the data set, or a crop"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON: bytes, seconds and operations")
-    parser.add_argument(
-        "--plot", metavar="FILE", help="also draw a bar chart, PNG, PDF or SVG; needs matplotlib"
-    )
-    arguments = parser.parsed()
+    arguments = flags().parsed(command)
     config = command_line.config_of(arguments)
     name = arguments.config or arguments.named
     picture = sizes.picture_size(config)
@@ -63,6 +47,27 @@ def main() -> None:
         with writing(arguments.plot):
             report.plot(costs, name, pathlib.Path(arguments.plot))
     print(json.dumps({"config": name} | costs, indent=2) if arguments.json else report.as_text(costs, name))
+
+
+def flags() -> command_line.Parser:
+    """The command line."""
+    parser = command_line.Parser("ccnet_jax.cost", __doc__)
+    parser.add_config()
+    parser.add_argument(
+        "--batch",
+        type=command_line.positive,
+        metavar="N",
+        help="pictures of a step on one GPU; default config.batch_size, as if there were only one",
+    )
+    parser.add_argument("--gpu", choices=list(GPUS), default="h200", help="default %(default)s")
+    parser.add_argument(
+        "--inference", metavar="HxW", help="a picture to test; default that of the data set, or a crop"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON: bytes, seconds and operations")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="also draw a bar chart, PNG, PDF or SVG; needs matplotlib"
+    )
+    return parser
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ as JSON, and draws the first pictures. --labels writes every prediction in the d
 import argparse
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from ccnet_jax import command_line, compilation_cache, devices, outputs
@@ -100,9 +101,9 @@ def check_places(
     run.check_results([run.scores_file(name)], data)
 
 
-def main() -> None:
+def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed()
+    arguments = flags().parsed(command)
     compilation_cache.turn_on()
     command_line.run_parts(arguments)
     run = command_line.run_of(arguments)

@@ -163,9 +163,9 @@ def _loops_title(loops: int) -> str:
     return "1 loop" if loops == 1 else f"{loops} loops"
 
 
-def main() -> None:
+def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed()
+    arguments = flags().parsed(command)
     compilation_cache.turn_on()
     command_line.run_parts(arguments)
     if not arguments.images:

@@ -16,7 +16,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -330,17 +330,9 @@ def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder
     check_shared(run)
 
 
-def main() -> None:
+def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    parser = command_line.Parser("ccnet_jax.train", __doc__)
-    parser.add_config()
-    parser.add_argument(
-        "--workdir", help="folder of the run, new or to go on with; default runs/NAME-DATE-TIME"
-    )
-    parser.add_argument("--resume", nargs="?", const=str(LATEST), metavar="RUN", help="go on with this run")
-    parser.add_argument("--list", action="store_true", help="print every config and variant, and end")
-    parser.add_argument("--show", action="store_true", help="print every key of the config, and end")
-    arguments = parser.parsed()
+    arguments = flags().parsed(command)
     if arguments.list:
         print(config_files.listing())
         return
@@ -374,6 +366,19 @@ def resumed_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
     run = RunFolder.at(arguments.resume)
     config = run.load_config()
     return run, configuration.parse(configuration.to_dict(config), arguments.overrides)
+
+
+def flags() -> command_line.Parser:
+    """The command line."""
+    parser = command_line.Parser("ccnet_jax.train", __doc__)
+    parser.add_config()
+    parser.add_argument(
+        "--workdir", help="folder of the run, new or to go on with; default runs/NAME-DATE-TIME"
+    )
+    parser.add_argument("--resume", nargs="?", const=str(LATEST), metavar="RUN", help="go on with this run")
+    parser.add_argument("--list", action="store_true", help="print every config and variant, and end")
+    parser.add_argument("--show", action="store_true", help="print every key of the config, and end")
+    return parser
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 
+from ccnet_jax import completion, config_files
 from tests.helpers import ROOT
 
 
@@ -16,7 +17,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     # a copy: setuptools leaves a build folder beside the sources
     sources = folder / "sources"
-    kept = ("ccnet_jax", "configs", "kernels", "pyproject.toml", "README.md", "LICENSE")
+    kept = ("ccnet_jax", "configs", "kernels", "pyproject.toml", "setup.py", "README.md", "LICENSE")
     requirements = [path.name for path in ROOT.glob("requirements*.txt")]
     sources.mkdir()
     for name in (*kept, *requirements):
@@ -30,24 +31,108 @@ def site(tmp_path_factory):
     return folder / "site"
 
 
-def test_it_holds_every_module_and_no_package_named_configs(site):
-    def modules(folder, root):
-        return {str(path.relative_to(root)) for path in folder.rglob("*.py")}
-
-    wanted = modules(ROOT / "ccnet_jax", ROOT) | modules(ROOT / "kernels", ROOT)
-    wanted |= {f"ccnet_jax/{name}" for name in modules(ROOT / "configs", ROOT)}
-    assert modules(site, site) == wanted
-    assert (site / "kernels" / "gpus" / "h200.txtpb").is_file()
+def modules(folder, root):
+    return {str(path.relative_to(root)) for path in folder.rglob("*.py")}
 
 
-def test_configs_are_found_by_name_in_an_empty_folder(site, tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"}
+@pytest.fixture
+def beside_another_kernels(site, tmp_path):
+    """Runs Python in an empty folder, with the wheel installed beside another package named `kernels`."""
+    other = tmp_path / "other" / "kernels"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise AssertionError('this is the other package')\n")
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    paths = os.pathsep.join([str(other.parent), str(site)])
+    environment = {**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
 
     def run(*arguments):
-        command = [sys.executable, "-m", "ccnet_jax.train", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        command = [sys.executable, *arguments]
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
-    shown = run("--config", "cityscapes:mmseg-r50-769x769-80k", "--show")
+    return run
+
+
+def test_it_holds_every_module_inside_one_package(site):
+    wanted = modules(ROOT / "ccnet_jax", ROOT)
+    wanted |= {f"ccnet_jax/{name}" for top in ("kernels", "configs") for name in modules(ROOT / top, ROOT)}
+    assert modules(site, site) == wanted
+    assert (site / "ccnet_jax" / "kernels" / "gpus" / "h200.txtpb").is_file()
+
+
+IMPORT_ALL = """
+import importlib, pathlib, sys
+import ccnet_jax
+root = pathlib.Path(ccnet_jax.__file__).parent
+for path in sorted(root.rglob("*.py")):
+    name = ".".join(path.relative_to(root.parent).with_suffix("").parts).removesuffix(".__init__")
+    if not name.endswith("bench_pytorch"):  # PyTorch's, which is no requirement
+        importlib.import_module(name)
+import ccnet_jax.kernels
+assert ccnet_jax.criss_cross_attention is ccnet_jax.kernels.criss_cross_attention
+assert "kernels" not in sys.modules
+print(len(sys.modules))
+"""
+
+
+def test_it_needs_no_package_named_kernels_and_touches_none(beside_another_kernels):
+    done = beside_another_kernels("-c", IMPORT_ALL)
+    assert done.returncode == 0, done.stderr
+
+
+def test_configs_are_found_by_name_and_the_command_starts_programs(beside_another_kernels, site):
+    (entry,) = (
+        line
+        for line in next(site.glob("*.dist-info/entry_points.txt")).read_text().splitlines()
+        if "=" in line
+    )
+    module, function = entry.removeprefix("ccnet = ").split(":")
+    command = ["-c", f"import sys; sys.argv[0] = 'ccnet'; from {module} import {function}; {function}()"]
+    shown = beside_another_kernels(
+        *command, "train", "--config", "cityscapes:mmseg-r50-769x769-80k", "--show"
+    )
     assert shown.returncode == 0, shown.stderr
     assert '"steps": 80000' in shown.stdout
-    assert not list(tmp_path.iterdir())
+    unknown = beside_another_kernels(*command, "trian")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr == "error: there is no program 'trian'; did you mean train?; --help lists them\n"
+
+
+LIGHT = """
+import sys
+import jax
+before = set(sys.modules)
+import ccnet_jax
+print(*(set(sys.modules) - before))
+"""
+
+
+def test_importing_it_imports_nothing_that_is_heavy():
+    done = subprocess.run([sys.executable, "-c", LIGHT], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {name.partition(".")[0] for name in done.stdout.split()} == {"ccnet_jax"}
+
+
+def test_completion_knows_programs_flags_and_configs(tmp_path):
+    pytest.importorskip("shtab", reason="pip install shtab")
+    script = tmp_path / "ccnet"
+    script.write_text(completion.completed("bash"))
+
+    def proposed(*words):
+        """What bash proposes for the last word."""
+        listed = " ".join(f"'{word}'" for word in words)
+        asked = f"source {script}; COMP_WORDS=({listed}); COMP_CWORD={len(words) - 1}; "
+        asked += "$(complete -p ccnet | sed 's/.*-F \\([^ ]*\\) .*/\\1/'); printf '%s\\n' \"${COMPREPLY[@]}\""
+        done = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True, cwd=tmp_path)
+        return done.stdout.split()
+
+    assert {"train", "eval", "predict", "completion"} <= set(proposed("ccnet", ""))
+    assert proposed("ccnet", "tr") == ["train"]
+    assert proposed("ccnet", "train", "--resu") == ["--resume"]
+    assert set(proposed("ccnet", "train", "--config", "cam")) == {
+        "camvid",
+        *(x for x in config_files.names_with_variants() if x.startswith("camvid:")),
+    }
+    assert "cityscapes:mmseg-r50-769x769-80k" in proposed(
+        "ccnet", "train", "--config", "cityscapes:mmseg-r50-7"
+    )
+    assert "camvid" in completion.completed("zsh")

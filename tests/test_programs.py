@@ -176,10 +176,9 @@ def test_programs_list_what_there_is(folder):
     assert "cityscapes:mmseg-r50-769x769-80k" in out
     code, out, _ = helpers.run("ccnet_jax", cwd=folder)
     assert code == 0
-    for program in ("train", "eval", "predict", "convert", "cost", "data.preview", "data.prepare"):
-        assert f"python -m ccnet_jax.{program} " in out
-    assert_one_sentence(helpers.run("ccnet_jax", "eval", cwd=folder), "python -m ccnet_jax.eval")
-    code, out, _ = helpers.run("ccnet_jax.eval", "--version", cwd=folder)
+    for program in ("train", "eval", "predict", "convert", "cost", "preview", "prepare"):
+        assert f"ccnet {program} " in out
+    code, out, _ = helpers.run("ccnet_jax", "eval", "--version", cwd=folder)
     assert (code, out) == (0, f"ccnet_jax {ccnet_jax.__version__}\n")
 
 

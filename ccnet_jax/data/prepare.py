@@ -35,7 +35,7 @@ import pathlib
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -577,9 +577,9 @@ def _noting_ctrl_c() -> Iterator[Callable[[], None]]:
 # ------------------------------------------------------------------ program
 
 
-def main() -> None:
+def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed()
+    arguments = flags().parsed(command)
     try:
         if arguments.verify:
             verify(arguments.dataset, arguments.out)

@@ -9,6 +9,7 @@ segmentation it draws pictures with their objects, and counts objects.
 
 import collections
 import pathlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -104,9 +105,9 @@ def not_negative(text: str) -> int:
     return 0 if text == "0" else command_line.positive(text)
 
 
-def main() -> None:
+def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed()
+    arguments = flags().parsed(command)
     config = command_line.config_of(arguments)
     data, task = config.data, TASKS[config.task]
     output = pathlib.Path(arguments.output).expanduser()

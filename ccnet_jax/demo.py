@@ -1,0 +1,31 @@
+"""Train the small network of the config `demo` on the built-in scenes, and score it: minutes on a CPU.
+
+    python -m ccnet_jax.demo [--workdir runs/demo]
+
+Started again, it goes on where it was stopped.
+"""
+
+from collections.abc import Sequence
+
+from ccnet_jax import command_line, eval, train
+from ccnet_jax.run.folder import RunFolder
+
+
+def flags() -> command_line.Parser:
+    """The command line."""
+    parser = command_line.Parser("ccnet_jax.demo", __doc__)
+    parser.add_argument("--workdir", default="runs/demo", help="folder of the run, default %(default)s")
+    return parser
+
+
+def main(command: Sequence[str] | None = None) -> None:
+    """The program."""
+    workdir = flags().parsed(command).workdir
+    train.main(["--config", "demo", "--workdir", workdir])
+    eval.main(["--workdir", workdir])
+    pictures = RunFolder.at(workdir, fetch=False).pictures("val")
+    print(f"Look at the pictures in {pictures}: input, truth and prediction side by side.")
+
+
+if __name__ == "__main__":
+    command_line.run(main)
