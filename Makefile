@@ -1,6 +1,7 @@
 # make demo   set up, train on the built-in scenes, evaluate, write pictures
 # make test   set up, lint, run every test
 # make test-fast   the tests that need no training and no large network
+# make test-lowest   the same with the oldest versions that requirements.txt allows, on Python 3.11
 # PYTHON=python3.12 picks the interpreter; each version has an environment of its own, and one for tests:
 # the CUDA plugin in it compiles for GPUs without one, and complains where a program looks for one to run on.
 
@@ -9,12 +10,13 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 VENV := .venv/$(VERSION)
 RUN := $(VENV)/bin/python
 DEV := .venv/$(VERSION)-dev
+LOWEST := .venv/$(VERSION)-lowest
 DEMO := runs/demo
 FAST := tests/test_floors.py tests/test_config.py tests/test_docs.py tests/test_progress.py tests/figures \
   tests/run tests/training tests/experiments/test_report.py tests/data/test_sources.py tests/data/test_transforms.py \
   tests/evaluation/test_metrics.py tests/evaluation/test_test_mode.py tests/evaluation/test_upsampling.py
 
-.PHONY: demo test test-fast lint format setup clean check-python
+.PHONY: demo test test-fast test-lowest lint format setup clean check-python
 
 demo: $(VENV)/.installed
 	@$(RUN) -m ccnet_jax.demo --workdir $(DEMO)
@@ -24,6 +26,12 @@ test: $(DEV)/.installed lint
 
 test-fast: $(DEV)/.installed
 	$(DEV)/bin/python -m pytest -n 2 --dist worksteal $(FAST)
+
+test-lowest: requirements-lowest.txt requirements-dev.txt | check-python
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --requirement requirements-lowest.txt --requirement requirements-dev.txt
+	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(FAST)
 
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .

@@ -35,15 +35,23 @@ def main(command: Sequence[str] | None = None) -> None:
     if given and given[0] in PROGRAMS:
         importlib.import_module(PROGRAMS[given[0]][0]).main(given[1:])
         return
-    lines = [f"  ccnet {name:11} {meaning}" for name, (_, meaning) in PROGRAMS.items()]
-    text = "\n".join(["CCNet in JAX. The programs, each of which answers --help:", "", *lines, ""])
-    last = "In a clone `python -m ccnet_jax` is the same as `ccnet`."
-    parser = command_line.Parser("ccnet_jax", f"{text}\n{last}")
-    parser.add_argument("program", nargs="?", help="a program's name, and what it is to do")
-    program = parser.parsed(given).program
+    program = flags().parsed(given).program
     if program is not None:
         raise UserError(f"there is no program {program!r}{nearest(program, PROGRAMS)}; --help lists them")
-    print(text, last, sep="\n")
+    print(_text())
+
+
+def flags() -> command_line.Parser:
+    """The command line, where it names no program."""
+    parser = command_line.Parser("ccnet_jax", _text())
+    parser.add_argument("program", nargs="?", help="a program's name, and what it is to do")
+    return parser
+
+
+def _text() -> str:
+    lines = [f"  ccnet {name:11} {meaning}" for name, (_, meaning) in PROGRAMS.items()]
+    last = "In a clone `python -m ccnet_jax` is the same as `ccnet`."
+    return "\n".join(["CCNet in JAX. The programs, each of which answers --help:", "", *lines, "", last])
 
 
 def ccnet() -> None:

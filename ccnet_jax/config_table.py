@@ -25,10 +25,14 @@ def with_table(page: str, table: str) -> str:
     return f"{before}{BEGIN}\n\n{table}\n{END}{after}"
 
 
+def flags() -> command_line.Parser:
+    """The command line."""
+    return command_line.Parser("ccnet_jax.config_table", __doc__)
+
+
 def main() -> None:
     """The program."""
-    parser = command_line.Parser("ccnet_jax.config_table", __doc__)
-    parser.parsed()
+    flags().parsed()
     if not PAGE.is_file():
         raise UserError(f"{PAGE} does not exist; run this in a checkout of the repository")
     old = PAGE.read_text()

@@ -22,6 +22,7 @@ import yaml
 
 from ccnet_jax import config as configuration
 from ccnet_jax import config_files
+from ccnet_jax.__main__ import PROGRAMS
 from ccnet_jax.config_files import ConfigName
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import Location
@@ -47,6 +48,7 @@ OTHERS = (
     "cd",
     "git",
     "pip",
+    "docker",
     "ls",
     "cp",
     "mv",
@@ -111,7 +113,8 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page) if block.language
 def commands_of(text):
     """Every command of a shell block as its words, without comments, prompts and variables."""
     for line in text.replace("\\\n", " ").splitlines():
-        for part in re.split(r"\s(?:&&|\||>)\s", line.removeprefix("$ ")):
+        line = re.sub(r"\s>\s(\"[^\"]*\"|\S+)", "", line.removeprefix("$ "))  # where output goes
+        for part in re.split(r"\s(?:&&|\|)\s", line):
             words = shlex.split(part, comments=True)
             if words and words[0] in ("srun", "mpirun"):
                 words = words[words.index("python") :]
@@ -134,6 +137,10 @@ def check_command(words):
             ast.parse(words[2])
         else:
             assert (ROOT / words[1]).is_file(), f"there is no file {words[1]}"
+    elif words[0] == "ccnet":
+        if words[1:]:
+            assert words[1] in PROGRAMS, f"there is no program {words[1]}"
+            check_program(PROGRAMS[words[1]][0], words[2:])
     elif words[0] in ("bash", "sh"):
         assert (ROOT / words[1]).is_file(), f"there is no file {words[1]}"
     else:
@@ -192,24 +199,11 @@ def in_the_house(name):
     return str(ROOT / name) if (ROOT / name.split(":")[0]).is_file() else name
 
 
-class Stopped(Exception):
-    """Carries the parser out of a program that was about to read its command line."""
-
-
 def parser_of(name):
     """The parser of one of our programs."""
 
-    def stop(parser, *_):
-        raise Stopped(parser)
-
     module = name if (ROOT / f"{name.replace('.', '/')}.py").is_file() else f"{name}.__main__"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
-        try:
-            importlib.import_module(module).main()
-        except Stopped as stopped:
-            return stopped.args[0]
-    raise AssertionError(f"{name} reads no command line")
+    return importlib.import_module(module).flags()
 
 
 def flags_of(name):

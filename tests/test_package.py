@@ -1,6 +1,7 @@
 """The wheel: what it holds, and that its programs work in an empty folder."""
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,9 @@ import pytest
 from ccnet_jax import completion, config_files
 from tests.helpers import ROOT
 
+# What the wheel is built from, beside the requirements.
+SOURCES = ("ccnet_jax", "configs", "kernels", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
@@ -17,10 +21,9 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     # a copy: setuptools leaves a build folder beside the sources
     sources = folder / "sources"
-    kept = ("ccnet_jax", "configs", "kernels", "pyproject.toml", "setup.py", "README.md", "LICENSE")
     requirements = [path.name for path in ROOT.glob("requirements*.txt")]
     sources.mkdir()
-    for name in (*kept, *requirements):
+    for name in (*SOURCES, *requirements):
         (sources / name).symlink_to(ROOT / name)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     done = subprocess.run([*build, "-w", folder, "."], cwd=sources, capture_output=True, text=True)
@@ -136,3 +139,30 @@ def test_completion_knows_programs_flags_and_configs(tmp_path):
         "ccnet", "train", "--config", "cityscapes:mmseg-r50-7"
     )
     assert "camvid" in completion.completed("zsh")
+
+
+def bounds(name, sign):
+    """{package: version} of the lines of a requirements file."""
+    lines = (ROOT / name).read_text().splitlines()
+    return dict(
+        re.match(rf"([\w-]+)(?:\[.*\])?{sign}([\d.]+)", line).groups()
+        for line in lines
+        if line and line[0] != "#"
+    )
+
+
+def test_the_lowest_versions_are_the_lower_bounds():
+    assert bounds("requirements-lowest.txt", "==") == bounds("requirements.txt", ">=")
+
+
+def test_the_manual_says_what_each_dependency_is_for():
+    page = (ROOT / "docs" / "install.md").read_text()
+    assert set(re.findall(r"^\| ([\w-]+) \|", page, re.MULTILINE)) >= set(bounds("requirements.txt", ">="))
+
+
+def test_the_container_gets_what_the_wheel_is_built_from(site):
+    copied = re.findall(r"^COPY (.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    names = {name for line in copied for name in line.split()}
+    assert names == {*SOURCES, "requirements*.txt"}
+    kept = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{name}" for name in names} <= set(kept)
