@@ -20,6 +20,7 @@ PROGRAMS = {  # {name: (module, meaning)}
     "eval": ("ccnet_jax.eval", "score a trained network on a split"),
     "predict": ("ccnet_jax.predict", "label pictures with a trained network"),
     "convert": ("ccnet_jax.convert", "read PyTorch's weights, or write them"),
+    "share": ("ccnet_jax.share", "make a folder of a trained network, or put it on the hub"),
     "cost": ("ccnet_jax.cost", "what a config costs on a GPU, without one"),
     "preview": ("ccnet_jax.data.preview", "look at a data set as training sees it"),
     "prepare": ("ccnet_jax.data.prepare", "make a data set a TFDS one, for fast storage and many hosts"),

@@ -121,7 +121,10 @@ class Config:
         before=None,
     )
     pretrained: str | None = setting(
-        None, "file or run whose backbone weights training starts from", resumable=True, before=None
+        None,
+        "file or run whose backbone weights training starts from, or imagenet, hf:ORG/NAME or https://FILE",
+        resumable=True,
+        before=None,
     )
     distributed: bool = setting(
         False, "several processes, on one host or many, train together: see `hosts`", resumable=True

@@ -70,12 +70,19 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
         stop = closing.enter_context(StopSignal(say, link))
         closing.enter_context(locked_for_all_hosts(run, say))
+        if run.is_shared:
+            raise UserError(
+                f"{run} holds a network that was shared, and no run; choose another --workdir, and begin "
+                f"with that network's backbone by --config.pretrained={run.weights_file}"
+            )
         if Checkpoints.exists(run):
             run.check_same_run(config, train_source.classes)
         for sentence in set_damaged_aside(run):
             say(sentence)
+        source = None
         if config.pretrained and not Checkpoints.exists(run):
-            pretrained.check_path(config.pretrained)
+            source = pretrained.located(config.pretrained, config.model)
+            pretrained.check_path(source)
         start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
         if start > config.steps:
             raise UserError(
@@ -112,8 +119,8 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
             if progress:  # a converted checkpoint has none
                 meter.go_on_from(progress)
             say(f"going on from step {start} of {run}")
-        elif config.pretrained:
-            state = state.replace(variables=pretrained.load_backbone(config.pretrained, state.variables))
+        elif source is not None:
+            state = state.replace(variables=pretrained.load_backbone(source, state.variables))
 
         # ------------------------------------------------------------- data
         host_batches = task.batches(config, train_source, start, process, processes)

@@ -48,6 +48,7 @@ FLOORS = {
     "ccnet_jax.data.preview": 8,
     "ccnet_jax.eval": 8,
     "ccnet_jax.predict": 8,
+    "ccnet_jax.share": 8,
     "ccnet_jax.train": 8,
     "ccnet_jax.visualize": 8,
     "experiments": 9,

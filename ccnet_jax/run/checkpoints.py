@@ -13,13 +13,14 @@ import flax.linen as nn
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ccnet_jax import devices
 from ccnet_jax.errors import UserError, writing
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.run import checksums
+from ccnet_jax.run import checksums, weights_file
 from ccnet_jax.run.checkpoint_names import check_names
 from ccnet_jax.run.folder import RunFolder
 
@@ -280,6 +281,8 @@ def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | No
             f"{_checkpoint_folder(run, which)} holds no checkpoint; train first, or name a run with "
             "--workdir and one of its checkpoints with --checkpoint (best, last, or a folder)"
         )
+    if root == run.path:
+        return _shared(run, like)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             variables = checkpointer.restore(root / "variables", like)
@@ -289,6 +292,23 @@ def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | No
                 f"{root} is a checkpoint of another network than its config describes: {first}"
             ) from None
     return variables, int(root.name) if root.name.isdigit() else None
+
+
+def _shared(run: RunFolder, like: Any) -> tuple[Any, int | None]:
+    """`load_variables` of a network that was shared."""
+    arrays, step = weights_file.read(run.weights_file)
+    flat = traverse_util.flatten_dict(arrays)
+    wanted = traverse_util.flatten_dict(like)
+    for name in sorted(wanted.keys() | flat.keys()):
+        here, there = wanted.get(name), flat.get(name)
+        if here is None or there is None or here.shape != there.shape:
+            raise UserError(
+                f"{run.weights_file} is of another network than its config describes: "
+                f"{'/'.join(name)} is {'missing' if there is None else there.shape} and should be "
+                f"{'missing' if here is None else here.shape}"
+            )
+    placed = {name: jax.device_put(flat[name].astype(x.dtype), x.sharding) for name, x in wanted.items()}
+    return traverse_util.unflatten_dict(placed), step
 
 
 def save_variables(folder: pathlib.Path, variables: Variables) -> None:
@@ -302,6 +322,8 @@ def load_arrays(folder: pathlib.Path) -> Any:
 
     Raises UserError where a name leads out of the folder.
     """
+    if (folder / weights_file.NAME).is_file():
+        return weights_file.read(folder / weights_file.NAME)[0]
     check_names(folder / "variables")
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(folder / "variables").item_metadata.tree
@@ -313,8 +335,10 @@ def step_folder(run: RunFolder, which: str) -> pathlib.Path | None:
     """The folder STEP of a checkpoint, chosen as by `load_variables`; None where there is none.
 
     Of several, the newest one that is sound; a sentence tells of those that are not. Raises UserError where
-    none is.
+    none is. For a network that was shared it is the folder itself.
     """
+    if run.is_shared and which in ("last", "best"):
+        return run.path
     root = _checkpoint_folder(run, which)
     candidates = [root] if (root / "variables").is_dir() else []
     candidates += [root / str(step) for step in sorted(_steps(root), reverse=True)]

@@ -20,6 +20,7 @@ from ccnet_jax.config import Config
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.errors import UserError, read_json, write_json
 from ccnet_jax.labels import Classes
+from ccnet_jax.run import hub, weights_file
 from ccnet_jax.run.remote import Remote, is_address
 from ccnet_jax.version import __version__
 from kernels.criss_cross import IMPLEMENTATIONS
@@ -42,20 +43,22 @@ class RunFolder:
 
     @classmethod
     def at(cls, path: str | os.PathLike[str], fetch: bool = True) -> "RunFolder":
-        """The run in `path`, in which "~" is the user's home, or at an address as gs://BUCKET/RUN.
+        """The run in `path`, in which "~" is the user's home.
 
         Args:
-          path: of the folder.
+          path: of the folder, an address as gs://BUCKET/RUN, or a network on the hub, hf:ORG/NAME.
           fetch: whether the copy of a run in a store is made what the store has now.
 
         Raises:
-          UserError: it can be no folder, or the store cannot be read.
+          UserError: it can be no folder, or the store or the hub cannot be read.
         """
         if is_address(path):
             remote = Remote.at(str(path))
             if fetch:
                 remote.fetch()
             return cls(remote.local, remote)
+        if hub.is_name(path):
+            return cls(hub.run_folder(str(path)))
         folder = pathlib.Path(path).expanduser()
         above = next(x for x in (folder, *folder.absolute().parents) if os.path.exists(x))
         if not above.is_dir():
@@ -101,6 +104,16 @@ class RunFolder:
     def metrics_file(self) -> pathlib.Path:
         """What training logged: one JSON object a line."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def weights_file(self) -> pathlib.Path:
+        """The weights of a network that was shared, which has no checkpoints."""
+        return self.path / weights_file.NAME
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether the folder holds a network that was shared, and not a run."""
+        return self.weights_file.is_file() and not self.checkpoints.is_dir()
 
     @property
     def lock_file(self) -> pathlib.Path:

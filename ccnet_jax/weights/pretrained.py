@@ -10,8 +10,9 @@ import numpy as np
 from flax import traverse_util
 
 from ccnet_jax.errors import UserError
+from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.run import checkpoints
+from ccnet_jax.run import checkpoints, hub, weights_file
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.naming import Key, Naming, StateDict, is_counter, naming_of
@@ -24,6 +25,39 @@ _REMEDY = (
     "set config.model.flavour (the official stem is 64-64-128 wide, mmseg's 32-32-64) and config.model.width "
     "to those of the weights, or take other weights"
 )
+
+
+# Weights from ImageNet on the hub, by stem and depth, as timm gives them away. All expect pictures as
+# `model.flavour=mmseg` normalises them.
+IMAGENET = {
+    ("deep", 50): "hf:timm/resnet50c.gluon_in1k",
+    ("deep", 101): "hf:timm/resnet101c.gluon_in1k",
+    **{("7x7", depth): f"hf:timm/resnet{depth}.tv_in1k" for depth in (18, 34, 50, 101, 152)},
+}
+
+
+def located(name: str, model: ModelConfig) -> str:
+    """What `config.pretrained` names, as the path of a file or folder here; it is fetched if need be.
+
+    Args:
+      name: a path, "imagenet", hf:ORG/NAME[@REVISION], or the https address of a .safetensors file.
+      model: that begins with it.
+
+    Raises:
+      UserError: there is none for such a network, or it cannot be fetched.
+    """
+    if name == "imagenet":
+        found = IMAGENET.get((model.stem, model.depth)) if model.backbone == "resnet" else None
+        if found is None or model.flavour != "mmseg":
+            known = ", ".join(f"depth={depth} stem={stem}" for stem, depth in IMAGENET)
+            raise UserError(
+                "config.pretrained=imagenet has weights for model.flavour=mmseg with "
+                f"{known}; choose one of these, or name a file"
+            )
+        name = found
+    if hub.is_name(name):
+        return str(hub.fetched(name) / weights_file.NAME)
+    return str(hub.fetched_file(name)) if hub.is_file_address(name) else name
 
 
 def check_path(path: str) -> None:
@@ -57,9 +91,10 @@ def load_backbone(path: str, variables: Variables) -> dict[str, Any]:
     """
     check_path(path)
     source = pathlib.Path(path).expanduser()
+    ours = source.is_dir() or weights_file.is_ours(source)
     flat = traverse_util.flatten_dict(variables)
     shapes = {key: tuple(value.shape) for key, value in flat.items() if key[1] == "backbone"}
-    loaded, unused = _from_run(source, shapes) if source.is_dir() else _from_file(source, shapes)
+    loaded, unused = _from_run(source, shapes) if ours else _from_file(source, shapes)
     for key, value in loaded.items():
         flat[key] = _placed(value, flat[key])
     if jax.process_index() == 0:
@@ -90,8 +125,11 @@ def _from_file(source: pathlib.Path, shapes: Shapes) -> tuple[dict[Key, np.ndarr
 
 
 def _from_run(source: pathlib.Path, shapes: Shapes) -> tuple[dict[Key, np.ndarray], list[str]]:
-    """The backbone's variables from a checkpoint of ours, all of which are used."""
-    saved = traverse_util.flatten_dict(checkpoints.load_arrays(_step_folder(source)), sep="/")
+    """The backbone's variables from a checkpoint of ours, or a shared network, all of which are used."""
+    arrays = (
+        checkpoints.load_arrays(_step_folder(source)) if source.is_dir() else weights_file.read(source)[0]
+    )
+    saved = traverse_util.flatten_dict(arrays, sep="/")
     names = {key: "/".join(key) for key in shapes}
     _check_depth(saved, names.values(), source)
     for name in names.values():

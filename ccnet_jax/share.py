@@ -1,0 +1,99 @@
+"""Make a folder to share of a trained network, or put it on the Hugging Face hub.
+
+    python -m ccnet_jax.share RUN --to DIR
+    python -m ccnet_jax.share RUN --to hf:ORG/NAME [--private] [--no-example]
+
+The folder holds the weights (model.safetensors), the config, the classes, a model card written from the run's
+own records (README.md) and an example of what the network predicts, with a picture of the data set: see that
+its licence allows that. `ccnet_jax.load`, `eval`, `predict` and `--config.pretrained` take the folder and the
+name. The card says nothing about a licence: add yours.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+
+from ccnet_jax import command_line, outputs
+from ccnet_jax import config as configuration
+from ccnet_jax.errors import UserError, write_whole
+from ccnet_jax.run import hub, model_card, weights_file
+from ccnet_jax.run.checkpoints import load_arrays, step_folder
+from ccnet_jax.run.folder import LATEST, RunFolder
+
+
+def main(command: Sequence[str] | None = None) -> None:
+    """The program."""
+    arguments = flags().parsed(command)
+    command_line.run_parts(arguments)
+    if arguments.to is None:
+        raise UserError("pass --to DIR, or --to hf:ORG/NAME to upload")
+    run = command_line.run_of(arguments)
+    if not hub.is_name(arguments.to):
+        if arguments.private:
+            raise UserError("--private goes with --to hf:ORG/NAME; omit it")
+        folder = pathlib.Path(arguments.to).expanduser()
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"--to {folder} exists and is not empty; choose a new folder")
+        outputs.check_folder("--to", folder, ())
+        make(run, arguments.checkpoint, folder, folder.resolve().name, arguments.example)
+        print(f"{folder} is complete; in Python: ccnet_jax.load({str(folder)!r})")
+        return
+    repository, revision = hub.parts_of(arguments.to)
+    if revision is not None:
+        raise UserError(f"--to {arguments.to}: a revision is made by the upload; omit @{revision}")
+    hub.library(arguments.to)  # before the work
+    with tempfile.TemporaryDirectory(prefix="ccnet_jax-") as made:
+        make(run, arguments.checkpoint, pathlib.Path(made), arguments.to, arguments.example)
+        address = hub.upload(pathlib.Path(made), repository, arguments.private)
+    print(f"uploaded to {address}; in Python: ccnet_jax.load({arguments.to!r})")
+
+
+def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, pictured: bool) -> None:
+    """Write a network into a folder.
+
+    Args:
+      run: the folder of the run.
+      checkpoint: "last", "best", or the folder of one checkpoint.
+      folder: to write into.
+      title: the network's name on its card.
+      pictured: whether an example is added, if the run has one.
+
+    Raises:
+      UserError: there is no such run or checkpoint, or the folder cannot be written.
+    """
+    config, classes = run.load_config(), run.load_classes()
+    source = step_folder(run, checkpoint)
+    if source is None:
+        raise UserError(f"{run} holds no checkpoint {checkpoint}; choose another (last, best, or a folder)")
+    variables = load_arrays(source)
+    step = int(source.name) if source.name.isdecimal() else None
+    if run.is_shared:
+        step = weights_file.read(run.weights_file)[1]
+    example = next(iter(sorted(run.all_pictures.glob("*/*.png"))), None) if pictured else None
+    shared = RunFolder(folder)
+    shared.save_config(dataclasses.replace(configuration.without_place(config), pretrained=None))
+    shared.save_classes(classes.names, classes.palette)
+    if example is not None:
+        shutil.copyfile(example, folder / model_card.EXAMPLE)
+    card = model_card.text(run, config, classes.names, title, step, example is not None)
+    write_whole(folder / "README.md", card)
+    weights_file.write(shared.weights_file, variables, step)  # last: without it the folder is no network
+
+
+def flags() -> command_line.Parser:
+    """The command line."""
+    parser = command_line.Parser("ccnet_jax.share", __doc__)
+    parser.add_run(f"folder of the run, default {LATEST}")
+    parser.add_argument("--to", metavar="DIR|hf:ORG/NAME", help="a new folder, or a repository on the hub")
+    parser.add_argument("--checkpoint", default="last", help="last, best, or the folder of a checkpoint")
+    parser.add_argument(
+        "--no-example", dest="example", action="store_false", help="leave out the picture of the data set"
+    )
+    parser.add_argument("--private", action="store_true", help="make the repository, if new, a private one")
+    return parser
+
+
+if __name__ == "__main__":
+    command_line.run(main)
