@@ -11,23 +11,8 @@ from collections.abc import Sequence
 
 from ccnet_jax import command_line
 from ccnet_jax.errors import UserError
+from ccnet_jax.programs import PROGRAMS
 from ccnet_jax.settings import nearest
-from kernels import __name__ as KERNELS  # installed, it is ccnet_jax.kernels
-
-PROGRAMS = {  # {name: (module, meaning)}
-    "demo": ("ccnet_jax.demo", "train a small network on the built-in scenes, and score it"),
-    "train": ("ccnet_jax.train", "train a network"),
-    "eval": ("ccnet_jax.eval", "score a trained network on a split"),
-    "predict": ("ccnet_jax.predict", "label pictures with a trained network"),
-    "convert": ("ccnet_jax.convert", "read PyTorch's weights, or write them"),
-    "share": ("ccnet_jax.share", "make a folder of a trained network, or put it on the hub"),
-    "cost": ("ccnet_jax.cost", "what a config costs on a GPU, without one"),
-    "preview": ("ccnet_jax.data.preview", "look at a data set as training sees it"),
-    "prepare": ("ccnet_jax.data.prepare", "make a data set a TFDS one, for fast storage and many hosts"),
-    "completion": ("ccnet_jax.completion", "print what completes `ccnet` in a shell"),
-    "bench": (f"{KERNELS}.criss_cross.bench", "measure the attention op's backends"),
-    "tune": (f"{KERNELS}.criss_cross.tune", "find the fastest block sizes of the GPU kernels"),
-}
 
 
 def main(command: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from ccnet_jax import command_line, config_files
 from ccnet_jax.errors import UserError
+from ccnet_jax.programs import PROGRAMS
 
 SHELLS = ("bash", "zsh")
 # Flags, and arguments without one, whose values are configs; those of the others are files.
@@ -32,8 +33,6 @@ def flags() -> command_line.Parser:
 
 def programs() -> argparse.ArgumentParser:
     """A parser that knows every program and its flags."""
-    from ccnet_jax.__main__ import PROGRAMS  # which starts this module
-
     parser = argparse.ArgumentParser("ccnet")
     commands = parser.add_subparsers()
     for name, (module, meaning) in PROGRAMS.items():

@@ -59,6 +59,10 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
     """
     # ---------------------------------------------------------------- set up
     began = time.perf_counter()
+    source = None
+    if config.pretrained and not Checkpoints.exists(run):
+        source = pretrained.located(config.pretrained, config.model)
+        pretrained.check_path(source)
     process, processes = jax.process_index(), jax.process_count()
     check_devices(config)
     task = TASKS[config.task]
@@ -79,10 +83,6 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
             run.check_same_run(config, train_source.classes)
         for sentence in set_damaged_aside(run):
             say(sentence)
-        source = None
-        if config.pretrained and not Checkpoints.exists(run):
-            source = pretrained.located(config.pretrained, config.model)
-            pretrained.check_path(source)
         start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
         if start > config.steps:
             raise UserError(
@@ -359,7 +359,7 @@ def named_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
     """The folder and the config that --workdir and --config name."""
     config = command_line.config_of(arguments)
     if arguments.workdir is not None:
-        return RunFolder.at(arguments.workdir, fetch=False), config
+        return RunFolder.at(arguments.workdir), config
     if config.distributed:
         raise UserError("with --config.distributed=True pass --workdir, so that all hosts share one folder")
     return RunFolder.new(command_line.config_name(arguments).title), config

@@ -27,12 +27,12 @@ _REMEDY = (
 )
 
 
-# Weights from ImageNet on the hub, by stem and depth, as timm gives them away. All expect pictures as
-# `model.flavour=mmseg` normalises them.
+# Weights from ImageNet on the hub, as timm gives them away, by flavour (they expect pictures as it normalises
+# them), stem and depth.
 IMAGENET = {
-    ("deep", 50): "hf:timm/resnet50c.gluon_in1k",
-    ("deep", 101): "hf:timm/resnet101c.gluon_in1k",
-    **{("7x7", depth): f"hf:timm/resnet{depth}.tv_in1k" for depth in (18, 34, 50, 101, 152)},
+    ("mmseg", "deep", 50): "hf:timm/resnet50c.gluon_in1k",
+    ("mmseg", "deep", 101): "hf:timm/resnet101c.gluon_in1k",
+    **{("mmseg", "7x7", depth): f"hf:timm/resnet{depth}.tv_in1k" for depth in (18, 34, 50, 101, 152)},
 }
 
 
@@ -47,12 +47,12 @@ def located(name: str, model: ModelConfig) -> str:
       UserError: there is none for such a network, or it cannot be fetched.
     """
     if name == "imagenet":
-        found = IMAGENET.get((model.stem, model.depth)) if model.backbone == "resnet" else None
-        if found is None or model.flavour != "mmseg":
-            known = ", ".join(f"depth={depth} stem={stem}" for stem, depth in IMAGENET)
+        found = IMAGENET.get((model.flavour, model.stem, model.depth))
+        if found is None:
+            known = ", ".join("{} {} {}".format(*key) for key in IMAGENET)
             raise UserError(
-                "config.pretrained=imagenet has weights for model.flavour=mmseg with "
-                f"{known}; choose one of these, or name a file"
+                f"config.pretrained=imagenet has weights for model.flavour, stem and depth {known}, not for "
+                f"{model.flavour} {model.stem} {model.depth}; choose one of these, or name a file"
             )
         name = found
     if hub.is_name(name):

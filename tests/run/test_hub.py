@@ -186,7 +186,9 @@ def test_imagenet_is_the_weights_that_fit_the_network(model, name, hub):
 
 @pytest.mark.parametrize("model", [ModelConfig(depth=18), ModelConfig(flavour="official")])
 def test_imagenet_has_nothing_for_other_networks(model):
-    with pytest.raises(UserError, match="depth=101 stem=deep.*; choose one of these, or name a file"):
+    with pytest.raises(
+        UserError, match="mmseg deep 101, .*, not for .*; choose one of these, or name a file"
+    ):
         pretrained.located("imagenet", model)
 
 
