@@ -6,6 +6,7 @@ PROGRAMS = {
     "ccnet_jax.train": "train a network",
     "ccnet_jax.eval": "score a trained network on a split",
     "ccnet_jax.predict": "label pictures with a trained network",
+    "ccnet_jax.explore": "a page in the browser: pictures, classes, attention",
     "ccnet_jax.convert": "read PyTorch's weights, or write them",
     "ccnet_jax.cost": "what a config costs on a GPU, without one",
     "ccnet_jax.data.preview": "look at a data set as training sees it",

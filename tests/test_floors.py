@@ -38,6 +38,7 @@ FLOORS = {
     "ccnet_jax.pictures": 4,
     "ccnet_jax.weights": 7,
     "configs": 7,
+    "ccnet_jax.page": 8,
     "ccnet_jax.__main__": 8,
     "ccnet_jax.config_table": 8,
     "ccnet_jax.convert": 8,
@@ -48,7 +49,8 @@ FLOORS = {
     "ccnet_jax.predict": 8,
     "ccnet_jax.train": 8,
     "ccnet_jax.visualize": 8,
-    "experiments": 9,
+    "ccnet_jax.explore": 9,
+    "experiments": 10,
 }
 # The package's front door imports what notebooks ask for, when they ask for it.
 FRONT_DOOR = "ccnet_jax"
