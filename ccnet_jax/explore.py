@@ -37,7 +37,8 @@ def main() -> None:
     arguments = flags().parsed()
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
-            f"the page needs {' and '.join(missing)}, which is not installed: pip install 'ccnet_jax[explore]'"
+            f"the page needs {' and '.join(missing)}: pip install 'ccnet_jax[explore]', or in a checkout "
+            "pip install -r requirements-explore.txt"
         )
     if len(arguments.runs) > MOST_RUNS:
         raise UserError(
@@ -126,7 +127,7 @@ def port_number(text: str) -> int:
 
 
 def side_length(text: str) -> int:
-    """A side in pixels. Raises ArgumentTypeError where the text is none, or too small or large to be of use."""
+    """A side in pixels, 64 to 8192. Raises ArgumentTypeError where the text is none."""
     if not text.isdecimal() or not 64 <= int(text) <= 8192:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 64 to 8192")
     return int(text)

@@ -118,7 +118,10 @@ class Explorer:
             planes = [uppermost(found)]
             head = {"kind": "objects", "objects": objects_of(found)}
         height, width = planes[0].shape
-        return pack(head | {"height": height, "width": width, "seconds": round(seconds, 2)}, planes)
+        return pack(
+            head | {"height": height, "width": width, "seconds": round(seconds, 2 if seconds < 10 else 0)},
+            planes,
+        )
 
     def label_png(self, question: Question) -> bytes:
         """The label as a palette PNG whose pixels are class ids, at the size of the picture's own file.

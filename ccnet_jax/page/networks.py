@@ -15,7 +15,7 @@ from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.page.uploads import Picture, Store
 
 LOOPS = (0, 1, 2, 3)  # of RCCA, that the page offers; a network that was trained with more offers them too
-# Sizes and ways of which programs stay compiled. One more, and all are forgotten: each keeps tens of megabytes.
+# Sizes and ways whose programs stay compiled; one more, and all are forgotten. Each keeps tens of megabytes.
 MOST_PROGRAMS = 24
 
 
@@ -51,7 +51,7 @@ class Network:
 
     @property
     def loops(self) -> tuple[int, ...]:
-        """The numbers of loops that it can be run with; () where it has no RCCA to loop, or finds instances."""
+        """The numbers of loops to choose from; () where it has no RCCA, or finds instances."""
         if not isinstance(self.model, Model) or self.model.network.context != "rcca":
             return ()
         return tuple(sorted({*LOOPS, self.model.network.loops}))
@@ -108,9 +108,11 @@ class Network:
           UserError: the network has no such loops, or the point is no pixel.
         """
         self.check(way)
-        loops = (
-            way.loops if way.loops is not None else max(self.loops, default=0) and self.model.network.loops
-        )
+        if not self.loops:
+            raise UserError(
+                f"attention is shown of networks that label pixels with RCCA; {self.name} is none"
+            )
+        loops = self.model.network.loops if way.loops is None else way.loops
         if not loops:
             raise UserError("without a loop of RCCA a pixel attends to no other; choose 1 loop or more")
         height, width = picture.pixels.shape[:2]
@@ -147,7 +149,11 @@ class Programs:
         self._known: set[tuple[Any, ...]] = set()
 
     def about_to_run(self, *key: Any) -> bool:
-        """Note what is run now; whether it may have to be compiled. Forgets all programs where it is one too many."""
+        """Note a size and way that is run now, and forget all programs before where it is one too many.
+
+        Returns:
+          Whether it may have to be compiled.
+        """
         if key in self._known:
             return False
         if len(self._known) >= self._most:

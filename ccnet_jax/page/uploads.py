@@ -97,8 +97,8 @@ def read_upload(data: bytes, limits: Limits) -> Picture:
 def too_many_bytes(limits: Limits) -> str:
     """A sentence on a file that is too large."""
     return (
-        f"the file has more than {limits.megabytes} MB, which this page does not take; shrink the picture, or "
-        "start the program with a larger --megabytes"
+        f"the file has more than {limits.megabytes} MB, which this page does not take; shrink the picture, "
+        "or start the program with a larger --megabytes"
     )
 
 

@@ -21,6 +21,7 @@ export class Pane {
     this.scale = Uint8Array.from(atob(about.scale), (c) => c.charCodeAt(0));
     this.#connectOptions(run);
     this.#connectStage();
+    this.#clearMaps();
     this.#drawScale();
   }
 
@@ -124,7 +125,7 @@ export class Pane {
     this.#drawOverlay();
     this.#listFound();
     this.#link();
-    this.part("seconds").textContent = `${answer.head.seconds} s`;
+    this.part("seconds").textContent = `predicted in ${answer.head.seconds} s`;
     if (this.pointed) this.point(...this.pointed);
     if (this.at) await this.attend(...this.at);
   }
@@ -206,7 +207,7 @@ export class Pane {
     const isLabels = head.kind === "labels";
     let rows;
     if (isLabels) {
-      rows = head.areas.map((share, i) => ({ i, share, text: percent(share, 1), ...this.run.classes[i] }));
+      rows = head.areas.map((share, i) => ({ i, share, text: areaText(share), ...this.run.classes[i] }));
       rows = rows.filter(({ share }) => share > 0).sort((a, b) => b.share - a.share);
     } else {
       rows = head.objects.map(({ class: label, score }, i) => {
@@ -406,6 +407,7 @@ export class Pane {
 }
 
 const text = (words) => Object.assign(document.createElement("span"), { textContent: words });
+const areaText = (share) => (share < 0.0005 ? "< 0.1 %" : percent(share, 1));
 const percent = (share, digits) => `${(100 * share).toFixed(digits)} %`;
 
 function swatch(colour) {
