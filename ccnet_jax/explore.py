@@ -66,19 +66,20 @@ def listening(host: str, port: int) -> socket.socket:
       UserError: that is no address of this machine, or the port cannot be had.
     """
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        return socket.create_server(address[:2], family=family)
+        if not host:
+            raise OSError(errno.EADDRNOTAVAIL, "it is empty")  # which to a socket means every address
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        number = getattr(error, "errno", None)
+        if number == errno.EADDRINUSE:
             remedy = "end the program that uses it, or choose another --port (0 takes a free one)"
             raise UserError(f"port {port} of {host} is in use; {remedy}") from None
-        if isinstance(error, PermissionError) and error.errno == errno.EACCES:
+        if number == errno.EACCES:
             raise UserError(f"port {port} is not for every user; choose a --port above 1023") from None
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while")[0]
         raise UserError(
-            f"--host {host} is no address of this machine ({reason}); omit it for 127.0.0.1, or pass 0.0.0.0 "
-            "for all of its addresses"
+            f"--host {host!r} is no address of this machine ({reason}); omit it for 127.0.0.1, or pass "
+            "0.0.0.0 for all of its addresses"
         ) from None
 
 
@@ -93,7 +94,7 @@ def greeting(host: str, port: int, networks: list[Network], own: OwnPictures) ->
     """What is printed when the page is ready."""
     lines = [network.summary() for network in networks]
     if own.missing:
-        lines.append(f"none of the run's own pictures: {own.missing}")
+        lines.append(f"none of the run's own pictures: {own.missing} (--data-dir names another folder)")
     if host not in LOOPBACK:
         lines.append("warning: everybody who reaches this machine can use the page: it asks for no password")
     shown = "127.0.0.1" if host in _ANYWHERE else f"[{host}]" if ":" in host else host

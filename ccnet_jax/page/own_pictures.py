@@ -42,9 +42,10 @@ class OwnPictures:
             data = config.data if data_dir is None else dataclasses.replace(config.data, dir=data_dir)
             return cls(TASKS[config.task].open(data, config.data.eval_split))
         except UserError as error:
+            sentence = str(error).replace("--config.data.dir", "--data-dir")
             if data_dir is not None:
-                raise
-            return cls(missing=str(error))
+                raise UserError(sentence) from None
+            return cls(missing=sentence)
 
     def pixels(self, index: int) -> np.ndarray:
         """A picture, uint8 [H, W, 3] RGB. Raises UserError where there is no such, or it is damaged."""
