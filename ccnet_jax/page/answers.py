@@ -27,6 +27,7 @@ from ccnet_jax.page.own_pictures import OwnPictures
 from ccnet_jax.page.uploads import SIGNATURES, Gone, Limits, Picture, Store, read_upload
 
 _THUMBNAIL = 240  # pixels of the longer side
+_ROWS = 64  # of a picture, that are looked at together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Explorer:
     def __init__(self, networks: Sequence[Network], own: OwnPictures, limits: Limits):
         self.networks, self.own, self.limits = list(networks), own, limits
         self._pictures: Store[Picture] = Store("this picture")
-        self._predictions: Store[tuple[Labels | Instances, float]] = Store("this prediction")
+        self._predictions: Store[tuple[Labels | Instances, dict[str, Any]]] = Store("this prediction")
         self._programs = Programs()
 
     def describe(self) -> dict[str, Any]:
@@ -110,7 +111,7 @@ class Explorer:
         Raises:
           UserError: the picture is gone, or the network cannot be run so.
         """
-        found, seconds = self._found(question)
+        found, took = self._found(question)
         if isinstance(found, Labels):
             planes = [found.first, found.first_share, found.second, found.second_share]
             head = {"kind": "labels", "areas": found.areas(len(self._network(question).model.classes))}
@@ -118,10 +119,7 @@ class Explorer:
             planes = [uppermost(found)]
             head = {"kind": "objects", "objects": objects_of(found)}
         height, width = planes[0].shape
-        return pack(
-            head | {"height": height, "width": width, "seconds": round(seconds, 2 if seconds < 10 else 0)},
-            planes,
-        )
+        return pack(head | took | {"height": height, "width": width}, planes)
 
     def label_png(self, question: Question) -> bytes:
         """The label as a palette PNG whose pixels are class ids, at the size of the picture's own file.
@@ -150,7 +148,7 @@ class Explorer:
         Raises UserError where the network has no loops, or the point is no pixel.
         """
         picture, network = self._pictures.get(question.picture), self._network(question)
-        self._programs.about_to_run("attention", question.run, question.way.loops, picture.pixels.shape)
+        self._programs.about_to_run(("attention", question.run, question.way.loops, picture.pixels.shape), 1)
         with _memory_told():
             maps = network.attention(question.picture, picture, question.way, point)
         largest = maps.max((1, 2))
@@ -163,19 +161,21 @@ class Explorer:
             raise Gone(f"there is no run number {question.run} here; reload the page")
         return self.networks[question.run]
 
-    def _found(self, question: Question) -> "tuple[Labels | Instances, float]":
-        """What the network finds, and the seconds that it took. The last answers are kept."""
+    def _found(self, question: Question) -> "tuple[Labels | Instances, dict[str, Any]]":
+        """What the network finds, and how long that took, for JSON. The last answers are kept."""
         picture, network = self._pictures.get(question.picture), self._network(question)
         known = self._predictions.find(question)
         if known is not None:
             return known
         network.check(question.way)
-        self._programs.about_to_run("prediction", question.run, question.way, picture.pixels.shape)
+        key = "prediction", question.run, question.way, picture.pixels.shape
+        compiled = self._programs.about_to_run(key, network.sizes(question.way))
         start = time.monotonic()
         with _memory_told():
             found = network.run(picture, question.way)
+        seconds = time.monotonic() - start
         kept = Labels.of(found) if isinstance(found, Prediction) else found
-        answer = kept, time.monotonic() - start
+        answer = kept, {"seconds": round(seconds, 2 if seconds < 10 else 0), "compiled": compiled}
         self._predictions.put(answer, question)
         return answer
 
@@ -196,11 +196,15 @@ class Labels:
 
     @classmethod
     def of(cls, prediction: Prediction) -> "Labels":
-        """The two most probable classes."""
-        left = prediction.probabilities.copy()
-        first, first_share = prediction.label, _taken(left, prediction.label)
-        second = left.argmax(-1).astype(np.uint8)
-        return cls(first, first_share, second, _taken(left, second))
+        """The two most probable classes; some rows at a time, since probabilities are large."""
+        parts = []
+        for start in range(0, len(prediction.label), _ROWS):
+            rows = slice(start, start + _ROWS)
+            left, first = prediction.probabilities[rows].copy(), prediction.label[rows]
+            first_share = _taken(left, first)
+            second = left.argmax(-1).astype(np.uint8)
+            parts.append((first, first_share, second, _taken(left, second)))
+        return cls(*(np.concatenate(planes) for planes in zip(*parts, strict=True)))
 
     def areas(self, classes: int) -> list[float]:
         """The share of the pixels that each class has."""

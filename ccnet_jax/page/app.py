@@ -16,6 +16,7 @@ import asyncio
 import gzip
 import pathlib
 from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -42,6 +43,7 @@ FILES = {  # {address: (file, type)}
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 MOST_WAITING = 8  # predictions; more are refused
+Result = TypeVar("Result")
 _PACKED = {"content-encoding": "gzip"}
 
 
@@ -125,7 +127,7 @@ class _Desk:
             parts.append(part)
         return b"".join(parts)
 
-    async def _with_picture(self, work: Callable[[], object]) -> object:
+    async def _with_picture(self, work: Callable[[], Result]) -> Result:
         async with self._picture_lock:  # a picture of 50 million pixels takes 150 MB while it is read
             return await run_in_threadpool(work)
 

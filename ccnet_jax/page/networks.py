@@ -1,6 +1,7 @@
 """The networks that the page shows, in every way in which it can run them."""
 
 import dataclasses
+from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -15,8 +16,7 @@ from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.page.uploads import Picture, Store
 
 LOOPS = (0, 1, 2, 3)  # of RCCA, that the page offers; a network that was trained with more offers them too
-# Sizes and ways whose programs stay compiled; one more, and all are forgotten. Each keeps tens of megabytes.
-MOST_PROGRAMS = 24
+MOST_PROGRAMS = 48  # that stay compiled: each keeps megabytes; one more, and all are forgotten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Network:
             "context": network.context,
             "loops": network.loops if self.loops else None,
             "choices": self.loops,
-            "mode": "" if self.finds_instances else str(self.model.mode),
+            "mode": str(self.model.mode) if isinstance(self.model, Model) else "",
         }
 
     def summary(self) -> str:
@@ -89,6 +89,10 @@ class Network:
             )
         if way.several and self.finds_instances:
             raise UserError(f"{self.name} finds instances, which is done at one scale")
+
+    def sizes(self, way: Way) -> int:
+        """In how many sizes the network sees a picture: each has a program of its own."""
+        return 1 if self.finds_instances else len(self._in(way).mode.scales)
 
     def run(self, picture: Picture, way: Way) -> Any:
         """The `Prediction` or `Instances` of a picture. Raises UserError."""
@@ -141,23 +145,27 @@ class Programs:
     """Keeps the number of compiled programs bounded, however many sizes of pictures come.
 
     Args:
-      most: sizes and ways whose programs are kept.
+      most: programs of networks that are kept.
     """
 
     def __init__(self, most: int = MOST_PROGRAMS):
         self._most = most
-        self._known: set[tuple[Any, ...]] = set()
+        self._known: dict[Hashable, int] = {}
 
-    def about_to_run(self, *key: Any) -> bool:
-        """Note a size and way that is run now, and forget all programs before where it is one too many.
+    def about_to_run(self, key: Hashable, count: int) -> bool:
+        """Note what is run now, and forget all programs before where they would be too many.
+
+        Args:
+          key: of the network, the way and the size.
+          count: programs of the network that it takes.
 
         Returns:
           Whether it may have to be compiled.
         """
         if key in self._known:
             return False
-        if len(self._known) >= self._most:
+        if sum(self._known.values()) + count > self._most:
             jax.clear_caches()
             self._known.clear()
-        self._known.add(key)
+        self._known[key] = count
         return True

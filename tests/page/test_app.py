@@ -114,6 +114,8 @@ def test_the_run_s_own_pictures(client, shown):
 
 def test_a_prediction_is_the_network_s(client, networks, shown):
     head, planes = unpacked(client.post("/predictions", params=chosen(client)))
+    assert head["compiled"]
+    assert head["seconds"] > 0
     wanted = networks[0].model.predict(shown)
     np.testing.assert_array_equal(planes[0], wanted.label)
     ordered = np.sort(wanted.probabilities, -1)

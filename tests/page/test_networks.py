@@ -34,6 +34,8 @@ def test_scales_are_the_flavour_s(networks):
     model = networks[0].model
     assert networks[0]._in(Way(several=True)).mode == model.mode.ms_flip(FLAVOURS[model.network.flavour])
     assert networks[0]._in(Way()) is model
+    assert networks[0].sizes(Way()) == 1
+    assert networks[0].sizes(Way(several=True)) == 6
     weights, same = jax.tree.leaves(model), jax.tree.leaves(networks[0]._in(Way(3, True)))
     assert all(a is b for a, b in zip(weights, same, strict=True))
 
@@ -80,18 +82,19 @@ def test_the_best_object_lies_uppermost():
     assert len(objects_of(found)) == 300
 
 
-def test_programs_of_many_sizes_are_forgotten(monkeypatch):
+def test_programs_of_many_sizes_are_forgotten():
     @jax.jit
     def program(x):
         return x + 1
 
     programs = Programs(most=3)
     kept = []
-    for size in (1, 2, 2, 3, 4, 4, 5, 1):
-        new = programs.about_to_run(size)
+    for size, count in ((1, 1), (2, 1), (2, 1), (3, 1), (4, 1), (4, 1), (5, 2), (1, 1), (6, 9), (6, 9)):
+        new = programs.about_to_run(size, count)
         program(np.zeros(size))
         kept.append((new, program._cache_size()))
-    assert kept == [(True, 1), (True, 2), (False, 2), (True, 3), (True, 1), (False, 1), (True, 2), (True, 3)]
+    assert [new for new, _ in kept] == [True, True, False, True, True, False, True, True, True, False]
+    assert [size for _, size in kept] == [1, 2, 2, 3, 1, 1, 2, 1, 1, 1]
 
 
 def test_attention_is_asked_of_a_pixel(networks):

@@ -17,6 +17,7 @@ export class Pane {
     this.element = document.getElementById("pane").content.firstElementChild.cloneNode(true);
     this.part = (name) => this.element.querySelector(`.${name}`);
     this.opacity = 0.55;
+    this.asking = {}; // {path: AbortController} of the questions that wait for an answer
     this.marked = null; // class, or number of the object, that stands out
     this.scale = Uint8Array.from(atob(about.scale), (c) => c.charCodeAt(0));
     this.#connectOptions(run);
@@ -91,7 +92,7 @@ export class Pane {
   setOpacity(share) {
     this.opacity = share;
     this.part("overlay").style.opacity = share;
-    if (this.picture) this.#link();
+    if (this.found) this.#link();
   }
 
   // ------------------------------------------------------------------ picture
@@ -100,7 +101,6 @@ export class Pane {
     this.picture = picture;
     this.bitmap = bitmap;
     this.name = name.replace(/\.[^.]*$/, "");
-    this.found = null;
     this.at = null;
     this.part("stage").style.setProperty("--ratio", picture.width / picture.height);
     this.part("maps").style.setProperty("--ratio", picture.width / picture.height);
@@ -109,11 +109,17 @@ export class Pane {
     }
     this.part("picture").getContext("2d").drawImage(bitmap, 0, 0);
     for (const cross of this.element.querySelectorAll(".cross")) cross.hidden = true;
-    this.part("legend").replaceChildren();
-    this.part("boxes").replaceChildren();
-    this.part("readout").replaceChildren();
+    this.#clearFound();
     this.#clearMaps();
     await this.predict();
+  }
+
+  #clearFound() {
+    this.found = null;
+    const overlay = this.part("overlay");
+    overlay.getContext("2d").clearRect(0, 0, overlay.width, overlay.height);
+    for (const name of ["legend", "boxes", "readout", "found-title", "seconds"]) this.part(name).replaceChildren();
+    for (const name of ["label-link", "overlay-link"]) this.part(name).hidden = true;
   }
 
   async predict() {
@@ -125,15 +131,16 @@ export class Pane {
     this.#drawOverlay();
     this.#listFound();
     this.#link();
-    this.part("seconds").textContent = `predicted in ${answer.head.seconds} s`;
+    const { seconds, compiled } = answer.head;
+    this.part("seconds").textContent = `predicted in ${seconds} s${compiled ? ", compiling included" : ""}`;
     if (this.pointed) this.point(...this.pointed);
     if (this.at) await this.attend(...this.at);
   }
 
   /** The planes of an answer; null where another question came in between, or it failed and that was told. */
   async #ask(path, query, doing) {
-    this.asking?.abort();
-    const asking = (this.asking = new AbortController());
+    this.asking[path]?.abort();
+    const asking = (this.asking[path] = new AbortController());
     const start = performance.now();
     const tell = () => {
       const seconds = (performance.now() - start) / 1000;
@@ -146,14 +153,17 @@ export class Pane {
     try {
       return await askPlanes(path, query, asking.signal);
     } catch (error) {
-      if (error.name !== "AbortError") this.events.complain(error.message);
+      if (error.name === "AbortError") return null;
+      this.events.complain(error.message);
+      if (path === "predictions") this.#clearFound(); // what is there was found in another way
       return null;
     } finally {
       clearTimeout(soon);
       clearInterval(timer);
-      if (this.asking === asking) {
+      if (this.asking[path] === asking) {
+        delete this.asking[path];
         this.#work("");
-        this.element.setAttribute("aria-busy", "false");
+        this.element.setAttribute("aria-busy", String(Object.keys(this.asking).length > 0));
       }
     }
   }

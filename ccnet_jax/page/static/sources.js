@@ -65,7 +65,7 @@ function webcam(send, complain) {
   start.addEventListener("click", async () => {
     try {
       if (!navigator.mediaDevices) throw new Error("browsers allow it at 127.0.0.1 and under https only");
-      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
+      video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
       await video.play();
       box.hidden = false;
       start.hidden = true;
