@@ -9,8 +9,8 @@ and a Chromium, as Debian's package `chromium`; Playwright downloads none here.
 
 import argparse
 import contextlib
+import io
 import os
-import pathlib
 import re
 import shutil
 import signal
@@ -20,6 +20,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from PIL import Image
+
 from ccnet_jax import command_line
 from ccnet_jax.errors import UserError
 from kernels.measure import ROOT
@@ -28,7 +30,8 @@ RESULTS = ROOT / "experiments" / "results"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PATIENCE = 180.0  # seconds for a prediction, compiling included
 DESKTOP, PHONE = (1280, 900), (375, 812)  # (width, height) in CSS pixels
-PHONE_DENSITY = 2
+VIEWS = {"desktop": DESKTOP, "compare": DESKTOP, "phone": PHONE}
+_COLOURS = 256  # of a picture's palette: a third of the bytes
 
 
 def chromium() -> str | None:
@@ -82,11 +85,11 @@ def served(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
             process.wait(30)
 
 
-def open_page(running: Any, address: str, size: tuple[int, int], density: int = 1) -> Any:
-    """The page in a tab of `size` (width, height), its first prediction made."""
+def open_page(running: Any, address: str, size: tuple[int, int]) -> Any:
+    """The page in a tab of `size` (width, height), its first prediction made; a phone has a finger."""
     width, height = size
     tab = running.new_page(
-        viewport={"width": width, "height": height}, device_scale_factor=density, reduced_motion="reduce"
+        viewport={"width": width, "height": height}, reduced_motion="reduce", has_touch=size == PHONE
     )
     tab.set_default_timeout(1000 * PATIENCE)
     tab.goto(address)
@@ -119,12 +122,8 @@ def main() -> None:
     arguments = parser.parse_args()
     pixel = command_line.pair("--pixel", arguments.pixel, "ROW,COLUMN")
     with served(*arguments.runs) as (address, _), browser() as running:
-        for name, size, density in (
-            ("desktop", DESKTOP, 1),
-            ("compare", DESKTOP, 1),
-            ("phone", PHONE, PHONE_DENSITY),
-        ):
-            tab = open_page(running, address, size, density)
+        for name, size in VIEWS.items():
+            tab = open_page(running, address, size)
             tab.locator("#strip button").nth(arguments.picture - 1).click()
             settle(tab)
             tab.locator("#compare").set_checked(name == "compare")
@@ -132,8 +131,9 @@ def main() -> None:
             click_pixel(tab, pixel)
             path = RESULTS / f"explore_{name}.png"
             tab.evaluate("scrollTo(0, 0)")
-            tab.screenshot(path=path, full_page=True)
-            print(pathlib.Path(path).relative_to(ROOT))
+            shot = Image.open(io.BytesIO(tab.screenshot(full_page=True))).convert("RGB")
+            shot.quantize(_COLOURS, kmeans=4, dither=Image.Dither.NONE).save(path, optimize=True)
+            print(path.relative_to(ROOT))
             tab.close()
 
 

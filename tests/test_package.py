@@ -1,6 +1,7 @@
 """The wheel: what it holds, and that its programs work in an empty folder."""
 
 import os
+import pathlib
 import subprocess
 import sys
 import zipfile
@@ -38,6 +39,8 @@ def test_it_holds_every_module_and_no_package_named_configs(site):
     wanted |= {f"ccnet_jax/{name}" for name in modules(ROOT / "configs", ROOT)}
     assert modules(site, site) == wanted
     assert (site / "kernels" / "gpus" / "h200.txtpb").is_file()
+    page = pathlib.Path("ccnet_jax/page/static")
+    assert {path.name for path in (site / page).iterdir()} == {path.name for path in (ROOT / page).iterdir()}
 
 
 def test_configs_are_found_by_name_in_an_empty_folder(site, tmp_path):

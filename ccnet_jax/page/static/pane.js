@@ -62,9 +62,10 @@ export class Pane {
     this.part("several-box").hidden = task === "instance";
     if (task === "instance") this.part("several").checked = false;
     this.part("no-loops").hidden = choices.length > 0;
+    const module = context === "none" ? "has no context module" : `has the context module ${context}`;
     this.part("no-loops").textContent = task === "instance"
       ? "This network finds objects: loops, scales and attention are for networks that label pixels."
-      : `This network's context module is ${context}: loops and attention are RCCA's.`;
+      : `This network ${module}: loops and attention are RCCA's.`;
     this.part("attention").hidden = !choices.length;
     const group = `loops-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
     this.part("segments").replaceChildren(...choices.map((choice) => {

@@ -78,9 +78,10 @@ async function start() {
     complain(error.message);
     return;
   }
-  byId("about").textContent = about.runs.map(({ name, classes, context, loops }) => {
-    const module = context === "rcca" ? `RCCA, ${loops ?? "several"} loop${loops === 1 ? "" : "s"}` : context;
-    return `${name}: ${classes.length} classes, context ${module}`;
+  byId("about").textContent = about.runs.map(({ name, classes, context, loops, mode }) => {
+    const count = loops ? `, ${loops} loop${loops === 1 ? "" : "s"}` : "";
+    const module = context === "rcca" ? `RCCA${count}` : context;
+    return `${name}: ${classes.length} classes, context ${module}${mode && `, tested ${mode}`}`;
   }).join("  |  ");
   addPane(0);
   byId("opacity").addEventListener("input", ({ target }) => {
