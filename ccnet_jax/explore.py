@@ -94,7 +94,7 @@ def greeting(host: str, port: int, networks: list[Network], own: OwnPictures) ->
     """What is printed when the page is ready."""
     lines = [network.summary() for network in networks]
     if own.missing:
-        lines.append(f"none of the run's own pictures: {own.missing} (--data-dir names another folder)")
+        lines.append(f"none of the run's own pictures: {own.missing}")
     if host not in LOOPBACK:
         lines.append("warning: everybody who reaches this machine can use the page: it asks for no password")
     shown = "127.0.0.1" if host in _ANYWHERE else f"[{host}]" if ":" in host else host

@@ -55,7 +55,7 @@ def test_other_machines_are_let_in_if_that_is_wanted(run, served, monkeypatch, c
     assert explore.hosts_of("Box.local") == {"box.local"}
     lines = explore.greeting("::1", 80, [], OwnPictures(missing="no data")).splitlines()
     assert lines == [
-        "none of the run's own pictures: no data (--data-dir names another folder)",
+        "none of the run's own pictures: no data",
         "open http://[::1]:80/ in a browser; Ctrl-C ends",
     ]
 

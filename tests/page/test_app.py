@@ -301,7 +301,7 @@ def test_only_the_page_itself_may_ask(client, explorer):
         assert "this page answers at 127.0.0.1 and ::1 and localhost only" in answer.json()["error"]
         assert "content-security-policy" in answer.headers
     assert client.post("/pictures?own=0", headers={"origin": HERE}).status_code == 200
-    for origin in ("http://evil.example", "null", "http://127.0.0.1:9999"):
+    for origin in ("http://evil.example", "null", "http://[", "", "http://127.0.0.1:9999"):
         answer = client.post("/pictures?own=0", headers={"origin": origin})
         assert answer.status_code == 403
         assert "another site's page" in answer.json()["error"]

@@ -37,6 +37,7 @@ async function show(added, name) {
     if (number !== latest) return;
     shown = { picture, bitmap, name };
     byId("view").hidden = false;
+    byId("panes").hidden = false;
     byId("size").textContent = sizeText(picture);
     await Promise.all(panes.map((pane) => pane.show(picture, bitmap, name)));
   } catch (error) {

@@ -84,7 +84,7 @@ function webcam(send, complain) {
 function own(about, show) {
   byId("own").hidden = !about.own.length;
   byId("own-missing").hidden = about.own.length > 0;
-  byId("own-missing").textContent = about.own_missing ? `None of the run's own pictures: ${about.own_missing}` : "";
+  byId("own-missing").textContent = about.own_missing ? `The run's own pictures are not at hand: ${about.own_missing}.` : "";
   about.own.forEach((name, index) => {
     const button = document.createElement("button");
     button.type = "button";
