@@ -1,8 +1,10 @@
 """The command `ccnet`, which starts every program; also `python -m ccnet_jax`.
 
-ccnet                            # lists the programs
-ccnet train --config demo        # the same as python -m ccnet_jax.train --config demo
-ccnet completion bash            # prints what completes programs, flags and configs in a shell
+    ccnet                            # lists the programs
+    ccnet train --config demo        # the same as python -m ccnet_jax.train --config demo
+    ccnet completion bash            # prints what completes programs, flags and configs in a shell
+
+Each program is a module, and answers --help.
 """
 
 import importlib

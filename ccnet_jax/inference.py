@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, UInt8
 
 from ccnet_jax import devices, figures
+from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.evaluation.prediction import NotFinite, scorer
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
@@ -133,6 +134,22 @@ def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Any:
     if config.task == "instance":
         return InstanceModel(variables, network, classes.names, colours, config.data, config.detection)
     return Model(variables, network, classes.names, colours, config.test_mode())
+
+
+def with_loops(model: Model, loops: int) -> Model:
+    """The same weights with another number of RCCA's loops, which share them; 0 leaves the module out.
+
+    Args:
+      model: with the context "rcca".
+      loops: 0 or more. With 0 the features pass unchanged, as in a network with the context "none".
+
+    Raises:
+      UserError: the model has another context.
+    """
+    if model.network.context != "rcca":
+        raise UserError(f"loops are RCCA's, and this network's context is {model.network.context!r}")
+    change = {"loops": loops} if loops else {"context": "none"}
+    return model.replace(network=model.network.clone(**change))
 
 
 def attention_map(

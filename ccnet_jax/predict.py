@@ -27,7 +27,7 @@ from ccnet_jax.data.layouts import PICTURE_SUFFIXES
 from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.evaluation.instance_scores import runs_of
 from ccnet_jax.evaluation.prediction import NotFinite
-from ccnet_jax.inference import Model, attention_map, load
+from ccnet_jax.inference import Model, attention_map, load, with_loops
 from ccnet_jax.instance_model import InstanceModel
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.pictures import read_picture
@@ -152,11 +152,6 @@ def write_instances(model: InstanceModel, image: np.ndarray, stem: pathlib.Path)
         for label, score, box, mask in rows
     ]
     write_json(stem.with_name(f"{stem.name}.json"), objects)
-
-
-def with_loops(model: Model, loops: int) -> Model:
-    """The same weights with another number of RCCA loops."""
-    return model.replace(network=model.network.clone(loops=loops))
 
 
 def _loops_title(loops: int) -> str:

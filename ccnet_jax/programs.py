@@ -7,6 +7,7 @@ PROGRAMS = {  # {name: (module, meaning)}
     "train": ("ccnet_jax.train", "train a network"),
     "eval": ("ccnet_jax.eval", "score a trained network on a split"),
     "predict": ("ccnet_jax.predict", "label pictures with a trained network"),
+    "explore": ("ccnet_jax.explore", "a page in the browser: pictures, classes, attention"),
     "convert": ("ccnet_jax.convert", "read PyTorch's weights, or write them"),
     "share": ("ccnet_jax.share", "make a folder of a trained network, or put it on the hub"),
     "cost": ("ccnet_jax.cost", "what a config costs on a GPU, without one"),

@@ -396,7 +396,7 @@ def test_both_front_pages_name_every_page():
 
 def test_the_picture_of_the_house_has_every_room_on_its_floor():
     picture = (ROOT / "CONTRIBUTING.md").read_text().split("```text\nfloor\n")[1].split("```")[0]
-    floors = re.split(r"^  (\d)  ", picture, flags=re.MULTILINE)[1:]
+    floors = re.split(r"^  (\d+) +", picture, flags=re.MULTILINE)[1:]
     drawn = dict(zip(map(int, floors[::2]), floors[1::2], strict=True))
     for room, floor in FLOORS.items():
         assert room.rpartition(".")[2] in re.findall(r"\w+", drawn[floor]), f"{room} on floor {floor}"

@@ -38,7 +38,9 @@ FLOORS = {
     "ccnet_jax.pictures": 4,
     "ccnet_jax.weights": 7,
     "configs": 7,
-    "ccnet_jax.__main__": 10,
+    "ccnet_jax.programs": 7,
+    "ccnet_jax.page": 8,
+    "ccnet_jax.__main__": 9,
     "ccnet_jax.completion": 9,
     "ccnet_jax.config_table": 8,
     "ccnet_jax.convert": 8,
@@ -51,7 +53,8 @@ FLOORS = {
     "ccnet_jax.share": 8,
     "ccnet_jax.train": 8,
     "ccnet_jax.visualize": 8,
-    "experiments": 9,
+    "ccnet_jax.explore": 9,
+    "experiments": 10,
 }
 # The package's front door imports what notebooks ask for, when they ask for it.
 FRONT_DOOR = "ccnet_jax"

@@ -13,6 +13,7 @@ from ccnet_jax.data.datasets.streets import CLASSES, Streets
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.prediction import predictor
 from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.inference import with_loops
 from tests import helpers
 from tests.miniatures import write
 
@@ -248,3 +249,12 @@ def test_a_run_from_before_the_class_names_were_kept_has_its_data_set_s(run, mod
     (folder / "classes.json").write_text("{}")
     with pytest.raises(UserError, match="classes.json cannot be read"):
         ccnet_jax.load(folder)
+
+
+def test_loops_can_be_changed_and_left_out(model):
+    assert with_loops(model, 3).network == model.network.clone(loops=3)
+    without = with_loops(model, 0)
+    assert without.network == model.network.clone(context="none")
+    assert without.predict(image()).label.shape == (64, 96)
+    with pytest.raises(UserError, match="loops are RCCA's, and this network's context is 'none'"):
+        with_loops(without, 2)

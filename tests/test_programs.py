@@ -94,6 +94,7 @@ def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
         ("predict", "--attention"),
         ("convert", "--source"),
         ("cost", "--inference"),
+        ("explore", "--megapixels"),
         ("data.preview", "--crops"),
         ("data.prepare", "--shard-megabytes"),
     ],
@@ -110,6 +111,7 @@ def test_help(program, flag, folder):
     [
         "attention_memory",
         "data_throughput",
+        "explore_pictures",
         "start_time",
         "camvid",
         "cost",

@@ -18,8 +18,24 @@ _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's ma
 def check_header(data: bytes, name: object) -> None:
     """Raise UserError, naming it `name`, where a picture's header says that it is larger than `MOST_PIXELS`.
 
+    Files without a known header pass: they are no pictures.
+    """
+    try:
+        size = size_in_header(data)
+    except Image.DecompressionBombError:  # the same bound
+        raise UserError(_too_large("", name)) from None
+    if size is not None:
+        check_size(*size, name)
+
+
+def size_in_header(data: bytes) -> tuple[int, int] | None:
+    """(width, height) of a picture by its header, None where no header is known.
+
     The usual formats are looked at here, since training asks of every picture, and Pillow takes a twentieth
-    of the time that decoding a small JPEG takes. Files without a known header pass: they are no pictures.
+    of the time that decoding a small JPEG takes.
+
+    Raises:
+      Image.DecompressionBombError: Pillow finds more than `MOST_PIXELS`.
     """
     size: tuple[int, int] | None = None
     if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
@@ -29,15 +45,12 @@ def check_header(data: bytes, name: object) -> None:
     elif data[:2] == b"\xff\xd8":
         size = _jpeg_size(data)
     if size is not None:
-        check_size(*size, name)
-        return
+        return size
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            check_size(*picture.size, name)
-    except Image.DecompressionBombError:  # the same bound
-        raise UserError(_too_large("", name)) from None
+            return picture.size
     except (OSError, SyntaxError, ValueError):
-        return
+        return None
 
 
 def check_size(width: int, height: int, name: object) -> None:

@@ -36,6 +36,13 @@ def attention_maps(
     Raises:
       UserError: the network has another context, or the point is no pixel of the picture.
     """
+    _check(network, image, point)
+    inputs = inputs_of_loops(network, variables, image)
+    return maps_of(variables, inputs, feature_at(point, image, inputs))
+
+
+def _check(network: CCNet, image: np.ndarray, point: tuple[int, int]) -> None:
+    """Raise UserError where `attention_maps` does not take these arguments."""
     if network.context != "rcca":
         raise UserError(f"attention maps are RCCA's, and this network's context is {network.context!r}")
     whole = all(isinstance(at, int | np.integer) for at in point)
@@ -44,11 +51,18 @@ def attention_maps(
             f"the point {tuple(point)} is no pixel of the picture of {image.shape[0]} rows and "
             f"{image.shape[1]} columns; give ROW,COLUMN"
         )
-    inputs = _inputs_of_loops(network, variables, jnp.asarray(image[None]))
+
+
+def maps_of(variables: Variables, inputs: list[jax.Array], feature: tuple[int, int]) -> np.ndarray:
+    """The maps of one feature, from what `inputs_of_loops` gives; see `attention_maps`.
+
+    Args:
+      variables: of the network.
+      inputs: features [1, h, w, C] that go into each loop.
+      feature: (row, column) among the h x w.
+    """
     parameters = variables["params"]["head"]["context"]["rcca"]["attention"]
-    size = inputs[0].shape[1:3]
-    row, column = (at * small // side for at, small, side in zip(point, size, image.shape, strict=False))
-    start = jnp.zeros((1, *size, 1)).at[0, row, column].set(1)
+    start = jnp.zeros((1, *inputs[0].shape[1:3], 1)).at[0, feature[0], feature[1]].set(1)
     maps = []
     for loops in range(1, len(inputs) + 1):
         reached = start
@@ -56,6 +70,20 @@ def attention_maps(
             reached = _spread(parameters, x, reached)
         maps.append(reached[0, :, :, 0])
     return np.asarray(jnp.stack(maps))
+
+
+def inputs_of_loops(network: CCNet, variables: Variables, image: np.ndarray) -> list[jax.Array]:
+    """The features [1, h, w, C] that go into each of RCCA's loops, for a picture uint8 [H, W, 3] RGB.
+
+    They do not depend on the pixel that is asked for: whoever asks for several computes them once.
+    """
+    return _inputs_of_loops(network, variables, jnp.asarray(image[None]))
+
+
+def feature_at(point: tuple[int, int], image: np.ndarray, inputs: list[jax.Array]) -> tuple[int, int]:
+    """The (row, column) of the feature over a picture's pixel."""
+    (row, column), (height, width) = point, inputs[0].shape[1:3]
+    return row * height // image.shape[0], column * width // image.shape[1]
 
 
 @functools.partial(jax.jit, static_argnames="network")

@@ -27,8 +27,8 @@ def colourize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     return np.where((label == VOID)[..., None], hatching(*label.shape), colours[label])
 
 
-def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    """Half the picture plus half its classes' colours; void is half hatching.
+def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float = 0.5) -> np.ndarray:
+    """Half the picture plus half its classes' colours, or another share; void is hatching.
 
     Half the picture plus half of a black class would be a darker picture and nothing more, and the class
     would not be seen. So a colour with a luma below 64 gets as much grey as brings it to 64. Grey keeps the
@@ -39,11 +39,12 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray) -> np.nda
       image: uint8 [H, W, 3] RGB.
       label: class ids [H, W]; 255 is void.
       palette: uint8 [classes, 3] RGB.
+      opacity: share of the colours, 0 to 1.
 
     Returns:
       RGB uint8 [H, W, 3].
     """
-    return cv2.addWeighted(image, 0.5, colourize(label, tints(palette)), 0.5, 0)
+    return cv2.addWeighted(image, 1 - opacity, colourize(label, tints(palette)), opacity, 0)
 
 
 def hatching(height: int, width: int) -> np.ndarray:

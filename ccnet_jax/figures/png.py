@@ -1,4 +1,4 @@
-"""PNG files of labels and pictures, written whole."""
+"""PNGs of labels and pictures, as bytes and as files that are written whole."""
 
 import io
 import pathlib
@@ -25,6 +25,16 @@ def save_labels(path: pathlib.Path, label: np.ndarray, palette: np.ndarray) -> N
     Raises:
       UserError: the file cannot be written.
     """
+    write_whole(path, labels_png(label, palette))
+
+
+def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
+    """Write RGB uint8 [H, W, 3] as a PNG, making its folder. Raises UserError where it cannot be written."""
+    write_whole(path, picture_png(picture))
+
+
+def labels_png(label: np.ndarray, palette: np.ndarray) -> bytes:
+    """The bytes of the file that `save_labels` writes; arguments as there."""
     colours = np.zeros(
         (256, 3), np.uint8
     )  # all 256: with fewer, Pillow packs pixels in fewer bits, without 255
@@ -34,13 +44,13 @@ def save_labels(path: pathlib.Path, label: np.ndarray, palette: np.ndarray) -> N
     picture.putpalette(colours.tobytes())
     file = io.BytesIO()
     picture.save(file, "png")
-    write_whole(path, file.getvalue())
+    return file.getvalue()
 
 
-def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
-    """Write RGB uint8 [H, W, 3] as a PNG, making its folder. Raises UserError where it cannot be written."""
+def picture_png(picture: np.ndarray) -> bytes:
+    """The bytes of a PNG of RGB uint8 [H, W, 3]."""
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    write_whole(path, cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _LEVEL])[1].tobytes())
+    return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _LEVEL])[1].tobytes()
 
 
 def save_grey(path: pathlib.Path, values: np.ndarray) -> None:

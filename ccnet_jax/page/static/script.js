@@ -1,0 +1,101 @@
+// The page: one picture, one pane or two.
+
+import { Pane } from "./pane.js";
+import { about as askAbout, pictureOf } from "./server.js";
+import { connect } from "./sources.js";
+
+const byId = (id) => document.getElementById(id);
+const panes = [];
+let about, shown; // shown: {picture, bitmap, name}
+let latest = 0; // number of the picture that was chosen last
+
+function complain(sentence) {
+  byId("message").textContent = sentence ? sentence[0].toUpperCase() + sentence.slice(1) + "." : "";
+  byId("message").hidden = !sentence;
+}
+
+const events = {
+  complain,
+  point: (...at) => panes.forEach((pane) => pane.point(...at)),
+  place(row, column) {
+    complain("");
+    panes.forEach((pane) => {
+      pane.point(row, column);
+      pane.attend(row, column);
+    });
+  },
+};
+
+/** Show a picture when the server has it; one that was chosen later wins. */
+async function show(added, name) {
+  const number = ++latest;
+  complain("");
+  document.body.setAttribute("aria-busy", "true");
+  try {
+    const picture = await added;
+    const bitmap = await pictureOf(picture.picture);
+    if (number !== latest) return;
+    shown = { picture, bitmap, name };
+    byId("view").hidden = false;
+    byId("panes").hidden = false;
+    byId("size").textContent = sizeText(picture);
+    await Promise.all(panes.map((pane) => pane.show(picture, bitmap, name)));
+  } catch (error) {
+    if (number === latest) complain(error.message);
+  } finally {
+    if (number === latest) document.body.setAttribute("aria-busy", "false");
+  }
+}
+
+function sizeText({ width, height, own_width, own_height }) {
+  const size = `${width} x ${height} pixels`;
+  return own_width === width ? size : `${size}, shrunk from ${own_width} x ${own_height}`;
+}
+
+function addPane(run) {
+  const pane = new Pane(about, run, events);
+  pane.setOpacity(byId("opacity").value / 100);
+  panes.push(pane);
+  byId("panes").append(pane.element);
+  return pane;
+}
+
+/** The second pane: the other run if there is one, or the same with one loop less. */
+function compare(wanted) {
+  byId("panes").classList.toggle("two", wanted);
+  if (!wanted) {
+    panes.splice(1).forEach((pane) => pane.element.remove());
+    return;
+  }
+  const pane = addPane(about.runs.length > 1 ? 1 : 0);
+  if (about.runs.length === 1 && pane.loops) pane.chooseLoops(pane.loops - 1);
+  if (shown) pane.show(shown.picture, shown.bitmap, shown.name);
+}
+
+async function start() {
+  try {
+    about = await askAbout();
+  } catch (error) {
+    complain(error.message);
+    return;
+  }
+  byId("about").textContent = about.runs.map(({ name, classes, context, loops, mode }) => {
+    const count = loops ? `, ${loops} loop${loops === 1 ? "" : "s"}` : "";
+    const module = context === "rcca" ? `RCCA${count}` : context;
+    return `${name}: ${classes.length} classes, context ${module}${mode && `, tested ${mode}`}`;
+  }).join("  |  ");
+  addPane(0);
+  byId("opacity").addEventListener("input", ({ target }) => {
+    byId("opacity-value").textContent = `${target.value} %`;
+    panes.forEach((pane) => pane.setOpacity(target.value / 100));
+  });
+  byId("compare").addEventListener("change", ({ target }) => compare(target.checked));
+  if (about.runs.length > 1) {
+    byId("compare").checked = true;
+    compare(true);
+  }
+  connect(about, show, complain);
+  byId("strip").querySelector("button")?.click();
+}
+
+start();
