@@ -7,6 +7,7 @@ PROGRAMS = {
     "ccnet_jax.eval": "score a trained network on a split",
     "ccnet_jax.predict": "label pictures with a trained network",
     "ccnet_jax.convert": "read PyTorch's weights, or write them",
+    "ccnet_jax.export": "write a trained network as a file that servers run",
     "ccnet_jax.cost": "what a config costs on a GPU, without one",
     "ccnet_jax.data.preview": "look at a data set as training sees it",
     "ccnet_jax.data.prepare": "make a data set a TFDS one, for fast storage and many hosts",

@@ -19,15 +19,17 @@ class Format(NamedTuple):
     Attributes:
       suffix: of the files; "" is a folder.
       packages: modules that it needs beside JAX.
+      install: what `pip install` gets them by.
       dtypes: of the computation; the first where a run's own is not among them.
       tasks: `config.task` of the networks that it takes.
       write: (program, path); raises UserError where the network cannot be written so.
-      compare: (program, path) -> a sentence for each size at which the file was run and agreed with the jitted
-        model; raises Disagrees.
+      compare: (program, path) -> a sentence for each size at which the file was run and agreed with the
+        jitted model; raises Disagrees.
     """
 
     suffix: str
     packages: tuple[str, ...]
+    install: str
     dtypes: tuple[str, ...]
     tasks: tuple[str, ...]
     write: Callable[[Program, pathlib.Path], None]

@@ -1,8 +1,8 @@
 """ONNX: one file that onnxruntime and other runtimes load, in float32.
 
-Written from the traced program by rules of our own (`onnx_graph`). The converters that there are do not fit:
-jax2onnx 0.17 wants an Orbax older than the one that checkpoints are written with, and fails on Flax's max pooling
-with a padding; tf2onnx reads no program that JAX's `jax2tf` still writes.
+Written from the traced program by rules of our own (`onnx_graph`). The converters that there are do not
+fit: jax2onnx 0.17 wants an Orbax older than the one that checkpoints are written with, and fails on Flax's
+max pooling with a padding; tf2onnx reads no program that JAX's `jax2tf` still writes.
 
 No converter is trusted, ours included: `compare` runs the file, and what differs is not kept.
 """
@@ -40,7 +40,8 @@ def write(program: Program, path: pathlib.Path) -> None:
         model = onnx_model(call, program.inputs())
     except Unknown as error:
         raise UserError(
-            f"the network has an operation that is not written in ONNX ({error}); export it with --to stablehlo"
+            f"the network has an operation that is not written in ONNX ({error}); export it with "
+            "--to stablehlo"
         ) from None
     (logits,) = (x for x in model.graph.output if x.name == LOGITS)
     model.graph.output.remove(logits)
@@ -64,14 +65,15 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
             found = dict(zip(names, session.run(names, {"images": images}), strict=True))
         except Exception as error:  # onnxruntime has a class of its own for each kind of fault
             raise Disagrees(
-                f"onnxruntime cannot run the file on pictures {list(images.shape)} ({_first(error)}); it is not kept"
+                f"onnxruntime cannot run the file on pictures {list(images.shape)} ({_first(error)}); it is "
+                "not kept"
             ) from None
         wanted = np.asarray(jax.jit(program.logits)(images))
         difference = relative_difference(found[LOGITS], wanted)
         if complaint := _complaint(found, difference):
             raise Disagrees(
-                f"{complaint} on pictures {list(images.shape)} in onnxruntime; the file is not kept: export with "
-                "--to stablehlo, or try another version of onnxruntime"
+                f"{complaint} on pictures {list(images.shape)} in onnxruntime; the file is not kept: export "
+                "with --to stablehlo, or try another version of onnxruntime"
             )
         yield f"{list(images.shape)}: logits differ by {difference:.0e} of the largest"
 
@@ -122,6 +124,7 @@ def _first(error: Exception) -> str:
 FORMAT = Format(
     suffix=".onnx",
     packages=("onnx", "onnxruntime"),
+    install="'ccnet_jax[export]'",
     dtypes=("float32",),
     tasks=("semantic",),
     write=write,

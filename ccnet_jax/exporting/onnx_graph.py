@@ -1,8 +1,8 @@
 """A program of JAX as an ONNX graph.
 
-The program is traced, and each of its operations written by its rule (`onnx_rules.RULES`). What does not depend
-on the pictures is computed here, by JAX, and becomes a constant: the network's norms are then factors and offsets
-of channels, which go into the weights of the convolutions before them.
+The program is traced, and each of its operations written by its rule (`onnx_rules.RULES`). What does not
+depend on the pictures is computed here, by JAX, and becomes a constant: the network's norms are then
+factors and offsets of channels, which go into the weights of the convolutions before them.
 """
 
 import functools
@@ -107,7 +107,7 @@ def one_step(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
         jaxpr, consts = getattr(called, "jaxpr", called), getattr(called, "consts", ())
         return written(graph, jaxpr, [Value.known(x) for x in consts], inputs)
     if name == "scan":
-        return unrolled(graph, params, inputs)
+        return unrolled(graph, equation, inputs)
     if name == "optimization_barrier":
         return inputs
     avals = [x.aval for x in equation.outvars]
@@ -149,14 +149,15 @@ def split(graph: Graph, params: Mapping[str, Any], x: Value, avals: Sequence[Any
     return [Value(aval.shape, name, aval.shape) for name, aval in zip(names, avals, strict=True)]
 
 
-def unrolled(graph: Graph, params: Mapping[str, Any], inputs: Sequence[Value]) -> list[Value]:
+def unrolled(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
     """A loop of a known length without arrays to run through, one round after another. Raises Unknown."""
-    consts, carried = params["num_consts"], params["num_carry"]
-    jaxpr = params["jaxpr"]
-    if len(inputs) > consts + carried or len(jaxpr.jaxpr.outvars) > carried:
+    jaxpr, params = equation.params["jaxpr"], equation.params
+    outside = [x.aval.shape for x in (*equation.invars, *equation.outvars)]
+    if outside != [x.aval.shape for x in (*jaxpr.jaxpr.invars, *jaxpr.jaxpr.outvars)]:
         raise Unknown("a loop through the parts of an array")
     step = functools.partial(written, graph, jaxpr.jaxpr, [Value.known(x) for x in jaxpr.consts])
-    carry = list(inputs[consts:])
+    consts = inputs[: len(inputs) - len(equation.outvars)]
+    carry = inputs[len(consts) :]
     for _ in range(params["length"]):
-        carry = step([*inputs[:consts], *carry])
+        carry = step([*consts, *carry])
     return carry

@@ -239,7 +239,7 @@ def side(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: An
     return made(cast(graph, number, aval.dtype), aval.shape)
 
 
-# -------------------------------------------------------------------------------------------------- reductions
+# ------------------------------------------------------------------------------------------------- reductions
 def reduction(op: str) -> Rule:
     """A rule for a sum, a maximum and the like over some axes."""
 
@@ -270,13 +270,13 @@ def max_pool(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval
     return made(graph.node("Transpose", pooled, perm=(0, 2, 3, 1)), aval.shape)
 
 
-# ---------------------------------------------------------------------------------------------------- products
+# --------------------------------------------------------------------------------------------------- products
 def convolution(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """A convolution, which waits for what may go into its weights."""
     x, kernel = inputs
     numbers = params["dimension_numbers"]
     if kernel.constant is None or {*params["lhs_dilation"], params["batch_group_count"]} != {1}:
-        raise NotImplementedError("a convolution with a kernel that depends on the pictures, or a transposed one")
+        raise NotImplementedError("a convolution with a computed kernel, or a transposed one")
     weights = np.ascontiguousarray(np.broadcast_to(kernel.constant, kernel.shape).transpose(numbers.rhs_spec))
     (top, bottom), (left, right) = params["padding"]
     attributes = {
@@ -377,7 +377,34 @@ RULES: dict[str, Rule] = {
     "transpose": transpose,
 }
 POINTWISE = {
-    *("abs", "add", "add_any", "and", "clamp", "convert_element_type", "div", "eq", "exp", "floor", "ge", "gt"),
-    *("integer_pow", "is_finite", "le", "log", "logistic", "lt", "max", "min", "mul", "ne", "neg", "not", "or"),
+    *(
+        "abs",
+        "add",
+        "add_any",
+        "and",
+        "clamp",
+        "convert_element_type",
+        "div",
+        "eq",
+        "exp",
+        "floor",
+        "ge",
+        "gt",
+    ),
+    *(
+        "integer_pow",
+        "is_finite",
+        "le",
+        "log",
+        "logistic",
+        "lt",
+        "max",
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "not",
+        "or",
+    ),
     *("rsqrt", "select_n", "sqrt", "square", "sub", "tanh"),
 }

@@ -1,7 +1,8 @@
 """An ONNX graph while it is built, and the values that flow through it.
 
-A value is a NumPy array while it is known, and then the name of a tensor. It may have a side of 1 where JAX has
-repeated an array along that axis: ONNX repeats by itself, and a repeated constant would make the file large.
+A value is a NumPy array while it is known, and then the name of a tensor. It may have a side of 1 where JAX
+has repeated an array along that axis: ONNX repeats by itself, and a repeated constant would make the file
+large.
 """
 
 import ast

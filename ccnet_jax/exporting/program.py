@@ -1,7 +1,7 @@
-"""What an exported file computes: uint8 pictures in, classes out; weights, normalisation and upsampling inside.
+"""What an exported file computes: uint8 pictures in, classes out, and all between them inside.
 
-Weights pass an optimization barrier. Without it XLA would compute from them, while it compiles, what the jitted
-model computes when it runs, with other rounding.
+Weights pass an optimization barrier. Without it XLA would compute from them, while it compiles, what the
+jitted model computes when it runs, with other rounding.
 """
 
 import dataclasses
@@ -126,7 +126,8 @@ def instance_program(
 ) -> Program:
     """A network that finds objects: `Detections` by their names, of pictures [B, H, W, 3] on a canvas.
 
-    Its second argument is int32 [B, 2], the (height, width) of each picture in the canvas's upper left corner.
+    Its second argument is int32 [B, 2]: the (height, width) of each picture, in the canvas's upper left
+    corner.
     """
     network = network.clone(implementation="xla", remat="none")
 

@@ -1,8 +1,8 @@
 """StableHLO by `jax.export`: one file for CPUs and NVIDIA's GPUs, that JAX alone loads and runs.
 
-Attention is the op's XLA implementation. The kernels are Pallas's: compiled, they are tied to the version of the
-Triton compiler, `jax.export` promises no compatibility for them, they do not take symbolic sizes, and they cannot
-run on a CPU.
+Attention is the op's XLA implementation. The kernels are Pallas's: compiled, they are tied to the version
+of the Triton compiler, `jax.export` promises no compatibility for them, they do not take symbolic sizes,
+and they cannot run on a CPU.
 """
 
 import pathlib
@@ -41,6 +41,7 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
 FORMAT = Format(
     suffix=".stablehlo",
     packages=("flatbuffers",),
+    install="'ccnet_jax[export]'",
     dtypes=("float32", "bfloat16"),
     tasks=("semantic", "instance"),
     write=write,
