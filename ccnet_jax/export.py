@@ -180,10 +180,10 @@ def program_of(model: Model | InstanceModel, dtype: str, shape: PictureShape, pr
     variables = jax.device_get(model.variables)
     for path, value in jax.tree_util.tree_leaves_with_path(variables):
         check_numbers(value, jax.tree_util.keystr(path, simple=True, separator="/"), "the run's checkpoint")
-    network = model.network.clone(dtype=jax.numpy.dtype(dtype))
+    number = jax.numpy.dtype(dtype)
     if isinstance(model, InstanceModel):
-        return instance_program(network, model.detection, variables, shape)
-    return semantic_program(network, variables, shape, probabilities)
+        return instance_program(model.network.clone(dtype=number), model.detection, variables, shape)
+    return semantic_program(model.network.clone(dtype=number), variables, shape, probabilities)
 
 
 def export(program: Program, form: Format, out: pathlib.Path) -> None:

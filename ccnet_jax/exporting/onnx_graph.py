@@ -91,7 +91,10 @@ def written(graph: Graph, jaxpr: Any, consts: Sequence[Value], arguments: Sequen
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
 
     def read(x: Any) -> Value:
-        return Value.known(np.asarray(x.val, x.aval.dtype)) if isinstance(x, Literal) else values[x]
+        if not isinstance(x, Literal):
+            return values[x]
+        aval: Any = x.aval
+        return Value.known(np.asarray(x.val, aval.dtype))
 
     for equation in jaxpr.eqns:
         results = one_step(graph, equation, [read(x) for x in equation.invars])
@@ -131,10 +134,11 @@ def computed(equation: Any, inputs: Sequence[Value], avals: Sequence[Any]) -> li
     sizes = [side for aval in avals for side in aval.shape]
     if not all(isinstance(side, int) for side in sizes):
         return None
+    known = [(x.constant, x.shape) for x in inputs if x.constant is not None]
     if equation.primitive.name in POINTWISE:  # repeated sides stay repeated
-        arrays = np.broadcast_arrays(*(x.data for x in inputs))
+        arrays = list(np.broadcast_arrays(*(array for array, _ in known)))
     elif max(np.prod(aval.shape, dtype=float) for aval in avals) <= LARGEST_CONSTANT:
-        arrays = [np.broadcast_to(x.data, x.shape) for x in inputs]
+        arrays = [np.broadcast_to(array, shape) for array, shape in known]
     else:
         return None
     found = equation.primitive.bind(*map(jax.numpy.asarray, arrays), **equation.params)

@@ -58,35 +58,38 @@ def repeated(name: str, inputs: Sequence[Value], aval: Any) -> Value:
 def add(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """A sum; one number a channel goes into the bias of a convolution."""
     for x, other in (inputs, inputs[::-1]):
-        if (numbers := of_channels(x, other)) is not None:
-            return Value(x.shape, x.data.shifted(numbers), x.actual)
+        if (found := of_channels(x, other)) is not None:
+            convolution, numbers = found
+            return dataclasses.replace(x, data=convolution.shifted(numbers))
     return pointwise("Add")(graph, inputs, params, aval)
 
 
 def sub(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """A difference; see `add`."""
     x, other = inputs
-    if (numbers := of_channels(x, other)) is not None:
-        return Value(x.shape, x.data.shifted(-numbers), x.actual)
+    if (found := of_channels(x, other)) is not None:
+        convolution, numbers = found
+        return dataclasses.replace(x, data=convolution.shifted(-numbers))
     return pointwise("Sub")(graph, inputs, params, aval)
 
 
 def mul(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """A product; one factor a channel goes into the weights of a convolution."""
     for x, other in (inputs, inputs[::-1]):
-        if (numbers := of_channels(x, other)) is not None:
-            return Value(x.shape, x.data.scaled(numbers), x.actual)
-    found = pointwise("Mul")(graph, inputs, params, aval)
-    return dataclasses.replace(found, origin=("mul", list(inputs)))  # for `select`
+        if (found := of_channels(x, other)) is not None:
+            convolution, numbers = found
+            return dataclasses.replace(x, data=convolution.scaled(numbers))
+    result = pointwise("Mul")(graph, inputs, params, aval)
+    return dataclasses.replace(result, origin=("mul", list(inputs)))  # for `select`
 
 
-def of_channels(x: Value, other: Value) -> np.ndarray | None:
-    """[channels] of a constant that has one number for each channel of a convolution's result."""
+def of_channels(x: Value, other: Value) -> tuple[Convolution, np.ndarray] | None:
+    """A convolution, and [channels] of a constant that has one number for each of its channels; else None."""
     if not isinstance(x.data, Convolution) or other.constant is None or x.data.perm != (0, 2, 3, 1):
         return None
     if other.constant.ndim != 4 or math.prod(other.actual[:-1]) != 1:
         return None  # nor the slope of a leaky ReLU
-    return np.broadcast_to(other.constant.reshape(-1), x.data.bias.shape)
+    return x.data, np.broadcast_to(other.constant.reshape(-1), x.data.bias.shape)
 
 
 def compared(op: str, name: str) -> Rule:

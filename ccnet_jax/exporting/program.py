@@ -48,7 +48,7 @@ class PictureShape:
         """[B, H, W, 3] for JAX, with the names b, h and w for what is left open."""
         names = zip("bhw", (self.batch, self.height, self.width), strict=True)
         words = [name if side is None else str(side) for name, side in names]
-        return export.symbolic_shape(f"{', '.join(words)}, 3", constraints=self.limits())
+        return tuple(export.symbolic_shape(f"{', '.join(words)}, 3", constraints=self.limits()))
 
     def limits(self) -> list[str]:
         """What must hold for the open sides, in JAX's words."""

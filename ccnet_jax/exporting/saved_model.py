@@ -52,7 +52,7 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
         except tf.errors.OpError as error:
             raise Disagrees(
                 f"TensorFlow {tf.__version__} cannot run a program of JAX {jax.__version__} "
-                f"({type(error).__name__}); the folder is not kept: use a newer TensorFlow or an older JAX, or "
+                f"({type(error).__name__}); the folder is not kept: use a newer TensorFlow, an older JAX, or "
                 "--to stablehlo"
             ) from None
         wanted = {name: np.asarray(x) for name, x in jax.jit(program.call)(*arguments).items()}
