@@ -219,7 +219,7 @@ def reverse(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval:
 def pad(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """A constant around an array."""
     low, high, between = zip(*params["padding_config"], strict=True)
-    if any(between) or not all(isinstance(n, int) and n >= 0 for n in low + high):
+    if any(between) or not all(isinstance(n, int | np.integer) and n >= 0 for n in low + high):
         raise NotImplementedError("padding between elements, or less than none")
     x, value = graph.full(inputs[0]), graph.full(inputs[1])
     return made(graph.node("Pad", x, vector(graph, low + high), value), aval.shape)
