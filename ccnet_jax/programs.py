@@ -9,6 +9,7 @@ PROGRAMS = {  # {name: (module, meaning)}
     "predict": ("ccnet_jax.predict", "label pictures with a trained network"),
     "explore": ("ccnet_jax.explore", "a page in the browser: pictures, classes, attention"),
     "convert": ("ccnet_jax.convert", "read PyTorch's weights, or write them"),
+    "export": ("ccnet_jax.export", "write a trained network as a file that servers run"),
     "share": ("ccnet_jax.share", "make a folder of a trained network, or put it on the hub"),
     "cost": ("ccnet_jax.cost", "what a config costs on a GPU, without one"),
     "preview": ("ccnet_jax.data.preview", "look at a data set as training sees it"),

@@ -28,7 +28,7 @@ PACKAGES = (
     *("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13"),
     *("flax", "optax", "orbax-checkpoint", "numpy"),
     *("grain", "imagecodecs", "opencv-python-headless", "opencv-python", "pillow"),
-    *("torch", "torchvision"),
+    *("onnx", "onnxruntime", "torch", "torchvision"),
 )
 
 Name = TypeVar("Name", bound=Hashable)

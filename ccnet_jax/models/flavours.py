@@ -82,4 +82,4 @@ def normalize(
 ) -> Float32[Array, "B H W 3"]:
     """RGB [B, H, W, 3] of 0 to 255, uint8 or floating -> float32 as the flavour's backbone expects it."""
     x = (jnp.asarray(images, jnp.float32) - jnp.array(flavour.mean)) / jnp.array(flavour.std)
-    return x[..., ::-1] if flavour.bgr else x
+    return jnp.flip(x, -1) if flavour.bgr else x

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.batch_norm import BatchNorm
+from ccnet_jax.models.upsampling import bilinear_weights, upsampled_block
 from kernels.criss_cross import device
 
 # Kaiming-normal over fan-out, as PyTorch's ResNets start.
@@ -218,20 +219,10 @@ def resize_bilinear(
     Returns:
       [B, height, width, C] in x's dtype.
     """
-    shape = (x.shape[0], *size, x.shape[3])
-    if x.shape == shape:
+    if x.shape[1:3] == tuple(size):
         return x
-    if not align_corners:
-        return jax.image.resize(x, shape, "bilinear", antialias=False)
-    # scale_and_translate reads the input at ((i + 0.5) - translation) / scale - 0.5; we want i / scale.
-    # A side of 1 has no second corner: a huge scale makes every output read pixel 0.
-    scale = jnp.array(
-        [
-            (out - 1) / (side - 1) if side > 1 else 2.0**20
-            for side, out in zip(x.shape[1:3], size, strict=True)
-        ]
+    rows, columns = (
+        bilinear_weights(side, out, align_corners).astype(x.dtype)
+        for side, out in zip(x.shape[1:3], size, strict=True)
     )
-    scale = jnp.where(scale == 0, 1.0, scale)  # an output side of 1 reads pixel 0
-    return jax.image.scale_and_translate(
-        x, shape, (1, 2), scale, 0.5 * (1 - scale), "bilinear", antialias=False
-    )
+    return upsampled_block(x, rows, columns)

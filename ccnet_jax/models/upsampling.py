@@ -8,7 +8,7 @@ full-size logits of many classes never lie in memory at once.
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,13 +68,38 @@ def resizing_matrix(sides: tuple[int, ...], align_corners: bool) -> Float32[np.n
     """
     weights = np.eye(sides[0])
     for side, out in itertools.pairwise(sides):
-        if align_corners:
-            position = np.arange(out) * (side - 1) / max(out - 1, 1)
-        else:
-            position = np.clip((np.arange(out) + 0.5) * side / out - 0.5, 0, side - 1)
-        distance = np.abs(position[:, None] - np.arange(side))
-        weights = np.maximum(1 - distance, 0) @ weights if side != out else weights
+        shares, whole = _shares(side, out, align_corners, np)
+        weights = shares / whole @ weights if side != out else weights
     return weights.astype(np.float32)
+
+
+def bilinear_weights(side: int, out: int, align_corners: bool) -> Float32[Array | np.ndarray, "out side"]:
+    """`resizing_matrix` of one step, also for sides that are known only when the program runs.
+
+    The weights of symbolic sides (`jax.export.symbolic_shape`) are those of the same sides as numbers, in
+    every bit: whole numbers up to the last division, which XLA would make a product with 1 / whole if it saw
+    that all divisors are one.
+    """
+    if isinstance(side, int) and isinstance(out, int):
+        return resizing_matrix((side, out), align_corners)
+    shares, whole = _shares(side, out, align_corners, jnp)
+    divisors = jax.lax.optimization_barrier(jnp.full(shares.shape, whole, jnp.float32))
+    return shares.astype(jnp.float32) / divisors
+
+
+def _shares(side: int, out: int, align_corners: bool, numpy: Any) -> tuple[Any, Any]:
+    """Weights [out, side] of a resizing as whole numbers, and what they are to be divided by.
+
+    numpy: NumPy, or JAX's.
+    """
+    i, j = numpy.expand_dims(numpy.arange(out), 1), numpy.arange(side)
+    if align_corners:  # pixel i lies at i (side - 1) / (out - 1)
+        whole = jax.core.max_dim(out - 1, 1)
+        position = i * (side - 1)
+    else:  # at (i + 1/2) side / out - 1/2, but not outside
+        whole = 2 * out
+        position = numpy.clip((2 * i + 1) * side - out, 0, whole * (side - 1))
+    return numpy.maximum(whole - abs(position - j * whole), 0), whole
 
 
 def upsampled_block(

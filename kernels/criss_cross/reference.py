@@ -31,7 +31,7 @@ def attend(
 
     # The row counts the pixel itself; the column leaves it out. The row's maximum is finite, so the
     # masked -inf becomes an exact 0 with a zero gradient.
-    itself = jnp.eye(query.shape[1], dtype=bool)[None, :, None, :]
+    itself = jnp.expand_dims(jnp.eye(query.shape[1], dtype=bool), (0, 2))  # [1, H, 1, H]
     energy_col = jnp.where(itself, -jnp.inf, energy_col)
 
     maximum = jnp.maximum(energy_col.max(-1, keepdims=True), energy_row.max(-1, keepdims=True))
@@ -39,7 +39,7 @@ def attend(
     weight_col = jnp.exp(energy_col - maximum)
     weight_row = jnp.exp(energy_row - maximum)
     total = weight_col.sum(-1, keepdims=True) + weight_row.sum(-1, keepdims=True)
-    lse = (maximum + jnp.log(total))[..., 0]
+    lse = jnp.squeeze(maximum + jnp.log(total), -1)
     weight_col = (weight_col / total).astype(value.dtype)
     weight_row = (weight_row / total).astype(value.dtype)
 

@@ -1,15 +1,17 @@
 """Upsampling by matrices, a block of rows at a time, against `resize_bilinear`."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jax import export
 
 from ccnet_jax.evaluation import upsampling
 from ccnet_jax.labels import VOID
 from ccnet_jax.models.layers import resize_bilinear
-from ccnet_jax.models.upsampling import resizing_matrix, upsampling_matrices
+from ccnet_jax.models.upsampling import bilinear_weights, resizing_matrix, upsampling_matrices
 
 sides = st.lists(st.integers(1, 60), min_size=2, max_size=3).map(tuple)
 
@@ -64,3 +66,18 @@ def test_largest_and_sum_of_upsampled_logits(align_corners):
         np.testing.assert_array_equal(spoilt[1], largest[1, :13])
     total = upsampling.add_upsampled(jnp.ones((2, 3, 5, 11, 5)), logits, matrices, probabilities=False)
     np.testing.assert_allclose(total.reshape(2, 15, 11, 5)[:, :13], 1 + wanted, atol=1e-5)
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_weights_of_open_sides_are_those_of_numbers_in_every_bit(align_corners):
+    scope = export.SymbolicScope()
+    shapes = [
+        jax.ShapeDtypeStruct(export.symbolic_shape(side, scope=scope), jnp.uint8) for side in ("side", "out")
+    ]
+    program = export.export(jax.jit(lambda x, y: bilinear_weights(x.shape[0], y.shape[0], align_corners)))(
+        *shapes
+    )
+    for side, out in ((8, 64), (6, 47), (7, 49), (97, 769)):
+        found = program.call(np.zeros(side, np.uint8), np.zeros(out, np.uint8))
+        np.testing.assert_array_equal(found, bilinear_weights(side, out, align_corners))

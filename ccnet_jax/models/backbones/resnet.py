@@ -80,8 +80,11 @@ def _shortcut(x: jax.Array, out: jax.Array, stride: int, train: bool, dtype: DTy
 
 
 def max_pool(x: Float[Array, "B H W C"], ceil: bool) -> Float[Array, "B h w C"]:
-    """3x3, stride 2, one pixel of padding: a side n becomes (n - 1) / 2, rounded down or up, plus 1."""
-    return _pooled(x, tuple((1, 1 + (ceil and side % 2 == 0)) for side in x.shape[1:3]))
+    """3x3, stride 2, one pixel of padding: a side n becomes (n - 1) / 2, rounded down or up, plus 1.
+
+    Rounding up takes a second pixel of padding behind an even side; behind an odd one no window reaches it.
+    """
+    return _pooled(x, ((1, 1 + ceil),) * 2)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))

@@ -1,0 +1,49 @@
+"""Exported files as contenders of `experiments.export_latency`, as a server runs them."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments.speed import cases, worker
+from experiments.speed.cases import Case
+from experiments.speed.worker import Contender
+
+
+def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]) -> Contender:
+    """The file that the request names, on the CPU; label maps uint8 [B, H, W]."""
+    path, images = pathlib.Path(request["files"][name]), cases.pictures(case)
+    return (in_jax if path.suffix == ".stablehlo" else in_onnxruntime)(path, images)
+
+
+def in_jax(path: pathlib.Path, images: np.ndarray) -> Contender:
+    """A StableHLO file in JAX, compiled once."""
+    import jax
+    from jax import export
+
+    call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+    pictures = jax.device_put(images)
+
+    def labels() -> jax.Array:
+        return call(pictures)["classes"]
+
+    def wait(labels: jax.Array) -> None:
+        labels.block_until_ready()
+
+    return Contender(labels, wait, worker.resident_bytes, logits=lambda: np.asarray(labels()[0]))
+
+
+def in_onnxruntime(path: pathlib.Path, images: np.ndarray) -> Contender:
+    """An ONNX file in onnxruntime, with its own choice of threads and optimizations."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def labels() -> np.ndarray:
+        return session.run(["classes"], {"images": images})[0]
+
+    return Contender(labels, lambda _: None, worker.resident_bytes, logits=lambda: labels()[0])
+
+
+if __name__ == "__main__":
+    worker.serve(prepare)
