@@ -68,6 +68,36 @@ MMSEG_COSTS = {
     "voc12aug:mmseg-r101-512x512-20k": Training(9.5, 13.64),
 }
 
+# MMSEG, column "Download": when the weights were made, and the first eight digits of the file's SHA-256.
+_MMSEG_STAMPS = {
+    "cityscapes:mmseg-r50-512x1024-40k": "20200616_142517-4123f401",
+    "cityscapes:mmseg-r101-512x1024-40k": "20200616_142540-a3b84ba6",
+    "cityscapes:mmseg-r50-769x769-40k": "20200616_145125-76d11884",
+    "cityscapes:mmseg-r101-769x769-40k": "20200617_101428-4f57c8d0",
+    "cityscapes:mmseg-r50-512x1024-80k": "20200617_010421-869a3423",
+    "cityscapes:mmseg-r101-512x1024-80k": "20200617_203935-ffae8917",
+    "cityscapes:mmseg-r50-769x769-80k": "20200617_010421-73eed8ca",
+    "cityscapes:mmseg-r101-769x769-80k": "20200618_011502-ad3cd481",
+    "ade20k:mmseg-r50-512x512-80k": "20200615_014848-aa37f61e",
+    "ade20k:mmseg-r101-512x512-80k": "20200615_014848-1f4929a3",
+    "ade20k:mmseg-r50-512x512-160k": "20200616_084435-7c97193b",
+    "ade20k:mmseg-r101-512x512-160k": "20200616_000644-e849e007",
+    "voc12aug:mmseg-r50-512x512-20k": "20200617_193212-fad81784",
+    "voc12aug:mmseg-r101-512x512-20k": "20200617_193212-0007b61d",
+    "voc12aug:mmseg-r50-512x512-40k": "20200613_232127-c2a15f02",
+    "voc12aug:mmseg-r101-512x512-40k": "20200613_232127-c30da577",
+}
+
+
+def mmseg_file(config: str) -> str:
+    """The name of the file with mmsegmentation's weights of a config."""
+    data_set, _, variant = config.partition(":")
+    _, depth, crop, steps = variant.split("-")
+    return f"ccnet_{depth}-d8_{crop}_{steps}_{data_set}_{_MMSEG_STAMPS[config]}.pth"
+
+
+MMSEG_FILES = {config: mmseg_file(config) for config in _MMSEG_STAMPS}
+
 R101, R50 = "R101", "R50"
 # The paper's tables: (table and row, config, what to add to the command, mIoU in percent).
 PAPER_ROWS = (
@@ -106,10 +136,21 @@ def scores_table(configs: list[str]) -> str:
     return markdown.table(header, rows) + f"\n\n{sources}"
 
 
+def files_table() -> str:
+    """The files of mmsegmentation's weights, their configs, and the scores that they should reach."""
+    scores = published_scores()
+    rows = [
+        [f"`{file}`", f"`{config}`", *("-" if x is None else f"{x:g}" for x in scores[config])]
+        for config, file in MMSEG_FILES.items()
+    ]
+    return markdown.table(["file", "`--config`", "mIoU", "ms + flip"], rows) + f"\n\n*Published: {MMSEG}.*"
+
+
 def tables() -> dict[str, str]:
     """{name: Markdown} of every table of published numbers, its source below it."""
     costs = [[name, f"{cost.gflop:g}", str(cost.megabytes)] for name, cost in COSTS.items()]
     found = {
+        "files": files_table(),
         "selection": scores_table(list(SELECTION)),
         "paper": markdown.table(["the paper's", "config", "add", "published"], PAPER_ROWS)
         + f"\n\n*Published: {PAPER}.*",

@@ -1,0 +1,132 @@
+"""Whether mmsegmentation's published weights, converted, score what was published.
+
+    python -m experiments.published_scores FOLDER --cityscapes DIR [--ade20k DIR] [--voc12aug DIR] [--ms-flip]
+
+FOLDER holds some of the files in docs/weights.md, as they were fetched (.pth needs PyTorch) or as
+.safetensors of the same name. Each is checked, converted with the config of its name and scored on that
+config's validation split, if the folder of its data set is named. Writes
+experiments/results/published_scores.json. What is converted and scored is not done again: an interrupted
+experiment goes on.
+"""
+
+import argparse
+import hashlib
+import pathlib
+from typing import Any
+
+from ccnet_jax import command_line, convert
+from ccnet_jax import eval as evaluate
+from ccnet_jax.errors import UserError, read_json
+from ccnet_jax.progress import progress_bar, write_line
+from ccnet_jax.run.folder import RunFolder
+from experiments import markdown, published
+from kernels.measure import ROOT, result_head, write_result
+
+PATH = ROOT / "experiments" / "results" / "published_scores.json"
+SPLIT = "val"
+AGREE = 0.05  # points of mIoU: what is published has two digits, and decoders of JPEGs differ
+
+
+def found(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """{config: file} of the published files in a folder."""
+    files = {}
+    for config, name in published.MMSEG_FILES.items():
+        path = folder / name
+        for candidate in (path.with_suffix(".safetensors"), path):
+            if candidate.is_file():
+                files[config] = candidate
+    return files
+
+
+def digest_of(path: pathlib.Path) -> str:
+    """The SHA-256 of a file. Raises UserError where a .pth is not the one that its name tells."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if path.suffix == ".pth" and not digest.startswith(path.stem[-8:]):
+        raise UserError(
+            f"{path} is damaged: its SHA-256 begins with {digest[:8]}, not {path.stem[-8:]}; fetch it again"
+        )
+    return digest
+
+
+def score(run: RunFolder, data: pathlib.Path, ms_flip: bool, limit: int | None) -> dict[str, Any]:
+    """What `eval` says of a converted run; it is not asked again where it has said so."""
+    name = SPLIT + "-ms-flip" * ms_flip + (f"-first{limit}" if limit else "")
+    if not run.scores_file(name).is_file():
+        options = ["--ms-flip"] * ms_flip + (["--limit", str(limit)] if limit else [])
+        evaluate.main(["--workdir", str(run), "--split", SPLIT, "--data-dir", str(data), *options])
+    return read_json(run.scores_file(name), "delete it")
+
+
+def measured(
+    config: str, file: pathlib.Path, data: pathlib.Path, runs: pathlib.Path, flags: argparse.Namespace
+) -> dict[str, Any]:
+    """The row of a file: converted and scored."""
+    digest = digest_of(file)
+    run = RunFolder(runs / f"{config.replace(':', '-')}-{digest[:8]}")
+    if not run.config_file.is_file():
+        width = [] if flags.width is None else [f"--config.model.width={flags.width}"]
+        convert.main([str(file), "--out", str(run), "--config", config, *width])
+    row = {"config": config, "file": file.name, "sha256": digest}
+    for key, ms_flip in {"mIoU": False, "ms_flip": True}.items():
+        if not ms_flip or flags.ms_flip:
+            result = score(run, data, ms_flip, flags.limit)
+            row |= {key: result["mIoU"], "pictures": result["pictures"]}
+    return row
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """{"scores": Markdown}: measured beside published, percent."""
+    scores, rows = published.published_scores(), []
+    for row in report["rows"]:
+        cells = [f"`{row['config']}`", str(row["pictures"])]
+        for key, wanted in zip(("mIoU", "ms_flip"), scores[row["config"]], strict=True):
+            got = None if row.get(key) is None else 100 * row[key]
+            cells += ["-" if x is None else f"{x:.2f}" for x in (got, wanted)]
+            cells.append("-" if got is None or wanted is None else f"{got - wanted:+.2f}")
+        rows.append(cells)
+    header = ["`--config`", "pictures", "mIoU", "published", "difference"]
+    return {"scores": markdown.table([*header, "ms + flip", "published", "difference"], rows)}
+
+
+def main(command: list[str] | None = None) -> None:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=pathlib.Path, help="of the files")
+    parser.add_argument("--cityscapes", type=pathlib.Path, metavar="DIR", help="folder of that data set")
+    parser.add_argument("--ade20k", type=pathlib.Path, metavar="DIR", help="folder of that data set")
+    parser.add_argument("--voc12aug", type=pathlib.Path, metavar="DIR", help="folder of that data set")
+    parser.add_argument(
+        "--ms-flip", action="store_true", help="score with several scales and mirror images, too"
+    )
+    parser.add_argument("--limit", type=command_line.positive, help="score the first pictures only")
+    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "published")
+    parser.add_argument("--output", type=pathlib.Path, default=PATH)
+    parser.add_argument("--width", type=float, help="of the networks in made-up files, to try this program")
+    flags = parser.parse_args(command)
+
+    folder = flags.folder.expanduser()
+    files = found(folder)
+    data = {config: getattr(flags, config.partition(":")[0]) for config in files}
+    cells = {config: path for config, path in files.items() if data[config] is not None}
+    if not cells:
+        reason = "name the folders of their data sets" if files else "fetch some of those in docs/weights.md"
+        parser.error(
+            f"{folder} has {len(files)} of the {len(published.MMSEG_FILES)} published files; {reason}"
+        )
+    rows = []
+    with progress_bar(total=len(cells), unit="network") as bar:
+        for config, path in cells.items():
+            row = measured(config, path, data[config].expanduser(), flags.runs.expanduser().resolve(), flags)
+            rows.append(row)
+            wanted = published.published_scores()[config][0]
+            verdict = "agrees" if abs(100 * row["mIoU"] - wanted) <= AGREE else "DIFFERS"
+            write_line(f"{config}: mIoU {100 * row['mIoU']:.2f} %, published {wanted:.2f} %: {verdict}")
+            bar.update()
+    write_result(flags.output, {**result_head(), "made_up": flags.width is not None, "rows": rows})
+
+
+if __name__ == "__main__":
+    command_line.run(main)
