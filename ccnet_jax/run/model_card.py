@@ -8,6 +8,7 @@ from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
 from ccnet_jax.errors import UserError, read_json
 from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.run.metric_log import logged
 
 EXAMPLE = "example.png"
 # What a reader of the card asks first; the rest is in config.json.
@@ -61,7 +62,7 @@ def text(
         lines.append(f"| commit of ccnet_jax | {start.get('commit')} (version {start.get('ccnet_jax')}) |")
         lines.append(f"| JAX | {start.get('versions', {}).get('jax')} |")
     lines += ["", "All keys are in `config.json`.", "", "## Scores", ""]
-    scores = list(_scores(run))
+    scores = [*_scores(run), *_validation(run, config)]
     if scores:
         lines += ["| split | test mode | updates | pictures | scores |", "|---|---|---|---|---|", *scores]
     else:
@@ -83,6 +84,26 @@ def _scores(run: RunFolder) -> Iterator[str]:
             yield f"| {found['split']} | {found['mode']} | {found['step']} | {found['pictures']} | {told} |"
         except (UserError, KeyError, TypeError):
             continue  # written by another version, or by hand
+
+
+def _validation(run: RunFolder, config: Config) -> Iterator[str]:
+    """A row for the last validation in training."""
+    prefix = f"{config.data.eval_split}/"
+    validations = [line for line in logged(run) if any(name.startswith(prefix) for name in line)]
+    for line in validations[-1:]:
+        told = ", ".join(
+            f"{name.removeprefix(prefix)} {100 * value:.2f} %"
+            for name, value in line.items()
+            if name.startswith(prefix)
+        )
+        cells = (
+            f"{config.data.eval_split}, in training",
+            str(config.test_mode()),
+            str(line["step"]),
+            "all",
+            told,
+        )
+        yield f"| {' | '.join(cells)} |"
 
 
 def _starts(run: RunFolder) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import pathlib
 import shutil
 import sys
@@ -259,6 +260,8 @@ def test_the_card_says_what_the_run_recorded(run, tmp_path, monkeypatch):
         copy.scores_file("val"), {"split": "val", "mode": "whole", "step": 3, "pictures": 100, "mIoU": 0.5}
     )
     write_json(copy.scores_file("broken"), {"split": "val"})
+    lines = ({"step": 2, "val/mIoU": 0.25}, {"step": 3, "val/mIoU": 0.375}, {"step": 3, "loss": 1.0})
+    copy.metrics_file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     copy.add_versions()
     copy.pictures("val").mkdir(parents=True)
     (copy.pictures("val") / "a.png").write_bytes(b"a picture")
@@ -267,6 +270,7 @@ def test_the_card_says_what_the_run_recorded(run, tmp_path, monkeypatch):
     for part in (
         *(
             "| val | whole | 3 | 100 | mIoU 50.00 % |",
+            "| val, in training | whole | 3 | all | mIoU 37.50 % |",
             "![an example](example.png)",
             '| `data.name` | "streets" |',
         ),
