@@ -48,6 +48,7 @@ from ccnet_jax.training.save_rhythm import SaveRhythm
 from ccnet_jax.training.schedules import build_schedule
 from ccnet_jax.training.step import State, initial_state, make_train_step
 from ccnet_jax.training.stopping import Stopped, StopSignal
+from ccnet_jax.training.waiting import waiting
 from ccnet_jax.weights import pretrained
 from kernels.criss_cross import IMPLEMENTATIONS
 
@@ -125,7 +126,9 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         # ------------------------------------------------------------- data
         host_batches = task.batches(config, train_source, start, process, processes)
         closing.callback(host_batches.close)
-        batches = devices.prefetched(host_batches, mesh)
+        # hosts stop together, which they agree upon after a step
+        between = stop.check if processes == 1 else do_nothing
+        batches = waiting(devices.prefetched(host_batches, mesh), between)
 
         # ------------------------------------------- what goes on beside steps
         clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))
@@ -242,6 +245,9 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
                 if eval_due:
                     evaluate(step)
         except Stopped as stopped:
+            if meter.step > start:  # in a wait for data, updates are not saved yet
+                meter.settle()
+                save(meter.step, needed=True)
             bar.close()
             say(f"stopped after step {meter.step}; the same command with --workdir {run} goes on from there")
             sys.exit(128 + stopped.number)

@@ -1,13 +1,17 @@
 """Runs that are disturbed end as those that are not. Signals and kills: tests/test_programs.py."""
 
 import dataclasses
+import itertools
 import json
+import os
+import signal
+import threading
 
 import jax
 import numpy as np
 import pytest
 
-from ccnet_jax import train
+from ccnet_jax import devices, train
 from ccnet_jax.errors import UserError
 from ccnet_jax.run.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.run.folder import RunFolder
@@ -64,6 +68,7 @@ def assert_same(one, other):
 def test_a_run_that_is_disturbed_everywhere_leaves_the_records_of_one_that_is_not(
     config, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr(train, "waiting", lambda batches, _: batches)  # so that `check` is the evaluation's
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     train.train(config, whole)
     assert [line["step"] for line in logged(whole)] == [3, 4, 6, 6]
@@ -118,6 +123,23 @@ def test_a_run_in_a_store_goes_on_upon_another_machine(config, tmp_path, monkeyp
     train.train(config, RunFolder.at(url, fetch=False))
     assert_same(whole, RunFolder(tmp_path / "bucket" / "run"))
     assert not (tmp_path / "bucket" / "run" / "lock").exists()
+
+
+def test_a_signal_while_no_data_come_saves_and_ends(config, tmp_path, monkeypatch):
+    run, released = RunFolder(tmp_path / "run"), threading.Event()
+
+    def stuck(batches, mesh):
+        yield from itertools.islice(prefetched(batches, mesh), 2)
+        os.kill(os.getpid(), signal.SIGTERM)
+        released.wait()
+
+    prefetched = devices.prefetched
+    monkeypatch.setattr(devices, "prefetched", stuck)
+    with pytest.raises(SystemExit) as stopped:
+        train.train(config, run)
+    released.set()
+    assert stopped.value.code == 143
+    assert Checkpoints.last_step(run) == 2
 
 
 def test_an_error_outside_an_update_loses_no_update(config, tmp_path, monkeypatch):
