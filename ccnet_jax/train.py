@@ -16,12 +16,11 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from ccnet_jax import command_line, compilation_cache, config_files, devices
 from ccnet_jax import config as configuration
@@ -40,9 +39,9 @@ from ccnet_jax.run.metric_log import MetricLog, is_evaluated
 from ccnet_jax.run.shared import check_shared
 from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tasks.task import Task
+from ccnet_jax.tasks.sentences import remarks, sentences_for_updates
 from ccnet_jax.training.clock import StepClock
-from ccnet_jax.training.meter import Meter, NotFinite
+from ccnet_jax.training.meter import Meter
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.save_rhythm import SaveRhythm
 from ccnet_jax.training.schedules import build_schedule
@@ -273,44 +272,6 @@ def is_finished(config: Config, run: RunFolder) -> bool:
     if config.eval_every:
         return is_evaluated(run, config.steps, config.data.eval_split)
     return run.pictures(config.data.train_split).is_dir()
-
-
-def remarks(meter: Meter, config: Config, task: Task, source: Any) -> Iterator[str]:
-    """Sentences about updates that are out of the ordinary, with the names of their pictures."""
-    for step, words in meter.remarks():
-        yield f"warning: step {step} {words}; its pictures: {picture_names(config, task, source, step)}"
-
-
-def picture_names(config: Config, task: Task, source: Any, step: int) -> str:
-    """The names of the pictures of an update, at most 8."""
-    names = task.batch_names(config, source, step)
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-@contextlib.contextmanager
-def sentences_for_updates(
-    config: Config, task: Task, source: Any, run: RunFolder, schedule: optax.Schedule
-) -> Iterator[None]:
-    """Inside, an update that is not finite, or finds no memory, becomes a UserError."""
-    try:
-        yield
-    except NotFinite as trouble:
-        step, values = trouble.step, trouble.values
-        raise UserError(
-            f"at step {step} the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}, "
-            f"at a rate of {float(schedule(step - 1)):.3g}, with the pictures "
-            f"{picture_names(config, task, source, step)}: lower --config.optimizer.learning_rate, in "
-            "another --workdir, or pass --config.skip_nonfinite=N to leave out up to N such updates; "
-            f"{run} keeps the weights before it"
-        ) from None
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise UserError(
-            f"an update does not fit into the device's memory ({str(error).splitlines()[0]}); lower "
-            "--config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
-            "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
-        ) from None
 
 
 def check_devices(config: Config) -> None:

@@ -17,6 +17,7 @@ from ccnet_jax.run.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.run.metric_log import points
 from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks.sentences import sentences_for_updates
 from ccnet_jax.training.stopping import Stopped, StopSignal
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
@@ -203,6 +204,6 @@ def test_an_update_that_is_not_finite_names_its_pictures_and_is_not_made(config,
 )
 def test_an_update_that_finds_no_memory_gets_a_sentence(config, tmp_path, words, kind, told):
     task, run = TASKS["semantic"], RunFolder(tmp_path)
-    sentences = train.sentences_for_updates(config, task, None, run, lambda step: 0.1)
+    sentences = sentences_for_updates(config, task, None, run, lambda step: 0.1)
     with pytest.raises(kind, match=told), sentences:
         raise jax.errors.JaxRuntimeError(f"{words}\nmore")

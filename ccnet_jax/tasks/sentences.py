@@ -1,0 +1,51 @@
+"""Sentences about updates that went wrong, or are out of the ordinary, with the names of their pictures."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import optax
+
+from ccnet_jax.config import Config
+from ccnet_jax.errors import UserError
+from ccnet_jax.tasks.task import Task
+from ccnet_jax.training.meter import Meter, NotFinite
+
+
+def remarks(meter: Meter, config: Config, task: Task, source: Any) -> Iterator[str]:
+    """Sentences about updates that are out of the ordinary, with the names of their pictures."""
+    for step, words in meter.remarks():
+        yield f"warning: step {step} {words}; its pictures: {picture_names(config, task, source, step)}"
+
+
+def picture_names(config: Config, task: Task, source: Any, step: int) -> str:
+    """The names of the pictures of an update, at most 8."""
+    names = task.batch_names(config, source, step)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+@contextlib.contextmanager
+def sentences_for_updates(
+    config: Config, task: Task, source: Any, run: object, schedule: optax.Schedule
+) -> Iterator[None]:
+    """Inside, an update that is not finite, or finds no memory, becomes a UserError."""
+    try:
+        yield
+    except NotFinite as trouble:
+        step, values = trouble.step, trouble.values
+        raise UserError(
+            f"at step {step} the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}, "
+            f"at a rate of {float(schedule(step - 1)):.3g}, with the pictures "
+            f"{picture_names(config, task, source, step)}: lower --config.optimizer.learning_rate, in "
+            "another --workdir, or pass --config.skip_nonfinite=N to leave out up to N such updates; "
+            f"{run} keeps the weights before it"
+        ) from None
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(
+            f"an update does not fit into the device's memory ({str(error).splitlines()[0]}); lower "
+            "--config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
+            "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
+        ) from None
