@@ -298,6 +298,7 @@ def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder
     """
     if jax.process_index() == 0:
         run.check_results(run.own_files, [*files_of(source), *files_of(eval_source)])
+        run.remove_fragments()
         run.save_config(configuration.without_place(config))
         run.save_classes(source.classes, source.palette)
         run.add_versions()

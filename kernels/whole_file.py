@@ -10,6 +10,7 @@ from collections.abc import Iterator
 # Of the modes of new files. Read once, when the module is loaded: to read it is to change it for a moment.
 UMASK = os.umask(0o077)
 os.umask(UMASK)
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)
 _LONGEST = 50  # characters of a file's name that its temporary one repeats: names have at most 255 bytes
 
 
@@ -38,6 +39,11 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def fragments(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Temporary files of `whole_file` in a folder: of processes that write there, or were killed."""
+    return [x for x in folder.glob(".*.tmp") if _TEMPORARY.fullmatch(x.name)] if folder.is_dir() else []
 
 
 def write_whole(path: pathlib.Path, data: bytes | str) -> None:

@@ -25,6 +25,7 @@ from ccnet_jax.run.remote import Remote, is_address
 from ccnet_jax.version import __version__
 from kernels.criss_cross import IMPLEMENTATIONS
 from kernels.measure import result_head
+from kernels.whole_file import fragments
 
 LATEST = pathlib.Path("runs/latest")  # a link to the newest run
 
@@ -147,6 +148,16 @@ class RunFolder:
     def scores_file(self, name: str) -> pathlib.Path:
         """The scores of one evaluation."""
         return self.path / f"eval-{name}.json"
+
+    def remove_fragments(self) -> None:
+        """Remove temporary files that a killed process left beside the run's files and pictures.
+
+        For the one that holds the run's lock.
+        """
+        folders = self.all_pictures.iterdir() if self.all_pictures.is_dir() else ()
+        for folder in (self.path, *folders):
+            for path in fragments(folder):
+                path.unlink(missing_ok=True)
 
     def check_results(self, written: Iterable[pathlib.Path], data: Iterable[pathlib.Path]) -> None:
         """Raise UserError where a result would replace the data, leads out of the folder, or cannot be made.

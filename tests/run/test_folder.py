@@ -1,6 +1,8 @@
 """The folder of a run: its paths, its config and classes, what worked on it."""
 
+import contextlib
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from ccnet_jax.config import to_dict
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError
 from ccnet_jax.run.folder import LATEST, RunFolder
+from kernels.whole_file import whole_file
 from tests.helpers import load_config
 
 
@@ -163,3 +166,21 @@ def test_results_of_a_run_never_replace_the_data(tmp_path):
         UserError, match=r"pictures is no folder, and pictures are to lie there; move it away"
     ):
         run.check_results([], [])
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    run = RunFolder(tmp_path)
+    pictures = run.pictures("val")
+    pictures.mkdir(parents=True)
+    kept = [pictures / "a.png", run.config_file, tmp_path / "notes.tmp", tmp_path / ".hidden.tmp"]
+    for path in kept:
+        path.write_text("x")
+    left = []
+    for path in (pictures / "b.png", run.config_file):
+        with contextlib.suppress(KeyboardInterrupt), whole_file(path) as temporary:
+            left.append(shutil.copy(temporary, temporary.with_name(f"{temporary.name[:-12]}abcd_123.tmp")))
+            raise KeyboardInterrupt
+    assert all(path.exists() for path in left)
+    run.remove_fragments()
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in kept)
