@@ -8,6 +8,7 @@ updates of each quantity after the first fifth, which warms up, and how uncertai
 """
 
 import argparse
+import contextlib
 import os
 import pathlib
 import shutil
@@ -73,11 +74,10 @@ def state(process: int, run: RunFolder) -> dict[str, float]:
         except (OSError, StopIteration):
             continue  # it has just ended
     size = 0
-    for path in run.checkpoints.rglob("*"):
-        try:
-            size += path.stat().st_size
-        except OSError:
-            continue
+    for folder, _, files in os.walk(run.checkpoints):  # which goes on where a folder is removed meanwhile
+        for name in files:
+            with contextlib.suppress(OSError):
+                size += os.stat(os.path.join(folder, name)).st_size
     return {
         "memory": memory / 1024,
         "descriptors": descriptors,
@@ -131,13 +131,16 @@ def main() -> None:
             stdout=log,
             stderr=log,
         )
-        while process.poll() is None:
-            time.sleep(1)
-            lines = logged(run)
-            step = lines[-1]["step"] if lines else 0
-            if step:
-                samples.append(state(process.pid, run) | {"step": step})
-            bar.update(step - bar.n)
+        try:
+            while process.poll() is None:
+                time.sleep(1)
+                lines = logged(run)
+                step = lines[-1]["step"] if lines else 0
+                if step:
+                    samples.append(state(process.pid, run) | {"step": step})
+                bar.update(step - bar.n)
+        finally:
+            process.terminate()  # where this program ends first
     if process.returncode:
         raise UserError(f"training ended with exit status {process.returncode}; see {log.name}")
 

@@ -234,12 +234,12 @@ class Remote:
     def _here(self) -> dict[str, State]:
         """{name: state} of the copy's files."""
         found = {}
-        for path in self.local.rglob("*"):
-            name = path.relative_to(self.local).as_posix()
-            if _OWN.search(name) is None:
-                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
-                    status = path.stat()
-                    if path.is_file():
+        for folder, _, files in os.walk(self.local):  # which goes on where a folder is removed meanwhile
+            for path in (pathlib.Path(folder, file) for file in files):
+                name = path.relative_to(self.local).as_posix()
+                if _OWN.search(name) is None:
+                    with contextlib.suppress(FileNotFoundError):
+                        status = path.stat()
                         found[name] = (status.st_size, status.st_mtime_ns)
         return found
 
