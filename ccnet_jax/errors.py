@@ -33,6 +33,11 @@ def user_error_in(error: BaseException) -> UserError | None:
     return cause
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or the name of its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextlib.contextmanager
 def writing(path: object, remedy: str = "choose another place") -> Iterator[None]:
     """Inside, an error of the file system becomes a UserError that says why `path` cannot be written."""

@@ -67,10 +67,10 @@ def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, pict
     source = step_folder(run, checkpoint)
     if source is None:
         raise UserError(f"{run} holds no checkpoint {checkpoint}; choose another (last, best, or a folder)")
-    variables = load_arrays(source)
-    step = int(source.name) if source.name.isdecimal() else None
-    if run.is_shared:
-        step = weights_file.read(run.weights_file)[1]
+    if source == run.path:  # a network that was shared
+        variables, step = weights_file.read(run.weights_file)
+    else:
+        variables, step = load_arrays(source), int(source.name) if source.name.isdecimal() else None
     example = next(iter(sorted(run.all_pictures.glob("*/*.png"))), None) if pictured else None
     shared = RunFolder(folder)
     shared.save_config(dataclasses.replace(configuration.without_place(config), pretrained=None))

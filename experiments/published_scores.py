@@ -10,7 +10,6 @@ experiment goes on.
 """
 
 import argparse
-import hashlib
 import pathlib
 from typing import Any
 
@@ -18,6 +17,7 @@ from ccnet_jax import command_line, convert
 from ccnet_jax import eval as evaluate
 from ccnet_jax.errors import UserError, read_json
 from ccnet_jax.progress import progress_bar, write_line
+from ccnet_jax.run import checksums
 from ccnet_jax.run.folder import RunFolder
 from experiments import markdown, published
 from kernels.measure import ROOT, result_head, write_result
@@ -40,8 +40,7 @@ def found(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 def digest_of(path: pathlib.Path) -> str:
     """The SHA-256 of a file. Raises UserError where a .pth is not the one that its name tells."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = checksums.digest(path)
     if path.suffix == ".pth" and not digest.startswith(path.stem[-8:]):
         raise UserError(
             f"{path} is damaged: its SHA-256 begins with {digest[:8]}, not {path.stem[-8:]}; fetch it again"

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.errors import UserError, first_line
 from ccnet_jax.exporting.formats import Disagrees, Format
 from ccnet_jax.exporting.program import Program
 
@@ -57,7 +57,7 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise Disagrees(f"onnx.checker refuses the file ({_first(error)}); it is not kept") from None
+        raise Disagrees(f"onnx.checker refuses the file ({first_line(error)}); it is not kept") from None
     session = _session(path)
     names = [x.name for x in session.get_outputs()]
     for (images,) in program.examples():
@@ -65,8 +65,8 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
             found = dict(zip(names, session.run(names, {"images": images}), strict=True))
         except Exception as error:  # onnxruntime has a class of its own for each kind of fault
             raise Disagrees(
-                f"onnxruntime cannot run the file on pictures {list(images.shape)} ({_first(error)}); it is "
-                "not kept"
+                f"onnxruntime cannot run the file on pictures {list(images.shape)} ({first_line(error)}); it "
+                "is not kept"
             ) from None
         wanted = np.asarray(jax.jit(program.logits)(images))
         difference = relative_difference(found[LOGITS], wanted)
@@ -113,12 +113,7 @@ def _session(path: pathlib.Path) -> Any:
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:
-        raise Disagrees(f"onnxruntime cannot load the file ({_first(error)}); it is not kept") from None
-
-
-def _first(error: Exception) -> str:
-    """The first line of what a library says."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Disagrees(f"onnxruntime cannot load the file ({first_line(error)}); it is not kept") from None
 
 
 FORMAT = Format(

@@ -18,7 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ccnet_jax import devices
-from ccnet_jax.errors import UserError, writing
+from ccnet_jax.errors import UserError, first_line, writing
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.run import checksums, weights_file
 from ccnet_jax.run.checkpoint_names import check_names
@@ -126,7 +126,7 @@ class Checkpoints:
             call()
         except Exception as error:  # of Orbax, TensorStore or the file system: each has its own class
             self._begin_again()
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             raise UserError(
                 f"a checkpoint could not be written to {self._root} ({reason}); {free / 1e9:.3g} GB are free "
                 "there: make room, or see to it that the folder is there and may be written"

@@ -19,7 +19,7 @@ def seal(folder: pathlib.Path) -> None:
         for path in folder.rglob("*")
         if path.is_file() and path.name not in (SUMS, *_LATER)
     )
-    write_whole(folder / SUMS, "".join(f"{_digest(folder / name)}  {name}\n" for name in names))
+    write_whole(folder / SUMS, "".join(f"{digest(folder / name)}  {name}\n" for name in names))
 
 
 def damage(folder: pathlib.Path) -> str | None:
@@ -32,17 +32,18 @@ def damage(folder: pathlib.Path) -> str | None:
         return None
     try:
         for line in sums.read_text().splitlines():
-            digest, name = line.split("  ", 1)
+            wanted, name = line.split("  ", 1)
             path = folder / name
             if not path.is_file():
                 return f"lacks {name}"
-            if _digest(path) != digest:
+            if digest(path) != wanted:
                 return f"is damaged: {name} is not what was written"
     except (OSError, ValueError) as error:
         return f"cannot be read ({error})"
     return None
 
 
-def _digest(path: pathlib.Path) -> str:
+def digest(path: pathlib.Path) -> str:
+    """The SHA-256 of a file, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

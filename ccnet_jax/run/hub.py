@@ -13,8 +13,8 @@ import shutil
 from typing import Any
 
 from ccnet_jax.compilation_cache import private, user_folder
-from ccnet_jax.errors import UserError
-from ccnet_jax.run import weights_file
+from ccnet_jax.errors import UserError, first_line
+from ccnet_jax.run import checksums, weights_file
 
 PREFIX = "hf:"
 _NAME = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^@]+))?")
@@ -131,14 +131,13 @@ def _reason(name: str, error: Exception) -> str:
         return (
             f"{name} is not in the cache, and the hub cannot be reached; see that this machine has a network"
         )
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{name} cannot be fetched ({lines[0]}); try again, or name another"
+    return f"{name} cannot be fetched ({first_line(error)}); try again, or name another"
 
 
 def _check_digest(path: pathlib.Path, name: str) -> None:
     """Raise UserError where a large file is not what the hub says: it keeps those by their SHA-256."""
     kept = path.resolve()
-    if _SHA256.fullmatch(kept.name) and _digest(kept) != kept.name:
+    if _SHA256.fullmatch(kept.name) and checksums.digest(kept) != kept.name:
         kept.unlink()
         raise UserError(f"{name} came damaged, and is removed from the cache; start again")
 
@@ -169,7 +168,7 @@ def fetched_file(address: str) -> pathlib.Path:
                     "fetch it"
                 )
             _download(url, path)
-        if note and _digest(path) != digest:
+        if note and checksums.digest(path) != digest:
             path.unlink()
             raise UserError(f"{url} is not the file with that SHA-256, and is removed; correct one of them")
     except (OSError, RuntimeError) as error:
@@ -189,17 +188,11 @@ def _download(url: str, path: pathlib.Path) -> None:
             status = getattr(getattr(error, "response", None), "status_code", None)
             if status == 416:  # the file there is another one by now
                 begun.unlink()
-            reason = f"the server says {status}" if status else str(error).strip().partition("\n")[0]
+            reason = f"the server says {status}" if status else first_line(error)
             raise UserError(
-                f"{url} cannot be fetched ({reason or type(error).__name__}); correct the address, or try "
-                "again: what came is kept"
+                f"{url} cannot be fetched ({reason}); correct the address, or try again: what came is kept"
             ) from None
     begun.replace(path)
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ------------------------------------------------------------------------------------------------ upload

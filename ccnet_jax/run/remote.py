@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ccnet_jax.compilation_cache import private, user_folder
-from ccnet_jax.errors import UserError
+from ccnet_jax.errors import UserError, first_line
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.checksums import SUMS
 from kernels.whole_file import whole_file, write_whole
@@ -70,7 +70,7 @@ class Remote:
         except ImportError as error:
             raise UserError(f"{url} needs a package that is not installed: {error}") from None
         except Exception as error:  # of a store's own package
-            raise UserError(f"{url} cannot be reached ({_first_line(error)})") from None
+            raise UserError(f"{url} cannot be reached ({first_line(error)})") from None
         name = f"{url.rpartition('/')[2]}-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
         try:
             local = private(user_folder("runs")) / name
@@ -292,7 +292,7 @@ class Remote:
             yield
         except Exception as error:  # every store has its own classes
             raise UserError(
-                f"{self.url} cannot be {done} ({_first_line(error)}); see that the address is right, and "
+                f"{self.url} cannot be {done} ({first_line(error)}); see that the address is right, and "
                 "that this machine has access"
             ) from None
 
@@ -355,8 +355,3 @@ def _bytes(path: pathlib.Path) -> bytes | None:
 
 def _size(path: pathlib.Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
