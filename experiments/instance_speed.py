@@ -1,10 +1,11 @@
-"""Time of a training step of Mask R-CNN on a CPU: this project beside torchvision's.
+"""Time of a training step of Mask R-CNN: this project beside torchvision's.
 
-    python -m experiments.instance_speed [--rounds 5] [--toy]
+    python -m experiments.instance_speed [--output FILE.json] [--rounds 5] [--toy]
 
-ResNet-50, two pictures of 256x320 with eight objects each, float32, norms and first stage frozen, 512 regions
-of a picture, torchvision's random weights in both. Each has a process of its own and they take turns in every
-round. Needs torchvision. Writes experiments/results/instance_speed.json.
+ResNet-50, eight objects in each picture, norms and first stage frozen, 512 regions of a picture, the same
+random weights in both. On a CPU: two pictures of 256x320 in float32. On a GPU: eight of 800x1344, COCO's
+size, in bfloat16 and float32 (TF32). Each contender has a process of its own and they take turns in every
+round. Needs torchvision. Writes experiments/results/instance_speed.json after every case.
 """
 
 import argparse
@@ -15,34 +16,48 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
+from ccnet_jax.progress import progress_bar
 from experiments import markdown
 from experiments.model_speed import Session, in_turn
-from experiments.speed.cases import Case, Setup
-from experiments.speed.instance_cases import CASE, PROGRAMS
-from kernels.measure import ROOT, result_head, write_result
+from experiments.speed.cases import Case
+from experiments.speed.instance_cases import PROGRAMS, SETUPS
+from kernels.measure import ROOT, result_head, sources, write_result
+from kernels.programs import result_file
 
 PATH = ROOT / "experiments" / "results" / "instance_speed.json"
 COMPARED_WITH = ("torch", "torchvision")
-TOY = Case("training", 18, 1, 64, 64, "float32")
+COLUMNS = (
+    "case",
+    "",
+    "ms, middle half of the rounds",
+    "JAX's time over this",
+    "compile s",
+    "peak GB",
+    "first loss",
+)
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
-    """{"times"}: Markdown, a line for each contender."""
-    ours = report["contenders"]["jax"]["seconds"]
-    lines = [
-        [
-            name,
-            f"{1e3 * row['seconds']:.0f} ({1e3 * row['p25']:.0f} to {1e3 * row['p75']:.0f})",
-            f"{ours / row['seconds']:.2f}",
-            f"{row['compile_seconds']:.0f}",
-            f"{row['peak_bytes'] / 1e9:.2f}",
-            f"{row['first_loss']:.2f}",
-        ]
-        for name, row in report["contenders"].items()
-    ]
-    header = ["", "ms, middle half of the rounds", "JAX's time over this"]
-    header += ["compile s", "peak GB", "first loss"]
-    return {"times": markdown.table(header, lines)}
+    """{"times"}: Markdown, a line for each contender of each case."""
+    lines = []
+    for case in report["cases"]:
+        ours = case["contenders"]["jax"]["seconds"]
+        for name, row in case["contenders"].items():
+            times = [1e3 * row[key] for key in ("seconds", "p25", "p75")]
+            lines.append(
+                [
+                    Case(**case["case"]).name,
+                    name,
+                    f"{times[0]:.0f} ({times[1]:.0f} to {times[2]:.0f})",
+                    f"{ours / row['seconds']:.2f}",
+                    f"{row['compile_seconds']:.0f}",
+                    f"{row['peak_bytes'] / 1e9:.2f}",
+                    f"{row['first_loss']:.2f}",
+                ]
+            )
+    return {"times": markdown.table(COLUMNS, lines)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,22 +65,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="of both in turn")
-    parser.add_argument("--toy", action="store_true", help="a tiny picture; writes no file")
+    parser.add_argument("--output", type=result_file, help=f"default: {PATH.relative_to(ROOT)}")
+    parser.add_argument("--rounds", type=int, help="of both in turn")
+    parser.add_argument("--toy", action="store_true", help="a tiny picture; writes no file unasked")
     flags = parser.parse_args(arguments)
     if importlib.util.find_spec("torchvision") is None:
         parser.error("torchvision is not installed; install torchvision, which brings torch")
 
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    case = TOY if flags.toy else CASE
-    setup = Setup((case,), tuple(PROGRAMS), flags.rounds, round_seconds=1.0)
-    with tempfile.TemporaryDirectory() as folder:
-        found = in_turn(case, PROGRAMS, setup, Session("cpu", None, pathlib.Path(folder)))
-    if failures := [f"{name}: {row['failure']}" for name, row in found.items() if row["failure"] is not None]:
-        parser.exit(1, "\n".join(failures) + "\n")
-    report = result_head() | {"case": case._asdict(), "contenders": found}
-    if not flags.toy:
-        write_result(PATH, report)
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process only asks for the device's name
+    device = "gpu" if jax.default_backend() == "gpu" else "cpu"
+    setup = SETUPS["toy" if flags.toy else device]
+    setup = setup._replace(rounds=flags.rounds or setup.rounds)
+    output = flags.output or (None if flags.toy else PATH)
+    report: dict[str, Any] = result_head()
+    report |= {"sources": sources("kernels", "ccnet_jax", "experiments/speed")}
+    report |= {"toy": flags.toy, "cases": [], "finished": False}
+    with tempfile.TemporaryDirectory() as folder, progress_bar(total=len(setup.cases), unit="case") as bar:
+        for case in setup.cases:
+            found = in_turn(case, PROGRAMS, setup, Session(device, None, pathlib.Path(folder)))
+            failures = [
+                f"{case.name}, {name}: {row['failure']}" for name, row in found.items() if row["failure"]
+            ]
+            if failures:
+                parser.exit(1, "\n".join(failures) + "\n")
+            report["cases"].append({"case": case._asdict(), "contenders": found})
+            report["finished"] = case == setup.cases[-1]
+            if output:  # after every case: a run that is cut short keeps what it has
+                write_result(output, report)
+            bar.update()
     print(tables(report)["times"])
 
 

@@ -5,12 +5,13 @@
 In this order, each part for a share of the time that is left, and none whose result for this GPU, these
 versions and these sources is there already; a part that was cut off goes on where it was:
 
-    kernels       kernels.criss_cross.check: every dtype, odd shapes, with gradients, beside the reference
-    bench         kernels.criss_cross.bench: beside einsum and PyTorch, and the floor
-    blocks        kernels.criss_cross.tune: the fastest block sizes
-    bench_tuned   bench again, with these blocks
-    model_speed   experiments.model_speed: training and inference beside PyTorch
-    camvid        ResNet-50 in bfloat16 from its last checkpoint, then the test split; needs --camvid DIR
+    kernels          kernels.criss_cross.check: every dtype, odd shapes, with gradients, beside the reference
+    bench            kernels.criss_cross.bench: beside einsum and PyTorch, and the floor
+    blocks           kernels.criss_cross.tune: the fastest block sizes
+    bench_tuned      bench again, with these blocks
+    model_speed      experiments.model_speed: training and inference beside PyTorch
+    instance_speed   experiments.instance_speed: training Mask R-CNN beside torchvision
+    camvid           ResNet-50 in bfloat16 from its last checkpoint, then the test split; needs --camvid DIR
 
 Writes DIR/GPU-NAME/{PART.json,summary.md}, DIR by default experiments/results. summary.md says which claims
 held. --toy writes DIR/GPU-NAME-toy.
@@ -46,6 +47,7 @@ CAMVID_PACKAGES = (
     *("cv2", "PIL", "imagecodecs", "ml_collections", "grain", "cloudpickle", "safetensors"),
     "tensorboardX",
 )
+INSTANCE_PACKAGES = ("torchvision",)
 ASK_FOR_DEVICE = (
     "from kernels import measure; import jax; print(jax.default_backend(), measure.device_name())"
 )
@@ -90,10 +92,18 @@ def parts(folder: pathlib.Path, flags: argparse.Namespace) -> Iterator[Part]:
         yield Part("bench_tuned", 0.12, 30, [[*bench, *tuned, *output("bench_tuned")]])
     yield Part(
         "model_speed",
-        0.75 if flags.camvid else 1.0,
+        0.75 if flags.camvid else 0.9,
         120,  # to compile one case for PyTorch and for JAX
         [["experiments.model_speed", *toy, *tuned, *output("model_speed")]],
         ("kernels", "ccnet_jax", "experiments/speed"),
+    )
+    yield Part(
+        "instance_speed",
+        0.5 if flags.camvid else 1.0,
+        120,
+        [["experiments.instance_speed", *toy, *output("instance_speed")]],
+        ("kernels", "ccnet_jax", "experiments/speed"),
+        INSTANCE_PACKAGES,
     )
     if flags.camvid:
         run = flags.camvid_run or ROOT / "runs" / f"camvid-{folder.name}"

@@ -18,6 +18,7 @@ from ccnet_jax.training.step import State, initial_state, make_train_step
 from ccnet_jax.weights.instance_import import INSTANCE_NAMES, instance_variables
 from experiments.speed import cases, instance_cases, worker
 from experiments.speed.cases import Case
+from experiments.speed.jax_side import peak_bytes
 from experiments.speed.worker import Contender
 
 STEPS = 90_000  # of the schedule, of which the first few run
@@ -26,7 +27,7 @@ STEPS = 90_000  # of the schedule, of which the first few run
 def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]) -> Contender:
     """A training step, with what `ccnet_jax.train` logs; torchvision's weights, where it has left them."""
     mesh = devices.data_mesh(jax.devices()[:1])
-    config = DetectionConfig()
+    config = DetectionConfig(sampled_regions=instance_cases.regions(case))
     network = build_mask_rcnn(
         ModelConfig(depth=case.depth, context="none", stem="7x7"), config, instance_cases.CLASSES, case.dtype
     )
@@ -52,7 +53,7 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
     def wait(metrics: Any) -> None:
         jax.block_until_ready((state, metrics))
 
-    return Contender(call, wait, worker.resident_bytes, loss=lambda metrics: float(metrics["loss"]))
+    return Contender(call, wait, peak_bytes, loss=lambda metrics: float(metrics["loss"]))
 
 
 def variables(network: MaskRCNN, weights: pathlib.Path) -> Any:

@@ -2,6 +2,7 @@
 
 Frozen norms, stem and first stage, as in its references. Pictures keep their size. It draws the masks of
 regions from masks of whole pictures within the step; this project's loader has made small ones before it.
+On a GPU it has channels-last, TF32, cuDNN's choice of algorithms, and autocast for bfloat16.
 """
 
 import pathlib
@@ -15,6 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from experiments.speed import cases, instance_cases, worker
 from experiments.speed.cases import Case
+from experiments.speed.torch_side import allow_fast_products, peak_bytes_of, release_of, wait
 from experiments.speed.worker import Contender
 from kernels.whole_file import whole_file
 
@@ -24,6 +26,8 @@ TRAINED_STAGES = 3
 
 def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]) -> Contender:
     """A training step; its random weights go to a file, for the other contender."""
+    device = torch.device("cuda" if request["device"] == "gpu" else "cpu")
+    allow_fast_products()
     torch.manual_seed(0)
     backbone = resnet_fpn_backbone(
         backbone_name=f"resnet{case.depth}",
@@ -32,7 +36,11 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
         trainable_layers=TRAINED_STAGES,
     )
     model = detection.MaskRCNN(
-        backbone, instance_cases.CLASSES + 1, min_size=case.height, max_size=case.width
+        backbone,
+        instance_cases.CLASSES + 1,
+        min_size=case.height,
+        max_size=case.width,
+        box_batch_size_per_image=instance_cases.regions(case),
     )
     for block_name, block in model.backbone.body.named_modules():
         if block_name.endswith("bn3"):
@@ -41,6 +49,7 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
     with whole_file(case.weights_file(folder, "torch")) as path, path.open("wb") as file:
         np.savez(file, allow_pickle=False, **state)
 
+    model = model.to(device, memory_format=torch.channels_last).train()
     parameters = [x for x in model.parameters() if x.requires_grad]
     optimizer = torch.optim.SGD(
         parameters,
@@ -49,18 +58,20 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
         weight_decay=instance_cases.WEIGHT_DECAY,
         fused=True,
     )
-    images = [torch.from_numpy(x).permute(2, 0, 1).float() / 255 for x in cases.pictures(case)]
-    targets = [target(case, i) for i in range(case.batch)]
-    model.train()
+    pictures = torch.from_numpy(cases.pictures(case)).to(device)
+    images = [x.permute(2, 0, 1).float() / 255 for x in pictures]
+    targets = [{key: x.to(device) for key, x in target(case, i).items()} for i in range(case.batch)]
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == "bfloat16")
 
     def call() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = sum(model(images, targets).values())
+        with autocast:
+            loss = sum(model(images, targets).values())
         loss.backward()
         optimizer.step()
         return loss.detach()
 
-    return Contender(call, lambda _: None, worker.resident_bytes, loss=float)
+    return Contender(call, wait, peak_bytes_of(pictures), loss=float, release=release_of(pictures))
 
 
 def target(case: Case, i: int) -> dict[str, torch.Tensor]:

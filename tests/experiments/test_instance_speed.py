@@ -1,4 +1,5 @@
 import importlib.util
+import json
 
 import numpy as np
 import pytest
@@ -22,10 +23,30 @@ def installed(monkeypatch):
 def test_both_stand_in_one_table(installed, capsys):
     instance_speed.main(["--toy", "--rounds", "2"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("|  | ms, middle half of the rounds | JAX's time over this |")
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| torchvision", "| jax"]
+    assert lines[0].startswith("| case |  | ms, middle half of the rounds | JAX's time over this |")
+    assert [line.split(" | ")[:2] for line in lines[2:]] == [
+        ["| training R-18 1x64x64 float32", name] for name in ("torchvision", "jax")
+    ]
     assert "| 1.00 |" in lines[3]
     assert lines[3].endswith("| 7.00 | 3.00 |")
+
+
+def test_every_case_is_in_the_file(installed, tmp_path):
+    instance_speed.main(["--toy", "--output", str(tmp_path / "speed.json")])
+    report = json.loads((tmp_path / "speed.json").read_text())
+    assert report["finished"]
+    assert report["toy"]
+    (case,) = report["cases"]
+    assert case["case"]["depth"] == 18
+    assert [len(x["rounds"]) for x in case["contenders"].values()] == [2, 2]
+
+
+def test_a_failure_is_named(installed, monkeypatch, capsys):
+    monkeypatch.setitem(instance_speed.PROGRAMS, "torch.compile", "tests.experiments.fake_contender")
+    with pytest.raises(SystemExit) as exit_:
+        instance_speed.main(["--toy"])
+    assert exit_.value.code == 1
+    assert "training R-18 1x64x64 float32, torch.compile: no compiler" in capsys.readouterr().err
 
 
 def test_without_torchvision_a_sentence_says_so(monkeypatch, capsys):

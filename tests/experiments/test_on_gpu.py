@@ -18,6 +18,7 @@ from tests import helpers
 from tests.miniatures import write_camvid
 
 PARTS = ["kernels", "bench", "blocks", "bench_tuned", "model_speed", "camvid"]
+PARTS += ["instance_speed"] * (importlib.util.find_spec("torchvision") is not None)
 # What a bare machine lacks; without them, only camvid cannot run.
 OURS = (*on_gpu.CAMVID_PACKAGES, "tensorflow_datasets", "array_record")
 
