@@ -2,7 +2,8 @@
 
 Frozen norms, stem and first stage, as in its references. Pictures keep their size. It draws the masks of
 regions from masks of whole pictures within the step; this project's loader has made small ones before it.
-On a GPU it has channels-last, TF32, cuDNN's choice of algorithms, and autocast for bfloat16.
+On a GPU it has channels-last, TF32, and autocast for bfloat16, but not cuDNN's search for the fastest
+algorithm: the number of its regions changes with each step, and the search would begin again with each.
 """
 
 import pathlib
@@ -16,7 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from experiments.speed import cases, instance_cases, worker
 from experiments.speed.cases import Case
-from experiments.speed.torch_side import allow_fast_products, peak_bytes_of, release_of, wait
+from experiments.speed.torch_side import peak_bytes_of, release_of, wait
 from experiments.speed.worker import Contender
 from kernels.whole_file import whole_file
 
@@ -27,7 +28,8 @@ TRAINED_STAGES = 3
 def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]) -> Contender:
     """A training step; its random weights go to a file, for the other contender."""
     device = torch.device("cuda" if request["device"] == "gpu" else "cpu")
-    allow_fast_products()
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(0)
     backbone = resnet_fpn_backbone(
         backbone_name=f"resnet{case.depth}",

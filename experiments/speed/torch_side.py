@@ -24,7 +24,9 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
     if request["device"] == "gpu" and not torch.cuda.is_available():
         raise RuntimeError("this PyTorch sees no GPU")
     device = torch.device("cuda" if request["device"] == "gpu" else "cpu")
-    allow_fast_products()
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     model = NETWORKS["mmseg"](cases.CLASSES, case.depth, case.channels)
     with np.load(case.weights_file(folder, "torch")) as file:
@@ -38,13 +40,6 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
     if case.task == "training":
         return training(model, images.to(device), labels.to(device), autocast, compiled)
     return inference(model, images.to(device), autocast, compiled)
-
-
-def allow_fast_products() -> None:
-    """TF32 in float32's products, and cuDNN's search for the fastest algorithm."""
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
 
 
 def training(
