@@ -4,8 +4,9 @@
 
 The same ResNet-50 with RCCA (two loops, 19 classes, mmsegmentation's network) and the same weights, one
 picture of 512x1024, float32, from uint8 pixels to the label map. "jax" is what `ccnet_jax.eval` runs; "jax
-stablehlo" and "onnxruntime" run the files that `ccnet_jax.export --size 512,1024 --batch 1` writes; PyTorch
-is eager, in its default layout and in channels-last. Each contender has a process of its own, and they take
+stablehlo" and "onnxruntime" run the files that `ccnet_jax.export --size 512,1024 --batch 1` writes, the first
+with the compiler options that docs/export.md names, and without; PyTorch is eager, in its default layout and
+in channels-last. Each contender has a process of its own, and they take
 turns in every round. Needs onnx, onnxruntime and PyTorch. Writes experiments/results/export_latency.json.
 """
 
@@ -26,12 +27,17 @@ from experiments import markdown
 from experiments.model_speed import Session, in_turn
 from experiments.speed.cases import CONTENDERS, CPU_CASES, TOY_CASES, Case, Setup
 from experiments.speed.exported_files import exported_file
+from experiments.speed.exported_side import DEFAULT_OPTIONS
 from kernels.measure import ROOT, result_head, sources, write_result
 from kernels.programs import result_file
 
 RESULT = ROOT / "experiments" / "results" / "export_latency.json"
 COMPARED_WITH = ("onnxruntime", "torch")
-EXPORTED = {"jax stablehlo": "stablehlo", "onnxruntime": "onnx"}  # {contender: format of its file}
+EXPORTED = {  # {contender: format of its file}
+    "jax stablehlo": "stablehlo",
+    DEFAULT_OPTIONS: "stablehlo",
+    "onnxruntime": "onnx",
+}
 PROGRAMS = {  # {contender: the program that times it}
     "jax": CONTENDERS["jax"],
     **dict.fromkeys(EXPORTED, "experiments.speed.exported_side"),

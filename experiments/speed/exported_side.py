@@ -9,19 +9,26 @@ from experiments.speed import cases, worker
 from experiments.speed.cases import Case
 from experiments.speed.worker import Contender
 
+DEFAULT_OPTIONS = "jax stablehlo, default options"  # the contender without them
+
 
 def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]) -> Contender:
     """The file that the request names, on the CPU; label maps uint8 [B, H, W]."""
     path, images = pathlib.Path(request["files"][name]), cases.pictures(case)
-    return (in_jax if path.suffix == ".stablehlo" else in_onnxruntime)(path, images)
+    if path.suffix == ".onnx":
+        return in_onnxruntime(path, images)
+    return in_jax(path, images, default_options=name == DEFAULT_OPTIONS)
 
 
-def in_jax(path: pathlib.Path, images: np.ndarray) -> Contender:
-    """A StableHLO file in JAX, compiled once."""
+def in_jax(path: pathlib.Path, images: np.ndarray, default_options: bool) -> Contender:
+    """A StableHLO file in JAX, compiled once, with the options that docs/export.md names or without."""
     import jax
     from jax import export
 
-    call = jax.jit(export.deserialize(bytearray(path.read_bytes())).call)
+    from ccnet_jax.devices import compiler_options
+
+    program = export.deserialize(bytearray(path.read_bytes()))
+    call = jax.jit(program.call, compiler_options={} if default_options else compiler_options())
     pictures = jax.device_put(images)
 
     def labels() -> jax.Array:

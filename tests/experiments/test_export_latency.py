@@ -30,7 +30,14 @@ def test_all_stand_in_one_table(installed, tmp_path, capsys):
     lines = export_latency.tables(report)["times"].splitlines()
     assert lines == capsys.readouterr().out.splitlines()
     names = [line.split(" | ")[0] for line in lines[2:]]
-    assert names == ["| jax", "| jax stablehlo", "| onnxruntime", "| torch", "| torch channels-last"]
+    assert names == [
+        "| jax",
+        "| jax stablehlo",
+        "| jax stablehlo, default options",
+        "| onnxruntime",
+        "| torch",
+        "| torch channels-last",
+    ]
     assert lines[2].endswith("| 7.00 | - |")
     assert lines[4].endswith("| 7.00 | 100.000 |")
 
