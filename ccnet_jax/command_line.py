@@ -80,6 +80,11 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
             self.error(f"unknown argument {unknown[0]!r}{nearest(unknown[0].split('=')[0], flags)}")
+        for action in self._actions:
+            value = getattr(known, action.dest, None)
+            if value == "" or (isinstance(value, list) and "" in value):
+                name = action.option_strings[-1] if action.option_strings else action.metavar or action.dest
+                self.error(f"{name} is empty; give it a value")
         known.overrides = overrides
         return known
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ccnet_jax import command_line, config_files
 from ccnet_jax.errors import UserError
-from ccnet_jax.programs import PROGRAMS
+from ccnet_jax.programs import KERNELS, PROGRAMS
 
 SHELLS = ("bash", "zsh")
 # Flags, and arguments without one, whose values are configs; those of the others are files.
@@ -37,7 +37,7 @@ def programs() -> argparse.ArgumentParser:
     commands = parser.add_subparsers()
     for name, (module, meaning) in PROGRAMS.items():
         commands.add_parser(name, help=meaning)
-        if module.startswith("ccnet_jax"):  # those of the kernels start JAX
+        if not module.startswith(KERNELS):  # those of the kernels stand alone, and have a parser of argparse
             commands.choices[name] = importlib.import_module(module).flags()
     return parser
 

@@ -5,7 +5,7 @@
 
 Operations are counted from the program that JAX traces, device memory is what XLA plans when it compiles
 for the GPU, which takes a minute or more. Nothing runs: times are bounds and no measurements. Compiling needs
-Linux and the packages of `pip install 'ccnet_jax[cost]'`; without them the rest is reported.
+Linux and the packages of `pip install '.[cost]'` in a clone; without them the rest is reported.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def main(command: Sequence[str] | None = None) -> None:
     if arguments.inference is not None:
         picture = sizes.size_of(arguments.inference)
     if arguments.plot is not None and not importlib.util.find_spec("matplotlib"):
-        raise UserError("--plot needs matplotlib, which is not installed: pip install 'ccnet_jax[cost]'")
+        raise UserError("--plot needs matplotlib, which is not installed: pip install matplotlib")
     if arguments.plot is not None:
         outputs.check_file("--plot", pathlib.Path(arguments.plot), suffixes=tuple(report.CHARTS))
     with progress_bar(unit="program", desc="compiling", leave=False) as bar:

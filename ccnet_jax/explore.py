@@ -8,7 +8,7 @@ picture, their areas, and the probabilities under the pointer. A click shows wha
 each loop of RCCA. Loops, scales and the run can be changed.
 
 Everything stays on this machine: the page is served at 127.0.0.1, loads nothing from elsewhere, and writes no
-file. It needs the packages of `pip install 'ccnet_jax[explore]'`. Ctrl-C ends the program.
+file. It needs the packages starlette and uvicorn. Ctrl-C ends the program.
 """
 
 import argparse
@@ -38,8 +38,7 @@ def main(command: Sequence[str] | None = None) -> None:
     arguments = flags().parsed(command)
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
-            f"the page needs {' and '.join(missing)}: pip install 'ccnet_jax[explore]', or in a checkout "
-            "pip install -r requirements-explore.txt"
+            f"the page needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
         )
     if len(arguments.runs) > MOST_RUNS:
         raise UserError(

@@ -6,7 +6,7 @@
 The folder holds the weights (model.safetensors), the config, the classes, a model card written from the run's
 own records (README.md) and an example of what the network predicts, with a picture of the data set: see that
 its licence allows that. `ccnet_jax.load`, `eval`, `predict` and `--config.pretrained` take the folder and the
-name. The card says nothing about a licence: add yours.
+name. The card's licence is "unknown": write yours.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ def main(command: Sequence[str] | None = None) -> None:
     """The program."""
     arguments = flags().parsed(command)
     command_line.run_parts(arguments)
-    if arguments.to is None:
+    if not arguments.to:
         raise UserError("pass --to DIR, or --to hf:ORG/NAME to upload")
     run = command_line.run_of(arguments)
     if not hub.is_name(arguments.to):
@@ -72,6 +72,8 @@ def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, pict
     else:
         variables, step = load_arrays(source), int(source.name) if source.name.isdecimal() else None
     example = next(iter(sorted(run.all_pictures.glob("*/*.png"))), None) if pictured else None
+    if pictured and example is None:
+        print(f"{run} has no pictures, so there is no example: python -m ccnet_jax.eval makes some")
     shared = RunFolder(folder)
     shared.save_config(dataclasses.replace(configuration.without_place(config), pretrained=None))
     shared.save_classes(classes.names, classes.palette)
@@ -79,6 +81,8 @@ def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, pict
         shutil.copyfile(example, folder / model_card.EXAMPLE)
     card = model_card.text(run, config, classes.names, title, step, example is not None)
     write_whole(folder / "README.md", card)
+    if run.versions_file.is_file():  # the card of one who shares this network again is written from it, too
+        shutil.copyfile(run.versions_file, shared.versions_file)
     weights_file.write(shared.weights_file, variables, step)  # last: without it the folder is no network
 
 

@@ -102,7 +102,9 @@ def main(command: list[str] | None = None) -> None:
     )
     parser.add_argument("--limit", type=command_line.positive, help="score the first pictures only")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "published")
-    parser.add_argument("--output", type=pathlib.Path, default=PATH)
+    parser.add_argument(
+        "--output", type=pathlib.Path, help=f"default {PATH.relative_to(ROOT)}; no file with --width"
+    )
     parser.add_argument("--width", type=float, help="of the networks in made-up files, to try this program")
     flags = parser.parse_args(command)
 
@@ -120,11 +122,26 @@ def main(command: list[str] | None = None) -> None:
         for config, path in cells.items():
             row = measured(config, path, data[config].expanduser(), flags.runs.expanduser().resolve(), flags)
             rows.append(row)
-            wanted = published.published_scores()[config][0]
-            verdict = "agrees" if abs(100 * row["mIoU"] - wanted) <= AGREE else "DIFFERS"
-            write_line(f"{config}: mIoU {100 * row['mIoU']:.2f} %, published {wanted:.2f} %: {verdict}")
+            for key, name, wanted in zip(
+                ("mIoU", "ms_flip"),
+                ("", " with --ms-flip"),
+                published.published_scores()[config],
+                strict=True,
+            ):
+                if key in row and wanted is not None:
+                    told = f"{config}{name}: mIoU {100 * row[key]:.2f} %, published {wanted:.2f} %"
+                    write_line(f"{told}: {verdict(100 * row[key] - wanted, flags)}")
             bar.update()
-    write_result(flags.output, {**result_head(), "made_up": flags.width is not None, "rows": rows})
+    output = flags.output or (None if flags.width else PATH)
+    if output:
+        write_result(output, {**result_head(), "made_up": flags.width is not None, "rows": rows})
+
+
+def verdict(difference: float, flags: argparse.Namespace) -> str:
+    """Whether a score is the published one; few pictures or made-up weights tell nothing."""
+    if flags.width is not None or flags.limit is not None:
+        return "not comparable"
+    return "agrees" if abs(difference) <= AGREE else "DIFFERS"
 
 
 if __name__ == "__main__":

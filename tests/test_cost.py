@@ -66,7 +66,7 @@ def test_without_the_compiler_the_rest_is_reported(cost_of, monkeypatch, tmp_pat
     chart = tmp_path / "chart.png"
     pytest.importorskip("matplotlib")
     text = cost_of(f"--plot={chart}", "--gpu=rtx4090")
-    assert "ptxas is not on the PATH; pip install 'ccnet_jax[cost]' brings all that is needed" in text
+    assert "ptxas is not on the PATH; in a clone, pip install '.[cost]' brings all that is needed" in text
     assert "GB of" not in text
     for word in ("stage 3", "context", "auxiliary head", "NVIDIA GeForce RTX 4090", "no measurement"):
         assert word in text

@@ -177,7 +177,7 @@ def test_a_wrong_flag_is_named(arguments, message, exported, capsys):
 def test_a_package_that_is_missing_is_named(runs, exported, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, words in (
-        ("onnx", r"needs onnx and onnxruntime, not installed here: pip install 'ccnet_jax\[export\]'"),
+        ("onnx", r"needs onnx and onnxruntime, not installed here: pip install onnx onnxruntime"),
         ("saved_model", "needs tensorflow, not installed here: pip install tensorflow"),
     ):
         with pytest.raises(UserError, match=words):

@@ -10,6 +10,8 @@ import zipfile
 import pytest
 
 from ccnet_jax import completion, config_files
+from ccnet_jax.data.datasets.streets import Streets
+from tests import helpers
 from tests.helpers import ROOT
 
 # What the wheel is built from, beside the requirements.
@@ -104,6 +106,34 @@ def test_configs_are_found_by_name_and_the_command_starts_programs(beside_anothe
     assert unknown.stderr == "error: there is no program 'trian'; did you mean train?; --help lists them\n"
 
 
+PROGRAMS = """
+import sys
+import ccnet_jax
+from ccnet_jax import completion, export, share
+share.main([sys.argv[1], "--to", "shared"])
+assert ccnet_jax.load("shared").classes == ccnet_jax.load(sys.argv[1]).classes
+for form in ("stablehlo", "onnx"):
+    export.main(["shared", "--to", form, "--size", "33,49"])
+for shell in completion.SHELLS:
+    assert "streets_instances" in completion.completed(shell)
+"""
+
+
+def test_programs_work_in_an_empty_folder(beside_another_kernels, tmp_path):
+    for package in ("flatbuffers", "onnx", "onnxruntime", "shtab"):
+        pytest.importorskip(package, reason="pip install -r requirements-dev.txt")
+    run = tmp_path / "run"
+    helpers.write_run(run, helpers.load_config("demo", model__width=0.0625), Streets("val"))
+    done = beside_another_kernels("-c", PROGRAMS, str(run))
+    assert done.returncode == 0, done.stderr
+    assert "shared is complete" in done.stdout
+    assert {path.name for path in (tmp_path / "empty").iterdir()} == {
+        "shared",
+        "shared.stablehlo",
+        "shared.onnx",
+    }
+
+
 LIGHT = """
 import sys
 import jax
@@ -155,12 +185,18 @@ def bounds(name, sign):
 
 
 def test_the_lowest_versions_are_the_lower_bounds():
-    assert bounds("requirements-lowest.txt", "==") == bounds("requirements.txt", ">=")
+    wanted = {}
+    for extra in ("", "-export", "-explore", "-hub"):
+        wanted |= bounds(f"requirements{extra}.txt", ">=")
+    assert bounds("requirements-lowest.txt", "==") == wanted
 
 
 def test_the_manual_says_what_each_dependency_is_for():
     page = (ROOT / "docs" / "install.md").read_text()
-    assert set(re.findall(r"^\| ([\w-]+) \|", page, re.MULTILINE)) >= set(bounds("requirements.txt", ">="))
+    named = re.findall(r"^\| ([\w, -]+) \|", page, re.MULTILINE)
+    known = {name for names in named for name in names.split(", ")}
+    for extra in ("", "-cost", "-explore", "-export", "-hub", "-torch"):
+        assert known >= set(bounds(f"requirements{extra}.txt", ">="))
 
 
 def test_the_container_gets_what_the_wheel_is_built_from(site):

@@ -52,7 +52,7 @@ def missing() -> str | None:
         return None
     if sys.platform != "linux":
         return f"JAX compiles for NVIDIA's GPUs on Linux only, and this is {sys.platform}"
-    return f"{reason}; pip install 'ccnet_jax[cost]' brings all that is needed"
+    return f"{reason}; in a clone, pip install '.[cost]' brings all that is needed"
 
 
 def plan_training(config: Config, classes: int, batch_size: int, gpu: str) -> Report:

@@ -119,7 +119,7 @@ def _session(path: pathlib.Path) -> Any:
 FORMAT = Format(
     suffix=".onnx",
     packages=("onnx", "onnxruntime"),
-    install="'ccnet_jax[export]'",
+    install="onnx onnxruntime",
     dtypes=("float32",),
     tasks=("semantic",),
     write=write,

@@ -41,7 +41,7 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
 FORMAT = Format(
     suffix=".stablehlo",
     packages=("flatbuffers",),
-    install="'ccnet_jax[export]'",
+    install="flatbuffers",
     dtypes=("float32", "bfloat16"),
     tasks=("semantic", "instance"),
     write=write,

@@ -53,6 +53,11 @@ class RunFolder:
         Raises:
           UserError: it can be no folder, or the store or the hub cannot be read.
         """
+        if hub.is_file_address(path):
+            raise UserError(
+                f"{path} is the address of a file, which --config.pretrained takes; a network on the hub is "
+                "hf:ORG/NAME"
+            )
         if is_address(path):
             remote = Remote.at(str(path))
             if fetch:
@@ -124,7 +129,8 @@ class RunFolder:
     @property
     def own_files(self) -> list[pathlib.Path]:
         """The files without which a run is no run, or not the same: no result may replace them."""
-        return [self.config_file, self.classes_file, self.versions_file, self.metrics_file]
+        files = [self.config_file, self.classes_file, self.versions_file, self.metrics_file]
+        return [*files, self.weights_file]
 
     @property
     def traces(self) -> pathlib.Path:

@@ -4,28 +4,31 @@ They come through huggingface_hub, which keeps what it fetched, goes on where it
 offline with what is there (HF_HUB_OFFLINE=1).
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import logging
 import os
 import pathlib
 import re
-import shutil
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 from ccnet_jax.compilation_cache import private, user_folder
-from ccnet_jax.errors import UserError, first_line
+from ccnet_jax.errors import UserError, first_line, write_whole
 from ccnet_jax.run import checksums, weights_file
 
 PREFIX = "hf:"
-_NAME = re.compile(r"hf:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^@]+))?")
-_FETCHED = ("config.json", "classes.json", weights_file.NAME, "README.md")
+_NAME = re.compile(r"(?i:hf):(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^@]+))?")
+_FETCHED = ("config.json", "classes.json", "versions.json", weights_file.NAME, "README.md")
 _PICKLES = (".bin", ".pth", ".pt", ".pkl", ".ckpt")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def is_name(text: object) -> bool:
     """Whether a text names a network on the hub."""
-    return str(text).startswith(PREFIX)
+    return str(text)[: len(PREFIX)].lower() == PREFIX
 
 
 def is_file_address(text: object) -> bool:
@@ -45,8 +48,7 @@ def library(wanted: str) -> Any:
     """The package huggingface_hub. Raises UserError, which names what is wanted, where it is missing."""
     if importlib.util.find_spec("huggingface_hub") is None:
         raise UserError(
-            f"{wanted} needs the package huggingface_hub, which is not installed: pip install "
-            "'ccnet_jax[hub]', or pip install huggingface_hub"
+            f"{wanted} needs the package huggingface_hub, which is not installed: pip install huggingface_hub"
         )
     import huggingface_hub
     import huggingface_hub.constants
@@ -83,25 +85,34 @@ def run_folder(name: str) -> pathlib.Path:
     Raises UserError as `fetched` does, and where the repository holds no network of this package.
     """
     there = fetched(name)
-    if not (there / "classes.json").is_file() or not weights_file.is_ours(there / weights_file.NAME):
+    if weights_file.is_ours(there / weights_file.NAME):
+        for part in ("config.json", "classes.json"):
+            if not (there / part).is_file():
+                raise UserError(f"{name} is incomplete: it has no {part}; its maker must share it again")
+    else:
         raise UserError(
             f"{name} is no network of ccnet_jax (python -m ccnet_jax.share makes one); weights of PyTorch "
             "can be named by --config.pretrained"
         )
-    title = re.sub(r"[^\w.-]", "-", name.removeprefix(PREFIX))
+    title = re.sub(r"[^\w.-]", "-", name[len(PREFIX) :])
     try:
         folder = private(user_folder("hub")) / f"{title}-{there.name[:12]}"
         folder.mkdir(exist_ok=True)
         for path in there.iterdir():
-            target = folder / path.name
             if path.name == weights_file.NAME:
-                target.unlink(missing_ok=True)
-                target.symlink_to(path.resolve())
+                _link(folder / path.name, path.resolve())
             elif path.is_file():
-                shutil.copyfile(path, target)
+                write_whole(folder / path.name, path.read_bytes())
     except (OSError, RuntimeError) as error:
         raise UserError(f"{name} cannot be kept here: {error}") from None
     return folder
+
+
+def _link(link: pathlib.Path, target: pathlib.Path) -> None:
+    """Make a link, or turn it elsewhere, while other processes may read it or do the same."""
+    made = link.with_name(f".{link.name}-{os.getpid()}-{threading.get_ident()}")
+    made.symlink_to(target)
+    made.replace(link)
 
 
 def _files(hub: Any, repository: str, revision: str | None) -> list[str]:
@@ -161,19 +172,31 @@ def fetched_file(address: str) -> pathlib.Path:
     name = f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{url.rpartition('/')[2]}"
     try:
         path = private(user_folder("downloads")) / name
-        if not path.exists():
-            if hub.constants.HF_HUB_OFFLINE:
+        with _one_at_a_time(path):
+            if not path.exists():
+                if hub.constants.HF_HUB_OFFLINE:
+                    raise UserError(
+                        f"{url} is not in the cache, and the network is off (HF_HUB_OFFLINE); unset that to "
+                        "fetch it"
+                    )
+                _download(url, path)
+            if note and checksums.digest(path) != digest:
+                path.unlink()
                 raise UserError(
-                    f"{url} is not in the cache, and the network is off (HF_HUB_OFFLINE); unset that to "
-                    "fetch it"
+                    f"{url} is not the file with that SHA-256, and is removed; correct one of them"
                 )
-            _download(url, path)
-        if note and checksums.digest(path) != digest:
-            path.unlink()
-            raise UserError(f"{url} is not the file with that SHA-256, and is removed; correct one of them")
     except (OSError, RuntimeError) as error:
         raise UserError(f"{url} cannot be kept here: {error}") from None
     return path
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: pathlib.Path) -> Iterator[None]:
+    """A block in which no other process works on the file `path`: the others wait, and find it there."""
+    import filelock  # of huggingface_hub's own requirements
+
+    with filelock.FileLock(path.with_name(f"{path.name}.lock")):
+        yield
 
 
 def _download(url: str, path: pathlib.Path) -> None:
@@ -181,8 +204,10 @@ def _download(url: str, path: pathlib.Path) -> None:
     from huggingface_hub.file_download import http_get
 
     begun = path.with_name(f"{path.name}.incomplete")
+    log = logging.getLogger("huggingface_hub.file_download")  # it tells of each try
     with begun.open("ab") as file:
         try:
+            log.setLevel(logging.CRITICAL)
             http_get(url, file, resume_size=file.tell(), displayed_filename=path.name[17:])
         except Exception as error:  # of HTTP: each library has its own
             status = getattr(getattr(error, "response", None), "status_code", None)
@@ -192,6 +217,8 @@ def _download(url: str, path: pathlib.Path) -> None:
             raise UserError(
                 f"{url} cannot be fetched ({reason}); correct the address, or try again: what came is kept"
             ) from None
+        finally:
+            log.setLevel(logging.NOTSET)
     begun.replace(path)
 
 

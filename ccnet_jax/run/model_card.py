@@ -33,7 +33,13 @@ def text(
       step: number of updates behind the weights, None where that is not known.
       pictured: whether `EXAMPLE` lies beside the card.
     """
-    header = ["---", "library_name: ccnet_jax", "pipeline_tag: image-segmentation", "tags:"]
+    header = [
+        "---",
+        "license: unknown",
+        "library_name: ccnet_jax",
+        "pipeline_tag: image-segmentation",
+        "tags:",
+    ]
     header += [f"- {tag}" for tag in ("ccnet", "jax", "flax", f"{config.task}-segmentation")]
     lines = [*header, "---", "", f"# {title}", ""]
     lines += [
@@ -67,7 +73,8 @@ def text(
         lines += ["| split | test mode | updates | pictures | scores |", "|---|---|---|---|---|", *scores]
     else:
         lines.append("None are recorded: `python -m ccnet_jax.eval` writes them into the run's folder.")
-    lines += ["", "## Licence", "", "The maker of these weights has not stated one here yet.", ""]
+    lines += ["", "## Licence", ""]
+    lines += ["The maker of these weights has not stated one here yet: `license:` above and this line.", ""]
     return "\n".join(lines)
 
 

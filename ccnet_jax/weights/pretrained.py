@@ -62,11 +62,18 @@ def located(name: str, model: ModelConfig) -> str:
 
 def check_path(path: str) -> None:
     """Raise UserError where `load_backbone` could not even begin to read `path`."""
-    source = pathlib.Path(path).expanduser()
+    source = _source(path)
     if source.is_dir():
         _step_folder(source)
     else:
         tensor_files.check_readable(source, f"config.pretrained={path}")
+
+
+def _source(path: str) -> pathlib.Path:
+    """The file or the folder; of a network that was shared, its file."""
+    source = pathlib.Path(path).expanduser()
+    run = RunFolder(source)
+    return run.weights_file if run.is_shared else source
 
 
 def load_backbone(path: str, variables: Variables) -> dict[str, Any]:
@@ -80,7 +87,8 @@ def load_backbone(path: str, variables: Variables) -> dict[str, Any]:
 
     Args:
       path: a .safetensors file; a .pth or .pt file, of which only tensors are read and no code is run; a
-        run's folder (its last checkpoint) or the folder of one of its checkpoints. Names are understood as
+        run's folder (its last checkpoint), the folder of one of its checkpoints, or that of a network that
+        was shared. Names are understood as
         the CCNet authors, open-mmlab, timm and torchvision write them, with or without "module." and
         "backbone." before them, and inside a "state_dict" or "model".
       variables: {"params", "batch_stats"} of a CCNet; the result lies on the same devices.
@@ -90,7 +98,7 @@ def load_backbone(path: str, variables: Variables) -> dict[str, Any]:
         not finite.
     """
     check_path(path)
-    source = pathlib.Path(path).expanduser()
+    source = _source(path)
     ours = source.is_dir() or weights_file.is_ours(source)
     flat = traverse_util.flatten_dict(variables)
     shapes = {key: tuple(value.shape) for key, value in flat.items() if key[1] == "backbone"}

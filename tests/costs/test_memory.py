@@ -84,7 +84,7 @@ def test_what_is_missing_is_said_with_the_remedy(monkeypatch):
     monkeypatch.setattr(aot, "unavailable", lambda: "JAX's CUDA plugin is not installed")
     monkeypatch.setattr(memory.sys, "platform", "linux")
     assert memory.missing() == (
-        "JAX's CUDA plugin is not installed; pip install 'ccnet_jax[cost]' brings all that is needed"
+        "JAX's CUDA plugin is not installed; in a clone, pip install '.[cost]' brings all that is needed"
     )
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert memory.missing() == "JAX compiles for NVIDIA's GPUs on Linux only, and this is darwin"

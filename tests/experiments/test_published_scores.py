@@ -1,5 +1,6 @@
 """Made-up weights under the published names, through conversion and scoring."""
 
+import argparse
 import json
 import types
 
@@ -40,7 +41,7 @@ def test_files_are_converted_scored_and_compared(tmp_path, monkeypatch, capsys):
     command = [str(files), "--cityscapes", str(data), "--limit", "1", "--width", str(1 / 16)]
     command += ["--runs", str(tmp_path / "runs"), "--output", str(output)]
     published_scores.main(command)
-    assert "published 77.76 %: DIFFERS" in capsys.readouterr().out
+    assert "published 77.76 %: not comparable" in capsys.readouterr().out
     report = json.loads(output.read_text())
     (row,) = report["rows"]
     assert (row["config"], row["pictures"], row["file"]) == (CONFIG, 1, file.name)
@@ -55,6 +56,20 @@ def test_files_are_converted_scored_and_compared(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(published_scores.evaluate, "main", again)
     published_scores.main(command)
     assert json.loads(output.read_text())["rows"] == report["rows"]
+
+
+@pytest.mark.parametrize(
+    ("difference", "width", "limit", "word"),
+    [
+        (0.04, None, None, "agrees"),
+        (-0.06, None, None, "DIFFERS"),
+        (0.0, 0.25, None, "not comparable"),
+        (0.0, None, 5, "not comparable"),
+    ],
+)
+def test_only_whole_scores_of_real_weights_are_judged(difference, width, limit, word):
+    flags = argparse.Namespace(width=width, limit=limit)
+    assert published_scores.verdict(difference, flags) == word
 
 
 def test_files_that_are_missing_or_damaged(tmp_path, capsys):

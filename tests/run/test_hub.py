@@ -1,5 +1,6 @@
 """Networks and weights by name, from a server on this machine that speaks the hub's protocol."""
 
+import concurrent.futures
 import dataclasses
 import hashlib
 import json
@@ -19,6 +20,7 @@ from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.run import hub as our_hub
+from ccnet_jax.run import weights_file
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights import pretrained
 from tests import helpers, hub_server
@@ -59,7 +61,9 @@ def assert_same(model, other):
 
 def test_a_run_is_shared_as_a_folder_and_by_name(run, hub, tmp_path, monkeypatch, capsys):
     helpers.ran(monkeypatch, share, run, "--to", tmp_path / "folder")
-    assert "is complete" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "is complete" in out
+    assert "has no pictures, so there is no example" in out
     names = {"README.md", "classes.json", "config.json", "model.safetensors"}
     assert {path.name for path in (tmp_path / "folder").iterdir()} == names
     original = ccnet_jax.load(run.path)
@@ -126,13 +130,19 @@ def test_names_that_cannot_be_fetched_are_one_sentence(hub, monkeypatch, tmp_pat
     repository.mkdir()
     safetensors.numpy.save_file({"w": np.ones(3)}, repository / "model.safetensors")
     assert complaint("hf:me/torch").startswith("hf:me/torch is no network of ccnet_jax (python -m")
+    weights_file.write(repository / "model.safetensors", {"w": np.ones(3)}, None)
+    shutil.rmtree(constants.HF_HUB_CACHE)
+    assert complaint("hf:me/torch") == (
+        "hf:me/torch is incomplete: it has no config.json; its maker must share it again"
+    )
+    assert complaint("https://host/a.safetensors").endswith("a network on the hub is hf:ORG/NAME")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
     assert complaint("hf:me/nowhere").startswith(
         "hf:me/nowhere is not in the cache, and the hub cannot be reached"
     )
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setattr(our_hub.importlib.util, "find_spec", lambda _: None)
-    assert "pip install 'ccnet_jax[hub]'" in complaint("hf:me/nowhere")
+    assert "pip install huggingface_hub" in complaint("hf:me/nowhere")
 
 
 def test_uploads_that_are_refused_are_one_sentence(run, hub, monkeypatch):
@@ -167,6 +177,37 @@ def test_weights_at_an_address(hub, tmp_path):
     }.items():
         with pytest.raises(UserError, match=sentence):
             located(name)
+
+
+def test_several_may_want_one_file_at_once(hub, tmp_path):
+    """As the processes of a distributed run do, which begin together."""
+    (tmp_path / "hub").mkdir()
+    file = tmp_path / "hub" / "resnet.safetensors"
+    safetensors.numpy.save_file({"w": np.arange(100_000.0)}, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    address = f"{hub.address}/resnet.safetensors#sha256={digest}"
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(our_hub.fetched_file, [address] * 4))
+    assert len(set(found)) == 1
+    assert found[0].read_bytes() == file.read_bytes()
+    assert len([x for x in hub.requests if x.startswith("GET")]) == 1
+
+
+def test_several_may_want_one_network_at_once(run, hub, tmp_path, monkeypatch):
+    helpers.ran(monkeypatch, share, run, "--to", tmp_path / "hub" / "me" / "tiny")
+    our_hub.fetched("hf:me/tiny")
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(our_hub.run_folder, ["hf:me/tiny"] * 64))
+    assert len(set(found)) == 1
+    names = {"README.md", "classes.json", "config.json", "model.safetensors"}
+    assert {path.name for path in found[0].iterdir()} == names
+
+
+def test_a_server_that_does_not_answer_is_one_sentence(hub, capfd):
+    address = f"http://127.0.0.1:{helpers.free_port()}/a.safetensors#sha256={'0' * 64}"
+    with pytest.raises(UserError, match="cannot be fetched .*; correct the address, or try again"):
+        our_hub.fetched_file(address)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -206,12 +247,20 @@ def test_a_shared_network_is_scored_shared_again_and_no_run(run, tmp_path, monke
     ):
         train.train(folder.load_config(), folder)
     variables = helpers.random_variables(CCNet(13, 10, "mmseg", width=0.0625), seed=1)
-    loaded = pretrained.load_backbone(str(folder.weights_file), variables)
-    stem = ("params", "backbone", "stem_conv1", "kernel")
     given = ccnet_jax.load(folder.path).variables
-    for name in stem:
-        loaded, given = loaded[name], given[name]
-    np.testing.assert_array_equal(loaded, given)
+    for source in (folder.weights_file, folder.path):
+        loaded = pretrained.load_backbone(str(source), variables)
+        for part in ("params", "batch_stats"):
+            jax.tree.map(np.testing.assert_array_equal, loaded[part]["backbone"], given[part]["backbone"])
+
+
+def test_scores_do_not_replace_a_shared_networks_weights(run, tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "folder")
+    helpers.ran(monkeypatch, share, run, "--to", folder)
+    weights = folder.weights_file.read_bytes()
+    with pytest.raises(UserError, match="would replace"):
+        helpers.ran(monkeypatch, evaluate, folder, "--limit", 1, "--output", folder.weights_file)
+    assert folder.weights_file.read_bytes() == weights
 
 
 def test_a_network_that_its_config_does_not_describe_is_refused(run, tmp_path, monkeypatch):
@@ -232,6 +281,7 @@ def test_a_network_that_its_config_does_not_describe_is_refused(run, tmp_path, m
     ("arguments", "sentence"),
     [
         ((), "pass --to DIR, or --to hf:ORG/NAME to upload"),
+        (("--to", "HF:me"), "HF:me must be hf:ORG/NAME"),
         (("--to", "full"), "--to full exists and is not empty; choose a new folder"),
         (("--to", "file"), "--to file exists and is not empty; choose a new folder"),
         (("--to", "file/below"), "--to file/below lies below .*file, which is a file; name another folder"),
@@ -274,9 +324,11 @@ def test_the_card_says_what_the_run_recorded(run, tmp_path, monkeypatch):
             "![an example](example.png)",
             '| `data.name` | "streets" |',
         ),
-        *("| device | cpu", "| commit of ccnet_jax | ", "## Licence"),
+        *("| device | cpu", "| commit of ccnet_jax | ", "## Licence", "license: unknown"),
     ):
         assert part in card
     assert (tmp_path / "out" / "example.png").read_bytes() == b"a picture"
+    helpers.ran(monkeypatch, share, tmp_path / "out", "--to", tmp_path / "again", "--no-example")
+    assert "| device | cpu" in (tmp_path / "again" / "README.md").read_text()
     helpers.ran(monkeypatch, share, copy, "--to", tmp_path / "without", "--no-example")
     assert not (tmp_path / "without" / "example.png").exists()
