@@ -138,7 +138,10 @@ def flags() -> command_line.Parser:
     """The command line."""
     parser = command_line.Parser("ccnet_jax.explore", __doc__)
     parser.add_argument(
-        "runs", nargs="*", metavar="RUN", help="one or two runs, or converted checkpoints; default the newest"
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="one or two runs, converted checkpoints, or hf:ORG/NAME; default the newest",
     )
     parser.add_parts()
     parser.add_argument("--checkpoint", default="last", help="last, best, or the folder of a checkpoint")

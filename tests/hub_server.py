@@ -22,6 +22,7 @@ class Hub(http.server.ThreadingHTTPServer):
       requests: "METHOD PATH" of each, in order.
       cut_after: bytes of a file after which the connection ends, once; None for never.
       ranges: of the requests that asked for a part of a file.
+      large: {SHA-256: content} of large files that came, before a commit names them.
       closed: whether every request is refused, as by the hub to those who are not logged in.
     """
 
@@ -31,6 +32,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.root = root
         self.requests: list[str] = []
         self.ranges: list[str] = []
+        self.large: dict[str, bytes] = {}
         self.cut_after: int | None = None
         self.closed = False
         super().__init__(("127.0.0.1", 0), Answers)
@@ -80,19 +82,41 @@ class Answers(http.server.BaseHTTPRequestHandler):
         if path == "/api/validate-yaml":
             return self._json({"errors": [], "warnings": []})
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/preupload/main", path):
-            files = json.loads(body)["files"]
-            regular = [{"path": x["path"], "uploadMode": "regular", "shouldIgnore": False} for x in files]
-            return self._json({"files": regular})
+            names = [x["path"] for x in json.loads(body)["files"]]
+            modes = ["lfs" if name.endswith(LARGE) else "regular" for name in names]
+            told = [
+                {"path": x, "uploadMode": y, "shouldIgnore": False} for x, y in zip(names, modes, strict=True)
+            ]
+            return self._json({"files": told})
+        if path.endswith(".git/info/lfs/objects/batch"):
+            objects = [
+                x | {"actions": {"upload": {"href": f"{self.server.address}/large/{x['oid']}"}}}
+                for x in json.loads(body)["objects"]
+            ]
+            return self._json({"transfer": "basic", "objects": objects})
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/main", path):
             for line in body.splitlines():
                 entry = json.loads(line)
-                if entry["key"] == "file":
-                    file = self.server.root / found[1] / entry["value"]["path"]
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(base64.b64decode(entry["value"]["content"]))
+                if entry["key"] == "header":
+                    continue
+                value = entry["value"]
+                is_large = entry["key"] == "lfsFile"
+                data = self.server.large[value["oid"]] if is_large else base64.b64decode(value["content"])
+                file = self.server.root / found[1] / value["path"]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(data)
             url = f"{self.server.address}/{found[1]}/commit/{COMMIT}"
             return self._json({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
         return self._error(404, "")
+
+    def do_PUT(self):
+        """A large file, as the batch said."""
+        digest = self._asked().removeprefix("/large/")
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        if hashlib.sha256(data).hexdigest() != digest:
+            return self._error(400, "")
+        self.server.large[digest] = data
+        return self._json({})
 
     # ---------------------------------------------------------------- answers
     def _asked(self) -> str:

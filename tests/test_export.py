@@ -164,6 +164,8 @@ def test_a_mistake_gets_one_sentence_and_leaves_nothing(name, arguments, message
         (["--to", "tflite"], "invalid choice: 'tflite'"),
         (["--to", "onnx", "--dtype", "int8"], "invalid choice: 'int8'"),
         (["--to", "onnx", "--sizes", "any"], "unknown argument '--sizes'; did you mean --size"),
+        (["--to", "onnx", "--size="], "--size is empty; give it a value"),
+        (["--to", "onnx", "--out", ""], "--out is empty; give it a value"),
         (["--to", "onnx", "--config.dtype=bfloat16"], "cannot be changed here"),
     ],
 )

@@ -122,8 +122,8 @@ def _files(hub: Any, repository: str, revision: str | None) -> list[str]:
         return []
 
 
-def _reason(name: str, error: Exception) -> str:
-    """A sentence for an error of the hub's package."""
+def _reason(name: str, error: Exception, done: str = "fetched") -> str:
+    """A sentence for an error of the hub's package, where a name could not be `done`."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     offline = "is not in the cache, and the network is off (HF_HUB_OFFLINE); unset that to fetch it"
     if "GatedRepoError" in kinds:
@@ -142,7 +142,7 @@ def _reason(name: str, error: Exception) -> str:
         return (
             f"{name} is not in the cache, and the hub cannot be reached; see that this machine has a network"
         )
-    return f"{name} cannot be fetched ({first_line(error)}); try again, or name another"
+    return f"{name} cannot be {done} ({first_line(error)}); try again, or name another"
 
 
 def _check_digest(path: pathlib.Path, name: str) -> None:
@@ -241,5 +241,5 @@ def upload(folder: pathlib.Path, repository: str, private_one: bool) -> str:
             raise UserError(
                 f"{name} is not yours to write, or you are not logged in: `hf auth login`, or set HF_TOKEN"
             ) from None
-        raise UserError(_reason(name, error)) from None
+        raise UserError(_reason(name, error, "uploaded")) from None
     return f"{hub.constants.ENDPOINT}/{repository}"
