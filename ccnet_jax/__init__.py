@@ -7,9 +7,10 @@ from ccnet_jax.version import __version__
 
 if TYPE_CHECKING:
     from ccnet_jax import visualize
-    from ccnet_jax.inference import Model, load
+    from ccnet_jax.inference import load
     from ccnet_jax.models.ccnet import CCNet
     from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
+    from ccnet_jax.semantic_model import Model
     from kernels import criss_cross_attention
 
 __all__ = [
@@ -27,7 +28,7 @@ _MODULES = {
     "RCCA": "ccnet_jax.models.criss_cross",
     "CCNet": "ccnet_jax.models.ccnet",
     "CrissCrossAttention": "ccnet_jax.models.criss_cross",
-    "Model": "ccnet_jax.inference",
+    "Model": "ccnet_jax.semantic_model",
     "load": "ccnet_jax.inference",
 }
 

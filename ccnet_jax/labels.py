@@ -40,6 +40,11 @@ class Classes:
         self.label_ids, self.label_colours, self.counted = label_ids, label_colours, counted
         self.numbers = np.array([np.argmax(label_ids == i) for i in range(len(names))], np.uint8)
 
+    @property
+    def colours(self) -> tuple[tuple[int, int, int], ...]:
+        """The palette as plain numbers, which can be compared and hashed."""
+        return tuple((int(red), int(green), int(blue)) for red, green, blue in self.palette)
+
 
 def numbered_palette(count: int) -> np.ndarray:
     """The colours of the Pascal VOC challenge for any number of classes, at most 256: uint8 [count, 3] RGB.

@@ -28,10 +28,10 @@ import numpy as np
 from ccnet_jax import command_line, figures, inference
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.sources import Source
-from ccnet_jax.inference import Model
 from ccnet_jax.labels import VOID
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.semantic_model import Model
 from experiments import markdown, runs
 from kernels.measure import ROOT, result_head, write_result
 

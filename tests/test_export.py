@@ -15,8 +15,8 @@ from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.errors import UserError
 from ccnet_jax.exporting import FORMATS, stablehlo
 from ccnet_jax.exporting.formats import Disagrees
-from ccnet_jax.inference import Model
 from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.semantic_model import Model
 from tests.helpers import load_config, ran, write_run
 from tests.test_instances import SMALL as SMALL_INSTANCES
 

@@ -36,6 +36,7 @@ FLOORS = {
     "ccnet_jax.command_line": 7,
     "ccnet_jax.inference": 7,
     "ccnet_jax.instance_model": 5,
+    "ccnet_jax.semantic_model": 5,
     "ccnet_jax.pictures": 4,
     "ccnet_jax.weights": 7,
     "configs": 7,

@@ -17,8 +17,11 @@ from ccnet_jax.evaluation.detector import detector
 from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
 from ccnet_jax.evaluation.instance_scores import KINDS, table
 from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.instance_model import InstanceModel
+from ccnet_jax.labels import Classes
 from ccnet_jax.models.detection.config import build_mask_rcnn
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, is_trained_where_frozen
+from ccnet_jax.models.variables import Variables
 from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.instance_losses import make_instance_loss
 from ccnet_jax.training.optimizers import IsTrained
@@ -143,6 +146,11 @@ def scores(result: Result) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def model(config: Config, network: MaskRCNN, variables: Variables, classes: Classes) -> InstanceModel:
+    """A network with what it needs to find objects in pictures of any size."""
+    return InstanceModel(variables, network, classes.names, classes.colours, config.data, config.detection)
+
+
 TASK = Task(
     open=open_source,
     completed=completed,
@@ -157,5 +165,6 @@ TASK = Task(
     tester=tester,
     scores=scores,
     table=table,
+    model=model,
     modes=False,
 )

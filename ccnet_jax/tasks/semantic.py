@@ -16,8 +16,11 @@ from ccnet_jax.evaluation import metrics
 from ccnet_jax.evaluation.evaluate import evaluate
 from ccnet_jax.evaluation.prediction import predictor
 from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.labels import Classes
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
+from ccnet_jax.models.variables import Variables
+from ccnet_jax.semantic_model import Model
 from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import Loss
@@ -80,6 +83,11 @@ def scores(result: Result) -> dict[str, float]:
     return {name: result[name] for name in ("mIoU", "mAcc", "pixel_accuracy") if labelled}
 
 
+def model(config: Config, network: CCNet, variables: Variables, classes: Classes) -> Model:
+    """A network that is tested as the config says."""
+    return Model(variables, network, classes.names, classes.colours, config.test_mode())
+
+
 TASK = Task(
     open=pipeline.open_source,
     completed=completed,
@@ -94,5 +102,6 @@ TASK = Task(
     tester=tester,
     scores=scores,
     table=metrics.table,
+    model=model,
     modes=True,
 )

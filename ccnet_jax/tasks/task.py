@@ -11,6 +11,7 @@ from ccnet_jax.config import Config
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.labels import Classes
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.training.optimizers import IsTrained
 from ccnet_jax.training.step import Loss
@@ -65,6 +66,8 @@ class Task:
       scores: result -> {name: share of 1}, the one that says which checkpoint is best first; {} where the
         pictures have nothing to score.
       table: (result, names of the classes) -> text to print.
+      model: (config, network, variables, classes) -> what `ccnet_jax.load` gives: one object with a call for
+        batches and `predict` for a picture.
       modes: whether pictures can be tested in windows, at several scales, and mirrored.
     """
 
@@ -81,4 +84,5 @@ class Task:
     tester: Callable[[Config, Any, TestMode], Tester]
     scores: Callable[[Result], dict[str, float]]
     table: Callable[[Result, tuple[str, ...]], str]
+    model: Callable[[Config, Any, Variables, Classes], Any]
     modes: bool

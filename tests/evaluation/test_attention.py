@@ -8,7 +8,7 @@ import pytest
 from ccnet_jax import CCNet, visualize
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.attention import attention_maps
-from ccnet_jax.inference import Model
+from ccnet_jax.semantic_model import Model
 from kernels import criss_cross_attention
 from tests.helpers import random_variables
 
