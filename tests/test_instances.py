@@ -185,11 +185,57 @@ def test_objects_that_are_left_out_are_told(coco):
     source = TASKS["instance"].open(config.data, "train2017")
     counts = [source.count(i) for i in range(5)]
     text = TASKS["instance"].summary(config, source, "train2017")
-    assert f"5 pictures, {sum(counts)} objects of 5 classes" in text
-    assert "1 pictures have no object" in text
+    found = f"5 pictures, {sum(counts)} objects of 5 classes"
+    assert found in text
+    assert "1 picture without an object is not trained on" in text
     crowded = [count for count in counts if count > 2]
     assert f"{len(crowded)} pictures have more than 2 objects" in text
     assert f"{sum(crowded) - 2 * len(crowded)} objects are left out" in text
+    # nothing of a validation split is trained on
+    assert TASKS["instance"].summary(config, source, "val2017") == f"coco, val2017: {found}"
+
+
+def test_objects_that_are_left_out_are_told_of_scenes_too():
+    """They are drawn when they are asked for: some are counted."""
+    task = TASKS["instance"]
+    config = load_config("streets_instances", detection__objects=8)
+    source = task.open(config.data, "train")
+    counts = [len(source.objects(i).boxes) for i in np.linspace(0, len(source) - 1, 50).astype(int)]
+    crowded = [count for count in counts if count > 8]
+    assert task.summary(config, source, "train").splitlines() == [
+        "streets_instances, train: 8,000 pictures",
+        f"  of 50 pictures counted, {len(crowded)} pictures have more than 8 objects, the largest of which "
+        f"are trained on: {sum(crowded) - 8 * len(crowded)} objects are left out; raise config.detection.objects",
+    ]
+    enough = load_config("streets_instances")
+    assert task.summary(enough, source, "train") == "streets_instances, train: 8,000 pictures"
+
+
+def test_annotations_without_area_are_told(coco, tmp_path):
+    content = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    (tmp_path / "train2017").symlink_to(coco / "train2017")
+    config = load_config("coco", data__dir=str(tmp_path))
+    text = TASKS["instance"].summary(config, TASKS["instance"].open(config.data, "train2017"), "train2017")
+    assert "\n  1 annotation is left out: its box has no area" in text
+
+
+def test_a_test_split_is_predicted_without_annotations(runs, coco, tmp_path, monkeypatch, capsys):
+    content = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    del content["annotations"]
+    path = tmp_path / "annotations" / "image_info_test-dev2017.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    (tmp_path / "test-dev2017").symlink_to(coco / "val2017")
+    split = (runs["whole"], "--data-dir", tmp_path, "--split", "test-dev2017")
+    ran(monkeypatch, eval, *split, "--labels", tmp_path / "labels")
+    assert f"5 predictions in {tmp_path / 'labels'}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "labels" / "detections.json").read_text())
+    with pytest.raises(UserError, match="has no list 'annotations'; test splits have no annotations"):
+        ran(monkeypatch, eval, *split)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +298,7 @@ def test_programs_that_know_one_task_say_so(runs, tmp_path, monkeypatch):
             ran(monkeypatch, program, *arguments)
 
 
-def test_a_split_without_annotations_or_objects_gets_a_sentence(coco, tmp_path):
+def test_a_split_without_annotations_or_objects_gets_a_sentence(coco, tmp_path, monkeypatch):
     data = load_config("coco", data__dir=str(coco)).data
     for split, sentence in (("test2017", "does not exist; data.dir must hold"), ("a+b", "cannot join")):
         with pytest.raises(UserError, match=sentence):
@@ -266,3 +312,6 @@ def test_a_split_without_annotations_or_objects_gets_a_sentence(coco, tmp_path):
     source = TASKS["instance"].open(config.data, "train2017")
     with pytest.raises(UserError, match="has no objects to train on"):
         TASKS["instance"].check(config, source, 2)
+    flags = (f"--config.data.dir={tmp_path}", "--config.data.eval_split=train2017")
+    with pytest.raises(UserError, match="has no objects to train on"):
+        ran(monkeypatch, preview, "--config", "coco", *flags, f"--output={tmp_path / 'preview.png'}")

@@ -82,6 +82,7 @@ def scores(result: Result) -> dict[str, float]:
 
 TASK = Task(
     open=pipeline.open_source,
+    open_unlabelled=pipeline.open_source,
     completed=completed,
     summary=summary,
     check=check,

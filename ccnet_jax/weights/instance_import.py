@@ -13,6 +13,7 @@ from flax import traverse_util
 from ccnet_jax import config_files
 from ccnet_jax.config import Config, parse
 from ccnet_jax.config_files import ConfigName
+from ccnet_jax.data.datasets.coco import COCO_CLASSES
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import numbered_names, numbered_palette
 from ccnet_jax.models.detection.config import build_mask_rcnn
@@ -27,17 +28,6 @@ from ccnet_jax.weights.values import checked
 
 COCO_LABELS = 91  # of torchvision: COCO's ids 0 to 90, of which 80 are classes
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers from 1 to 90 that COCO gave to no class
-COCO_CLASSES = (
-    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
-    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse"),
-    *("sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie"),
-    *("suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove"),
-    *("skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon"),
-    *("bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut"),
-    *("cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
-    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book"),
-    *("clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
-)
 
 
 def _both(name: str) -> tuple[str, str]:
