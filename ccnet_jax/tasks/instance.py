@@ -69,17 +69,17 @@ def summary(config: Config, source: InstanceSource, split: str) -> str:
     counts = [source.count(i) for i in range(len(source))]
     known = [count for count in counts if count is not None]
     text = f"{config.data.name}, {split}: {_amount(len(source), 'picture')}"
-    if len(known) == len(counts):
+    all_known, among = len(known) == len(counts), ""
+    if all_known:
         text += f", {_amount(sum(known), 'object')} of {_amount(len(source.classes), 'class', 'classes')}"
-        places = ""
-    else:
-        known = [_drawn_count(source, i) for i in evenly_spread(len(source), _COUNTED)]
-        places = f"of {_amount(len(known), 'picture')} counted, "
     lines = [text]
     if own_summary := DATASETS[config.data.name].summary:
         lines += own_summary(source).splitlines()
     if split == config.data.train_split:
-        lines += [places + sentence for sentence in _not_trained_on(known, config.detection.objects)]
+        if not all_known:
+            known = [_drawn_count(source, i) for i in evenly_spread(len(source), _COUNTED)]
+            among = f"of {_amount(len(known), 'picture')} counted, "
+        lines += [among + sentence for sentence in _not_trained_on(known, config.detection.objects)]
     return "\n  ".join(lines)
 
 
