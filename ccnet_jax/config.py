@@ -175,14 +175,17 @@ class Config:
         data_set = DATASETS.get(self.data.name) if self.data.source == "folder" else None
         of_data = "semantic" if data_set is None else data_set.task
         known = data_set is not None or self.data.source == "tfds"
-        if known and of_data != self.task:
+        if self.data.source == "tfds" and self.task == "instance":
+            found.append(
+                "config.data.source='tfds' has no instances; set it 'folder', or config.task='semantic'"
+            )
+        elif known and of_data != self.task:
             found.append(
                 f"config.data.name={self.data.name!r} is for config.task={of_data!r}, not "
                 f"{self.task!r}; change one of the two"
             )
-        others = _ONLY_SEMANTIC if self.task == "instance" else ("detection.",)
         for name, value in flat(to_dict(self)).items():
-            if name.startswith(others) and value != KEYS[name].default:
+            if not is_read_by(self.task, name) and value != KEYS[name].default:
                 found.append(
                     f"config.{name} is not for config.task={self.task!r}; leave it {KEYS[name].default!r}"
                 )
@@ -194,11 +197,13 @@ class Config:
         return mode.ms_flip(FLAVOURS[self.model.flavour]) if ms_flip else mode
 
 
-# What instance segmentation does not read: it sees whole pictures, and its losses have no settings.
+# What instance segmentation does not read: it sees whole pictures with a ResNet; its losses have no settings.
 _ONLY_SEMANTIC = (
-    *("loss.", "eval_window", "eval_stride", "model.align_corners", "model.flavour", "data.scale"),
-    *("data.short_sides", "data.crop", "data.cat_max_ratio"),
+    *("loss.", "eval_window", "eval_stride", "model.align_corners", "model.flavour", "model.backbone"),
+    *("data.scale", "data.short_sides", "data.crop", "data.cat_max_ratio"),
 )
+
+
 # What each process of a run may have its own of: its number, and what its machine has.
 _OF_EACH_PROCESS = ("hosts.", "data.dir", "data.workers", "pretrained", "profile")
 KEYS: dict[str, Key] = {key.name: key for key in keys_of(Config)}
@@ -245,6 +250,11 @@ _ELSEWHERE = {
     "initialization_timeout": "hosts.wait_seconds",
     "aux_weight": "loss.auxiliary_weight",
 }
+
+
+def is_read_by(task: str, name: str) -> bool:
+    """Whether a task reads the key of a dotted name."""
+    return not name.startswith(_ONLY_SEMANTIC if task == "instance" else "detection.")
 
 
 def default() -> ml_collections.ConfigDict:

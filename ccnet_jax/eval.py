@@ -5,8 +5,9 @@
     python -m ccnet_jax.eval --split test --labels DIR         # for Cityscapes' test server
 
 With no argument: the newest run (runs/latest) on the split it validates on, on whole pictures or in sliding
-windows as its config says. Prints IoU and accuracy of each class, mIoU, mAcc and pixel accuracy, writes them
-as JSON, and draws the first pictures. --labels writes every prediction in the data set's own numbers.
+windows as its config says. Prints IoU and accuracy of each class, mIoU, mAcc and pixel accuracy, or of
+instances COCO's AP of boxes and masks, writes them as JSON, and draws the first pictures. --labels writes
+every prediction in the data set's own numbers, of instances as detections.json.
 """
 
 import argparse
@@ -69,10 +70,14 @@ def name_of(arguments: argparse.Namespace, split: str) -> str:
     return name
 
 
-def opened(config: Config, split: str) -> Any:
-    """The pictures of the split. Raises UserError in the words of this program's flags."""
+def opened(config: Config, split: str, unlabelled: bool) -> Any:
+    """The pictures of the split, whose labels may be missing where `unlabelled`.
+
+    Raises UserError in the words of this program's flags.
+    """
+    task = TASKS[config.task]
     try:
-        return TASKS[config.task].open(config.data, split)
+        return (task.open_unlabelled if unlabelled else task.open)(config.data, split)
     except UserError as error:
         raise UserError(str(error).replace("--config.data.dir", "--data-dir")) from None
 
@@ -115,7 +120,7 @@ def main(command: Sequence[str] | None = None) -> None:
     labels = None if arguments.labels is None else pathlib.Path(arguments.labels).expanduser()
     split = arguments.split or config.data.eval_split
     task = TASKS[config.task]
-    source = opened(config, split)
+    source = opened(config, split, unlabelled=labels is not None)
     name = name_of(arguments, split)
     pictures = run.pictures(name)
     asked = output is not None or labels is not None  # to write outside the run
@@ -166,7 +171,7 @@ def flags() -> command_line.Parser:
         "--window", help="HEIGHT,WIDTH of sliding windows, or whole; default as the config says"
     )
     parser.add_argument("--stride", help="DOWN,ACROSS between windows; default two thirds of the window")
-    parser.add_argument("--labels", help="folder for all predictions, as label files of the data set")
+    parser.add_argument("--labels", help="folder for all predictions, as label files or detections.json")
     parser.add_argument("--limit", type=command_line.positive, help="evaluate the first pictures only")
     return parser
 

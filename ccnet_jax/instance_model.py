@@ -70,16 +70,17 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
         return np.array(self.colours, np.uint8)
 
     def __call__(
-        self, images: Num[jax.Array | np.ndarray, "B H W 3"], size: Num[jax.Array, "B 2"] | None = None
+        self, images: Num[jax.Array | np.ndarray, "B H W 3"], size: jax.Array | np.ndarray | None = None
     ) -> Detections:
         """The network's detections in a batch of pictures, as arrays of fixed size.
 
         Args:
           images: RGB, values from 0 to 255, whose sides are multiples of 32.
-          size: (height, width) of each picture, where pictures are smaller than the array.
+          size: int [B, 2], (height, width) of each picture, where pictures are smaller than the array.
 
         Raises:
-          UserError: the images have another shape or dtype, or floating values that are not 0 to 255.
+          UserError: the images have another shape or dtype, or floating values that are not 0 to 255;
+            or `size` has another shape, or is larger than the array.
         """
         check_batch(images)
         if images.shape[1] % MULTIPLE or images.shape[2] % MULTIPLE:
@@ -89,7 +90,8 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
             )
         if size is None:
             size = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
-        return detect(self.network, self.detection, self.variables, jnp.asarray(images), size)
+        _check_size(images, size)
+        return detect(self.network, self.detection, self.variables, jnp.asarray(images), jnp.asarray(size))
 
     def predict(self, image: str | os.PathLike | np.ndarray | jax.Array) -> Instances:
         """The objects in one picture, which is resized as in training.
@@ -116,3 +118,21 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
         parts = found["boxes"], found["classes"], masks, self.classes, self.palette, found["scores"]
         overlay = instance_overlay(pixels, *parts)
         return Instances(found["boxes"], found["classes"], found["scores"], masks, overlay)
+
+
+def _check_size(images: jax.Array | np.ndarray, size: jax.Array | np.ndarray) -> None:
+    """Raise UserError where `size` is not that of pictures in the images; traced values are not looked at."""
+    shape, wanted = np.shape(size), (len(images), 2)
+    if shape != wanted:
+        raise UserError(
+            f"size is {list(shape)}, and must be {list(wanted)}: the height and width of each picture; "
+            "correct it"
+        )
+    if isinstance(size, jax.core.Tracer):
+        return
+    for number, (height, width) in enumerate(np.asarray(size).tolist()):
+        if not (1 <= height <= images.shape[1] and 1 <= width <= images.shape[2]):
+            raise UserError(
+                f"size says that picture {number} has {height} rows and {width} columns, and images are "
+                f"{images.shape[1]}x{images.shape[2]}; give the part of the array that is the picture"
+            )

@@ -39,7 +39,7 @@ from ccnet_jax.run.metric_log import MetricLog, is_evaluated
 from ccnet_jax.run.shared import check_shared
 from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tasks.sentences import remarks, sentences_for_updates
+from ccnet_jax.tasks.sentences import random_weights_warnings, remarks, sentences_for_updates
 from ccnet_jax.training.clock import StepClock
 from ccnet_jax.training.meter import Meter
 from ccnet_jax.training.optimizers import build_optimizer
@@ -121,6 +121,9 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
             say(f"going on from step {start} of {run}")
         elif source is not None:
             state = state.replace(variables=pretrained.load_backbone(source, state.variables))
+        else:
+            for sentence in random_weights_warnings(config, task):
+                say(sentence)
 
         # ------------------------------------------------------------- data
         host_batches = task.batches(config, train_source, start, process, processes)

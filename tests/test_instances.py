@@ -4,6 +4,7 @@ import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,13 +12,15 @@ from pycocotools import mask as coco_mask
 from safetensors.numpy import save_file
 
 import ccnet_jax
-from ccnet_jax import convert, devices, eval, predict, train
+from ccnet_jax import convert, devices, eval, predict, train, visualize
 from ccnet_jax.data import preview
 from ccnet_jax.errors import UserError
+from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.detection.mask_rcnn import is_trained_where_frozen
 from ccnet_jax.run.checkpoints import load_variables, variables_like
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks.sentences import random_weights_warnings
 from tests.helpers import load_config, ran
 from tests.miniatures import write_coco
 
@@ -30,7 +33,7 @@ SMALL = {
     "data__workers": 0,
     "data__resize": (192, 96),
     "optimizer__warmup_steps": 1,
-    "optimizer__milestones": (3,),
+    "optimizer__milestones": (2,),
     "detection__objects": 6,
     "detection__anchor_scale": 4.0,
     "detection__train_proposals": 20,
@@ -56,8 +59,14 @@ def coco(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def runs(coco, tmp_path_factory):
-    """{"whole": a run of four updates, "resumed": one of two updates that went on to four}."""
+def said():
+    """What training said in the making of `runs`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def runs(coco, said, tmp_path_factory):
+    """{"whole": a run of four updates, "resumed": one of three updates that went on to four}."""
     folder = tmp_path_factory.mktemp("runs")
     config = functools.partial(load_config, "coco:r50-rcca", data__dir=str(coco), **SMALL)
     with pytest.MonkeyPatch.context() as patch:
@@ -70,9 +79,10 @@ def runs(coco, tmp_path_factory):
             return made[0]
 
         patch.setattr(train, "make_train_step", made_once)
+        patch.setattr(train, "say", said.append)
         whole, resumed = RunFolder(folder / "whole"), RunFolder(folder / "resumed")
         train.train(config(steps=4), whole)
-        train.train(config(steps=2), resumed)
+        train.train(config(steps=3), resumed)
         train.train(config(steps=4), resumed)
     return {"whole": whole, "resumed": resumed}
 
@@ -94,13 +104,21 @@ def test_frozen_parameters_stay_and_all_others_change(runs):
         assert same == (not is_trained_where_frozen(names)), name
 
 
+def test_a_frozen_backbone_of_random_weights_is_told_at_the_start(runs, said):
+    warnings = [line for line in said if "config.detection.frozen keeps" in line]
+    assert len(warnings) == len(runs)  # and not where one of them goes on
+    assert "are random: pass --config.pretrained, or --config.detection.frozen=False" in warnings[0]
+    for config in (load_config("streets_instances"), load_config("demo")):
+        assert not random_weights_warnings(config, TASKS[config.task])
+
+
 def test_metrics_and_pictures_of_training(runs):
     lines = [json.loads(line) for line in runs["whole"].metrics_file.read_text().splitlines()]
     losses = {"objectness_loss", "proposal_loss", "class_loss", "box_loss", "mask_loss"}
     for line in lines:
         assert line["loss"] == pytest.approx(sum(line[name] for name in losses), rel=1e-5)
     rates = [line["learning_rate"] for line in lines]
-    np.testing.assert_allclose(rates, [0.02 / 3, 0.02, 0.02, 0.002], rtol=1e-5)
+    np.testing.assert_allclose(rates, [0.02 / 3, 0.02, 0.002, 0.002], rtol=1e-5)
     assert len(list(runs["whole"].pictures("train2017").iterdir())) == 5
 
 
@@ -156,6 +174,15 @@ def test_a_picture_is_predicted(runs, coco, tmp_path, monkeypatch):
         ran(monkeypatch, predict, picture, "--workdir", runs["whole"], "--out", tmp_path, "--loops", "1,2")
     with pytest.raises(UserError, match="are 97x192, and their sides must be multiples of 32"):
         model(np.zeros((1, 97, 192, 3), np.uint8))
+    for size, sentence in (
+        ([50, 50], r"size is \[2\], and must be \[1, 2\]: the height and width of each picture"),
+        ([[500, 60]], "size says that picture 0 has 500 rows and 60 columns, and images are 64x64"),
+        ([[0, 60]], "size says that picture 0 has 0 rows"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            model(np.zeros((1, 64, 64, 3), np.uint8), jnp.array(size))
+    with pytest.raises(UserError, match="attention maps are of networks for semantic segmentation"):
+        visualize.attention_map(model, picture, (10, 10))
 
 
 def test_classes_of_another_file_are_found_by_their_names(runs, coco, tmp_path, monkeypatch):
@@ -185,11 +212,58 @@ def test_objects_that_are_left_out_are_told(coco):
     source = TASKS["instance"].open(config.data, "train2017")
     counts = [source.count(i) for i in range(5)]
     text = TASKS["instance"].summary(config, source, "train2017")
-    assert f"5 pictures, {sum(counts)} objects of 5 classes" in text
-    assert "1 pictures have no object" in text
+    found = f"5 pictures, {sum(counts)} objects of 5 classes"
+    assert found in text
+    assert "1 picture without an object is not trained on" in text
     crowded = [count for count in counts if count > 2]
     assert f"{len(crowded)} pictures have more than 2 objects" in text
     assert f"{sum(crowded) - 2 * len(crowded)} objects are left out" in text
+    # nothing of a validation split is trained on
+    assert TASKS["instance"].summary(config, source, "val2017") == f"coco, val2017: {found}"
+
+
+def test_objects_that_are_left_out_are_told_of_scenes_too():
+    """They are drawn when they are asked for: some are counted."""
+    task = TASKS["instance"]
+    config = load_config("streets_instances", detection__objects=8)
+    source = task.open(config.data, "train")
+    counts = [len(source.objects(i).boxes) for i in np.linspace(0, len(source) - 1, 50).astype(int)]
+    crowded = [count for count in counts if count > 8]
+    assert task.summary(config, source, "train").splitlines() == [
+        "streets_instances, train: 8,000 pictures",
+        f"  of 50 pictures counted, {len(crowded)} pictures have more than 8 objects, the largest of which "
+        f"are trained on: {sum(crowded) - 8 * len(crowded)} objects are left out; raise "
+        "config.detection.objects",
+    ]
+    enough = load_config("streets_instances")
+    assert task.summary(enough, source, "train") == "streets_instances, train: 8,000 pictures"
+
+
+def test_annotations_without_area_are_told(coco, tmp_path):
+    content = json.loads((coco / "annotations" / "instances_train2017.json").read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    path = tmp_path / "annotations" / "instances_train2017.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    (tmp_path / "train2017").symlink_to(coco / "train2017")
+    config = load_config("coco", data__dir=str(tmp_path))
+    text = TASKS["instance"].summary(config, TASKS["instance"].open(config.data, "train2017"), "train2017")
+    assert "\n  1 annotation is left out: its box has no area" in text
+
+
+def test_a_test_split_is_predicted_without_annotations(runs, coco, tmp_path, monkeypatch, capsys):
+    content = json.loads((coco / "annotations" / "instances_val2017.json").read_text())
+    del content["annotations"]
+    path = tmp_path / "annotations" / "image_info_test-dev2017.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    (tmp_path / "test-dev2017").symlink_to(coco / "val2017")
+    split = (runs["whole"], "--data-dir", tmp_path, "--split", "test-dev2017")
+    ran(monkeypatch, eval, *split, "--labels", tmp_path / "labels")
+    assert f"5 predictions in {tmp_path / 'labels'}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "labels" / "detections.json").read_text())
+    with pytest.raises(UserError, match="has no list 'annotations'; test splits have no annotations"):
+        ran(monkeypatch, eval, *split)
 
 
 @pytest.mark.parametrize(
@@ -204,10 +278,27 @@ def test_objects_that_are_left_out_are_told(coco):
         ("demo", {"detection__objects": 5}, "config.detection.objects is not for config.task='semantic'"),
         ("coco", {"data__crop": (64, 64)}, "config.data.crop is not for config.task='instance'"),
         ("coco", {"loss__name": "ohem"}, "config.loss.name is not for config.task='instance'"),
+        (
+            "coco",
+            {"data__source": "tfds"},
+            "config.data.source='tfds' has no instances; set it 'folder', or config.task='semantic'",
+        ),
+        ("coco", {"model__backbone": "other"}, "config.model.backbone is not for config.task='instance'"),
+        (
+            "coco",
+            {"optimizer__name": "adamw"},
+            "config.optimizer.bias_rate=2.0 is not for config.optimizer.name='adamw'; set it 1.0",
+        ),
+        (
+            "coco",
+            {"steps": 80_000},
+            "config.optimizer.milestones=(60000, 80000) must lie below config.steps=80000",
+        ),
         ("coco", {"data__palette": ((1, 2, 3),)}, "config.data.palette is for data.name=folder"),
     ],
 )
-def test_keys_of_another_task_get_a_sentence(name, changes, sentence):
+def test_keys_of_another_task_get_a_sentence(name, changes, sentence, monkeypatch):
+    monkeypatch.setitem(BACKBONES, "other", BACKBONES["resnet"])
     with pytest.raises(UserError) as error:
         load_config(name, **changes)
     assert sentence in str(error.value)
@@ -244,15 +335,16 @@ def test_the_data_are_previewed(coco, tmp_path, monkeypatch, capsys):
 def test_programs_that_know_one_task_say_so(runs, tmp_path, monkeypatch):
     other = tmp_path / "other.safetensors"
     save_file({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, other)
-    for program, arguments in (
-        (convert, (runs["whole"], "--to", "torch", "--out", tmp_path / "w.safetensors")),
-        (convert, (other, "--config", "coco", "--out", tmp_path / "run")),
+    out = tmp_path / "w.safetensors"
+    for arguments, sentence in (
+        ((runs["whole"], "--to", "torch", "--out", out), "only networks that label pixels can be written"),
+        ((other, "--config", "coco", "--out", tmp_path / "run"), "is no Mask R-CNN, and the config has"),
     ):
-        with pytest.raises(UserError, match="task"):
-            ran(monkeypatch, program, *arguments)
+        with pytest.raises(UserError, match=sentence):
+            ran(monkeypatch, convert, *arguments)
 
 
-def test_a_split_without_annotations_or_objects_gets_a_sentence(coco, tmp_path):
+def test_a_split_without_annotations_or_objects_gets_a_sentence(coco, tmp_path, monkeypatch):
     data = load_config("coco", data__dir=str(coco)).data
     for split, sentence in (("test2017", "does not exist; data.dir must hold"), ("a+b", "cannot join")):
         with pytest.raises(UserError, match=sentence):
@@ -266,3 +358,6 @@ def test_a_split_without_annotations_or_objects_gets_a_sentence(coco, tmp_path):
     source = TASKS["instance"].open(config.data, "train2017")
     with pytest.raises(UserError, match="has no objects to train on"):
         TASKS["instance"].check(config, source, 2)
+    flags = (f"--config.data.dir={tmp_path}", "--config.data.eval_split=train2017")
+    with pytest.raises(UserError, match="has no objects to train on"):
+        ran(monkeypatch, preview, "--config", "coco", *flags, f"--output={tmp_path / 'preview.png'}")

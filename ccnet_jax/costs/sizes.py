@@ -2,6 +2,7 @@
 
 from ccnet_jax.config import Config
 from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.datasets.coco import COCO_CLASSES
 from ccnet_jax.data.instance_batches import canvases
 from ccnet_jax.data.sizes import scaled_size
 from ccnet_jax.data.sources import DataSet
@@ -17,6 +18,8 @@ def class_count(config: Config) -> int:
         count = len(known.classes.names)
     elif config.data.classes is not None:
         count = len(config.data.classes)
+    elif known is DATASETS["coco"]:  # its files may be another data set's, whose classes nobody named
+        count = len(COCO_CLASSES)
     else:
         raise UserError(
             f"how many classes {config.data.name} has stands in its files; pass them as "

@@ -18,7 +18,7 @@ from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.data.sources import Source
-from ccnet_jax.data.statistics import class_table, sizes_text
+from ccnet_jax.data.statistics import class_table, evenly_spread, sizes_text
 from ccnet_jax.evaluation.instance_scores import pasted
 from ccnet_jax.figures.instances import instance_overlay
 from ccnet_jax.labels import VOID
@@ -55,11 +55,6 @@ def statistics(source: Source, limit: int) -> tuple[np.ndarray, collections.Coun
     return np.append(pixels[:classes], pixels[VOID]), sizes, len(pictures)
 
 
-def evenly_spread(count: int, limit: int) -> list[int]:
-    """At most `limit` of the numbers from 0 to count - 1, evenly spread; 0 is all."""
-    return np.linspace(0, count - 1, min(limit, count) if limit else count).astype(int).tolist()
-
-
 def preview_objects(
     config: Config, source: InstanceSource, count: int, counted: int, output: pathlib.Path
 ) -> None:
@@ -71,7 +66,11 @@ def preview_objects(
       count: pictures to draw.
       counted: pictures whose objects are counted by class, evenly spread; 0 is all.
       output: PNG file.
+
+    Raises:
+      UserError: there is no object to train on.
     """
+    TASKS[config.task].check(config, source, config.batch_size)
     pictures = evenly_spread(len(source), counted)
     found = np.zeros(len(source.classes), np.int64)
     for index in progress_bar(pictures, unit="image", leave=False):

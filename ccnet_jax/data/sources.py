@@ -146,6 +146,7 @@ class DataSet:
       classes: names, colours and label ids; None where they are found in the data.
       splits: names of its splits.
       open: (location, split) -> the pictures of a split. Raises UserError naming what is missing.
+      open_unlabelled: as `open`, of a split whose labels may be missing; None: `open` does that too.
       layout: how the folder must lie; None of a data set that is built in.
       description: where to get it, and how it must lie.
       summary: (pictures of a split) -> lines on what was found in the files, printed before training. It
@@ -159,9 +160,10 @@ class DataSet:
     open: Callable[[Location, str], Any]
     layout: str | None = None
     description: str = ""
-    summary: Callable[[Source], str] | None = None
+    summary: Callable[[Any], str] | None = None
     size: tuple[int, int] | None = None
     task: str = "semantic"
+    open_unlabelled: Callable[[Location, str], Any] | None = None
 
 
 class JoinedSource:

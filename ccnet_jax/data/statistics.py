@@ -1,8 +1,13 @@
-"""How often classes and sizes occur in labels, as text."""
+"""Which pictures are counted, and how often classes and sizes occur in labels, as text."""
 
 import collections
 
 import numpy as np
+
+
+def evenly_spread(count: int, limit: int) -> list[int]:
+    """At most `limit` of the numbers from 0 to count - 1, evenly spread; 0 is all."""
+    return np.linspace(0, count - 1, min(limit, count) if limit else count).astype(int).tolist()
 
 
 def sizes_text(sizes: collections.Counter[tuple[int, int]]) -> str:

@@ -34,7 +34,7 @@ def attention_maps(
       float32 [loops, h, w], at the features' size, an eighth of the picture's.
 
     Raises:
-      UserError: the network has another context, or the point is no pixel of the picture.
+      UserError: the network finds instances or has another context, or the point is no pixel of the picture.
     """
     _check(network, image, point)
     inputs = inputs_of_loops(network, variables, image)
@@ -43,6 +43,8 @@ def attention_maps(
 
 def _check(network: CCNet, image: np.ndarray, point: tuple[int, int]) -> None:
     """Raise UserError where `attention_maps` does not take these arguments."""
+    if not isinstance(network, CCNet):
+        raise UserError("attention maps are of networks for semantic segmentation; choose such a run")
     if network.context != "rcca":
         raise UserError(f"attention maps are RCCA's, and this network's context is {network.context!r}")
     whole = all(isinstance(at, int | np.integer) for at in point)

@@ -58,7 +58,8 @@ def text(
         lines += [f"![an example]({EXAMPLE})", ""]
     lines += ["## How it was made", "", "| | |", "|---|---|"]
     values = configuration.flat(configuration.to_dict(config))
-    lines += [f"| `{name}` | {_cell(values[name])} |" for name in _RECIPE]
+    recipe = [name for name in _RECIPE if configuration.is_read_by(config.task, name)]
+    lines += [f"| `{name}` | {_cell(values[name])} |" for name in recipe]
     if step is not None:
         lines.append(f"| updates behind these weights | {step:,} |")
     if config.pretrained:

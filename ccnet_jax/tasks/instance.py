@@ -11,6 +11,7 @@ from ccnet_jax.data import instance_batches
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.instances import MASK_CELLS, InstanceSource
+from ccnet_jax.data.statistics import evenly_spread
 from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.detector import detector
@@ -27,14 +28,27 @@ from ccnet_jax.training.instance_losses import make_instance_loss
 from ccnet_jax.training.optimizers import IsTrained
 from ccnet_jax.training.step import Loss
 
+_COUNTED = 50  # pictures whose objects are counted where the data set cannot tell their number at once
+
 
 def open_source(data: DataConfig, split: str) -> InstanceSource:
     """The pictures of a split. Raises UserError naming what is missing or wrong."""
+    return _opened(data, split, labelled=True)
+
+
+def open_unlabelled(data: DataConfig, split: str) -> InstanceSource:
+    """As `open_source`, also of a split that says nothing of objects."""
+    return _opened(data, split, labelled=False)
+
+
+def _opened(data: DataConfig, split: str, labelled: bool) -> InstanceSource:
     if complaints := data.unknown_name():
         raise UserError(complaints[0])
     if "+" in split:
         raise UserError(f"{data.name} cannot join the splits {split}; name one")
-    source = DATASETS[data.name].open(data.to_open(split), split)
+    data_set = DATASETS[data.name]
+    opening = data_set.open if labelled else data_set.open_unlabelled or data_set.open
+    source = opening(data.to_open(split), split)
     if not len(source):
         raise UserError(f"split {split} of {data.name} has no pictures; correct data.dir or the name")
     return source
@@ -51,22 +65,51 @@ def completed(config: Config, source: InstanceSource) -> Config:
 
 
 def summary(config: Config, source: InstanceSource, split: str) -> str:
-    """Pictures, objects, and what training does not see of them."""
+    """Pictures, objects, what the data set says of its files, and of a training split what is not seen of it.
+
+    Where the data set cannot tell the number of objects at once, `_COUNTED` pictures are counted.
+    """
     counts = [source.count(i) for i in range(len(source))]
-    text = f"{config.data.name}, {split}: {len(source):,} pictures"
     known = [count for count in counts if count is not None]
-    if len(known) < len(counts):
-        return text
-    text += f", {sum(known):,} objects of {len(source.classes)} classes"
-    if empty := known.count(0):
-        text += f"\n  {empty:,} pictures have no object, and are not trained on"
-    most = config.detection.objects
-    if crowded := [count for count in known if count > most]:
-        text += (
-            f"\n  {len(crowded):,} pictures have more than {most} objects, the largest of which are trained "
-            f"on: {sum(crowded) - most * len(crowded):,} objects are left out; raise config.detection.objects"
+    text = f"{config.data.name}, {split}: {_amount(len(source), 'picture')}"
+    all_known, among = len(known) == len(counts), ""
+    if all_known:
+        text += f", {_amount(sum(known), 'object')} of {_amount(len(source.classes), 'class', 'classes')}"
+    lines = [text]
+    if own_summary := DATASETS[config.data.name].summary:
+        lines += own_summary(source).splitlines()
+    if split == config.data.train_split:
+        if not all_known:
+            known = [_drawn_count(source, i) for i in evenly_spread(len(source), _COUNTED)]
+            among = f"of {_amount(len(known), 'picture')} counted, "
+        lines += [among + sentence for sentence in _not_trained_on(known, config.detection.objects)]
+    return "\n  ".join(lines)
+
+
+def _not_trained_on(counts: list[int], most: int) -> list[str]:
+    """Sentences about what training does not see, where it sees at most `most` objects of a picture."""
+    found = []
+    if empty := counts.count(0):
+        words = "picture without an object is", "pictures without an object are"
+        found.append(f"{_amount(empty, *words)} not trained on")
+    if crowded := [count for count in counts if count > most]:
+        left_out = sum(crowded) - most * len(crowded)
+        found.append(
+            f"{_amount(len(crowded), 'picture has', 'pictures have')} more than {_amount(most, 'object')}, "
+            f"the largest of which are trained on: {_amount(left_out, 'object is', 'objects are')} left out; "
+            "raise config.detection.objects"
         )
-    return text
+    return found
+
+
+def _drawn_count(source: InstanceSource, index: int) -> int:
+    """The number of objects of a picture, without crowds."""
+    return int((~source.objects(index).crowd).sum())
+
+
+def _amount(number: int, one: str, many: str | None = None) -> str:
+    """ "1 picture", "2,000 pictures"."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def check(config: Config, source: InstanceSource, batch_size: int) -> None:
@@ -153,6 +196,7 @@ def model(config: Config, network: MaskRCNN, variables: Variables, classes: Clas
 
 TASK = Task(
     open=open_source,
+    open_unlabelled=open_unlabelled,
     completed=completed,
     summary=summary,
     check=check,

@@ -90,6 +90,7 @@ def model(config: Config, network: CCNet, variables: Variables, classes: Classes
 
 TASK = Task(
     open=pipeline.open_source,
+    open_unlabelled=pipeline.open_source,
     completed=completed,
     summary=summary,
     check=check,

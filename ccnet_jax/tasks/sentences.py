@@ -1,4 +1,4 @@
-"""Sentences about updates that went wrong, or are out of the ordinary, with the names of their pictures."""
+"""Sentences about how training begins, and about updates that went wrong or are out of the ordinary."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,6 +11,16 @@ from ccnet_jax.config import Config
 from ccnet_jax.errors import UserError
 from ccnet_jax.tasks.task import Task
 from ccnet_jax.training.meter import Meter, NotFinite
+
+
+def random_weights_warnings(config: Config, task: Task) -> list[str]:
+    """Sentences for the start of a training whose weights are all random."""
+    if task.is_trained(config) is None:
+        return []
+    return [
+        "warning: config.detection.frozen keeps the backbone's norms, stem and first stage as they are, and "
+        "here they are random: pass --config.pretrained, or --config.detection.frozen=False"
+    ]
 
 
 def remarks(meter: Meter, config: Config, task: Task, source: Any) -> Iterator[str]:

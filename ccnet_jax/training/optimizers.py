@@ -36,6 +36,16 @@ class OptimizerConfig(ScheduleConfig):
         None, "largest norm of the gradient of all parameters; None does not clip", above=0, before=None
     )
 
+    def complaints(self) -> list[str]:
+        """Sentences about settings that do not go together."""
+        found = super().complaints()
+        if self.name == "adamw" and self.bias_rate != 1:
+            found.append(
+                f"config.optimizer.bias_rate={self.bias_rate} is not for config.optimizer.name='adamw'; set "
+                "it 1.0"
+            )
+        return found
+
 
 def sgd(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     """PyTorch's SGD: buffer = momentum * buffer + gradient + weight_decay * p; p -= rate * buffer."""

@@ -53,16 +53,26 @@ class ScheduleConfig:
                 f"config.optimizer.milestones={self.milestones} must come after the warm-up of "
                 f"config.optimizer.warmup_steps={self.warmup_steps}"
             )
+        if len(set(self.milestones or ())) < len(self.milestones or ()):
+            found.append(
+                f"config.optimizer.milestones={self.milestones} has an update more than once; name each once"
+            )
         return found
 
     def complaints_for(self, steps: int) -> list[str]:
         """Sentences about settings that do not fit a training of `steps` updates."""
-        if self.warmup_steps < steps:
-            return []
-        return [
-            f"config.optimizer.warmup_steps={self.warmup_steps} must be less than config.steps={steps}; make "
-            "it smaller, or train longer"
-        ]
+        found = []
+        if self.warmup_steps >= steps:
+            found.append(
+                f"config.optimizer.warmup_steps={self.warmup_steps} must be less than config.steps={steps}; "
+                "make it smaller, or train longer"
+            )
+        if self.schedule == "multi_step" and max(self.milestones or (0,)) >= steps:
+            found.append(
+                f"config.optimizer.milestones={self.milestones} must lie below config.steps={steps}; lower "
+                "them too, or train longer"
+            )
+        return found
 
 
 def poly(config: ScheduleConfig, steps: int) -> optax.Schedule:

@@ -13,6 +13,7 @@ from flax import traverse_util
 from ccnet_jax import config_files
 from ccnet_jax.config import Config, parse
 from ccnet_jax.config_files import ConfigName
+from ccnet_jax.data.datasets.coco import COCO_CLASSES
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import numbered_names, numbered_palette
 from ccnet_jax.models.detection.config import build_mask_rcnn
@@ -27,17 +28,6 @@ from ccnet_jax.weights.values import checked
 
 COCO_LABELS = 91  # of torchvision: COCO's ids 0 to 90, of which 80 are classes
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers from 1 to 90 that COCO gave to no class
-COCO_CLASSES = (
-    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
-    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse"),
-    *("sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie"),
-    *("suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove"),
-    *("skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon"),
-    *("bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut"),
-    *("cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
-    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book"),
-    *("clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
-)
 
 
 def _both(name: str) -> tuple[str, str]:
@@ -182,14 +172,26 @@ def _in_order(value: np.ndarray) -> np.ndarray:
     return np.array(value, order="C")
 
 
-def without_unused_labels(tensors: StateDict, names: InstanceNames) -> dict[str, np.ndarray]:
-    """torchvision's state dict of 91 labels without those that COCO gave to no class: 81 are left."""
+def without_unused_labels(
+    tensors: StateDict, names: InstanceNames, source: pathlib.Path
+) -> dict[str, np.ndarray]:
+    """torchvision's state dict of 91 labels without those that COCO gave to no class: 81 are left.
+
+    Raises UserError, which names the file `source`, where a tensor is missing or has not so many labels.
+    """
     kept = np.setdiff1d(np.arange(COCO_LABELS), UNUSED_IDS)
     changed = dict(tensors)
     for module, rows in (("box_head/classes", 1), ("box_head/deltas", 4), ("mask_head/masks", 1)):
         for leaf in ("weight", "bias"):
             name = f"{names.modules[module][0]}.{leaf}"
+            if name not in tensors:
+                raise UserError(f"{source} holds a Mask R-CNN, but lacks {name}; take a complete file")
             value = np.asarray(tensors[name])
+            if value.shape[:1] != (COCO_LABELS * rows,):
+                raise UserError(
+                    f"{name} in {source} is of the shape {list(value.shape)}, and must have "
+                    f"{COCO_LABELS * rows} rows for {COCO_LABELS} labels; take another copy"
+                )
             changed[name] = value.reshape(COCO_LABELS, rows, *value.shape[1:])[kept].reshape(
                 -1, *value.shape[1:]
             )
@@ -228,7 +230,7 @@ def import_instances(
     labels = len(tensors[logits])
     note = ""
     if labels == COCO_LABELS and whose == "torchvision":
-        tensors = without_unused_labels(tensors, names)
+        tensors = without_unused_labels(tensors, names, source)
         note = f"; left out: the rows of {len(UNUSED_IDS)} of its {COCO_LABELS} labels, which are no class"
         labels -= len(UNUSED_IDS)
     classes = labels - 1

@@ -62,7 +62,8 @@ def import_weights(
         raise UserError(f"{source} is a folder; to write the weights of a run for PyTorch pass --to torch")
     tensor_files.check_readable(source, str(source))
     tensors, raw_meta = tensor_files.read(source)
-    if instance_source(tensors) is not None:
+    if (whose := instance_source(tensors)) is not None:
+        _check_flags_of_instances(whose, expected_source, in_place, source)
         import_instances(tensors, source, out, config, overrides)
         return
     if config is not None and config.task != "semantic":
@@ -104,6 +105,20 @@ def import_weights(
     print(f"run in {out}, data set {config.data.name}: {evaluate}")
     if config.data.name == UNKNOWN_DATA_SET:
         print("to evaluate or train, convert with the --config of its data set")
+
+
+def _check_flags_of_instances(
+    whose: str, expected_source: str | None, in_place: bool | None, source: pathlib.Path
+) -> None:
+    """Raise UserError where flags ask of a Mask R-CNN, a key of `INSTANCE_NAMES`, what it is not."""
+    if expected_source not in (None, whose):
+        raise UserError(
+            f"the names in {source} are those of {whose}'s Mask R-CNN; omit --source {expected_source}"
+        )
+    if in_place:
+        raise UserError(
+            f"{source} holds a Mask R-CNN, whose norms are never in-place ABN; omit --inplace-abn"
+        )
 
 
 def _import_backbone(

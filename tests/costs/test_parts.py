@@ -151,6 +151,8 @@ def test_instance_segmentation_has_parts_of_its_own():
 
 
 def test_the_canvas_of_a_config_is_found_or_asked_for():
+    assert sizes.class_count(load_config("coco")) == 80
+    assert sizes.class_count(load_config("coco", data__classes=("a", "b"))) == 2
     assert sizes.training_size(load_config("coco")) == (800, 1344)
     with pytest.raises(UserError, match=r"pass --config.data.resize=LONG,SHORT"):
         sizes.training_size(load_config("coco", data__resize=None))

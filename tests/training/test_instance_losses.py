@@ -4,6 +4,7 @@ import numpy as np
 import optax
 import pytest
 
+from ccnet_jax import devices
 from ccnet_jax.models.detection.boxes import encoded
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, RPNOutput
@@ -126,6 +127,23 @@ def network():
 @pytest.fixture(scope="module")
 def variables(network):
     return jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.uint8))
+
+
+def test_the_draw_is_the_same_on_any_number_of_devices(network, variables):
+    loss = jax.jit(make_instance_loss(network, SMALL))
+
+    def losses(count, seed):
+        mesh = devices.data_mesh(jax.devices()[:count])
+        params, batch_stats, key = jax.device_put(
+            (variables["params"], variables["batch_stats"], jax.random.key(seed)), devices.replicated(mesh)
+        )
+        return loss(params, batch_stats, devices.put_batch(batch_of(8), mesh), key)[1][0]
+
+    one, eight, another = losses(1, 0), losses(8, 0), losses(1, 1)
+    for name, value in one.items():
+        np.testing.assert_allclose(eight[name], value, rtol=1e-5, err_msg=name)
+    for name in ("objectness_loss", "class_loss"):  # the draw makes a difference
+        assert abs(another[name] / one[name] - 1) > 1e-4, name
 
 
 def test_a_network_learns_its_two_objects(network, variables):

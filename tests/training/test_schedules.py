@@ -49,13 +49,25 @@ def test_multi_step_falls_at_its_milestones_after_a_rise_from_a_share():
 
 @pytest.mark.parametrize(
     ("milestones", "sentence"),
-    [(None, "needs the updates after which the rate falls"), ((5, 80), "must come after the warm-up")],
+    [
+        (None, "needs the updates after which the rate falls"),
+        ((5, 80), "must come after the warm-up"),
+        ((60, 60), "has an update more than once"),
+    ],
 )
 def test_milestones_that_cannot_be_get_a_sentence(milestones, sentence):
     config = ScheduleConfig(schedule="multi_step", milestones=milestones, warmup_steps=5)
     assert sentence in config.complaints()[0]
     with pytest.raises(ValueError, match=sentence):
         build_schedule(config, 90)
+
+
+def test_milestones_after_the_last_update_get_a_sentence():
+    config = ScheduleConfig(schedule="multi_step", milestones=(60, 80))
+    assert config.complaints_for(81) == []
+    for steps in (80, 40):
+        with pytest.raises(ValueError, match=rf"milestones=\(60, 80\) must lie below config.steps={steps}"):
+            build_schedule(config, steps)
 
 
 def test_the_default_has_the_bits_of_earlier_versions():

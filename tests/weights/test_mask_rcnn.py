@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import ccnet_jax
+from ccnet_jax.data.datasets.coco import COCO_CLASSES
 from ccnet_jax.errors import UserError
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights.instance_import import (
-    COCO_CLASSES,
     COCO_LABELS,
     INSTANCE_NAMES,
     UNUSED_IDS,
@@ -23,6 +23,7 @@ from ccnet_jax.weights.instance_import import (
     without_unused_labels,
 )
 from ccnet_jax.weights.naming import is_counter
+from ccnet_jax.weights.torch_import import import_weights
 from tests.weights import mask_rcnn_cases as cases
 
 NOWHERE = cases.RECORDED  # in messages
@@ -122,7 +123,7 @@ def test_background_is_first_here_wherever_it_was():
 def test_labels_that_are_no_class_are_left_out():
     state, _ = cases.random_state(18, classes=COCO_LABELS - 1, width=NARROW)
     names = INSTANCE_NAMES["torchvision"]
-    smaller = without_unused_labels(state, names)
+    smaller = without_unused_labels(state, names, NOWHERE)
     logits = "roi_heads.box_predictor.cls_score.bias"
     assert len(smaller[logits]) == 1 + len(COCO_CLASSES) == COCO_LABELS - len(UNUSED_IDS)
     last = COCO_LABELS - 1  # toothbrush
@@ -133,6 +134,13 @@ def test_labels_that_are_no_class_are_left_out():
     found = np.asarray(variables["params"]["box_head"]["deltas"]["bias"]).reshape(-1, 4)
     np.testing.assert_array_equal(found[COCO_CLASSES.index("bicycle")], deltas[bicycle])
     assert not (found == deltas[street_sign]).all(1).any()
+    masks = "roi_heads.mask_predictor.mask_fcn_logits.bias"
+    for broken, sentence in (
+        ({name: value for name, value in state.items() if name != masks}, f"lacks {masks}; take a complete"),
+        ({**state, masks: state[masks][:90]}, rf"{masks} in .* is of the shape \[90\], and must have 91 "),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            without_unused_labels(broken, names, NOWHERE)
 
 
 def test_older_names_are_read():
@@ -157,3 +165,14 @@ def test_weights_that_do_not_fit_get_a_sentence(tmp_path):
         with pytest.raises(UserError, match=sentence):
             import_instances(broken, NOWHERE, tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+def test_flags_for_another_network_get_a_sentence(tmp_path):
+    names = INSTANCE_NAMES["mmdetection"].modules["mask_head/masks"]
+    path = saved({f"{names[0]}.weight": np.zeros(1, np.float32)}, tmp_path / "weights.safetensors")
+    for flags, sentence in (
+        ({"expected_source": "mmseg"}, "are those of mmdetection's Mask R-CNN; omit --source mmseg"),
+        ({"in_place": True}, "whose norms are never in-place ABN; omit --inplace-abn"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            import_weights(path, tmp_path / "run", **flags)

@@ -6,10 +6,13 @@ must lie in `data.dir`, with a file of annotations and a folder of pictures for 
     annotations/instances_{train2017,val2017}.json
     {train2017,val2017}/NAME.jpg
 
+Of a split to predict, annotations/image_info_SPLIT.json will do, which lists pictures and no annotations.
+
 Classes are those of the annotations' file, in the order of their ids, which may have gaps. `data.classes`
 chooses some of them, in another order if need be.
 """
 
+import collections
 import dataclasses
 import json
 import math
@@ -29,7 +32,7 @@ from ccnet_jax.errors import UserError, read_json
 from ccnet_jax.labels import numbered_palette
 
 LAYOUT = "annotations/instances_SPLIT.json and SPLIT/NAME.jpg, for example with SPLIT train2017"
-_PREFIX = "instances_"
+_PREFIX, _UNLABELLED = "instances_", "image_info_"
 _FARTHEST = 2.0**24  # pixels: float32 has all whole numbers up to it
 # What the entries of the file's lists must hold, of which type.
 _KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {
@@ -43,6 +46,17 @@ _KEYS: dict[str, dict[str, type | tuple[type, ...]]] = {
         "segmentation": object,
     },
 }
+COCO_CLASSES = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse"),
+    *("sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie"),
+    *("suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove"),
+    *("skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon"),
+    *("bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut"),
+    *("cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
+    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator", "book"),
+    *("clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
+)
 # Polygons [[x0, y0, x1, y1, ...], ...] in pixels, or runs {"size": [H, W], "counts": ...}.
 Segmentation = list[list[float]] | dict[str, Any]
 
@@ -68,14 +82,14 @@ class CocoFile:
     empty: int
 
 
-def read_file(path: pathlib.Path) -> CocoFile:
-    """The annotations in a file, checked.
+def read_file(path: pathlib.Path, labelled: bool = True) -> CocoFile:
+    """The annotations in a file, checked; where it need not be `labelled`, it may have no list of them.
 
     Raises:
       MissingSplit: there is no such file.
       UserError: naming the annotation, where the file is not in COCO's format.
     """
-    content = _content(path)
+    content = _content(path, labelled)
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     if not names:
         raise UserError(f"{path} names no category; it must list at least one under 'categories'")
@@ -97,6 +111,7 @@ def read_file(path: pathlib.Path) -> CocoFile:
             empty += 1
             continue
         _check_segmentation(annotation["segmentation"], picture, what)
+        _check_crowd_and_area(annotation, what)
         objects[annotation["image_id"]].append(annotation)
     ids = sorted(names)
     return CocoFile(
@@ -109,12 +124,14 @@ def read_file(path: pathlib.Path) -> CocoFile:
     )
 
 
-def _content(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+def _content(path: pathlib.Path, labelled: bool) -> dict[str, list[dict[str, Any]]]:
     """The file's lists, each of whose entries has the keys that are used. Raises as `read_file`."""
     remedy = "it must be a file of instances as COCO's instances_val2017.json"
     if not path.exists():
         raise MissingSplit(f"{path} does not exist; data.dir must hold {LAYOUT}")
     content = read_json(path, remedy)
+    if not labelled and isinstance(content, dict):
+        content.setdefault("annotations", [])
     for name, keys in _KEYS.items():
         entries = content.get(name) if isinstance(content, dict) else None
         if not isinstance(entries, list):
@@ -130,9 +147,20 @@ def _content(path: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
             if wrong:
                 value = json.dumps(entry[wrong[0]])[:40]
                 raise UserError(f"{path}: entry {number} of {name!r} has as {wrong[0]!r} {value}; {remedy}")
+    for name in ("categories", "images"):
+        _check_unique([entry["id"] for entry in content[name]], f"{path}: {name!r} has the id")
+    _check_unique(
+        [str(entry["name"]) for entry in content["categories"]], f"{path}: 'categories' has the name"
+    )
     for picture in content["images"]:
         _check_picture(picture, f"{path}: picture {picture['id']}")
     return content
+
+
+def _check_unique(values: list[int | str], what: str) -> None:
+    """Raise UserError where a value occurs twice."""
+    if repeated := [value for value, count in collections.Counter(values).items() if count > 1]:
+        raise UserError(f"{what} {repeated[0]} more than once; give each entry its own")
 
 
 def _check_picture(picture: Mapping[str, Any], what: str) -> None:
@@ -192,6 +220,17 @@ def _check_segmentation(segmentation: Any, picture: Mapping[str, Any], what: str
             )
 
 
+def _check_crowd_and_area(annotation: Mapping[str, Any], what: str) -> None:
+    """Raise UserError where what is said of a crowd, or of the area, is none."""
+    crowd, area = annotation.get("iscrowd", 0), annotation.get("area", 0)
+    if crowd not in (0, 1):
+        raise UserError(f"{what} has as 'iscrowd' {json.dumps(crowd)[:40]}, which must be 0 or 1; correct it")
+    if not isinstance(area, int | float) or not 0 <= area < _FARTHEST**2:
+        raise UserError(
+            f"{what} has as 'area' {json.dumps(area)[:40]}, which must be a number of pixels; correct it"
+        )
+
+
 def _is_near(numbers: list[Any], farthest: float) -> bool:
     """Whether all are numbers within a distance from 0. What fills a polygon takes memory for its outline."""
     try:
@@ -209,8 +248,11 @@ class CocoSource:
       classes: those that are wanted, in their order; None takes all of the file.
       may_miss: how many pictures may be missing from the folder.
 
+    Attributes:
+      empty: see `CocoFile`.
+
     Raises:
-      UserError: a class is none of the file's, or more pictures are missing.
+      UserError: a class is none of the file's, or named twice, or more pictures are missing.
     """
 
     def __init__(
@@ -222,6 +264,9 @@ class CocoSource:
     ):
         self.classes = tuple(classes or file.names)
         self.palette = numbered_palette(len(self.classes) + 1)[1:]
+        if len(set(self.classes)) < len(self.classes):
+            repeated = max(self.classes, key=self.classes.count)
+            raise UserError(f"config.data.classes names {repeated!r} more than once; name each class once")
         unknown = [name for name in self.classes if name not in file.names]
         if unknown:
             raise UserError(
@@ -229,6 +274,7 @@ class CocoSource:
             )
         self.class_ids = tuple(file.ids[file.names.index(name)] for name in self.classes)
         self._class_of = {number: i for i, number in enumerate(self.class_ids)}
+        self.empty = file.empty
         self._annotations, self._pictures = file.path, file.pictures
         self._objects = [
             [annotation for annotation in objects if annotation["category_id"] in self._class_of]
@@ -240,7 +286,10 @@ class CocoSource:
             path for path in self._paths if path.name not in there and not os.path.isfile(path)
         ]
         if len(missing) > may_miss:
-            raise UserError(f"{file.path} names the picture {missing[0]}, which does not exist; add it")
+            raise UserError(
+                f"{file.path} names the picture {missing[0]}, which does not exist ({len(missing)} in all); "
+                f"add it, or let training do without up to N pictures by --config.data.skip_damaged=N"
+            )
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -259,7 +308,11 @@ class CocoSource:
     def files(self) -> list[pathlib.Path]:
         """The pictures, also of other splits, and all files of annotations that lie together."""
         folder = self._annotations.parent
-        splits = {path.stem.removeprefix(_PREFIX) for path in folder.glob(f"{_PREFIX}*.json")}
+        splits = {
+            path.stem.removeprefix(prefix)
+            for prefix in (_PREFIX, _UNLABELLED)
+            for path in folder.glob(f"{prefix}*.json")
+        }
         others = [path for split in sorted(splits) for path in (folder.parent / split).glob("*")]
         return [*self._paths, *others, *folder.glob("*.json")]
 
@@ -320,9 +373,38 @@ def _mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
 
 def open_split(location: Location, split: str) -> CocoSource:
     """The pictures of `split`. Raises UserError naming the file or folder that is missing or wrong."""
+    return _opened(location, split, labelled=True)
+
+
+def open_unlabelled(location: Location, split: str) -> CocoSource:
+    """As `open_split`, where the file need not have annotations. Raises UserError as `open_split`."""
+    return _opened(location, split, labelled=False)
+
+
+def _opened(location: Location, split: str, labelled: bool) -> CocoSource:
     root = data_folder(location.dir, "coco", LAYOUT)
-    file = read_file(root / "annotations" / f"{_PREFIX}{split}.json")
+    path, other = (root / "annotations" / f"{prefix}{split}.json" for prefix in (_PREFIX, _UNLABELLED))
+    file = read_file(other if other.exists() and not path.exists() else path, labelled)
     return CocoSource(file, root / split, location.classes, location.skip_damaged)
 
 
-DATA_SET = DataSet(None, ("train2017", "val2017"), open_split, LAYOUT, __doc__, task="instance")
+def summary(source: CocoSource) -> str:
+    """What was left out of the file of annotations; "" for nothing."""
+    match source.empty:
+        case 0:
+            return ""
+        case 1:
+            return "1 annotation is left out: its box has no area"
+    return f"{source.empty:,} annotations are left out: their boxes have no area"
+
+
+DATA_SET = DataSet(
+    None,
+    ("train2017", "val2017"),
+    open_split,
+    LAYOUT,
+    __doc__,
+    summary,
+    task="instance",
+    open_unlabelled=open_unlabelled,
+)

@@ -136,6 +136,8 @@ def test_classes_can_be_chosen(write):
     np.testing.assert_array_equal(source.objects(0).classes, [0])
     with pytest.raises(UserError, match=r"classes names 'ship', and .*val2017\.json has only kite, boat"):
         coco.open_split(Location(dir=location.dir, classes=("boat", "ship")), "val2017")
+    with pytest.raises(UserError, match="classes names 'boat' more than once; name each class once"):
+        coco.open_split(Location(dir=location.dir, classes=("boat", "kite", "boat")), "val2017")
 
 
 def changed(path, value):
@@ -197,6 +199,12 @@ def changed(path, value):
         ),
         (["annotations", 0, "segmentation"], [[0, 0, 1e9, 0, 0, 1e9]], "annotation 1 has .*far outside its"),
         (["annotations", 0, "segmentation"], [[0, 0, 9, 0, 0, float("nan")]], "annotation 1 has a polygon"),
+        (["images", 1, "id"], 12, "'images' has the id 12 more than once; give each entry its own"),
+        (["categories", 0, "id"], 3, "'categories' has the id 3 more than once"),
+        (["categories", 0, "name"], "kite", "'categories' has the name kite more than once"),
+        (["annotations", 0, "iscrowd"], "0", "annotation 1 has as 'iscrowd' \"0\", which must be 0 or 1"),
+        (["annotations", 0, "area"], float("nan"), "annotation 1 has as 'area' NaN, which must be a number"),
+        (["annotations", 0, "area"], "large", "annotation 1 has as 'area' \"large\", which must be"),
         (
             ["annotations", 1, "segmentation", "counts"],
             3,
@@ -215,8 +223,36 @@ def test_a_wrong_file_is_one_sentence(write, path, value, sentence):
         coco.open_split(location, "val2017")
 
 
+def test_annotations_without_area_are_told(write):
+    summary = coco.DATA_SET.summary
+    whole = content()
+    assert (
+        summary(coco.open_split(write(whole), "val2017")) == "1 annotation is left out: its box has no area"
+    )
+    whole["annotations"] *= 2
+    assert "2 annotations are left out" in summary(coco.open_split(write(whole), "val2017"))
+    del whole["annotations"][3::4]
+    assert summary(coco.open_split(write(whole), "val2017")) == ""
+
+
+def test_a_split_to_predict_needs_no_annotations(write, tmp_path):
+    location = write(changed(["annotations"], None))
+    listed = tmp_path / "annotations" / "instances_val2017.json"
+    for path in (listed, listed.with_name("image_info_val2017.json")):
+        listed.rename(path)
+        source = coco.open_unlabelled(location, "val2017")
+        assert source.classes == ("kite", "boat")
+        assert [source.count(i) for i in range(len(source))] == [0, 0, 0]
+        assert tmp_path / "val2017" / "b.png" in source.files()
+        with pytest.raises(UserError, match=f"{path.name} has no list 'annotations'; test splits have"):
+            coco.open_split(location, "val2017")
+        listed = path
+
+
 def test_pictures_that_may_be_missing(write):
     location = write(changed(["images", 1, "file_name"], "c.png"))
+    with pytest.raises(UserError, match=r"add it, or let training do without .*data\.skip_damaged=N"):
+        coco.open_split(location, "val2017")
     source = coco.open_split(dataclasses.replace(location, skip_damaged=1), "val2017")
     with pytest.raises(DamagedPicture, match=r"c\.png cannot be read"):
         source[1]
@@ -230,7 +266,6 @@ def test_pictures_that_may_be_missing(write):
         (["segmentation", "counts"], ["a"], "'str'"),
         (["segmentation", "counts"], "PPPP" * 1000, "Invalid RLE"),  # far more pixels than the picture has
         (["segmentation", "counts"], "\u1234", "Invalid RLE"),
-        (["area"], "large", "could not convert string to float"),
     ],
 )
 def test_an_object_that_cannot_be_read_is_one_sentence(write, path, value, reason):
