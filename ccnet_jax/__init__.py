@@ -1,7 +1,6 @@
 """CCNet (criss-cross attention for semantic segmentation, ICCV 2019) in JAX."""
 
 import importlib
-import pathlib
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,7 @@ def _is_program(words: list[str]) -> bool:
     """Whether the words, of `sys.orig_argv`, start one of our programs."""
     module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
     started = module[0].partition(".")[0] == "ccnet_jax" if module else False
-    return started or any(pathlib.Path(word).name == "ccnet" for word in words[:2])
+    return started or any(word.rpartition("/")[2] == "ccnet" for word in words[:2])
 
 
 # What programs import takes seconds. Ctrl-C ends them in that time at once: a KeyboardInterrupt would be a

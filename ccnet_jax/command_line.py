@@ -193,10 +193,11 @@ def interrupted_at_once() -> Iterator[None]:
 
     Python's own way, KeyboardInterrupt, is lost where a callback of JAX receives it.
     """
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:

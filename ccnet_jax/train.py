@@ -258,7 +258,10 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
             split = config.data.train_split
             with fitting("drawing", "lower --config.eval_batch_size"):
                 test(state.variables, train_source, pictures=run.pictures(split), limit=DRAWN)
+        stopped_by = stop.agreed()
     say(f"finished; pictures in {run.all_pictures}, scores: python -m ccnet_jax.eval --workdir {run}")
+    if stopped_by:  # since the last update: what was at work has ended
+        sys.exit(128 + stopped_by)
 
 
 def do_nothing() -> None:
@@ -296,15 +299,8 @@ def check_devices(config: Config) -> None:
 def keep_records(config: Config, source: Any, run: RunFolder, log: MetricLog) -> None:
     """Write what a run has beside checkpoints again, where its folder was removed and made again."""
     if jax.process_index() == 0 and run.checkpoints.is_dir() and not run.config_file.exists():
-        write_records(config, source, run)
+        run.write_records(config, source.classes, source.palette)
         log.write_again()
-
-
-def write_records(config: Config, source: Any, run: RunFolder) -> None:
-    """Write the config, the names of the classes, and what works on the run."""
-    run.save_config(configuration.without_place(config))
-    run.save_classes(source.classes, source.palette)
-    run.add_versions()
 
 
 def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder) -> None:
@@ -316,7 +312,7 @@ def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder
     if jax.process_index() == 0:
         run.check_results(run.own_files, [*files_of(source), *files_of(eval_source)])
         run.remove_fragments()
-        write_records(config, source, run)
+        run.write_records(config, source.classes, source.palette)
     check_shared(run)
 
 

@@ -195,7 +195,7 @@ def test_an_update_that_is_not_finite_names_its_pictures_and_is_not_made(config,
 
 def test_a_folder_that_was_emptied_gets_its_records_again(config, tmp_path):
     run, source = RunFolder(tmp_path / "run"), TASKS["semantic"].open(config.data, "train")
-    train.write_records(config, source, run)
+    run.write_records(config, source.classes, source.palette)
     names = {path.name for path in run.path.iterdir()}
     with MetricLog(run, 0) as log:
         log.write(1, {"loss": 2.0})

@@ -250,9 +250,13 @@ def test_updates_that_are_all_skipped_are_logged_with_the_rate_of_the_optimizer(
     np.testing.assert_allclose([line["learning_rate"] for line in lines], 1e30)  # none was made: no fall
 
 
-def test_a_run_without_validation_leaves_pictures_too(tmp_path):
+def test_a_run_without_validation_leaves_pictures_too_and_obeys_a_signal_then(tmp_path, monkeypatch):
     folder = write_camvid(tmp_path / "camvid", pictures=2)
-    train.train(small_config(folder, steps=1, data__crop=(48, 64)), RunFolder(tmp_path / "run"))
+    received = iter([0, 15])
+    monkeypatch.setattr(StopSignal, "agreed", lambda _: next(received))
+    with pytest.raises(SystemExit) as stopped:
+        train.train(small_config(folder, steps=1, data__crop=(48, 64)), RunFolder(tmp_path / "run"))
+    assert stopped.value.code == 143
     assert sorted(p.name for p in (tmp_path / "run/pictures/train").iterdir()) == ["0.png", "1.png"]
 
 
