@@ -132,9 +132,7 @@ class Checkpoints:
 
     def _check_room(self, arrays: Any) -> None:
         """Raise UserError where arrays have no place to be written to."""
-        if not self._root.is_dir():
-            raise UserError(_removed(self._root))
-        size, free = sum(x.nbytes for x in jax.tree.leaves(arrays)), shutil.disk_usage(self._root).free
+        size, free = sum(x.nbytes for x in jax.tree.leaves(arrays)), _free(self._root)
         if size > free:
             raise UserError(
                 f"a checkpoint of {size / 1e9:.3g} GB does not fit into {self._root}, where {free / 1e9:.3g} "
@@ -146,10 +144,9 @@ class Checkpoints:
         try:
             call(self._managers[name])
         except Exception as error:  # of Orbax, TensorStore or the file system: each has its own class
-            if not self._root.is_dir():
-                raise UserError(_removed(self._root)) from None
-            self._begin_again(name)
-            free = shutil.disk_usage(self._root).free
+            free = _free(self._root)
+            with contextlib.suppress(Exception):  # the folder may go now; what is saved next sees to that
+                self._begin_again(name)
             raise UserError(
                 f"a checkpoint could not be written to {self._root} ({first_line(error)}); "
                 f"{free / 1e9:.3g} GB are free there: make room, or see to it that the folder is there and "
@@ -226,8 +223,12 @@ class Checkpoints:
                 manager.close()
 
 
-def _removed(root: pathlib.Path) -> str:
-    return f"{root} has been removed: a checkpoint cannot be written; make it again"
+def _free(root: pathlib.Path) -> int:
+    """Bytes that are free in a folder. Raises UserError where it has been removed."""
+    try:
+        return shutil.disk_usage(root).free
+    except OSError:
+        raise UserError(f"{root} has been removed: a checkpoint cannot be written; make it again") from None
 
 
 def set_damaged_aside(run: RunFolder) -> Iterator[str]:

@@ -242,6 +242,8 @@ def test_a_full_disk_loses_nothing_and_leaves_no_fragments(run, monkeypatch):
 def test_a_removed_folder_is_told(run):
     with Checkpoints(run) as checkpoints:
         shutil.rmtree(run.path)
+        with pytest.raises(UserError, match="has been removed"):  # also while something is being written
+            checkpoints._guarded("last", lambda _: run.path.iterdir().__next__())
         checkpoints.check()  # after every update: what is told is told when a checkpoint is due
         with pytest.raises(UserError, match="has been removed"):
             checkpoints.save_last(8, variables(8), buffers(8))
