@@ -1,6 +1,8 @@
 """CCNet (criss-cross attention for semantic segmentation, ICCV 2019) in JAX."""
 
 import importlib
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ccnet_jax.version import __version__
@@ -31,6 +33,19 @@ _MODULES = {
     "Model": "ccnet_jax.semantic_model",
     "load": "ccnet_jax.inference",
 }
+
+
+def _is_program(words: list[str]) -> bool:
+    """Whether the words, of `sys.orig_argv`, start one of our programs."""
+    module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
+    started = module[0].partition(".")[0] == "ccnet_jax" if module else False
+    return started or any(word.rpartition("/")[2] == "ccnet" for word in words[:2])
+
+
+# What programs import takes seconds. Ctrl-C ends them in that time at once: a KeyboardInterrupt would be a
+# traceback, or lost in a callback of JAX. `command_line.run` goes back to Python's way.
+if _is_program(sys.orig_argv) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def __getattr__(name: str) -> Any:

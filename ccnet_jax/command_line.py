@@ -1,9 +1,13 @@
 """What command lines have in common: flags, configs by name, a user's mistake in one sentence."""
 
 import argparse
+import contextlib
 import pathlib
+import resource
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from absl import logging
@@ -17,6 +21,8 @@ from ccnet_jax.settings import nearest
 from ccnet_jax.version import __version__
 from kernels.programs import ending_well, fail
 
+LEAST_FILES = 128  # open at one time, for Python, JAX, a checkpoint and a few data workers
+MOST_FILES = 65536  # more are not asked for: programs that JAX starts may look at each
 _CONFIG_PREFIX = "--config."
 
 
@@ -172,15 +178,52 @@ def pair(flag: str, text: str, wanted: str) -> tuple[int, int]:
     return first, second
 
 
+def raise_open_files() -> None:
+    """Allow this process as many open files as it may have. Raises UserError where those are too few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return
+    limit = max(soft, MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    if limit < LEAST_FILES:
+        raise UserError(
+            f"a process may have no more than {limit} files open here, and {LEAST_FILES} are needed; let the "
+            f"shell, the service or the container have more, as `ulimit -n {4 * LEAST_FILES}` does"
+        )
+
+
+@contextlib.contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """Inside, Ctrl-C ends the process wherever it is: nothing that is done there needs an end of its own.
+
+    Python's own way, KeyboardInterrupt, is lost where a callback of JAX receives it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def run(main: Callable[[], Any]) -> None:
     """Run a program; a user's mistake becomes one sentence and its exit code, without a traceback.
 
-    So do faults of the output and the device, see `kernels.programs.ending_well`.
+    So do faults of the output and the device, see `kernels.programs.ending_well`. Ctrl-C ends it with exit
+    code 130.
     """
-    logging.set_verbosity(logging.ERROR)  # Orbax reports every file at the levels below
+    logging.set_verbosity(logging.FATAL)  # Orbax reports files and tracebacks below; we tell in sentences
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of the start, see `ccnet_jax`
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with ending_well():
         try:
+            raise_open_files()
             main()
+        except KeyboardInterrupt:
+            raise SystemExit(128 + signal.SIGINT) from None
         except Exception as error:
             mistake = user_error_in(error)
             if mistake is None:

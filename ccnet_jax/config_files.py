@@ -105,7 +105,8 @@ def _told(path: pathlib.Path) -> Iterator[None]:
         if isinstance(error, SyntaxError) and error.lineno is not None:
             where, reason = f"{error.filename}, line {error.lineno}", error.msg
         else:
-            lines = [x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == str(path)]
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [x.lineno for x in frames if pathlib.Path(x.filename).resolve() == path.resolve()]
             where, reason = f"{path}, line {lines[-1]}" if lines else str(path), " ".join(str(error).split())
         kind = "" if isinstance(error, UserError) else f" {type(error).__name__}{':' * bool(reason)}"
         raise UserError(f"{where}:{kind}{' ' * bool(reason)}{reason}; correct that file") from error

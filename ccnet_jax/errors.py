@@ -8,6 +8,8 @@ from typing import Any
 
 from kernels import whole_file
 
+_LONGEST = 240  # characters of what another library says
+
 
 class UserError(Exception):
     """Something the user can put right: its message names the file, key or shape, and the remedy.
@@ -34,8 +36,12 @@ def user_error_in(error: BaseException) -> UserError | None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or the name of its class where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, or the name of its class where it says nothing.
+
+    Of a long one beginning and end, where the reason stands: TensorStore puts paths and settings between.
+    """
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from ccnet_jax import command_line, compilation_cache, devices, outputs
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
+from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import files_of
 from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.evaluation.metrics import without_nan
@@ -70,12 +71,14 @@ def name_of(arguments: argparse.Namespace, split: str) -> str:
     return name
 
 
-def opened(config: Config, split: str, unlabelled: bool) -> Any:
+def opened(config: Config, split: str, data_dir: str | None, unlabelled: bool) -> Any:
     """The pictures of the split, whose labels may be missing where `unlabelled`.
 
     Raises UserError in the words of this program's flags.
     """
-    task = TASKS[config.task]
+    name, task = config.data.name, TASKS[config.task]
+    if data_dir is not None and config.data.source == "folder" and DATASETS[name].layout is None:
+        raise UserError(f"--data-dir={data_dir}: the pictures of {name} lie in no folder; omit it")
     try:
         return (task.open_unlabelled if unlabelled else task.open)(config.data, split)
     except UserError as error:
@@ -120,7 +123,7 @@ def main(command: Sequence[str] | None = None) -> None:
     labels = None if arguments.labels is None else pathlib.Path(arguments.labels).expanduser()
     split = arguments.split or config.data.eval_split
     task = TASKS[config.task]
-    source = opened(config, split, unlabelled=labels is not None)
+    source = opened(config, split, arguments.data_dir, unlabelled=labels is not None)
     name = name_of(arguments, split)
     pictures = run.pictures(name)
     asked = output is not None or labels is not None  # to write outside the run

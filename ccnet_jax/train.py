@@ -39,9 +39,9 @@ from ccnet_jax.run.metric_log import MetricLog, is_evaluated
 from ccnet_jax.run.shared import check_shared
 from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tasks.sentences import random_weights_warnings, remarks, sentences_for_updates
+from ccnet_jax.tasks.sentences import fitting, random_weights_warnings, remarks, sentences_for_updates
 from ccnet_jax.training.clock import StepClock
-from ccnet_jax.training.meter import Meter
+from ccnet_jax.training.meter import Meter, NotFinite
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.save_rhythm import SaveRhythm
 from ccnet_jax.training.schedules import build_schedule
@@ -104,6 +104,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         network = task.network(config, len(train_source.classes))
         optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
         schedule = build_schedule(config.optimizer, config.steps)
+        closing.enter_context(sentences_for_updates(config, task, train_source, run, schedule))
         state = jax.jit(
             functools.partial(initial_state, network, optimizer, config.seed),
             out_shardings=devices.replicated(mesh),
@@ -164,6 +165,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
         def save(step: int, needed: bool) -> None:
             """Write a checkpoint with all that training knows."""
+            guarded(step, lambda: keep_records(config, train_source, run, log), needed)
             log.flush()
             rhythm.note_saved()
             progress = meter.progress()
@@ -178,7 +180,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
             split, between = config.data.eval_split, do_nothing
             if processes == 1:  # hosts end a validation together
                 between, stop.nothing_to_save = stop.check, checkpoints.finish
-            with clock.paused():
+            with clock.paused(), fitting("validation", "lower --config.eval_batch_size"):
                 result = test(state.variables, eval_source, pictures=run.pictures(split), between=between)
             scores = task.scores(result)
             noted = scores or {"pictures": result["pictures"]}
@@ -191,13 +193,13 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         updating = False  # inside an update, the state's buffers are not to be read
 
         def save_what_is_sound(kind: object, error: BaseException | None, trace: object) -> None:
-            """After an error outside an update."""
-            if isinstance(error, Exception) and not updating and meter.step > start:
+            """After an error outside an update. Hosts save together: only what all of them meet lets them."""
+            met_by_all = processes == 1 or isinstance(error, NotFinite)
+            if isinstance(error, Exception) and met_by_all and not updating and meter.step > start:
                 with contextlib.suppress(Exception):  # the error itself is what is told
                     save(meter.step, needed=True)
 
         closing.push(save_what_is_sound)
-        closing.enter_context(sentences_for_updates(config, task, train_source, run, schedule))
 
         # ------------------------------------------------------------ steps
         try:
@@ -222,13 +224,13 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
                 # ------------------------------------------------------ log
                 if log_due:
                     meter.settle()
-                    values = meter.means() | {"learning_rate": float(schedule(step - 1))} | clock.read(step)
-                    values |= host_batches.read(step)
+                    values = meter.means() | clock.read(step) | host_batches.read(step)
+                    values["learning_rate"] = float(schedule(max(meter.made - 1, 0)))
                     if (peak := devices.peak_memory(mesh)) is not None:
                         values["peak_memory_bytes"] = peak
                     log.write(step, values)
                     bar.set_postfix_str(
-                        f"loss {values['loss']:.3f}, rate {values['learning_rate']:.2e}, "
+                        f"loss {values.get('loss', math.nan):.3f}, rate {values['learning_rate']:.2e}, "
                         f"{values['images_per_second']:.1f} images/s",
                         refresh=False,
                     )
@@ -257,8 +259,12 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         # ---------------------------------------------------------- the end
         if not config.eval_every:  # no validation has drawn pictures
             split = config.data.train_split
-            test(state.variables, train_source, pictures=run.pictures(split), limit=DRAWN)
+            with fitting("drawing", "lower --config.eval_batch_size"):
+                test(state.variables, train_source, pictures=run.pictures(split), limit=DRAWN)
+        stopped_by = stop.agreed()
     say(f"finished; pictures in {run.all_pictures}, scores: python -m ccnet_jax.eval --workdir {run}")
+    if stopped_by:  # since the last update: what was at work has ended
+        sys.exit(128 + stopped_by)
 
 
 def do_nothing() -> None:
@@ -293,6 +299,13 @@ def check_devices(config: Config) -> None:
         )
 
 
+def keep_records(config: Config, source: Any, run: RunFolder, log: MetricLog) -> None:
+    """Write what a run has beside checkpoints again, where its folder was removed and made again."""
+    if jax.process_index() == 0 and run.checkpoints.is_dir() and not run.config_file.exists():
+        run.write_records(config, source.classes, source.palette)
+        log.write_again()
+
+
 def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder) -> None:
     """Make the folder; keep the config, the names of the classes, and what works on the run, in it.
 
@@ -302,9 +315,7 @@ def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder
     if jax.process_index() == 0:
         run.check_results(run.own_files, [*files_of(source), *files_of(eval_source)])
         run.remove_fragments()
-        run.save_config(configuration.without_place(config))
-        run.save_classes(source.classes, source.palette)
-        run.add_versions()
+        run.write_records(config, source.classes, source.palette)
     check_shared(run)
 
 
@@ -320,6 +331,7 @@ def main(command: Sequence[str] | None = None) -> None:
         return
     compilation_cache.turn_on()
     with contextlib.ExitStack() as together:
+        together.enter_context(command_line.interrupted_at_once())  # until `train` notes what comes
         link = None
         if config.distributed:
             link = together.enter_context(joined(config.hosts, configuration.shared_values(config)))

@@ -14,6 +14,7 @@ import argparse
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,12 @@ def start(run: RunFolder) -> subprocess.Popen:
             stderr=log,
             start_new_session=True,
         )
+
+
+def remove(run: RunFolder) -> None:
+    """Remove what an earlier campaign, or one that was cut off, left of a run."""
+    shutil.rmtree(run.path, ignore_errors=True)
+    run.path.with_suffix(".log").unlink(missing_ok=True)
 
 
 def phase(run: RunFolder, printed: int, reached: int) -> str:
@@ -214,12 +221,14 @@ def main() -> None:
     report = result_head() | {"sources": sources("kernels", "ccnet_jax", "configs"), "rows": []}
     report = resumed(PATH, report, ("rows",))
     plain = RunFolder(folder / "undisturbed")
+    remove(plain)
     if start(plain).wait():
         raise UserError(f"the undisturbed run fails; see {plain.path.with_suffix('.log')}")
     wanted = records(plain)
     shared = set(os.listdir("/dev/shm"))
     for n in progress_bar(range(len(report["rows"]), flags.runs), unit="run"):
         run = RunFolder(folder / f"run-{flags.seed}-{n}")
+        remove(run)
         row = disturbed(run, flags.kills, random.Random(f"{flags.seed}-{n}"))
         row["shared_memory_left"] = len(set(os.listdir("/dev/shm")) - shared)
         row["differences"] = differences(wanted, records(run)) if row["exit_code"] == 0 else ["no end"]

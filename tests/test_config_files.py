@@ -209,6 +209,14 @@ def test_a_users_file_that_is_no_config_is_named(text, words, tmp_path):
         config_files.load(ConfigName.of(str(tmp_path / "mine.py")))
 
 
+@pytest.mark.parametrize("text", ["\n\nint('x')\n", "def get_config():\n  import json\n  json.loads('')\n"])
+def test_the_line_is_named_however_the_file_is(text, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^mine.py, line 3: (ValueError|JSONDecodeError): "):
+        config_files.load(ConfigName.of("mine.py"))
+
+
 def test_a_variant_of_a_config_without_any_is_named():
     with pytest.raises(UserError, match="demo.py has no variants; omit :r18"):
         load_config("demo:r18")

@@ -13,6 +13,8 @@ import psutil
 import pytest
 
 import ccnet_jax
+from ccnet_jax import eval as evaluation
+from ccnet_jax.errors import UserError
 from tests import helpers
 from tests.miniatures import write_camvid
 
@@ -170,6 +172,11 @@ def test_changes_of_the_config_are_refused_where_the_config_is_the_runs(folder):
     assert_one_sentence(changed, "--config.data.dir cannot be changed here")
     changed = helpers.run("ccnet_jax.predict", "a.png", "--config.model.loops=9", cwd=folder)
     assert_one_sentence(changed, "--config.model.loops cannot be changed here")
+
+
+def test_built_in_pictures_lie_in_no_folder():
+    with pytest.raises(UserError, match="--data-dir=/nope: .* streets lie in no folder; omit it"):
+        evaluation.opened(helpers.load_config("demo"), "val", "/nope")
 
 
 def test_programs_list_what_there_is(folder):

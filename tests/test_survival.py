@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shutil
 import signal
 import threading
 
@@ -15,9 +16,9 @@ from ccnet_jax import devices, train
 from ccnet_jax.errors import UserError
 from ccnet_jax.run.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.run.metric_log import points
+from ccnet_jax.run.metric_log import MetricLog, points
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tasks.sentences import sentences_for_updates
+from ccnet_jax.tasks.sentences import fitting, sentences_for_updates
 from ccnet_jax.training.stopping import Stopped, StopSignal
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
@@ -185,10 +186,30 @@ def test_an_update_that_is_not_finite_names_its_pictures_and_is_not_made(config,
     run = RunFolder(tmp_path / "run")
     bad = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1e30))
     with pytest.raises(
-        UserError, match=r"at step 1 the loss is .*, at a rate of 1e\+30, with the pictures \d.*"
-    ):
+        UserError, match=r"at step 1 the new weights' norm is inf, at a rate of 1e\+30, with the pictures \d"
+    ) as error:
         train.train(bad, run)
+    assert str(error.value).endswith("leave out up to N such updates")  # nothing is saved yet
     assert Checkpoints.last_step(run) is None
+
+
+def test_a_folder_that_was_emptied_gets_its_records_again(config, tmp_path):
+    run, source = RunFolder(tmp_path / "run"), TASKS["semantic"].open(config.data, "train")
+    run.write_records(config, source.classes, source.palette)
+    names = {path.name for path in run.path.iterdir()}
+    with MetricLog(run, 0) as log:
+        log.write(1, {"loss": 2.0})
+        shutil.rmtree(run.path)
+        train.keep_records(config, source, run, log)
+        assert not run.path.exists()  # a user who removes it is asked to make it again
+        run.checkpoints.mkdir(parents=True)
+        log.write(2, {"loss": 1.0})
+        train.keep_records(config, source, run, log)
+        log.write(3, {"loss": 0.5})
+    assert names < {path.name for path in run.path.iterdir()}
+    run.check_same_run(run.load_config(), source.classes)
+    assert logged(run) == [{"step": n, "loss": 2 ** (2.0 - n)} for n in (1, 2, 3)]
+    assert [point[0] for point in sorted(points(run))] == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -207,3 +228,12 @@ def test_an_update_that_finds_no_memory_gets_a_sentence(config, tmp_path, words,
     sentences = sentences_for_updates(config, task, None, run, lambda step: 0.1)
     with pytest.raises(kind, match=told), sentences:
         raise jax.errors.JaxRuntimeError(f"{words}\nmore")
+
+
+def test_a_validation_that_finds_no_memory_has_a_remedy_of_its_own():
+    with (
+        pytest.raises(UserError, match=r"validation does not fit .*EXHAUSTED: 5 bytes\); lower it$"),
+        fitting("training", "no"),
+        fitting("validation", "lower it"),
+    ):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 5 bytes\nmore")

@@ -239,9 +239,24 @@ def test_ruined_weights_stop_the_run_and_are_not_saved(tmp_path):
     assert [line["step"] for line in logged(tmp_path / "run")] == [1]
 
 
-def test_a_run_without_validation_leaves_pictures_too(tmp_path):
+def test_updates_that_are_all_skipped_are_logged_with_the_rate_of_the_optimizer(tmp_path):
     folder = write_camvid(tmp_path / "camvid", pictures=2)
-    train.train(small_config(folder, steps=1, data__crop=(48, 64)), RunFolder(tmp_path / "run"))
+    rate = {"optimizer__learning_rate": 1e30, "skip_nonfinite": 3}
+    settings = {"steps": 3, "batch_size": 2, "data__crop": (48, 64)}
+    train.train(small_config(folder, **rate, **settings), RunFolder(tmp_path / "run"))
+    lines = logged(tmp_path / "run")
+    assert [line["skipped_updates"] for line in lines] == [1, 2, 3]
+    assert "loss" not in lines[0]
+    np.testing.assert_allclose([line["learning_rate"] for line in lines], 1e30)  # none was made: no fall
+
+
+def test_a_run_without_validation_leaves_pictures_too_and_obeys_a_signal_then(tmp_path, monkeypatch):
+    folder = write_camvid(tmp_path / "camvid", pictures=2)
+    received = iter([0, 15])
+    monkeypatch.setattr(StopSignal, "agreed", lambda _: next(received))
+    with pytest.raises(SystemExit) as stopped:
+        train.train(small_config(folder, steps=1, data__crop=(48, 64)), RunFolder(tmp_path / "run"))
+    assert stopped.value.code == 143
     assert sorted(p.name for p in (tmp_path / "run/pictures/train").iterdir()) == ["0.png", "1.png"]
 
 

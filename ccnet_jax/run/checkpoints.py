@@ -4,6 +4,7 @@ A checkpoint is written under a temporary name, with the checksums of its files,
 a process killed at any moment leaves the ones before. One whose files are not what was written is set aside.
 """
 
+import contextlib
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -47,11 +48,13 @@ class Checkpoints:
         with writing(self._root, "choose another --workdir"):
             for name in ("last", "best"):
                 (self._root / name).mkdir(parents=True, exist_ok=True)
-        self._keep = {"max_to_keep": keep, "keep_period": keep_every}
-        self._last = self._manager("last", **self._keep)
-        self._best = self._manager("best", max_to_keep=1, best_fn=_score)
+        self._options: dict[str, dict[str, Any]] = {
+            "last": {"max_to_keep": keep, "keep_period": keep_every},
+            "best": {"max_to_keep": 1, "best_fn": _score},
+        }
+        self._managers = {name: self._manager(name) for name in self._options}
 
-    def _manager(self, name: str, **options: Any) -> ocp.CheckpointManager:
+    def _manager(self, name: str) -> ocp.CheckpointManager:
         folder = self._root / name
 
         def seal() -> None:
@@ -65,7 +68,7 @@ class Checkpoints:
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=True,
                 async_options=ocp.AsyncOptions(post_finalization_callback=seal),
-                **options,
+                **self._options[name],
             ),
         )
 
@@ -74,72 +77,88 @@ class Checkpoints:
     ) -> None:
         """Write everything, while training goes on. `step` is the number of updates so far.
 
-        Raises UserError where this checkpoint, or the one before, cannot be written; see `check`.
+        Raises UserError where it cannot be written; see `check`.
         """
-        if step == self._last.latest_step():
+        with contextlib.suppress(UserError):  # of the one before, which this one makes good
+            self._make_ready("last")
+        if step == self.latest_step():
             return
         self._finish_where_hosts_wait()
         save = ocp.args.StandardSave
         args = ocp.args.Composite(
             variables=save(variables), optimizer=save(optimizer), progress=ocp.args.JsonSave(progress or {})
         )
-        size = sum(x.nbytes for x in jax.tree.leaves((variables, optimizer)))
-        self._guarded(lambda: self._last.save(step, args=args), size)
+        self._check_room((variables, optimizer))
+        self._guarded("last", lambda manager: manager.save(step, args=args))
 
     def save_best(self, step: int, variables: Variables, score: float) -> None:
         """Write the weights, if `score` is the best so far. Raises UserError as `save_last` does."""
-        self._guarded(self._best.wait_until_finished)  # the score of the one before is written last
+        with contextlib.suppress(UserError):  # and with it the score of the one before is written
+            self._make_ready("best")
         self._finish_where_hosts_wait()
-        best = self._best.best_step()
-        if best is None or score > _score(self._best.metrics(best)):
+        best = self._managers["best"].best_step()
+        if best is None or score > _score(self._managers["best"].metrics(best)):
             args = ocp.args.Composite(variables=ocp.args.StandardSave(variables))
-            size = sum(x.nbytes for x in jax.tree.leaves(variables))
-            self._guarded(lambda: self._best.save(step, args=args, metrics={"score": float(score)}), size)
+            self._check_room(variables)
+            self._guarded(
+                "best", lambda manager: manager.save(step, args=args, metrics={"score": float(score)})
+            )
 
     def check(self) -> None:
         """Raise UserError where a checkpoint could not be written since the last call; takes no time.
 
         What was written of it is removed, and the checkpoints before are untouched: another may be tried.
         """
-        self._guarded(lambda: [manager.check_for_errors() for manager in (self._last, self._best)])
+        for name, manager in self._managers.items():
+            if not manager.is_saving_in_progress():  # Orbax keeps what it met until it is asked to wait
+                self._finish(name)
 
     def finish(self) -> None:
         """Return when everything is on disk. Raises UserError as `check` does."""
-        self._guarded(lambda: [manager.wait_until_finished() for manager in (self._last, self._best)])
+        for name in self._managers:
+            self._finish(name)
 
-    def _guarded(self, call: Callable[[], Any], size: int = 0) -> None:
-        """The call; where it fails, the fragments are removed and the reason is told.
+    def _finish(self, name: str) -> None:
+        self._guarded(name, lambda manager: manager.wait_until_finished())
 
-        Args:
-          call: into Orbax.
-          size: bytes that it is going to write.
+    def _make_ready(self, name: str) -> None:
+        """End what is being written, and begin again where the folder is another one than it was.
+
+        Raises UserError where what was being written has failed.
         """
-        if not self._root.is_dir():
-            raise UserError(f"{self._root} has been removed: a checkpoint cannot be written; make it again")
-        free = shutil.disk_usage(self._root).free
+        self._finish(name)
+        if self._root.is_dir() and not (self._root / name).is_dir():
+            self._begin_again(name)
+
+    def _check_room(self, arrays: Any) -> None:
+        """Raise UserError where arrays have no place to be written to."""
+        size, free = sum(x.nbytes for x in jax.tree.leaves(arrays)), _free(self._root)
         if size > free:
             raise UserError(
                 f"a checkpoint of {size / 1e9:.3g} GB does not fit into {self._root}, where {free / 1e9:.3g} "
                 "GB are free; make room there"
             )
+
+    def _guarded(self, name: str, call: Callable[[ocp.CheckpointManager], Any]) -> None:
+        """The call; where it fails, the fragments are removed and the reason is told."""
         try:
-            call()
+            call(self._managers[name])
         except Exception as error:  # of Orbax, TensorStore or the file system: each has its own class
-            self._begin_again()
-            reason = first_line(error)
+            free = _free(self._root)
+            with contextlib.suppress(Exception):  # the folder may go now; what is saved next sees to that
+                self._begin_again(name)
             raise UserError(
-                f"a checkpoint could not be written to {self._root} ({reason}); {free / 1e9:.3g} GB are free "
-                "there: make room, or see to it that the folder is there and may be written"
+                f"a checkpoint could not be written to {self._root} ({first_line(error)}); "
+                f"{free / 1e9:.3g} GB are free there: make room, or see to it that the folder is there and "
+                "may be written"
             ) from None
 
-    def _begin_again(self) -> None:
-        """After a failure: without fragments, and with managers that know only what is whole."""
-        for name in ("last", "best"):
-            for fragment in _unfinished(self._root / name):
-                shutil.rmtree(fragment, ignore_errors=True)
-            (self._root / name).mkdir(parents=True, exist_ok=True)
-        self._last = self._manager("last", **self._keep)
-        self._best = self._manager("best", max_to_keep=1, best_fn=_score)
+    def _begin_again(self, name: str) -> None:
+        """After a failure: without fragments, and with a manager that knows only what is whole."""
+        for fragment in _unfinished(self._root / name):
+            shutil.rmtree(fragment, ignore_errors=True)
+        (self._root / name).mkdir(parents=True, exist_ok=True)
+        self._managers[name] = self._manager(name)
 
     def _finish_where_hosts_wait(self) -> None:
         """Wait for what is being written, if there are several hosts.
@@ -162,32 +181,32 @@ class Checkpoints:
 
     def drop_best_after(self, step: int) -> None:
         """Forget what scored best after `step`: those updates are made again."""
-        for other in self._best.all_steps():
+        best = self._managers["best"]
+        for other in best.all_steps():
             if other > step:
-                self._best.delete(other)
+                best.delete(other)
 
     def latest_step(self) -> int | None:
         """Number of updates behind the last checkpoint, None if there is none."""
-        return self._last.latest_step()
+        return self._managers["last"].latest_step()
 
     def restore_last(self, variables: Variables, optimizer: Any) -> tuple[Any, Any, Progress]:
         """The last checkpoint's (variables, optimizer, progress), on the devices of the arrays given.
 
         Version 0.1 wrote no progress: {}. Raises UserError where it cannot be read.
         """
-        step = self._last.latest_step()
+        step = self._managers["last"].latest_step()
         restore = ocp.args.StandardRestore
         items: dict[str, Any] = {"variables": restore(variables), "optimizer": restore(optimizer)}
         folder = self._root / "last" / str(step)
         if (folder / "progress").is_dir():
             items["progress"] = ocp.args.JsonRestore()
         try:
-            restored = self._last.restore(step, args=ocp.args.Composite(**items))
+            restored = self._managers["last"].restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
             raise UserError(
-                f"{folder} cannot be read as a checkpoint of this network "
-                f"({str(error).strip().splitlines()[0]}); move it out of the run's folder, and the same "
-                "command goes on from the one before"
+                f"{folder} cannot be read as a checkpoint of this network ({first_line(error)}); move it out "
+                "of the run's folder, and the same command goes on from the one before"
             ) from None
         progress = dict(restored["progress"]) if "progress" in items else {}
         return restored["variables"], restored["optimizer"], progress
@@ -200,8 +219,16 @@ class Checkpoints:
         try:
             self.finish()
         finally:
-            self._last.close()
-            self._best.close()
+            for manager in self._managers.values():
+                manager.close()
+
+
+def _free(root: pathlib.Path) -> int:
+    """Bytes that are free in a folder. Raises UserError where it has been removed."""
+    try:
+        return shutil.disk_usage(root).free
+    except OSError:
+        raise UserError(f"{root} has been removed: a checkpoint cannot be written; make it again") from None
 
 
 def set_damaged_aside(run: RunFolder) -> Iterator[str]:
@@ -286,10 +313,10 @@ def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | No
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             variables = checkpointer.restore(root / "variables", like)
-        except (ValueError, KeyError) as error:
-            first = str(error).strip().splitlines()[0]
+        except Exception as error:  # of Orbax, TensorStore or the file system: each has its own class
             raise UserError(
-                f"{root} is a checkpoint of another network than its config describes: {first}"
+                f"{root} is damaged, or of another network than its config describes ({first_line(error)}); "
+                "name another with --checkpoint (best, last, or a folder)"
             ) from None
     return variables, int(root.name) if root.name.isdigit() else None
 

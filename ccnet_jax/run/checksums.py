@@ -25,11 +25,11 @@ def seal(folder: pathlib.Path) -> None:
 def damage(folder: pathlib.Path) -> str | None:
     """What is wrong with the files below `folder`, in words that follow its name; None if nothing is.
 
-    A folder without SHA256SUMS, as version 0.1 wrote it, is not checked.
+    A folder with neither SHA256SUMS nor `progress`, as version 0.1 wrote it, is not checked.
     """
     sums = folder / SUMS
     if not sums.exists():
-        return None
+        return f"is incomplete: it has no {SUMS}" if (folder / "progress").is_dir() else None
     try:
         for line in sums.read_text().splitlines():
             wanted, name = line.split("  ", 1)

@@ -179,6 +179,12 @@ class RunFolder:
         if os.path.lexists(self.all_pictures) and not self.all_pictures.is_dir():
             raise UserError(f"{self.all_pictures} is no folder, and pictures are to lie there; move it away")
 
+    def write_records(self, config: Config, classes: tuple[str, ...], palette: np.ndarray) -> None:
+        """Write all that a run has beside checkpoints, metrics and pictures."""
+        self.save_config(configuration.without_place(config))
+        self.save_classes(classes, palette)
+        self.add_versions()
+
     # ------------------------------------------------------------------ config
     def save_config(self, config: Config) -> None:
         """Write config.json."""

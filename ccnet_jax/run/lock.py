@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+import psutil
 from jax.experimental import multihost_utils
 
 from ccnet_jax.errors import UserError, writing
@@ -26,7 +27,8 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     """Hold the lock file `path`, which says host, process and time, until the end of the block.
 
     On one host the system knows whether the holder lives: it holds the file by `flock`, which ends with the
-    process. Of a holder on another host the file's time is the sign of life.
+    process; or, on a file system without `flock`, there is a process of its number. Of a holder on another
+    host, and of such a process, the file's time is the sign of life.
 
     Raises:
       UserError: another process holds it; the message says which.
@@ -35,14 +37,14 @@ def locked(path: pathlib.Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     with file:
+        has_locks = True
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{_holder(path)} is at work in {path.parent}; {_REMEDY}") from None
         except OSError:
-            pass  # a file system without locks: the sign of life is all there is
-        text = path.read_text()
-        if text and _host(text) != socket.gethostname() and _age(path) < DEAD_AFTER:
+            has_locks = False
+        if _may_live(path.read_text(), has_locks) and _age(path) < DEAD_AFTER:
             raise UserError(
                 f"{_holder(path)} is at work in {path.parent}: its last sign of life is {_age(path):.0f} s "
                 f"old; {_REMEDY}, or wait {DEAD_AFTER:.0f} s if it has died"
@@ -103,11 +105,17 @@ def _holder(path: pathlib.Path) -> str:
         return "another process"
 
 
-def _host(text: str) -> str | None:
+def _may_live(text: str, has_locks: bool) -> bool:
+    """Whether the holder that a lock file names may live, though this process has got the file's lock."""
+    if not text:
+        return False
     try:
-        return json.loads(text)["host"]
+        told = json.loads(text)
+        if told["host"] != socket.gethostname():
+            return True
+        return not has_locks and psutil.pid_exists(told["process"])
     except (ValueError, KeyError, TypeError):
-        return None
+        return True  # being written, or damaged
 
 
 def _age(path: pathlib.Path) -> float:

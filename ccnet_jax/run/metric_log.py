@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from collections.abc import Iterable
 from typing import Any
 
 from ccnet_jax.errors import UserError, write_whole, writing
@@ -22,19 +23,22 @@ class MetricLog:
     """
 
     def __init__(self, run: RunFolder, start: int, enabled: bool = True):
-        self._enabled = enabled
-        if not enabled:
-            return
+        self._run, self._enabled = run, enabled
+        if enabled:
+            self._begin([line for line in logged(run) if line["step"] <= start])
+
+    def _begin(self, lines: list[dict[str, Any]]) -> None:
+        """New files, which hold the lines."""
         import tensorboardX  # not above: where PyTorch is installed it takes two seconds
 
-        kept = [line for line in logged(run) if line["step"] <= start]
-        write_whole(run.metrics_file, "".join(json.dumps(line) + "\n" for line in kept))
-        with writing(run.metrics_file):
-            self._lines = run.metrics_file.open("a", buffering=1)
-        for path in run.path.glob(f"{_EVENTS}*"):  # what they hold is written again: some of it may be lost
-            path.unlink()
-        self._events = tensorboardX.SummaryWriter(str(run.path), flush_secs=10)
-        for line in kept:
+        path = self._run.metrics_file
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
+        with writing(path):
+            self._lines = path.open("a+", buffering=1)
+        for events in self._run.path.glob(f"{_EVENTS}*"):  # all is written again: some of it may be lost
+            events.unlink()
+        self._events = tensorboardX.SummaryWriter(str(self._run.path), flush_secs=10)
+        for line in lines:
             self._add_scalars(line)
 
     def write(self, step: int, values: dict[str, float]) -> None:
@@ -49,6 +53,14 @@ class MetricLog:
         for name, value in line.items():
             if name != "step":
                 self._events.add_scalar(name, value, line["step"])
+
+    def write_again(self) -> None:
+        """All lines, where the files were removed: the one that is open still has them."""
+        if self._enabled and not self._run.metrics_file.exists():
+            self._lines.seek(0)
+            lines = _parsed(self._lines.read().splitlines())
+            self.__exit__()
+            self._begin(lines)
 
     def flush(self) -> None:
         """Everything so far to disk, before a checkpoint says that it is there."""
@@ -76,8 +88,13 @@ def logged(run: RunFolder) -> list[dict[str, Any]]:
         raise UserError(
             f"{run.metrics_file} cannot be read ({error.strerror}); move it away, or choose another --workdir"
         ) from None
+    return _parsed(text.splitlines())
+
+
+def _parsed(texts: Iterable[bytes | str]) -> list[dict[str, Any]]:
+    """The lines that are whole."""
     lines = []
-    for line in text.splitlines():
+    for line in texts:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):

@@ -8,7 +8,7 @@ import jax
 import optax
 
 from ccnet_jax.config import Config
-from ccnet_jax.errors import UserError
+from ccnet_jax.errors import UserError, first_line
 from ccnet_jax.tasks.task import Task
 from ccnet_jax.training.meter import Meter, NotFinite
 
@@ -40,22 +40,31 @@ def sentences_for_updates(
     config: Config, task: Task, source: Any, run: object, schedule: optax.Schedule
 ) -> Iterator[None]:
     """Inside, an update that is not finite, or finds no memory, becomes a UserError."""
+    remedy = (
+        "lower --config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
+        "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
+    )
+    try:
+        with fitting("training", remedy):
+            yield
+    except NotFinite as trouble:
+        step, kept = trouble.step, f"; {run} keeps the weights before it"
+        raise UserError(
+            f"at step {step} {trouble.words}, at a rate of {float(schedule(trouble.made)):.3g}, with the "
+            f"pictures {picture_names(config, task, source, step)}: lower --config.optimizer.learning_rate, "
+            "in another --workdir, or pass --config.skip_nonfinite=N to leave out up to N such updates"
+            f"{kept if step > 1 else ''}"
+        ) from None
+
+
+@contextlib.contextmanager
+def fitting(work: str, remedy: str) -> Iterator[None]:
+    """Inside, a lack of device memory becomes a UserError: the work does not fit, and what to do."""
     try:
         yield
-    except NotFinite as trouble:
-        step, values = trouble.step, trouble.values
-        raise UserError(
-            f"at step {step} the loss is {values['loss']} and the gradient's norm {values['gradient_norm']}, "
-            f"at a rate of {float(schedule(step - 1)):.3g}, with the pictures "
-            f"{picture_names(config, task, source, step)}: lower --config.optimizer.learning_rate, in "
-            "another --workdir, or pass --config.skip_nonfinite=N to leave out up to N such updates; "
-            f"{run} keeps the weights before it"
-        ) from None
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise UserError(
-            f"an update does not fit into the device's memory ({str(error).splitlines()[0]}); lower "
-            "--config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
-            "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
+            f"{work} does not fit into the device's memory ({first_line(error)}); {remedy}"
         ) from None

@@ -11,6 +11,7 @@ from ccnet_jax.training.step import GUARDED, Metrics
 
 REMEMBERED = 101  # losses whose median is the usual one
 _JUDGED_FROM = 20  # losses from which a median says something
+_NAMES = dict(zip(GUARDED, ("the loss", "the gradient's norm", "the new weights' norm"), strict=True))
 
 
 class NotFinite(Exception):
@@ -18,12 +19,13 @@ class NotFinite(Exception):
 
     Attributes:
       step: its number.
-      values: its metrics.
+      made: updates of the run before it that were made, by which the schedule counts.
+      words: which of its numbers are not finite.
     """
 
-    def __init__(self, step: int, values: dict[str, float]):
-        super().__init__(f"step {step}: {values}")
-        self.step, self.values = step, values
+    def __init__(self, step: int, made: int, words: str):
+        super().__init__(f"step {step}: {words}")
+        self.step, self.made, self.words = step, made, words
 
 
 class Meter:
@@ -60,17 +62,22 @@ class Meter:
             return
         (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not all(math.isfinite(values[name]) for name in GUARDED):
+        if words := _not_finite(values):
             if self._skipped >= self._skip:
-                raise NotFinite(step, values)
+                raise NotFinite(step, self.made, words)
             self._skipped += 1
-            self._remarks.append((step, f"is skipped: its loss is {values['loss']}, {self._skipped}. time"))
+            self._remarks.append((step, f"is skipped: {words}, {self._skipped}. time"))
         else:
             self._watch(step, values["loss"])
             for name, value in values.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
             self._count += 1
         self.step = step
+
+    @property
+    def made(self) -> int:
+        """Updates of the run that were made, without those that were skipped: the optimizer's own count."""
+        return self.step - self._skipped
 
     def _watch(self, step: int, loss: float) -> None:
         """Remark on a loss far above the usual."""
@@ -81,7 +88,10 @@ class Meter:
         self._losses.append(loss)
 
     def means(self) -> dict[str, float]:
-        """The means of the updates since the last call, and what was skipped in the whole run, if any was."""
+        """The means of the updates since the last call, and what was skipped in the whole run, if any was.
+
+        Where all were skipped there are no means.
+        """
         values = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
         return values | ({"skipped_updates": self._skipped} if self._skipped else {})
@@ -105,3 +115,10 @@ class Meter:
         self._sums, self._count = dict(progress["sums"]), progress["count"]
         self._skipped = progress["skipped"]
         self._losses.extend(progress["losses"])
+
+
+def _not_finite(values: dict[str, float]) -> str:
+    """Which of an update's numbers are not finite, in words; "" where all are."""
+    return " and ".join(
+        f"{_NAMES[name]} is {values[name]}" for name in GUARDED if not math.isfinite(values[name])
+    )

@@ -38,8 +38,8 @@ def start(tmp_path):
     """Starts the program in so many processes, which have eight devices together; none is left over."""
     running = []
 
-    def started(processes, steps):
-        running.extend(found := start_program(tmp_path, processes, steps))
+    def started(processes, changes, last=None):
+        running.extend(found := start_program(tmp_path, processes, changes, last or {}))
         return found
 
     yield started
@@ -48,13 +48,14 @@ def start(tmp_path):
         process.communicate()
 
 
-def start_program(folder, processes, steps):
+def start_program(folder, processes, changes, last):
+    """`changes` are settings of all processes, `last` those of the last one alone."""
     coordinator = f"127.0.0.1:{helpers.free_port()}"
-    of_all = SETTINGS | {"steps": steps, "distributed": True, "hosts.processes": processes}
+    of_all = SETTINGS | changes | {"distributed": True, "hosts.processes": processes}
     of_all["hosts.coordinator"] = coordinator
     started = []
     for process in range(processes):
-        values = of_all | {"hosts.process": process}
+        values = of_all | {"hosts.process": process} | (last if process == processes - 1 else {})
         arguments = [f"--config.{key}={value}" for key, value in values.items()]
         arguments += [f"--config={helpers.ROOT}/configs/demo.py", "--workdir=many"]
         started.append(helpers.start("ccnet_jax.train", *arguments, cwd=folder, devices=8 // processes))
@@ -99,7 +100,7 @@ def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(start,
     monkeypatch.chdir(tmp_path)
     many, one = tmp_path / "many", tmp_path / "one"
 
-    two = start(2, steps=400)
+    two = start(2, {"steps": 400})
     wait_for_step(many, 1, two)
     two[1].send_signal(signal.SIGTERM)
     (first, out, err), (second, silent, _) = outcomes(two)
@@ -109,7 +110,7 @@ def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(start,
     assert "mIoU" not in silent  # one process speaks for all
     stopped = max(logged(many, "loss"))
 
-    four = start(4, steps=400)
+    four = start(4, {"steps": 400})
     wait_for_step(many, stopped + 2, four)
     four[3].kill()
     *alive, killed = outcomes(four)
@@ -149,3 +150,17 @@ def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(start,
     (a, step_a), (b, step_b) = (load_variables(RunFolder(run), "last", like) for run in (many, one))
     assert step_a == step_b == steps
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), a, b)
+
+
+def test_a_damaged_picture_of_one_process_ends_all_with_its_sentence(start, tmp_path):
+    write_camvid(tmp_path / "camvid", pictures=2)
+    pictures = write_camvid(tmp_path / "other", pictures=2) / "images" / "train"
+    two = start(2, {"steps": 4000, "eval_every": 0, "checkpoint_every": 4000}, last={"data.dir": "other"})
+    wait_for_step(tmp_path / "many", 1, two)
+    for path in pictures.iterdir():
+        path.write_bytes(b"no picture")
+    (first, _, told), (second, _, own) = outcomes(two)
+    assert (first, second) == (2, 2), told + own
+    assert [line for line in own.splitlines() if "is damaged or not a picture" in line]
+    assert [line for line in told.splitlines() if line.startswith("error: process 1 (")], told
+    assert "Traceback" not in told + own

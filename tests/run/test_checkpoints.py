@@ -1,9 +1,11 @@
 """Checkpoints of a small tree of arrays, damaged in every way; `tests/test_train.py` trains from them."""
 
+import contextlib
 import re
 import resource
 import shutil
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -149,22 +151,82 @@ def test_one_from_before_the_checksums_is_read(run):
     assert (step, progress, told) == (6, {}, [])
 
 
+def test_one_whose_checksums_are_gone_is_incomplete(run):
+    (run.checkpoints / "last" / "6" / SUMS).unlink()
+    found = restored(run)
+    assert_is(found, 4)
+    assert "last/6 is incomplete: it has no SHA256SUMS" in found[-1][0]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt"])
+def test_one_that_cannot_be_read_gets_one_short_sentence(run, name, damage):
+    folder = run.checkpoints / "best" / "4"
+    (folder / SUMS).unlink()
+    damage(folder / "variables" / name)
+    with pytest.raises(UserError, match="best/4 is .*name another with --checkpoint") as error:
+        load_variables(run, "best", like(variables(0)))
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+
+
 def save_and_finish(checkpoints, step):
     checkpoints.save_last(step, variables(step), buffers(step), {"count": step})
     checkpoints.finish()
 
 
-def test_a_full_disk_loses_nothing_and_leaves_no_fragments(run, monkeypatch):
+@contextlib.contextmanager
+def small_files_only():
+    """A disk on which Orbax's writes fail, and the space that it tells of would do."""
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def wait_until_saved(checkpoints):
+    for _ in range(1000):
+        if not checkpoints._managers["last"].is_saving_in_progress():
+            return
+        time.sleep(0.02)
+
+
+def test_a_write_that_fails_is_noticed_without_a_wait_for_it(run):
     with Checkpoints(run) as checkpoints:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
-        try:
-            with pytest.raises(UserError, match=r"could not be written to .*File too large.*GB are free"):
-                save_and_finish(checkpoints, 8)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-            signal.signal(signal.SIGXFSZ, before)
+        checkpoints.check()
+        with small_files_only():
+            checkpoints.save_last(8, variables(8), buffers(8), {"count": 8})
+            wait_until_saved(checkpoints)
+            with pytest.raises(UserError, match="could not be written"):
+                checkpoints.check()
+        checkpoints.check()  # it is told once
+        assert sorted(path.name for path in (run.checkpoints / "last").iterdir()) == ["4", "6"]
+
+
+def test_a_write_that_failed_is_made_good_by_the_next_of_the_same_step(run, monkeypatch):
+    with Checkpoints(run) as checkpoints:
+        with small_files_only():
+            checkpoints.save_last(8, variables(8), buffers(8), {"count": 8})
+            wait_until_saved(checkpoints)
+        usage, free = shutil.disk_usage, lambda path: any((run.checkpoints / "last").glob("*tmp*"))
+        monkeypatch.setattr(
+            shutil, "disk_usage", lambda p: usage(p)._replace(free=0) if free(p) else usage(p)
+        )
+        save_and_finish(checkpoints, 8)  # when the fragment is gone there is room
+    assert_is(restored(run), 8)
+
+
+def test_a_full_disk_loses_nothing_and_leaves_no_fragments(run, monkeypatch):
+    with Checkpoints(run) as checkpoints:
+        with (
+            small_files_only(),
+            pytest.raises(UserError, match=r"could not be written to .*File too large.*GB are free"),
+        ):
+            save_and_finish(checkpoints, 8)
         assert sorted(path.name for path in (run.checkpoints / "last").iterdir()) == ["4", "6"]
         checkpoints.check()
         checkpoints.save_last(9, variables(9), buffers(9), {"count": 9})
@@ -180,11 +242,14 @@ def test_a_full_disk_loses_nothing_and_leaves_no_fragments(run, monkeypatch):
 def test_a_removed_folder_is_told(run):
     with Checkpoints(run) as checkpoints:
         shutil.rmtree(run.path)
+        with pytest.raises(UserError, match="has been removed"):  # also while something is being written
+            checkpoints._guarded("last", lambda _: run.path.iterdir().__next__())
+        checkpoints.check()  # after every update: what is told is told when a checkpoint is due
         with pytest.raises(UserError, match="has been removed"):
             checkpoints.save_last(8, variables(8), buffers(8))
         run.checkpoints.mkdir(parents=True)
-        checkpoints.save_last(8, variables(8), buffers(8), {"count": 8})
-    assert_is(restored(run), 8)
+        checkpoints.save_last(6, variables(6), buffers(6), {"count": 6})  # which was there before
+    assert_is(restored(run), 6)
 
 
 def test_a_file_in_place_of_the_folder_is_told(tmp_path):

@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -47,6 +49,27 @@ def test_another_hosts_holder_counts_as_dead_without_a_sign_of_life(path):
         locked(path).__enter__()
     old = path.stat().st_mtime - DEAD_AFTER - 1
     os.utime(path, (old, old))
+    with locked(path):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+
+
+def test_a_clock_that_went_back_makes_no_holder_dead(path, monkeypatch):
+    path.parent.mkdir()
+    path.write_text(json.dumps({"host": "elsewhere", "process": 7, "since": "tomorrow"}))
+    monkeypatch.setattr(lock.time, "time", lambda: path.stat().st_mtime - 10 * DEAD_AFTER)
+    with pytest.raises(UserError, match=r"process 7 on elsewhere, .* its last sign of life is 0 s old"):
+        locked(path).__enter__()
+
+
+def test_without_locks_of_files_a_live_process_of_this_host_keeps_another_out(path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOTSUP, "no locks here")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    with locked(path), pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work in"):
+        locked(path).__enter__()
+    monkeypatch.setattr(lock.psutil, "pid_exists", lambda number: number != 7)
+    path.write_text(json.dumps({"host": socket.gethostname(), "process": 7, "since": "today"}))
     with locked(path):
         assert json.loads(path.read_text())["process"] == os.getpid()
 

@@ -1,4 +1,5 @@
 import json
+import re
 
 import jax.numpy as jnp
 import pytest
@@ -51,14 +52,23 @@ def test_an_update_that_is_not_finite_stops_unless_it_may_be_skipped():
         assert meter.step == 7
         ((step, words),) = meter.remarks()
         assert step == 7
-        assert words.startswith("is skipped")
+        assert re.fullmatch("is skipped: the (loss is nan|gradient's norm is inf), 1. time", words)
+        assert meter.means() == {"skipped_updates": 1}
         take(meter, [2], first=8)
         assert meter.means() == {"loss": 2, "skipped_updates": 1} | NORMS
         meter.add(9, values)
         with pytest.raises(NotFinite) as trouble:
             meter.settle()
-        assert trouble.value.step == 9
-        assert meter.step == 8  # the state is that after it
+        assert (trouble.value.step, trouble.value.made) == (9, 7)  # of 1 to 8 one was skipped
+        assert (meter.step, meter.made) == (8, 7)  # the state is that after it
+
+
+def test_only_the_numbers_that_are_not_finite_are_named():
+    meter = Meter(0)
+    meter.add(1, metrics(3.59) | {"parameter_norm": jnp.float32("inf")})
+    with pytest.raises(NotFinite) as trouble:
+        meter.settle()
+    assert trouble.value.words == "the new weights' norm is inf"
 
 
 def test_a_loss_far_above_the_usual_is_told():

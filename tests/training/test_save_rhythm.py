@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from ccnet_jax.training import save_rhythm
@@ -37,3 +39,9 @@ def test_one_that_failed_is_tried_again_after_a_while(clock):
     assert rhythm.is_late()
     rhythm.note_saved()
     assert not rhythm.is_late()
+
+
+def test_a_clock_that_goes_backwards_holds_nothing_up(monkeypatch):
+    rhythm = SaveRhythm(minutes=1e-9)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert rhythm.is_late()
