@@ -166,7 +166,6 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         def save(step: int, needed: bool) -> None:
             """Write a checkpoint with all that training knows."""
             guarded(step, lambda: keep_records(config, train_source, run, log), needed)
-            log.flush()
             rhythm.note_saved()
             progress = meter.progress()
             guarded(
@@ -300,10 +299,10 @@ def check_devices(config: Config) -> None:
 
 
 def keep_records(config: Config, source: Any, run: RunFolder, log: MetricLog) -> None:
-    """Write what a run has beside checkpoints again, where its folder was removed and made again."""
+    """Everything but the checkpoint to disk; what is missing, since the folder was made anew, again."""
     if jax.process_index() == 0 and run.checkpoints.is_dir() and not run.config_file.exists():
         run.write_records(config, source.classes, source.palette)
-        log.write_again()
+    log.flush()
 
 
 def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder) -> None:

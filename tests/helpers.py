@@ -1,7 +1,10 @@
 """What several tests share: small configs, a folder of pictures, running the programs as a user does."""
 
+import contextlib
 import os
 import pathlib
+import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -115,3 +118,16 @@ def fresh_python(*arguments: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@contextlib.contextmanager
+def small_files_only(size=4096):
+    """A disk on which longer files cannot be written, though the space that it tells of would do."""
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limit[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)

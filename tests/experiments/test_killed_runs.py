@@ -1,10 +1,12 @@
 import json
+import types
 
 import numpy as np
 import pytest
 
 from ccnet_jax.run.folder import RunFolder
 from experiments import killed_runs
+from tests.helpers import ran
 
 
 @pytest.fixture
@@ -56,3 +58,26 @@ def test_the_table_counts_kills_and_equal_runs():
     rows = [row | {"differences": []}, row | {"differences": ["metrics"], "fragments": ["x.tmp"]}]
     line = killed_runs.tables({"rows": rows})["kills"].splitlines()[2]
     assert line == "| 2 | 6 | 0 | 0 | 2 | 4 | 0 | 1 of 2 | 1 |"
+
+
+def test_a_campaign_begins_with_no_folder_of_an_earlier_one(tmp_path, monkeypatch):
+    for name in ("undisturbed", "run-0-0"):
+        (tmp_path / "killed" / name / "checkpoints").mkdir(parents=True)
+        (tmp_path / "killed" / f"{name}.log").write_text("of an earlier campaign")
+    met = []
+
+    def started(run):
+        met.append((run.path.name, run.path.exists(), run.path.with_suffix(".log").exists()))
+        return types.SimpleNamespace(wait=lambda: 0)
+
+    def disturbed(run, kills, rng):
+        started(run)
+        return {"kills": {}, "signals": {}, "processes_left": 0, "exit_code": 0, "fragments": []}
+
+    monkeypatch.setattr(killed_runs, "PATH", tmp_path / "results.json")
+    monkeypatch.setattr(killed_runs, "start", started)
+    monkeypatch.setattr(killed_runs, "disturbed", disturbed)
+    monkeypatch.setattr(killed_runs, "records", lambda run: {"weights": {}})
+    monkeypatch.setattr(killed_runs, "differences", lambda one, other: [])
+    ran(monkeypatch, killed_runs, "--runs", 1, "--folder", tmp_path / "killed")
+    assert met == [("undisturbed", False, False), ("run-0-0", False, False)]

@@ -1,10 +1,7 @@
 """Checkpoints of a small tree of arrays, damaged in every way; `tests/test_train.py` trains from them."""
 
-import contextlib
 import re
-import resource
 import shutil
-import signal
 import time
 
 import jax
@@ -16,6 +13,7 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.run.checkpoints import Checkpoints, load_variables, set_damaged_aside, step_folder
 from ccnet_jax.run.checksums import SUMS
 from ccnet_jax.run.folder import RunFolder
+from tests.helpers import small_files_only
 
 
 def variables(step):
@@ -173,19 +171,6 @@ def test_one_that_cannot_be_read_gets_one_short_sentence(run, name, damage):
 def save_and_finish(checkpoints, step):
     checkpoints.save_last(step, variables(step), buffers(step), {"count": step})
     checkpoints.finish()
-
-
-@contextlib.contextmanager
-def small_files_only():
-    """A disk on which Orbax's writes fail, and the space that it tells of would do."""
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def wait_until_saved(checkpoints):
