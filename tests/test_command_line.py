@@ -40,6 +40,14 @@ def test_ctrl_c_is_exit_code_130_without_a_traceback(capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """The programs of a shell's background jobs ignore Ctrl-C, and those that they start do, too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_ctrl_c_while_a_program_imports_ends_it_at_once(tmp_path):
     process = helpers.start("ccnet_jax.train", "--list", cwd=tmp_path)
     maps = pathlib.Path(f"/proc/{process.pid}/maps")
