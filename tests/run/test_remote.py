@@ -147,6 +147,7 @@ def test_while_the_store_cannot_be_written_the_run_goes_on(url, machine, monkeyp
         f"warning: {url} cannot be written (the quota is used up); see that the address is right, and that "
         "this machine has access; it is tried again every 0 s"
     ]
+    monkeypatch.setattr(remote, "PERIOD", 1000.0)  # from here on it is written at the end only
     monkeypatch.setattr(type(run.remote._store), "put_file", full)
     with pytest.raises(UserError, match="quota is used up"), run.mirrored(told.append):
         run.metrics_file.write_text('{"step": 2}\n')
