@@ -66,8 +66,6 @@ def listening(host: str, port: int) -> socket.socket:
       UserError: that is no address of this machine, or the port cannot be had.
     """
     try:
-        if not host:
-            raise OSError(errno.EADDRNOTAVAIL, "it is empty")  # which to a socket means every address
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None)

@@ -68,7 +68,6 @@ MISTAKES = [
     (["{run}", "--data-dir={tmp}/gone", "--parts={tmp}/gone.py"], "--parts {tmp}/gone.py is no file"),
     (["{run}", "--host=no..host"], "--host 'no..host' is no address of this machine"),
     (["{run}", "--host=198.51.100.7"], "--host '198.51.100.7' is no address of this machine (Cannot assign"),
-    (["{run}", "--host="], "--host '' is no address of this machine (it is empty)"),
     (["{run}", "--port={used}"], "port {used} of 127.0.0.1 is in use; end the program that uses it"),
 ]
 WRONG_FLAGS = [
@@ -77,6 +76,7 @@ WRONG_FLAGS = [
     (["--side=10"], "'10' must be a whole number from 64 to 8192"),
     (["--megabytes=0"], "'0' must be a whole number of at least 1"),
     (["--megapixels=-5"], "'-5' must be a whole number of at least 1"),
+    (["--host="], "--host is empty; give it a value"),
     (["--prot=80"], "unknown argument '--prot=80'; did you mean --port?"),
     (["--config.steps=3"], "--config.steps cannot be changed here"),
 ]
@@ -105,7 +105,7 @@ def test_a_wrong_flag_is_one_sentence(arguments, words, run, monkeypatch, capsys
 @pytest.mark.parametrize("missing", [["uvicorn"], ["starlette", "uvicorn"]])
 def test_a_missing_package_is_one_sentence(missing, run, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else name)
-    words = f"the page needs {' and '.join(missing)}: pip install 'ccnet_jax\\[explore\\]', or in a checkout"
+    words = f"the page needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}$"
     with pytest.raises(UserError, match=words):
         helpers.ran(monkeypatch, explore, run)
 
