@@ -176,7 +176,7 @@ def test_changes_of_the_config_are_refused_where_the_config_is_the_runs(folder):
 
 def test_built_in_pictures_lie_in_no_folder():
     with pytest.raises(UserError, match="--data-dir=/nope: .* streets lie in no folder; omit it"):
-        evaluation.opened(helpers.load_config("demo"), "val", "/nope")
+        evaluation.opened(helpers.load_config("demo"), "val", "/nope", unlabelled=False)
 
 
 def test_programs_list_what_there_is(folder):
