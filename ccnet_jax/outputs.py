@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterable
 
 from ccnet_jax.errors import UserError
@@ -70,6 +71,14 @@ def present(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[str]:
     For programs that cannot tell the names of their results before they have read all pictures.
     """
     return [x.name for x in folder.iterdir() if x.suffix in suffixes] if folder.is_dir() else []
+
+
+def point_link(link: pathlib.Path, target: str | pathlib.Path) -> None:
+    """Make a link, or turn it elsewhere, while other processes may read it or do the same. Raises OSError."""
+    with tempfile.TemporaryDirectory(prefix=f".{link.name}-", dir=link.parent) as folder:
+        made = pathlib.Path(folder, link.name)
+        made.symlink_to(target)
+        made.replace(link)
 
 
 def _real(paths: Iterable[pathlib.Path]) -> set[str]:

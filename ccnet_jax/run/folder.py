@@ -7,7 +7,6 @@ import errno
 import os
 import pathlib
 import sys
-import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -285,10 +284,7 @@ class RunFolder:
             if LATEST.exists() and not LATEST.is_symlink():
                 raise FileExistsError(errno.EEXIST, "it is no link")
             LATEST.parent.mkdir(exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".latest-", dir=LATEST.parent) as made:
-                link = pathlib.Path(made, LATEST.name)
-                link.symlink_to(os.path.relpath(self.path.resolve(), LATEST.parent.resolve()))
-                link.replace(LATEST)
+            outputs.point_link(LATEST, os.path.relpath(self.path.resolve(), LATEST.parent.resolve()))
         except OSError as error:
             print(
                 f"warning: {LATEST} does not point at this run ({error.strerror}): move it away, or name the "

@@ -11,10 +11,10 @@ import logging
 import os
 import pathlib
 import re
-import threading
 from collections.abc import Iterator
 from typing import Any
 
+from ccnet_jax import outputs
 from ccnet_jax.compilation_cache import private, user_folder
 from ccnet_jax.errors import UserError, first_line, write_whole
 from ccnet_jax.run import checksums, weights_file
@@ -100,19 +100,12 @@ def run_folder(name: str) -> pathlib.Path:
         folder.mkdir(exist_ok=True)
         for path in there.iterdir():
             if path.name == weights_file.NAME:
-                _link(folder / path.name, path.resolve())
+                outputs.point_link(folder / path.name, path.resolve())
             elif path.is_file():
                 write_whole(folder / path.name, path.read_bytes())
     except (OSError, RuntimeError) as error:
         raise UserError(f"{name} cannot be kept here: {error}") from None
     return folder
-
-
-def _link(link: pathlib.Path, target: pathlib.Path) -> None:
-    """Make a link, or turn it elsewhere, while other processes may read it or do the same."""
-    made = link.with_name(f".{link.name}-{os.getpid()}-{threading.get_ident()}")
-    made.symlink_to(target)
-    made.replace(link)
 
 
 def _files(hub: Any, repository: str, revision: str | None) -> list[str]:

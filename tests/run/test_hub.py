@@ -153,12 +153,17 @@ def test_uploads_that_are_refused_are_one_sentence(run, hub, monkeypatch):
         helpers.ran(monkeypatch, share, run, "--to", "hf:me/tiny")
 
 
-def test_weights_at_an_address(hub, tmp_path):
-    (tmp_path / "hub").mkdir()
-    file = tmp_path / "hub" / "resnet.safetensors"
+@pytest.fixture
+def resnet(hub):
+    """(a file that the server has, its address, its SHA-256)."""
+    file = hub.root / "resnet.safetensors"
+    file.parent.mkdir()
     safetensors.numpy.save_file({"w": np.arange(100_000.0)}, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    address = f"{hub.address}/resnet.safetensors"
+    return file, f"{hub.address}/{file.name}", hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_weights_at_an_address(hub, resnet):
+    file, address, digest = resnet
 
     def located(name):
         return pretrained.located(name, ModelConfig())
@@ -181,15 +186,11 @@ def test_weights_at_an_address(hub, tmp_path):
             located(name)
 
 
-def test_several_may_want_one_file_at_once(hub, tmp_path):
+def test_several_may_want_one_file_at_once(hub, resnet):
     """As the processes of a distributed run do, which begin together."""
-    (tmp_path / "hub").mkdir()
-    file = tmp_path / "hub" / "resnet.safetensors"
-    safetensors.numpy.save_file({"w": np.arange(100_000.0)}, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    address = f"{hub.address}/resnet.safetensors#sha256={digest}"
+    file, address, digest = resnet
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(our_hub.fetched_file, [address] * 4))
+        found = list(threads.map(our_hub.fetched_file, [f"{address}#sha256={digest}"] * 4))
     assert len(set(found)) == 1
     assert found[0].read_bytes() == file.read_bytes()
     assert len([x for x in hub.requests if x.startswith("GET")]) == 1
