@@ -1,8 +1,10 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccnet_jax.models.detection.heads import TransposedConv
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN
 
 OF_RESNET101 = 71_287_911 - 52_295_783  # what it has more than ResNet-50, as CCNet's backbone
@@ -19,6 +21,14 @@ def test_parameter_counts(depth, more):
     params = jax.eval_shape(lambda x: network.init(jax.random.key(0), x), images)["params"]
     norms, background = 53_120, 4 * (1024 + 1) + (256 + 1)
     assert sum(x.size for x in jax.tree.leaves(params)) == 44_401_393 + norms - background + more
+
+
+def test_the_transposed_convolution_is_flax_s():
+    x, layer = jax.random.normal(jax.random.key(0), (2, 3, 5, 4)), TransposedConv(6)
+    variables = layer.init(jax.random.key(1), x)
+    variables["params"]["bias"] += jnp.arange(6.0)
+    expected = nn.ConvTranspose(6, (2, 2), (2, 2)).apply(variables, x)
+    np.testing.assert_allclose(layer.apply(variables, x).reshape(2, 6, 10, 6), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
