@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from tests import compiling
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " " + compiling.xla_flags(devices=8)
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
@@ -21,12 +23,8 @@ from tests import shape_checks
 # The shapes and dtypes in signatures are checked at every call that a test makes.
 jaxtyping.install_import_hook(["kernels", "ccnet_jax"], f"{shape_checks.__name__}.checked")
 
-# Tests compile many small programs and run each once or twice: optimizing them would take most of the time.
-jax.config.update("jax_disable_most_optimizations", True)
-# What is compiled once is kept for the next test and the next run.
-jax.config.update(
-    "jax_compilation_cache_dir", os.path.join(os.path.dirname(__file__), "..", ".pytest_cache", "jax")
-)
+jax.config.update("jax_disable_most_optimizations", True)  # in this process alone
+jax.config.update("jax_compilation_cache_dir", str(compiling.CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

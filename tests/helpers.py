@@ -21,13 +21,9 @@ from ccnet_jax.config_files import ConfigName
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
+from tests import compiling
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMPILING = {  # in the environment of a program: it compiles as the tests do, see conftest.py
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
-}
 
 
 def load_config(name: str, **changes) -> Config:
@@ -83,8 +79,7 @@ def ran(monkeypatch, program, *arguments) -> None:
 def start(program: str, *arguments: str, cwd: pathlib.Path, devices: int = 1) -> subprocess.Popen:
     """`python -m PROGRAM ARGUMENTS` on CPU devices."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    environment |= COMPILING
+    environment |= compiling.COMPILING | {"XLA_FLAGS": compiling.xla_flags(devices)}
     return subprocess.Popen(
         [sys.executable, "-m", program, *arguments],
         cwd=cwd,

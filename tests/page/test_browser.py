@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from experiments.explore_pictures import browser, chromium, click_pixel, open_page, served, settle
-from tests import helpers
+from tests import compiling
 from tests.miniatures import scene, write
 
 for package in ("starlette", "uvicorn", "playwright"):
@@ -25,7 +25,7 @@ FITTING = "document.documentElement.scrollWidth <= document.documentElement.clie
 def server(runs):
     """(address, process) of the program with two runs, which compiles as the tests do."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in helpers.COMPILING.items():
+        for name, value in compiling.COMPILING.items():
             patch.setenv(name, value)
         with served(str(runs["rcca"]), str(runs["none"]), f"--side={SIDE}", "--megabytes=1") as running:
             yield running

@@ -1,0 +1,24 @@
+"""How tests compile: fast, for they run most programs once or twice. Imports nothing that starts JAX."""
+
+import importlib.metadata
+import pathlib
+
+CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"  # for the next test and the next run
+# In the environment of a program that shall compile as the tests do.
+COMPILING = {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+}
+
+
+def xla_flags(devices: int) -> str:
+    """XLA_FLAGS for as many CPU devices.
+
+    JAX 0.10's way from a fusion to LLVM by MLIR takes half of the compilation; XLA's older way is still there.
+    A version that does not know a flag aborts.
+    """
+    flags = [f"--xla_force_host_platform_device_count={devices}", "--xla_cpu_emitter_verification_level=0"]
+    if importlib.metadata.version("jax").startswith("0.10."):
+        flags.append("--xla_cpu_use_fusion_emitters=false")
+    return " ".join(flags)
