@@ -15,7 +15,7 @@ COMPILING = {
 def xla_flags(devices: int) -> str:
     """XLA_FLAGS for as many CPU devices.
 
-    JAX 0.10's way from a fusion to LLVM by MLIR takes half of the compilation; XLA's older way is still there.
+    In JAX 0.10 half of a compilation is the way from fusions to LLVM by MLIR; XLA still has the older way.
     A version that does not know a flag aborts.
     """
     flags = [f"--xla_force_host_platform_device_count={devices}", "--xla_cpu_emitter_verification_level=0"]

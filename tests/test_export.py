@@ -16,8 +16,7 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.exporting import FORMATS, stablehlo
 from ccnet_jax.exporting.formats import Disagrees
 from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.semantic_model import Model
-from tests.helpers import load_config, ran, write_run
+from tests.helpers import fresh_python, load_config, ran, write_run
 from tests.test_instances import SMALL as SMALL_INSTANCES
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")  # they know no open sides
@@ -64,7 +63,7 @@ def exported(monkeypatch, tmp_path):
     return functools.partial(ran, monkeypatch, export)
 
 
-def served(form, path, arguments, tmp_path):
+def served(form, path, arguments, tmp_path, **environment):
     """{name: array} that a process computes which has JAX or onnxruntime, and not this project."""
     script, results = tmp_path / "server.py", tmp_path / "results.npz"
     script.write_text(SERVER[form] + AFTER)
@@ -72,8 +71,7 @@ def served(form, path, arguments, tmp_path):
     for i, array in enumerate(arguments):
         inputs.append(tmp_path / f"input{i}.npy")
         np.save(inputs[-1], array)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # as in this process
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
     command = [sys.executable, script, path, results, *inputs]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -81,19 +79,34 @@ def served(form, path, arguments, tmp_path):
         return dict(file)
 
 
-def test_a_process_with_jax_alone_computes_every_bit_of_the_model(runs, exported, tmp_path, capsys):
-    exported(runs["mmseg"], "--to", "stablehlo", "--probabilities", "--out", "a.stablehlo")
-    out = capsys.readouterr().out
+WANTED = """
+import sys, jax, numpy as np, ccnet_jax
+from ccnet_jax.semantic_model import Model
+model, images = ccnet_jax.load(sys.argv[1]), np.load(sys.argv[2])
+probabilities = jax.jit(lambda model, images: jax.nn.softmax(Model.__call__(model, images)))(model, images)
+np.savez(sys.argv[3], classes=jax.jit(model)(images).argmax(-1), probabilities=probabilities)
+"""
+
+
+def test_a_process_with_jax_alone_computes_every_bit_of_the_model(runs, tmp_path):
+    """As XLA compiles for users: see exporting/test_stablehlo.py."""
+    path, pictures, results = (str(tmp_path / name) for name in ("a.stablehlo", "pictures.npy", "wanted.npz"))
+    out = fresh_python(
+        "-m",
+        "ccnet_jax.export",
+        str(runs["mmseg"]),
+        *("--to", "stablehlo", "--probabilities", "--out", path),
+    )
     assert out.count("every bit as the jitted model's") == 3
     assert "a.stablehlo: 1." in out
     assert "pictures any x any x any (batch x height x width), float32" in out
     images = np.random.default_rng(5).integers(0, 256, (2, 41, 57, 3), np.uint8)
-    found = served("stablehlo", tmp_path / "a.stablehlo", [images], tmp_path)
-    model = ccnet_jax.load(runs["mmseg"])
-    logits = np.asarray(jax.jit(model)(images))
-    np.testing.assert_array_equal(found["classes"], logits.argmax(-1))
-    wanted = jax.jit(lambda model, images: jax.nn.softmax(Model.__call__(model, images)))(model, images)
-    np.testing.assert_array_equal(found["probabilities"], wanted)
+    np.save(pictures, images)
+    fresh_python("-c", WANTED, str(runs["mmseg"]), pictures, results)
+    found = served("stablehlo", path, [images], tmp_path, XLA_FLAGS="")
+    with np.load(results) as wanted:
+        np.testing.assert_array_equal(found["classes"], wanted["classes"])
+        np.testing.assert_array_equal(found["probabilities"], wanted["probabilities"])
 
 
 def test_a_process_with_onnxruntime_alone_labels_as_the_model(runs, exported, tmp_path, capsys):
