@@ -1,6 +1,8 @@
 """What several tests share: small configs, a folder of pictures, running the programs as a user does."""
 
 import contextlib
+import importlib
+import io
 import os
 import pathlib
 import resource
@@ -12,10 +14,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
+import pytest
 
+from ccnet_jax import command_line, config_files
 from ccnet_jax import config as configuration
-from ccnet_jax import config_files
 from ccnet_jax.config import Config
 from ccnet_jax.config_files import ConfigName
 from ccnet_jax.run.checkpoints import Checkpoints
@@ -96,6 +100,22 @@ def run(program: str, *arguments: str, cwd: pathlib.Path) -> tuple[int, str, str
     process = start(program, *arguments, cwd=cwd)
     out, err = process.communicate(timeout=300)
     return process.returncode, out, err
+
+
+def told(program: str, *arguments: str, cwd: pathlib.Path) -> tuple[int, str, str]:
+    """As `run`, in this process: for what a program says before it computes anything, such as a mistake."""
+    main = importlib.import_module(program).main
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+        patch.setattr(sys, "argv", [program, *arguments])
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                command_line.run(main)
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+    return code, out.getvalue(), err.getvalue()
 
 
 def free_port() -> int:

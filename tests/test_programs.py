@@ -38,14 +38,20 @@ def folder(tmp_path_factory):
     return folder
 
 
+CAMVID = [
+    f"--config={helpers.ROOT}/configs/demo.py",
+    "--config.data.name=camvid",
+    "--config.data.dir=camvid",
+    *TINY,
+]
+
+
 def train(folder, *arguments):
-    camvid = [
-        f"--config={helpers.ROOT}/configs/demo.py",
-        "--config.data.name=camvid",
-        "--config.data.dir=camvid",
-        *TINY,
-    ]
-    return helpers.run("ccnet_jax.train", *camvid, *arguments, cwd=folder)
+    return helpers.run("ccnet_jax.train", *CAMVID, *arguments, cwd=folder)
+
+
+def refused(folder, *arguments):
+    return helpers.told("ccnet_jax.train", *CAMVID, *arguments, cwd=folder)
 
 
 def assert_one_sentence(result, *words):
@@ -102,7 +108,7 @@ def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
     ],
 )
 def test_help(program, flag, folder):
-    code, out, _ = helpers.run(f"ccnet_jax.{program}", "--help", cwd=folder)
+    code, out, _ = helpers.told(f"ccnet_jax.{program}", "--help", cwd=folder)
     assert code == 0
     assert flag in out
     assert "python -m ccnet_jax." + program in out
@@ -141,36 +147,36 @@ def test_experiments_start_as_the_manual_says(name):
 
 def test_wrong_keys_and_values_are_named(folder):
     assert_one_sentence(train(folder, "--config.model.dept=18"), "dept", "depth")
-    assert_one_sentence(train(folder, "--config.modle.depth=18"), "modle", "model")
-    assert_one_sentence(train(folder, "--config.steps=many"), "steps", "many")
-    assert_one_sentence(train(folder, "--config.model.context=resnet"), "model.context", "rcca", "psp")
-    assert_one_sentence(train(folder, "--stepz=4"), "stepz")
-    assert_one_sentence(helpers.run("ccnet_jax.train", cwd=folder), "--config")
+    assert_one_sentence(refused(folder, "--config.modle.depth=18"), "modle", "model")
+    assert_one_sentence(refused(folder, "--config.steps=many"), "steps", "many")
+    assert_one_sentence(refused(folder, "--config.model.context=resnet"), "model.context", "rcca", "psp")
+    assert_one_sentence(refused(folder, "--stepz=4"), "stepz")
+    assert_one_sentence(helpers.told("ccnet_jax.train", cwd=folder), "--config")
     assert_one_sentence(
-        helpers.run("ccnet_jax.train", "--config=configs/nope.py", cwd=folder), "configs/nope.py"
+        helpers.told("ccnet_jax.train", "--config=configs/nope.py", cwd=folder), "configs/nope.py"
     )
     with_override = ("--config", "configs/nope.py", "--config.steps=3")
-    assert_one_sentence(helpers.run("ccnet_jax.train", *with_override, cwd=folder), "configs/nope.py")
-    variant = helpers.run("ccnet_jax.train", "--config=configs/cityscapes.py:18", cwd=folder)
+    assert_one_sentence(helpers.told("ccnet_jax.train", *with_override, cwd=folder), "configs/nope.py")
+    variant = helpers.told("ccnet_jax.train", "--config=configs/cityscapes.py:18", cwd=folder)
     assert_one_sentence(variant, "has no variant '18', but one of official-r101")
 
 
 def test_a_config_is_named_as_a_user_would(folder):
-    code, out, _ = helpers.run("ccnet_jax.train", "demo", "--config.steps", "7", "--show", cwd=folder)
+    code, out, _ = helpers.told("ccnet_jax.train", "demo", "--config.steps", "7", "--show", cwd=folder)
     assert code == 0
     assert json.loads(out)["steps"] == 7
     changed = ("--config=configs/demo.py", "--config.data.crop=(64, 64)", "--config.data.crop=(96, 128)")
-    code, out, _ = helpers.run("ccnet_jax.train", *changed, "--config.model.remat", "--show", cwd=folder)
+    code, out, _ = helpers.told("ccnet_jax.train", *changed, "--config.model.remat", "--show", cwd=folder)
     assert json.loads(out)["data"]["crop"] == [96, 128]  # the last one counts
     assert json.loads(out)["model"]["remat"] == "blocks"
-    two = helpers.run("ccnet_jax.train", "demo", "--config=camvid", cwd=folder)
+    two = helpers.told("ccnet_jax.train", "demo", "--config=camvid", cwd=folder)
     assert_one_sentence(two, "two configs, camvid and demo")
 
 
 def test_changes_of_the_config_are_refused_where_the_config_is_the_runs(folder):
-    changed = helpers.run("ccnet_jax.eval", "runs/tiny", "--config.data.dir=/nowhere", cwd=folder)
+    changed = helpers.told("ccnet_jax.eval", "runs/tiny", "--config.data.dir=/nowhere", cwd=folder)
     assert_one_sentence(changed, "--config.data.dir cannot be changed here")
-    changed = helpers.run("ccnet_jax.predict", "a.png", "--config.model.loops=9", cwd=folder)
+    changed = helpers.told("ccnet_jax.predict", "a.png", "--config.model.loops=9", cwd=folder)
     assert_one_sentence(changed, "--config.model.loops cannot be changed here")
 
 
@@ -180,7 +186,7 @@ def test_built_in_pictures_lie_in_no_folder():
 
 
 def test_programs_list_what_there_is(folder):
-    code, out, _ = helpers.run("ccnet_jax.train", "--list", cwd=folder)
+    code, out, _ = helpers.told("ccnet_jax.train", "--list", cwd=folder)
     assert code == 0
     assert "cityscapes:mmseg-r50-769x769-80k" in out
     code, out, _ = helpers.run("ccnet_jax", cwd=folder)
@@ -198,12 +204,12 @@ def test_a_run_is_resumed_by_its_name(folder):
     assert code == 0, err
     assert "going on from step 2" in out
     before = (folder / "runs/more/config.json").read_text()
-    fewer = helpers.run("ccnet_jax.train", "--resume=runs/more", "--config.steps=1", cwd=folder)
+    fewer = helpers.told("ccnet_jax.train", "--resume=runs/more", "--config.steps=1", cwd=folder)
     assert_one_sentence(fewer, "runs/more is trained to step 3, which is beyond config.steps=1; raise")
     assert (folder / "runs/more/config.json").read_text() == before
-    again = helpers.run("ccnet_jax.train", *more, "--config.model.loops=1", cwd=folder)
+    again = helpers.told("ccnet_jax.train", *more, "--config.model.loops=1", cwd=folder)
     assert_one_sentence(again, "runs/more holds a run with model.loops=2, not 1")
-    assert_one_sentence(helpers.run("ccnet_jax.train", "--resume=nope", cwd=folder), "nope is not a run")
+    assert_one_sentence(helpers.told("ccnet_jax.train", "--resume=nope", cwd=folder), "nope is not a run")
     versions = json.loads((folder / "runs/more/versions.json").read_text())
     assert [entry["versions"]["jax"] for entry in versions] == [jax.__version__] * 2
     (folder / "runs/latest").unlink()
@@ -212,22 +218,22 @@ def test_a_run_is_resumed_by_its_name(folder):
 
 def test_missing_data_says_what_to_put_where(folder):
     assert_one_sentence(
-        helpers.run("ccnet_jax.train", "--config=configs/cityscapes.py", cwd=folder),
+        helpers.told("ccnet_jax.train", "--config=configs/cityscapes.py", cwd=folder),
         "data.dir",
         "leftImg8bit",
     )
-    assert_one_sentence(train(folder, "--config.data.dir=nowhere"), "nowhere", "images/{train,val,test}")
+    assert_one_sentence(refused(folder, "--config.data.dir=nowhere"), "nowhere", "images/{train,val,test}")
     assert not (folder / "nowhere").exists()
 
 
 def test_missing_run_and_checkpoint(folder, tmp_path):
-    assert_one_sentence(helpers.run("ccnet_jax.eval", cwd=tmp_path), "runs/latest", "train first")
-    assert_one_sentence(helpers.run("ccnet_jax.eval", "nope", cwd=tmp_path), "nope is not a run")
-    assert_one_sentence(train(folder, "--workdir=configs/demo.py"), "configs/demo.py is a file")
+    assert_one_sentence(helpers.told("ccnet_jax.eval", cwd=tmp_path), "runs/latest", "train first")
+    assert_one_sentence(helpers.told("ccnet_jax.eval", "nope", cwd=tmp_path), "nope is not a run")
+    assert_one_sentence(refused(folder, "--workdir=configs/demo.py"), "configs/demo.py is a file")
     assert_one_sentence(
-        helpers.run("ccnet_jax.eval", "--checkpoint=best", cwd=folder), "no checkpoint", "--checkpoint"
+        helpers.told("ccnet_jax.eval", "--checkpoint=best", cwd=folder), "no checkpoint", "--checkpoint"
     )
-    assert_one_sentence(helpers.run("ccnet_jax.eval", "--split=night", cwd=folder), "night")
+    assert_one_sentence(helpers.told("ccnet_jax.eval", "--split=night", cwd=folder), "night")
 
 
 def test_a_bad_label_met_while_training(folder, tmp_path):

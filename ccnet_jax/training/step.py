@@ -12,6 +12,7 @@ import optax
 from jaxtyping import Array, Bool, Float32, PRNGKeyArray, PyTree, Shaped
 
 from ccnet_jax.devices import compiler_options
+from kernels.criss_cross import device
 
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float32[Array, ""]]
@@ -92,7 +93,10 @@ def make_train_step(
 
         nothing = jax.tree.map(jnp.zeros_like, params)
         (sums, batch_stats), metrics = jax.lax.scan(
-            add_part, (nothing, batch_stats), (parts, jax.random.split(key, accumulate))
+            add_part,
+            (nothing, batch_stats),
+            (parts, jax.random.split(key, accumulate)),
+            unroll=device.kind()[0] == "cpu",  # in a loop, XLA's convolutions are many times slower on a CPU
         )
         gradients = jax.tree.map(lambda x: x / accumulate, sums)
         return gradients, jax.tree.map(jnp.mean, metrics), batch_stats
