@@ -52,6 +52,11 @@ def peak_memory(mesh: Mesh) -> int | None:
     return max((stats["peak_bytes_in_use"] for stats in known if "peak_bytes_in_use" in stats), default=None)
 
 
+def memory_limit() -> int | None:
+    """Bytes that JAX may use of one of this process's devices; None where they do not tell (CPUs)."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+
+
 def as_first(flag: bool) -> bool:
     """What the first process says, in all processes: they wait for one another."""
     return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))

@@ -39,13 +39,19 @@ from ccnet_jax.run.metric_log import MetricLog, is_evaluated
 from ccnet_jax.run.shared import check_shared
 from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tasks.sentences import fitting, random_weights_warnings, remarks, sentences_for_updates
+from ccnet_jax.tasks.sentences import (
+    TRAINING_REMEDY,
+    fitting,
+    random_weights_warnings,
+    remarks,
+    sentences_for_updates,
+)
 from ccnet_jax.training.clock import StepClock
 from ccnet_jax.training.meter import Meter, NotFinite
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.save_rhythm import SaveRhythm
 from ccnet_jax.training.schedules import build_schedule
-from ccnet_jax.training.step import State, initial_state, make_train_step
+from ccnet_jax.training.step import State, initial_state, make_train_step, planned_bytes
 from ccnet_jax.training.stopping import Stopped, StopSignal
 from ccnet_jax.training.waiting import waiting
 from ccnet_jax.weights import pretrained
@@ -135,9 +141,8 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
         # ------------------------------------------- what goes on beside steps
         clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))
-        train_step = clock.watched(
-            make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
-        )
+        program = make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
+        train_step = clock.watched(program)
         test = task.tester(config, network, config.test_mode())
         log = closing.enter_context(MetricLog(run, start, enabled=process == 0))
         parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
@@ -201,6 +206,10 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         closing.push(save_what_is_sound)
 
         # ------------------------------------------------------------ steps
+        batch: Any = None
+        closing.enter_context(
+            fitting("training", TRAINING_REMEDY, planned=lambda: planned_bytes(program, state, batch))
+        )
         try:
             eval_due = eval_source is not None and is_due(config.eval_every, start, config.steps)
             if start and eval_due and not is_evaluated(run, start, config.data.eval_split):

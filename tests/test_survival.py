@@ -17,7 +17,7 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.run.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.run.metric_log import MetricLog, points
-from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks import TASKS, sentences
 from ccnet_jax.tasks.sentences import fitting, sentences_for_updates
 from ccnet_jax.training.stopping import Stopped, StopSignal
 from tests.helpers import load_config
@@ -228,6 +228,28 @@ def test_an_update_that_finds_no_memory_gets_a_sentence(config, tmp_path, words,
     sentences = sentences_for_updates(config, task, None, run, lambda step: 0.1)
     with pytest.raises(kind, match=told), sentences:
         raise jax.errors.JaxRuntimeError(f"{words}\nmore")
+
+
+def test_memory_that_is_planned_and_there_is_told(config, tmp_path, monkeypatch):
+    """An update that compiles, and finds no memory when it runs."""
+    made = train.make_train_step
+
+    def without_memory(*arguments):
+        program = made(*arguments)
+
+        def step(state, batch):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
+
+        step.lower = program.lower
+        return step
+
+    monkeypatch.setattr(train, "make_train_step", without_memory)
+    monkeypatch.setattr(sentences, "memory_limit", lambda: 5_000_000)
+    told = r"allocating 5 bytes\.\): XLA plans \S+ GB, and the device has 0\.005 GB; lower --config"
+    with pytest.raises(UserError, match=told) as error:
+        train.train(config, RunFolder(tmp_path / "run"))
+    planned = 1e9 * float(str(error.value).split("plans ")[1].split()[0])
+    assert 2 * 4 * 241_935 < planned < 1e9  # weights and momentum, and more
 
 
 def test_a_validation_that_finds_no_memory_has_a_remedy_of_its_own():

@@ -1,16 +1,22 @@
 """Sentences about how training begins, and about updates that went wrong or are out of the ordinary."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import optax
 
 from ccnet_jax.config import Config
+from ccnet_jax.devices import memory_limit
 from ccnet_jax.errors import UserError, first_line
 from ccnet_jax.tasks.task import Task
 from ccnet_jax.training.meter import Meter, NotFinite
+
+TRAINING_REMEDY = (
+    "lower --config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
+    "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
+)
 
 
 def random_weights_warnings(config: Config, task: Task) -> list[str]:
@@ -39,13 +45,9 @@ def picture_names(config: Config, task: Task, source: Any, step: int) -> str:
 def sentences_for_updates(
     config: Config, task: Task, source: Any, run: object, schedule: optax.Schedule
 ) -> Iterator[None]:
-    """Inside, an update that is not finite, or finds no memory, becomes a UserError."""
-    remedy = (
-        "lower --config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
-        "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
-    )
+    """Inside, an update that is not finite, or a lack of device memory, becomes a UserError."""
     try:
-        with fitting("training", remedy):
+        with fitting("training", TRAINING_REMEDY):
             yield
     except NotFinite as trouble:
         step, kept = trouble.step, f"; {run} keeps the weights before it"
@@ -58,13 +60,26 @@ def sentences_for_updates(
 
 
 @contextlib.contextmanager
-def fitting(work: str, remedy: str) -> Iterator[None]:
-    """Inside, a lack of device memory becomes a UserError: the work does not fit, and what to do."""
+def fitting(work: str, remedy: str, planned: Callable[[], int] | None = None) -> Iterator[None]:
+    """Inside, a lack of device memory becomes a UserError: the work does not fit, and what to do.
+
+    planned: the bytes of each device that XLA plans for it; asked where memory lacks.
+    """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
+        plan = "" if planned is None else plan_words(planned)
         raise UserError(
-            f"{work} does not fit into the device's memory ({first_line(error)}); {remedy}"
+            f"{work} does not fit into the device's memory ({first_line(error)}){plan}; {remedy}"
         ) from None
+
+
+def plan_words(planned: Callable[[], int]) -> str:
+    """How much is planned, and how much there is, as far as known."""
+    with contextlib.suppress(Exception):  # the lack of memory is what is to be told
+        words = f": XLA plans {planned() / 1e9:.3g} GB"
+        limit = memory_limit()
+        return words if limit is None else f"{words}, and the device has {limit / 1e9:.3g} GB"
+    return ""

@@ -117,3 +117,14 @@ def make_train_step(
         return State(state.step + 1, variables, buffers), metrics
 
     return train_step
+
+
+def planned_bytes(train_step: Any, state: State, batch: Batch) -> int:
+    """The memory of each device that XLA plans for an update. Looks at shapes only; compiles, or loads it."""
+
+    def like(x: jax.Array) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+    plan = train_step.lower(*jax.tree.map(like, (state, batch))).compile().memory_analysis()
+    held = plan.argument_size_in_bytes + plan.output_size_in_bytes - plan.alias_size_in_bytes
+    return held + plan.temp_size_in_bytes
