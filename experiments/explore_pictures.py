@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import io
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -59,15 +60,17 @@ def browser(*arguments: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def served(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(*arguments: str, site: pathlib.Path = ROOT) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The page's address, and the program that serves it, started with these arguments.
+
+    site: the folder with the project, this clone or what a wheel holds.
 
     Raises UserError where the program ends instead; it has said why.
     """
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "ccnet_jax.explore", *arguments, "--port=0"],
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+            [sys.executable, "-P", "-m", "ccnet_jax.explore", *arguments, "--port=0"],  # -P: not from here
+            env=os.environ | {"PYTHONPATH": str(site), "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

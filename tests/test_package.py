@@ -5,7 +5,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import zipfile
 
 import pytest
 
@@ -13,28 +12,12 @@ from ccnet_jax import completion, config_files
 from ccnet_jax.data.datasets.streets import Streets
 from tests import helpers
 from tests.helpers import ROOT
-
-# What the wheel is built from, beside the requirements.
-SOURCES = ("ccnet_jax", "configs", "kernels", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+from tests.wheel import SOURCES, unpacked_wheel
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """A folder with the wheel's contents, as pip would install them."""
-    folder = tmp_path_factory.mktemp("wheel")
-    # a copy: setuptools leaves a build folder beside the sources
-    sources = folder / "sources"
-    requirements = [path.name for path in ROOT.glob("requirements*.txt")]
-    sources.mkdir()
-    for name in (*SOURCES, *requirements):
-        (sources / name).symlink_to(ROOT / name)
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run([*build, "-w", folder, "."], cwd=sources, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
-    return folder / "site"
+    return unpacked_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 def modules(folder, root):

@@ -104,7 +104,7 @@ class Meter:
     def progress(self) -> dict[str, Any]:
         """What a process that goes on from here has to know, as JSON."""
         return {
-            "sums": self._sums,
+            "sums": dict(self._sums),  # it is written while training goes on
             "count": self._count,
             "skipped": self._skipped,
             "losses": list(self._losses),

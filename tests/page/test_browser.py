@@ -1,4 +1,4 @@
-"""The page in a real browser, a headless Chromium, served by the program as a user starts it."""
+"""The page in a real browser, a headless Chromium, served by the program as the wheel installs it."""
 
 import io
 import signal
@@ -11,6 +11,7 @@ from PIL import Image
 from experiments.explore_pictures import browser, chromium, click_pixel, open_page, served, settle
 from tests import compiling
 from tests.miniatures import scene, write
+from tests.wheel import unpacked_wheel
 
 for package in ("starlette", "uvicorn", "playwright"):
     pytest.importorskip(package, reason="pip install -r requirements-dev.txt")
@@ -22,12 +23,14 @@ FITTING = "document.documentElement.scrollWidth <= document.documentElement.clie
 
 
 @pytest.fixture(scope="module")
-def server(runs):
-    """(address, process) of the program with two runs, which compiles as the tests do."""
+def server(runs, tmp_path_factory):
+    """(address, process) of the wheel's program with two runs, which compiles as the tests do."""
+    site = unpacked_wheel(tmp_path_factory.mktemp("wheel"))
     with pytest.MonkeyPatch.context() as patch:
         for name, value in compiling.COMPILING.items():
             patch.setenv(name, value)
-        with served(str(runs["rcca"]), str(runs["none"]), f"--side={SIDE}", "--megabytes=1") as running:
+        flags = (f"--side={SIDE}", "--megabytes=1")
+        with served(str(runs["rcca"]), str(runs["none"]), *flags, site=site) as running:
             yield running
 
 

@@ -44,6 +44,15 @@ def test_a_process_that_goes_on_knows_the_same():
         second.settle()
 
 
+def test_what_is_kept_stays_as_it_was_while_training_goes_on():
+    meter = Meter(0)
+    take(meter, [1, 2, 6])
+    kept = meter.progress()
+    before = json.dumps(kept)
+    take(meter, [5], first=4)
+    assert json.dumps(kept) == before
+
+
 def test_an_update_that_is_not_finite_stops_unless_it_may_be_skipped():
     for values in metrics(float("nan")), metrics(1.0, float("inf")):
         meter = Meter(6, skip=1)
