@@ -5,7 +5,7 @@
 
 Forward, and forward + backward with the gradients of query, key and value, in bfloat16 and float32: time,
 memory and error of each, beside PyTorch where that is installed with CUDA. Prints one table and writes
-every number to experiments/results/criss_cross_bench.json, after each case; --resume keeps the cases that
+every number to criss_cross_bench.json, after each case; --resume keeps the cases that
 the file holds already, of this device and these sources. --blocks takes block sizes that
 `tune --output FILE.json` found. Without a GPU, or with --toy, tiny images go through the interpreter
 instead, which shows that the program works and says nothing about speed.
@@ -26,7 +26,6 @@ from kernels.criss_cross import IMPLEMENTATIONS, bench_pytorch, blocks, criss_cr
 from kernels.criss_cross.bench_cases import DIRECTIONS, DTYPES, Prepared, Size, input_sets
 from kernels.criss_cross.bench_limits import Limits, least_work, measured_limits
 from kernels.measure import (
-    ROOT,
     Program,
     first_line,
     interleaved_seconds,
@@ -38,7 +37,7 @@ from kernels.measure import (
 )
 from kernels.programs import ending_well, result_file
 
-RESULTS = ROOT / "experiments" / "results" / "criss_cross_bench.json"
+RESULTS = pathlib.Path("criss_cross_bench.json")  # in the current folder
 
 
 class Setup(NamedTuple):
@@ -291,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
     known = (*IMPLEMENTATIONS, *bench_pytorch.NAMES)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=result_file, help=f"default: {RESULTS.relative_to(ROOT)}")
+    parser.add_argument("--output", type=result_file, help=f"default: {RESULTS}")
     parser.add_argument("--implementations", help=f"of {','.join(known)}; default: all that can run")
     parser.add_argument("--resume", action="store_true", help="keep the cases that the output holds already")
     parser.add_argument("--blocks", type=pathlib.Path, help="block sizes from `tune --output`")
