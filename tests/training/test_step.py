@@ -1,3 +1,5 @@
+import types
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,7 @@ import pytest
 
 from ccnet_jax import devices
 from ccnet_jax.models.ccnet import CCNet
+from ccnet_jax.training import step as training_step
 from ccnet_jax.training.losses import LossConfig, cross_entropy, ohem_cross_entropy
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
@@ -111,6 +114,8 @@ def after_a_step(count, accumulate):
 
 
 def test_eight_parts_on_one_device_are_one_part_on_each_of_eight(monkeypatch):
+    # Parts in a loop, as on a GPU; the test above has them one after the other, as on a CPU.
+    monkeypatch.setattr(training_step, "device", types.SimpleNamespace(kind=lambda: ("gpu", "")))
     # Batch norm and dropout see a part: here all pictures are one, and nothing is dropped.
     monkeypatch.setattr(nn.Dropout, "__call__", lambda _, x: x)
     parts, whole = (after_a_step(count, 8 // count) for count in (1, 8))
