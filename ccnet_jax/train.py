@@ -160,7 +160,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         def guarded(step: int, write: Callable[[], object], needed: bool = False) -> None:
             """Write checkpoints; what is not `needed` may fail, and is tried again."""
             try:
-                with clock.paused():
+                with clock.paused(saving=True):
                     write()
             except UserError as error:
                 if needed or config.save_errors == "stop":

@@ -46,7 +46,10 @@ SETTINGS = {
     "data.flip": True,
     "data.workers": 1,
 }
-TIMES = ("images_per_second", "data_wait_share", "seconds_left", "compile_seconds", "seconds_to_first_step")
+TIMES = (
+    *("images_per_second", "data_wait_share", "seconds_left"),
+    *("compile_seconds", "save_seconds", "seconds_to_first_step"),
+)
 PHASES = ("start", "compile", "update", "save", "evaluation")
 PATIENCE = 120.0  # seconds for a phase to come; then the run is killed where it is
 

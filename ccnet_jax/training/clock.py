@@ -82,6 +82,7 @@ class StepClock:
 
         Returns:
           images_per_second; data_wait_share, from 0 to 1; seconds_left, without validation; compile_seconds;
+          save_seconds, in which training stood still for checkpoints;
           in the first reading also seconds_to_first_step, from `began` to the end of the first update.
         """
         updates = step - self._last_step
@@ -91,6 +92,7 @@ class StepClock:
             "data_wait_share": self._waited / seconds,
             "seconds_left": (self._steps - step) * seconds / updates,
             "compile_seconds": self._compile_seconds,
+            "save_seconds": self._save_seconds,
         }
         if self._last_step == self._start and self._first_update is not None:
             values["seconds_to_first_step"] = self._first_update.result() - self._began
@@ -103,14 +105,16 @@ class StepClock:
     def _restart(self) -> None:
         """Measure from now on."""
         self._since = time.perf_counter()
-        self._waited = self._compile_seconds = 0.0
+        self._waited = self._compile_seconds = self._save_seconds = 0.0
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self, saving: bool = False) -> Iterator[None]:
         """What happens inside is no training: saving, evaluating."""
         before = time.perf_counter()
         yield
-        self._since += time.perf_counter() - before
+        seconds = time.perf_counter() - before
+        self._since += seconds
+        self._save_seconds += seconds * saving
 
     def hints(self) -> list[str]:
         """Sentences for the user that were not handed out yet."""

@@ -82,6 +82,7 @@ def test_waiting_for_data_is_a_share_of_the_time_and_worth_a_hint(time):
         "data_wait_share": 3 / 7,
         "seconds_left": 8 * 7 / 2,
         "compile_seconds": 0.0,
+        "save_seconds": 0.0,
         "seconds_to_first_step": 15.0,
     }
     assert [hint for hint in clock.hints() if "43% of the time" in hint and "data.workers" in hint]
@@ -113,15 +114,20 @@ def test_loading_while_the_devices_work_is_no_waiting(time):
     assert clock.read(5)["data_wait_share"] == pytest.approx((3 + 1) / 6)
 
 
-def test_validation_is_not_counted(time):
+def test_validation_is_not_counted_and_saving_apart(time):
     clock = StepClock(4, start=6, steps=10, began=0.0)
     time.pass_by(1)
     with clock.paused():
         time.pass_by(50)
+    with clock.paused(saving=True):
+        time.pass_by(5)
     time.pass_by(1)
     values = clock.read(8)
     assert values["images_per_second"] == 4
     assert values["seconds_left"] == 2
+    assert values["save_seconds"] == 5
+    time.pass_by(1)
+    assert clock.read(9)["save_seconds"] == 0
 
 
 def test_compiling_is_counted_apart_and_once_again_is_a_warning(time):
