@@ -39,13 +39,7 @@ from ccnet_jax.run.metric_log import MetricLog, is_evaluated
 from ccnet_jax.run.shared import check_shared
 from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tasks.sentences import (
-    TRAINING_REMEDY,
-    fitting,
-    random_weights_warnings,
-    remarks,
-    sentences_for_updates,
-)
+from ccnet_jax.tasks.sentences import fitting, random_weights_warnings, remarks, sentences_for_updates
 from ccnet_jax.training.clock import StepClock
 from ccnet_jax.training.meter import Meter, NotFinite
 from ccnet_jax.training.optimizers import build_optimizer
@@ -110,7 +104,12 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         network = task.network(config, len(train_source.classes))
         optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
         schedule = build_schedule(config.optimizer, config.steps)
-        closing.enter_context(sentences_for_updates(config, task, train_source, run, schedule))
+
+        def planned() -> int:
+            """Fails while there is no batch yet."""
+            return planned_bytes(program, state, batch)
+
+        closing.enter_context(sentences_for_updates(config, task, train_source, run, schedule, planned))
         state = jax.jit(
             functools.partial(initial_state, network, optimizer, config.seed),
             out_shardings=devices.replicated(mesh),
@@ -206,10 +205,6 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         closing.push(save_what_is_sound)
 
         # ------------------------------------------------------------ steps
-        batch: Any = None
-        closing.enter_context(
-            fitting("training", TRAINING_REMEDY, planned=lambda: planned_bytes(program, state, batch))
-        )
         try:
             eval_due = eval_source is not None and is_due(config.eval_every, start, config.steps)
             if start and eval_due and not is_evaluated(run, start, config.data.eval_split):

@@ -4,12 +4,13 @@ import importlib.metadata
 import pathlib
 
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"  # for the next test and the next run
-# In the environment of a program that shall compile as the tests do.
-COMPILING = {
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+SETTINGS = {
+    "jax_disable_most_optimizations": True,
+    "jax_compilation_cache_dir": str(CACHE),
+    "jax_persistent_cache_min_compile_time_secs": 0.5,
 }
+# In the environment of a program that shall compile as the tests do.
+COMPILING = {name.upper(): str(value) for name, value in SETTINGS.items()}
 
 
 def xla_flags(devices: int) -> str:

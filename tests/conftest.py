@@ -23,9 +23,8 @@ from tests import shape_checks
 # The shapes and dtypes in signatures are checked at every call that a test makes.
 jaxtyping.install_import_hook(["kernels", "ccnet_jax"], f"{shape_checks.__name__}.checked")
 
-jax.config.update("jax_disable_most_optimizations", True)  # in this process alone
-jax.config.update("jax_compilation_cache_dir", str(compiling.CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+for setting, value in compiling.SETTINGS.items():  # in this process alone
+    jax.config.update(setting, value)
 
 
 HERE = (None, "", "localhost", "127.0.0.1", "::1")  # hosts that are this machine

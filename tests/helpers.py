@@ -1,6 +1,7 @@
 """What several tests share: small configs, a folder of pictures, running the programs as a user does."""
 
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -104,14 +105,13 @@ def run(program: str, *arguments: str, cwd: pathlib.Path) -> tuple[int, str, str
 
 def told(program: str, *arguments: str, cwd: pathlib.Path) -> tuple[int, str, str]:
     """As `run`, in this process: for what a program says before it computes anything, such as a mistake."""
-    main = importlib.import_module(program).main
+    module = importlib.import_module(program)
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.chdir(cwd):
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
-        patch.setattr(sys, "argv", [program, *arguments])
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                command_line.run(main)
+                command_line.run(functools.partial(ran, patch, module, *arguments))
                 code = 0
             except SystemExit as end:
                 code = end.code or 0

@@ -71,7 +71,8 @@ def served(form, path, arguments, tmp_path, **environment):
     for i, array in enumerate(arguments):
         inputs.append(tmp_path / f"input{i}.npy")
         np.save(inputs[-1], array)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | environment
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment = inherited | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | environment  # as in this process
     command = [sys.executable, script, path, results, *inputs]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -103,7 +104,7 @@ def test_a_process_with_jax_alone_computes_every_bit_of_the_model(runs, tmp_path
     images = np.random.default_rng(5).integers(0, 256, (2, 41, 57, 3), np.uint8)
     np.save(pictures, images)
     fresh_python("-c", WANTED, str(runs["mmseg"]), pictures, results)
-    found = served("stablehlo", path, [images], tmp_path, XLA_FLAGS="")
+    found = served("stablehlo", path, [images], tmp_path, XLA_FLAGS="", JAX_DISABLE_MOST_OPTIMIZATIONS="0")
     with np.load(results) as wanted:
         np.testing.assert_array_equal(found["classes"], wanted["classes"])
         np.testing.assert_array_equal(found["probabilities"], wanted["probabilities"])

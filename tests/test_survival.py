@@ -225,7 +225,7 @@ def test_a_folder_that_was_emptied_gets_its_records_again(config, tmp_path):
 )
 def test_an_update_that_finds_no_memory_gets_a_sentence(config, tmp_path, words, kind, told):
     task, run = TASKS["semantic"], RunFolder(tmp_path)
-    sentences = sentences_for_updates(config, task, None, run, lambda step: 0.1)
+    sentences = sentences_for_updates(config, task, None, run, lambda step: 0.1, lambda: 1 // 0)
     with pytest.raises(kind, match=told), sentences:
         raise jax.errors.JaxRuntimeError(f"{words}\nmore")
 

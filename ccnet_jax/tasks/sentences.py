@@ -13,11 +13,6 @@ from ccnet_jax.errors import UserError, first_line
 from ccnet_jax.tasks.task import Task
 from ccnet_jax.training.meter import Meter, NotFinite
 
-TRAINING_REMEDY = (
-    "lower --config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
-    "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
-)
-
 
 def random_weights_warnings(config: Config, task: Task) -> list[str]:
     """Sentences for the start of a training whose weights are all random."""
@@ -43,11 +38,23 @@ def picture_names(config: Config, task: Task, source: Any, step: int) -> str:
 
 @contextlib.contextmanager
 def sentences_for_updates(
-    config: Config, task: Task, source: Any, run: object, schedule: optax.Schedule
+    config: Config,
+    task: Task,
+    source: Any,
+    run: object,
+    schedule: optax.Schedule,
+    planned: Callable[[], int],
 ) -> Iterator[None]:
-    """Inside, an update that is not finite, or a lack of device memory, becomes a UserError."""
+    """Inside, an update that is not finite, or a lack of device memory, becomes a UserError.
+
+    planned: as of `fitting`, for an update.
+    """
+    remedy = (
+        "lower --config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
+        "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
+    )
     try:
-        with fitting("training", TRAINING_REMEDY):
+        with fitting("training", remedy, planned):
             yield
     except NotFinite as trouble:
         step, kept = trouble.step, f"; {run} keeps the weights before it"
@@ -63,7 +70,7 @@ def sentences_for_updates(
 def fitting(work: str, remedy: str, planned: Callable[[], int] | None = None) -> Iterator[None]:
     """Inside, a lack of device memory becomes a UserError: the work does not fit, and what to do.
 
-    planned: the bytes of each device that XLA plans for it; asked where memory lacks.
+    planned: the bytes of each device that XLA plans for it; asked where memory lacks, and may fail there.
     """
     try:
         yield

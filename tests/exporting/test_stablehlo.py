@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("without_shape_checks")  # they know no ope
 
 
 EVERY_BIT = """if True:
-    import pathlib, sys
+    import pathlib
     import jax
     from ccnet_jax.exporting import stablehlo
     from ccnet_jax.exporting.program import PictureShape
@@ -27,7 +27,7 @@ EVERY_BIT = """if True:
     "settings", [{"flavour": "official"}, {"dtype": "bfloat16"}], ids=["official", "mmseg bfloat16"]
 )
 def test_of_pictures_of_any_size_every_bit_is_the_jitted_models(settings, tmp_path):
-    """As XLA compiles for users: by its older emitters, sums of open sides have another order."""
+    """By XLA's own choice of emitters: by the older ones, sums of open sides have another order."""
     lines = fresh_python("-c", EVERY_BIT.format(settings=settings, path=tmp_path / "a")).splitlines()
     assert [line.split(":")[0] for line in lines] == ["[1, 33, 49, 3]", "[2, 65, 47, 3]", "[1, 51, 97, 3]"]
     loaded = export.deserialize(bytearray((tmp_path / "a").read_bytes()))
