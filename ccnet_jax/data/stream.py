@@ -56,7 +56,9 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
             else iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
         )
         self._number, self._skip_damaged = start, skip_damaged
-        self._damaged: set[int] = set()
+        self._damaged: dict[
+            int, int
+        ] = {}  # {number of a picture: of the batch that would have shown it first}
         self._replaced: dict[int, int] = {}  # {number of a batch: its pictures that stand in for others}
 
     def __next__(self) -> dict[str, np.ndarray]:
@@ -78,6 +80,16 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
         read = [number for number in self._replaced if number <= step]
         return {"replaced_pictures": float(sum(self._replaced.pop(number) for number in read))}
 
+    def progress(self, step: int) -> dict[str, Any]:
+        """What a process that goes on after update `step` has to know of damaged pictures, as JSON."""
+        damaged = [[picture, batch] for picture, batch in self._damaged.copy().items() if batch <= step]
+        replaced = [[batch, count] for batch, count in self._replaced.copy().items() if batch <= step]
+        return {"damaged": damaged, "replaced": replaced}
+
+    def go_on_from(self, progress: Mapping[str, Any]) -> None:
+        """Take over what `progress` returned, so that no picture counts, or is named, twice."""
+        self._damaged, self._replaced = dict(progress["damaged"]), dict(progress["replaced"])
+
     def close(self) -> None:
         """End what makes batches ahead."""
         self._iterator.close()
@@ -87,7 +99,7 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
         for picture, sentence in {k: v for damaged in found for k, v in damaged.items()}.items():
             if picture in self._damaged:
                 continue
-            self._damaged.add(picture)
+            self._damaged[picture] = self._number
             if len(self._damaged) > self._skip_damaged:
                 raise UserError(_too_many(self._skip_damaged, sentence))
             write_line(

@@ -1,6 +1,7 @@
 """Pictures that are damaged or removed while a run lasts: replaced in a fixed way, named once, counted."""
 
 import itertools
+import json
 import re
 
 import numpy as np
@@ -83,6 +84,27 @@ def test_the_next_pictures_of_the_order_take_the_place_of_damaged_ones(folder, c
     assert batches.read(20) == {"replaced_pictures": sum(replaced[7:])}
     assert batches.read(20) == {"replaced_pictures": 0}
     batches.close()
+
+
+def test_a_stream_that_goes_on_names_no_picture_again_and_counts_each_once(folder, capsys):
+    source, data = opened(folder, skip_damaged=2)
+    spoil(folder)
+    whole, cut = batches_of(source, data), batches_of(source, data)
+    list(itertools.islice(whole, 12))
+    list(itertools.islice(cut, 9))  # training is at 7, and two batches ahead
+    assert cut.read(2) == whole.read(2)
+    kept = json.loads(json.dumps(cut.progress(7)))
+    cut.close()
+    assert capsys.readouterr().out.count("warning") == 4
+    further = batches_of(source, data, start=7)
+    further.go_on_from(kept)
+    list(itertools.islice(further, 5))
+    assert "warning" not in capsys.readouterr().out
+    assert further.read(12) == whole.read(12)
+
+    (folder / "images/train/2.png").unlink()
+    with pytest.raises(UserError, match=r"train/2.png .*one damaged picture more than .*skip_damaged=2"):
+        list(itertools.islice(further, 12))
 
 
 def test_more_damaged_pictures_than_allowed_end_the_stream(folder, capsys):
