@@ -11,7 +11,6 @@ run holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best
 
 import argparse
 import contextlib
-import functools
 import json
 import math
 import sys
@@ -32,7 +31,7 @@ from ccnet_jax.evaluation.evaluate import DRAWN
 from ccnet_jax.hosts.join import joined
 from ccnet_jax.hosts.link import Link
 from ccnet_jax.progress import progress_bar
-from ccnet_jax.run.checkpoints import Checkpoints, set_damaged_aside
+from ccnet_jax.run.checkpoints import Checkpoints, OneHostFailed, set_damaged_aside
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.run.lock import locked_for_all_hosts
 from ccnet_jax.run.metric_log import MetricLog, is_evaluated
@@ -45,7 +44,7 @@ from ccnet_jax.training.meter import Meter, NotFinite
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.save_rhythm import SaveRhythm
 from ccnet_jax.training.schedules import build_schedule
-from ccnet_jax.training.step import State, initial_state, make_train_step, planned_bytes
+from ccnet_jax.training.step import State, make_initial_state, make_train_step, planned_bytes
 from ccnet_jax.training.stopping import Stopped, StopSignal
 from ccnet_jax.training.waiting import waiting
 from ccnet_jax.weights import pretrained
@@ -110,19 +109,17 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
             return planned_bytes(program, state, batch)
 
         closing.enter_context(sentences_for_updates(config, task, train_source, run, schedule, planned))
-        state = jax.jit(
-            functools.partial(initial_state, network, optimizer, config.seed),
-            out_shardings=devices.replicated(mesh),
-        )()
+        state = make_initial_state(network, optimizer, config.seed, devices.replicated(mesh))()
         meter = Meter(start, config.skip_nonfinite, config.loss_spike)
 
         # ---------------------------------------------- resume, or pretrained
         checkpoints = closing.enter_context(Checkpoints(run, config.keep_checkpoints, config.keep_every))
+        progress: dict[str, Any] = {}  # a converted checkpoint has none
         if checkpoints.latest_step() is not None:
             checkpoints.drop_best_after(start)
             variables, buffers, progress = checkpoints.restore_last(state.variables, state.optimizer)
             state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
-            if progress:  # a converted checkpoint has none
+            if progress:
                 meter.go_on_from(progress)
             say(f"going on from step {start} of {run}")
         elif source is not None:
@@ -134,7 +131,9 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         # ------------------------------------------------------------- data
         host_batches = task.batches(config, train_source, start, process, processes)
         closing.callback(host_batches.close)
-        # hosts stop together, which they agree upon after a step
+        if "batches" in progress and process == 0:  # which alone wrote what it knew
+            host_batches.go_on_from(progress["batches"])
+        # hosts stop together, which they agree upon after an update
         between = stop.check if processes == 1 else do_nothing
         batches = waiting(devices.prefetched(host_batches, mesh), between)
 
@@ -162,7 +161,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
                 with clock.paused(saving=True):
                     write()
             except UserError as error:
-                if needed or config.save_errors == "stop":
+                if needed or config.save_errors == "stop" or isinstance(error, OneHostFailed):
                     raise
                 rhythm.note_failed()
                 tell(f"warning: at step {step} {error}; training goes on, and tries again")
@@ -171,7 +170,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
             """Write a checkpoint with all that training knows."""
             guarded(step, lambda: keep_records(config, train_source, run, log), needed)
             rhythm.note_saved()
-            progress = meter.progress()
+            progress = meter.progress() | {"batches": host_batches.progress(step)}
             guarded(
                 step, lambda: checkpoints.save_last(step, state.variables, state.optimizer, progress), needed
             )
@@ -180,9 +179,8 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
         def evaluate(step: int) -> None:
             """Score the weights on the validation split, all else being saved."""
-            split, between = config.data.eval_split, do_nothing
-            if processes == 1:  # hosts end a validation together
-                between, stop.nothing_to_save = stop.check, checkpoints.finish
+            split = config.data.eval_split
+            stop.nothing_to_save = checkpoints.finish
             with clock.paused(), fitting("validation", "lower --config.eval_batch_size"):
                 result = test(state.variables, eval_source, pictures=run.pictures(split), between=between)
             scores = task.scores(result)

@@ -5,8 +5,10 @@ a process killed at any moment leaves the ones before. One whose files are not w
 """
 
 import contextlib
+import logging
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -27,6 +29,27 @@ from ccnet_jax.run.folder import RunFolder
 
 Progress = dict[str, Any]  # what training knows beside arrays, as JSON
 _LAST_ITEMS = ("variables", "optimizer")
+
+
+def _let_one_device_write() -> None:
+    """Every device holds the weights whole, and one of them writes them.
+
+    Orbax would let each write a slice. Programs of their own, one for each shape, cut the slices out: with
+    eight devices training would stand still for seconds.
+    """
+    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    logger = logging.getLogger("absl")  # Orbax warns by it of what is meant here
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+    logger.setLevel(level)
+
+
+_let_one_device_write()
+
+
+class OneHostFailed(UserError):
+    """One of several hosts could not write its part of a checkpoint, and the others wait for it."""
 
 
 class Checkpoints:
@@ -52,6 +75,7 @@ class Checkpoints:
             "last": {"max_to_keep": keep, "keep_period": keep_every},
             "best": {"max_to_keep": 1, "best_fn": _score},
         }
+        self._failed: set[str] = set()  # where this one of several hosts could not write
         self._managers = {name: self._manager(name) for name in self._options}
 
     def _manager(self, name: str) -> ocp.CheckpointManager:
@@ -63,11 +87,21 @@ class Checkpoints:
                 for path in _unfinished(folder):
                     checksums.seal(path)
 
+        hosts_meet = ocp.multihost.get_barrier_sync_fn()
+
+        def meet(*, key: str, timeout_ms: int) -> None:
+            """Where Orbax lets hosts wait for one another: for nobody, after a failure, as nobody comes."""
+            error = sys.exc_info()[1]
+            if error is not None and jax.process_count() > 1:
+                self._failed.add(name)
+                raise error
+            hosts_meet(key=key, timeout_ms=timeout_ms)
+
         return ocp.CheckpointManager(
             folder,
             options=ocp.CheckpointManagerOptions(
                 cleanup_tmp_directories=True,
-                async_options=ocp.AsyncOptions(post_finalization_callback=seal),
+                async_options=ocp.AsyncOptions(post_finalization_callback=seal, barrier_sync_fn=meet),
                 **self._options[name],
             ),
         )
@@ -79,8 +113,7 @@ class Checkpoints:
 
         Raises UserError where it cannot be written; see `check`.
         """
-        with contextlib.suppress(UserError):  # of the one before, which this one makes good
-            self._make_ready("last")
+        self._make_ready("last")
         if step == self.latest_step():
             return
         self._finish_where_hosts_wait()
@@ -93,8 +126,7 @@ class Checkpoints:
 
     def save_best(self, step: int, variables: Variables, score: float) -> None:
         """Write the weights, if `score` is the best so far. Raises UserError as `save_last` does."""
-        with contextlib.suppress(UserError):  # and with it the score of the one before is written
-            self._make_ready("best")
+        self._make_ready("best")  # and with it the score of the one before is written
         self._finish_where_hosts_wait()
         best = self._managers["best"].best_step()
         if best is None or score > _score(self._managers["best"].metrics(best)):
@@ -108,9 +140,11 @@ class Checkpoints:
         """Raise UserError where a checkpoint could not be written since the last call; takes no time.
 
         What was written of it is removed, and the checkpoints before are untouched: another may be tried.
+        With several hosts it is OneHostFailed, after which training has to end.
         """
         for name, manager in self._managers.items():
-            if not manager.is_saving_in_progress():  # Orbax keeps what it met until it is asked to wait
+            # Orbax keeps what it met until it is asked to wait
+            if name in self._failed or not manager.is_saving_in_progress():
                 self._finish(name)
 
     def finish(self) -> None:
@@ -124,34 +158,45 @@ class Checkpoints:
     def _make_ready(self, name: str) -> None:
         """End what is being written, and begin again where the folder is another one than it was.
 
-        Raises UserError where what was being written has failed.
+        What failed before is made good by what is saved now. Raises OneHostFailed.
         """
-        self._finish(name)
-        if self._root.is_dir() and not (self._root / name).is_dir():
+        try:
+            self._finish(name)
+        except OneHostFailed:
+            raise
+        except UserError:
+            pass
+        if devices.as_first(self._root.is_dir() and not (self._root / name).is_dir()):
             self._begin_again(name)
 
     def _check_room(self, arrays: Any) -> None:
-        """Raise UserError where arrays have no place to be written to."""
-        size, free = sum(x.nbytes for x in jax.tree.leaves(arrays)), _free(self._root)
-        if size > free:
-            raise UserError(
-                f"a checkpoint of {size / 1e9:.3g} GB does not fit into {self._root}, where {free / 1e9:.3g} "
-                "GB are free; make room there"
-            )
+        """Raise UserError, on all hosts or on none, where arrays have no place to be written to."""
+        complaint = None
+        try:
+            size, free = sum(x.nbytes for x in jax.tree.leaves(arrays)), _free(self._root)
+            if size > free:
+                complaint = UserError(
+                    f"a checkpoint of {size / 1e9:.3g} GB does not fit into {self._root}, where "
+                    f"{free / 1e9:.3g} GB are free; make room there"
+                )
+        except UserError as error:
+            complaint = error
+        if devices.as_first(complaint is not None):
+            raise complaint or UserError(f"{self._root} has no room for a checkpoint on the first host")
 
     def _guarded(self, name: str, call: Callable[[ocp.CheckpointManager], Any]) -> None:
         """The call; where it fails, the fragments are removed and the reason is told."""
         try:
             call(self._managers[name])
         except Exception as error:  # of Orbax, TensorStore or the file system: each has its own class
+            failure = f"a checkpoint could not be written to {self._root} ({first_line(error)})"
+            remedy = "make room, or see to it that the folder is there and may be written"
+            if jax.process_count() > 1:
+                raise OneHostFailed(f"{failure}; {remedy}") from None
             free = _free(self._root)
             with contextlib.suppress(Exception):  # the folder may go now; what is saved next sees to that
                 self._begin_again(name)
-            raise UserError(
-                f"a checkpoint could not be written to {self._root} ({first_line(error)}); "
-                f"{free / 1e9:.3g} GB are free there: make room, or see to it that the folder is there and "
-                "may be written"
-            ) from None
+            raise UserError(f"{failure}; {free / 1e9:.3g} GB are free there: {remedy}") from None
 
     def _begin_again(self, name: str) -> None:
         """After a failure: without fragments, and with a manager that knows only what is whole."""

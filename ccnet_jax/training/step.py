@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Float32, PRNGKeyArray, PyTree, Shaped
 
 from ccnet_jax.devices import compiler_options
@@ -34,6 +35,13 @@ def initial_state(network: nn.Module, optimizer: optax.GradientTransformation, s
     """Random weights (gamma 0), running mean 0 and variance 1, empty buffers."""
     variables = network.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)))
     return State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
+
+
+def make_initial_state(
+    network: nn.Module, optimizer: optax.GradientTransformation, seed: int, sharding: Sharding
+) -> Callable[[], State]:
+    """() -> `initial_state` on the devices of `sharding`, compiled."""
+    return jax.jit(functools.partial(initial_state, network, optimizer, seed), out_shardings=sharding)
 
 
 def split_batch(x: Shaped[Array, "B ..."], parts: int) -> Shaped[Array, "parts b ..."]:

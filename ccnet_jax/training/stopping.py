@@ -14,6 +14,7 @@ from ccnet_jax.hosts.link import Link
 
 PATIENCE = 15.0  # seconds in which work that need not be saved may come to an end of its own
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_GO_ON = "all is saved, and the same command on all hosts goes on from there"
 
 
 class Stopped(Exception):
@@ -41,8 +42,8 @@ class StopSignal:
 
     Attributes:
       nothing_to_save: while training has made no update that is not saved, what waits for the checkpoints
-        that are being written. Then a signal that is not obeyed within `PATIENCE` seconds ends the process:
-        compiling and evaluating take minutes. Otherwise None.
+        that are being written. Then a signal that is not obeyed within `PATIENCE` seconds ends the process,
+        and with it the run's others: compiling and evaluating take minutes. Otherwise None.
     """
 
     nothing_to_save: Callable[[], object] | None
@@ -93,6 +94,10 @@ class StopSignal:
             if finish is not None and time.monotonic() - began > PATIENCE:
                 with contextlib.suppress(Exception):  # no sentence is worth more than the end
                     finish()
+                if self._link is not None:
+                    self._link.fail(
+                        f"it was stopped by {signal.Signals(number).name}; {_GO_ON}", 128 + number
+                    )
                 self._end(number)
 
     def _end(self, number: int) -> None:

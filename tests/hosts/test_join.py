@@ -13,14 +13,14 @@ from tests.evaluation.test_evaluate_instances import DATA, SOURCE, imperfect
 
 @pytest.fixture
 def start(tmp_path):
-    """Starts two processes with the seconds of silence that they bear; none is left over."""
+    """Starts two processes of a program of this folder; none is left over."""
     processes = []
 
-    def started(silence):
+    def started(program, *further):
         coordinator = f"127.0.0.1:{helpers.free_port()}"
         for process in range(2):
-            arguments = [coordinator, str(process), str(silence)]
-            processes.append(helpers.start("tests.hosts.join_and_add", *arguments, cwd=tmp_path))
+            arguments = [coordinator, str(process), *further]
+            processes.append(helpers.start(f"tests.hosts.{program}", *arguments, cwd=tmp_path))
         return processes
 
     yield started
@@ -39,7 +39,7 @@ def scores_of(process):
 
 
 def test_two_processes_score_instances_as_one_does_and_one_misses_process_0(start, tmp_path):
-    first, second = start(60)
+    first, second = start("join_and_add", "60")
     for number, process in enumerate((first, second)):
         sentence = line_of(process, "error: ")
         folder = tmp_path / f"of-{number}"
@@ -63,7 +63,7 @@ def test_two_processes_score_instances_as_one_does_and_one_misses_process_0(star
 
 
 def test_a_frozen_process_is_missed_and_ends_when_it_wakes(start):
-    first, frozen = start(2)
+    first, frozen = start("join_and_add", "2")
     for process in (first, frozen):
         scores_of(process)
     frozen.send_signal(signal.SIGSTOP)
@@ -74,6 +74,19 @@ def test_a_frozen_process_is_missed_and_ends_when_it_wakes(start):
         assert err.splitlines()[-1].startswith("error: process 1 (")
         assert "nothing was heard of it for 2 s" in err
         frozen.send_signal(signal.SIGCONT)
+
+
+def test_a_checkpoint_that_one_process_cannot_write_ends_both_with_its_sentence(start, tmp_path):
+    first, second = start("save_together")
+    _, own = first.communicate(timeout=100)
+    _, told = second.communicate(timeout=100)
+    assert (first.returncode, second.returncode) == (2, 2), own + told
+    assert own.startswith("error: a checkpoint could not be written to "), own
+    assert "File too large" in own
+    assert told.startswith("error: process 0 has ended: "), told
+    assert own.removeprefix("error: ") in told
+    kept = [path.name for path in (tmp_path / "run/checkpoints/last").iterdir() if path.name.isdigit()]
+    assert kept == ["1"]
 
 
 def errors_of(err):

@@ -26,10 +26,12 @@ SETTINGS = {
     "data.crop": "(48, 64)",
     "batch_size": "8",
     "log_every": "1",
-    "eval_every": "1",
+    "eval_every": "2",
     "checkpoint_every": "1",
-    "optimizer.learning_rate": "0.01",
-    "optimizer.power": "0",  # the rate does not depend on the number of steps
+    "model.loops": "1",
+    "optimizer.learning_rate": "0.02",
+    "optimizer.schedule": "multi_step",  # the rate does not depend on the number of steps
+    "optimizer.milestones": "(1,)",
 }
 
 
@@ -94,7 +96,9 @@ def on_one_device(monkeypatch):
     monkeypatch.setattr(devices, "data_mesh", lambda _=None: Mesh(np.array(jax.devices()[:1]), ("data",)))
 
 
-def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(start, tmp_path, monkeypatch):
+def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(
+    start, tmp_path, monkeypatch, shared_programs
+):
     """2 x 4 devices until a signal, 4 x 2 until one is killed, then 1 x 8, as against 1 x 1."""
     write_camvid(tmp_path / "camvid", pictures=3)
     monkeypatch.chdir(tmp_path)
@@ -139,9 +143,9 @@ def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(start,
         ("val/mIoU", 2e-2),
     ):
         a, b = logged(many, metric), logged(one, metric)
-        assert sorted(b) == list(range(1, steps + 1))
+        assert metric == "val/mIoU" or sorted(b) == list(range(1, steps + 1))
         if metric == "val/mIoU" and stopped not in a:
-            b.pop(stopped)  # the signal came before it
+            b.pop(stopped, None)  # the signal came before it
         assert sorted(a) == sorted(b)
         np.testing.assert_allclose(
             [a[step] for step in sorted(a)], [b[step] for step in sorted(b)], rtol=tolerance
@@ -155,10 +159,9 @@ def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(start,
 def test_a_damaged_picture_of_one_process_ends_all_with_its_sentence(start, tmp_path):
     write_camvid(tmp_path / "camvid", pictures=2)
     pictures = write_camvid(tmp_path / "other", pictures=2) / "images" / "train"
-    two = start(2, {"steps": 4000, "eval_every": 0, "checkpoint_every": 4000}, last={"data.dir": "other"})
-    wait_for_step(tmp_path / "many", 1, two)
     for path in pictures.iterdir():
         path.write_bytes(b"no picture")
+    two = start(2, {"steps": 2, "eval_every": 0}, last={"data.dir": "other"})
     (first, _, told), (second, _, own) = outcomes(two)
     assert (first, second) == (2, 2), told + own
     assert [line for line in own.splitlines() if "is damaged or not a picture" in line]

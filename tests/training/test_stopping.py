@@ -65,3 +65,24 @@ def test_where_nothing_is_to_be_saved_a_signal_is_obeyed_in_time(ended, monkeypa
         assert event.wait(10)
     assert finished.is_set()
     assert codes == [143]
+
+
+def test_where_nothing_is_to_be_saved_a_process_ends_the_others_with_it(ended, monkeypatch):
+    _, event = ended
+    monkeypatch.setattr(stopping, "PATIENCE", 0.2)
+    told, order = [], []
+
+    class Others:
+        def stop_by(self, received):
+            return 0  # they do not ask
+
+        def fail(self, sentence, code):
+            told.append((sentence, code, list(order), event.is_set()))
+
+    with StopSignal(lambda _: None, Others()) as stop:
+        stop.nothing_to_save = lambda: order.append("saved")
+        send(signal.SIGTERM)
+        assert event.wait(10)
+    sentence, code, before, too_late = told[0]
+    assert sentence.startswith("it was stopped by SIGTERM; all is saved")
+    assert (code, before, too_late) == (143, ["saved"], False)

@@ -1,0 +1,37 @@
+"""One of two processes that write checkpoints together, until the first one finds no room for its part.
+
+Its arguments are COORDINATOR PROCESS.
+"""
+
+import contextlib
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+
+from ccnet_jax import command_line, devices
+from ccnet_jax.hosts.config import HostsConfig
+from ccnet_jax.hosts.join import joined
+from ccnet_jax.run.checkpoints import Checkpoints
+from ccnet_jax.run.folder import RunFolder
+from tests.helpers import small_files_only
+
+
+def main():
+    coordinator, process = sys.argv[1:]
+    with joined(HostsConfig(coordinator, 2, int(process), 60, 60), {}):
+        everywhere = devices.replicated(devices.data_mesh())
+        values = jax.jit(lambda: {"x": jnp.arange(100_000.0)}, out_shardings=everywhere)()
+        with Checkpoints(RunFolder.at("run")) as checkpoints:
+            checkpoints.save_last(1, values, values)
+            checkpoints.finish()
+            with small_files_only() if process == "0" else contextlib.nullcontext():
+                checkpoints.save_last(2, values, values)
+                while True:
+                    time.sleep(0.1)
+                    checkpoints.check()
+
+
+if __name__ == "__main__":
+    command_line.run(main)
