@@ -55,6 +55,14 @@ def no_network() -> Iterator[None]:
 
 
 @pytest.fixture
+def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For files that train again and again: see `tests/shared_programs.py`."""
+    from tests import shared_programs  # which imports what trains: only where it is used
+
+    shared_programs.share(monkeypatch)
+
+
+@pytest.fixture
 def without_shape_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As users run it: a check of the signatures would refuse wrong arguments before the code's own check."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

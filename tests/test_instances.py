@@ -21,6 +21,7 @@ from ccnet_jax.run.checkpoints import load_variables, variables_like
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tasks.sentences import random_weights_warnings
+from tests import shared_programs
 from tests.helpers import load_config, ran
 from tests.miniatures import write_coco
 
@@ -71,14 +72,7 @@ def runs(coco, said, tmp_path_factory):
     config = functools.partial(load_config, "coco:r50-rcca", data__dir=str(coco), **SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        make_train_step, made = train.make_train_step, []
-
-        def made_once(*arguments):  # and compiled once
-            if not made:
-                made.append(make_train_step(*arguments))
-            return made[0]
-
-        patch.setattr(train, "make_train_step", made_once)
+        shared_programs.share(patch)
         patch.setattr(train, "say", said.append)
         whole, resumed = RunFolder(folder / "whole"), RunFolder(folder / "resumed")
         train.train(config(steps=4), whole)

@@ -23,6 +23,7 @@ from ccnet_jax.training.stopping import Stopped, StopSignal
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 DETERMINED = ("step", "loss", "main_loss", "auxiliary_loss", "gradient_norm", "learning_rate", "val/mIoU")
 
 

@@ -19,9 +19,11 @@ from ccnet_jax.training import step as training_step
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.stopping import StopSignal
+from tests import shared_programs
 from tests.helpers import load_config, with_gamma
 from tests.miniatures import write_camvid
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
 LOGGED = ("loss", "main_loss", "auxiliary_loss", "learning_rate")
 
 
@@ -34,10 +36,13 @@ def small_config(folder, **changes):
     values = {
         "data__name": "camvid",
         "data__dir": str(folder),
-        "batch_size": 8,
+        "data__crop": (48, 64),
+        "batch_size": 2,
         "log_every": 1,
         "eval_every": 0,
         "checkpoint_every": 100,
+        "optimizer__schedule": "multi_step",  # which knows no number of steps: one program for all runs
+        "optimizer__milestones": (1,),
     }
     return load_config("demo", **(values | changes))
 
@@ -108,12 +113,17 @@ def test_the_loss_is_main_plus_weighted_auxiliary():
     assert metrics["auxiliary_loss"] > 0
 
 
-def test_a_run_overfits_four_pictures(tmp_path):
+def test_a_run_overfits_four_pictures(tmp_path, monkeypatch):
+    one = devices.data_mesh(jax.devices()[:1])
+    monkeypatch.setattr(devices, "data_mesh", lambda _: one)
     config = small_config(
         write_camvid(tmp_path / "camvid"),
-        steps=120,
+        optimizer__schedule="poly",
+        optimizer__learning_rate=0.5,
+        data__crop=None,
+        steps=80,
         batch_size=4,
-        eval_every=120,
+        eval_every=80,
         log_every=10,
         data__eval_split="train",
     )
@@ -130,14 +140,15 @@ def test_a_run_overfits_four_pictures(tmp_path):
 
 def test_bfloat16_learns_too(tmp_path):
     folder = write_camvid(tmp_path / "camvid")
-    train.train(small_config(folder, steps=20, batch_size=4, dtype="bfloat16"), RunFolder(tmp_path / "run"))
+    changes = {"optimizer__schedule": "poly", "dtype": "bfloat16", "steps": 20}
+    train.train(small_config(folder, **changes), RunFolder(tmp_path / "run"))
     lines = logged(tmp_path / "run")
     assert lines[-1]["loss"] < 0.4 * lines[0]["loss"]
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
     folder = write_camvid(tmp_path / "camvid")
-    config = small_config(folder, steps=6, data__crop=(48, 64), data__flip=True)
+    config = small_config(folder, steps=6, data__flip=True)
     train.train(config, RunFolder(tmp_path / "whole"))
 
     with monkeypatch.context() as patch:
@@ -164,8 +175,9 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
 
 def test_the_metrics_say_where_the_time_goes_and_a_trace_is_written(tmp_path, capsys):
+    shared_programs.forget()
     folder = write_camvid(tmp_path / "camvid")
-    config = small_config(folder, steps=4, data__crop=(48, 64), log_every=2, profile=(2, 2))
+    config = small_config(folder, steps=4, log_every=2, profile=(2, 2))
     train.train(config, RunFolder(tmp_path / "run"))
     first, last = logged(tmp_path / "run")
     assert first["compile_seconds"] > 0 == last["compile_seconds"]
@@ -195,7 +207,7 @@ def test_pictures_of_several_sizes_are_warned_of(tmp_path, capsys):
         for i, (height, width) in enumerate([(48, 64), (32, 64)]):
             path = str(folder / kind / "train" / f"{i}.png")
             cv2.imwrite(path, cv2.imread(path, cv2.IMREAD_UNCHANGED)[:height, :width])
-    train.train(small_config(folder, steps=4, batch_size=1), RunFolder(tmp_path / "run"))
+    train.train(small_config(folder, steps=4, batch_size=1, data__crop=None), RunFolder(tmp_path / "run"))
     compiled = [line["compile_seconds"] > 0 for line in logged(tmp_path / "run")]
     assert compiled[0]
     assert sum(compiled) == 2  # once for each size
@@ -204,7 +216,7 @@ def test_pictures_of_several_sizes_are_warned_of(tmp_path, capsys):
 
 def test_a_finished_run_costs_nothing_and_a_longer_one_goes_on(tmp_path, capsys):
     folder = write_camvid(tmp_path / "camvid")
-    config = small_config(folder, steps=2, data__crop=(48, 64))
+    config = small_config(folder, steps=2)
     train.train(config, RunFolder(tmp_path / "run"))
     train.train(config, RunFolder(tmp_path / "run"))
     assert "nothing to train" in capsys.readouterr().out
@@ -214,11 +226,11 @@ def test_a_finished_run_costs_nothing_and_a_longer_one_goes_on(tmp_path, capsys)
 
 def test_another_config_in_the_same_folder_is_refused_and_loses_nothing(tmp_path):
     folder = write_camvid(tmp_path / "camvid")
-    train.train(small_config(folder, steps=1, data__crop=(48, 64)), RunFolder(tmp_path / "run"))
+    train.train(small_config(folder, steps=2), RunFolder(tmp_path / "run"))
     before = (tmp_path / "run/config.json").read_text()
     with pytest.raises(UserError, match=r"model.context='rcca', not 'psp'.*another --workdir"):
         train.train(
-            small_config(folder, steps=1, data__crop=(48, 64), model__context="psp"),
+            small_config(folder, steps=2, model__context="psp"),
             RunFolder(tmp_path / "run"),
         )
     assert (tmp_path / "run/config.json").read_text() == before
@@ -226,21 +238,21 @@ def test_another_config_in_the_same_folder_is_refused_and_loses_nothing(tmp_path
 
 def test_ruined_weights_stop_the_run_and_are_not_saved(tmp_path):
     folder = write_camvid(tmp_path / "camvid")
-    settings = {"steps": 30, "data__crop": (48, 64), "checkpoint_every": 1}
+    settings = {"steps": 30, "checkpoint_every": 1}
     with pytest.raises(UserError, match="lower --config.optimizer.learning_rate"):
         train.train(
             small_config(folder, optimizer__learning_rate=1e30, **settings), RunFolder(tmp_path / "run")
         )
     assert not list((tmp_path / "run/checkpoints/last").iterdir())
     # nothing worth keeping is there, so the folder may be used again
-    train.train(small_config(folder, **(settings | {"steps": 1})), RunFolder(tmp_path / "run"))
-    assert [line["step"] for line in logged(tmp_path / "run")] == [1]
+    train.train(small_config(folder, **(settings | {"steps": 2})), RunFolder(tmp_path / "run"))
+    assert [line["step"] for line in logged(tmp_path / "run")] == [1, 2]
 
 
 def test_updates_that_are_all_skipped_are_logged_with_the_rate_of_the_optimizer(tmp_path):
     folder = write_camvid(tmp_path / "camvid", pictures=2)
     rate = {"optimizer__learning_rate": 1e30, "skip_nonfinite": 3}
-    settings = {"steps": 3, "batch_size": 2, "data__crop": (48, 64)}
+    settings = {"steps": 3}
     train.train(small_config(folder, **rate, **settings), RunFolder(tmp_path / "run"))
     lines = logged(tmp_path / "run")
     assert [line["skipped_updates"] for line in lines] == [1, 2, 3]
@@ -250,10 +262,10 @@ def test_updates_that_are_all_skipped_are_logged_with_the_rate_of_the_optimizer(
 
 def test_a_run_without_validation_leaves_pictures_too_and_obeys_a_signal_then(tmp_path, monkeypatch):
     folder = write_camvid(tmp_path / "camvid", pictures=2)
-    received = iter([0, 15])
+    received = iter([0, 0, 15])
     monkeypatch.setattr(StopSignal, "agreed", lambda _: next(received))
     with pytest.raises(SystemExit) as stopped:
-        train.train(small_config(folder, steps=1, data__crop=(48, 64)), RunFolder(tmp_path / "run"))
+        train.train(small_config(folder, steps=2), RunFolder(tmp_path / "run"))
     assert stopped.value.code == 143
     assert sorted(p.name for p in (tmp_path / "run/pictures/train").iterdir()) == ["0.png", "1.png"]
 
