@@ -1,0 +1,164 @@
+"""What it costs an update of several hosts to ask whether one of them has received a signal.
+
+    python -m experiments.stop_flag [--updates 100] [--rounds 20]
+
+Two processes on this machine train the smallest network together, as in `ccnet_jax.train`. In every round
+they make so many updates without asking, with the question that training asks after each update (see
+`ccnet_jax.hosts.agreement`), and with a flag that all processes gather after each update, which is the usual
+way. Writes experiments/results/stop_flag.json.
+"""
+
+import argparse
+import json
+import pathlib
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from ccnet_jax import command_line, devices
+from ccnet_jax.config import Config, parse
+from ccnet_jax.config_files import ConfigName, load
+from ccnet_jax.errors import UserError
+from ccnet_jax.hosts.config import HostsConfig
+from ccnet_jax.hosts.join import joined
+from ccnet_jax.progress import progress_bar
+from ccnet_jax.tasks import TASKS
+from ccnet_jax.training.optimizers import build_optimizer
+from ccnet_jax.training.step import make_initial_state, make_train_step
+from experiments import markdown
+from kernels.measure import ROOT, result_head, write_result
+
+PATH = ROOT / "experiments" / "results" / "stop_flag.json"
+WAYS = {
+    "none": "no question",
+    "question": "the question of `ccnet_jax.train`",
+    "gathered": "a flag gathered from all processes",
+}
+PROCESSES, CLASSES, SIDE, BATCH = 2, 5, 32, 2
+QUESTIONS = 10_000  # asked without updates between them
+
+
+def config() -> Config:
+    """The smallest network."""
+    return parse(load(ConfigName.of("demo")), {"model.width": "0.125", "model.context": "none"})
+
+
+def measured(settings: HostsConfig, updates: int, rounds: int) -> dict[str, Any]:
+    """{"seconds": {way: of an update, by round}, "question": seconds of a question alone}, in one process."""
+    chosen = config()
+    task = TASKS[chosen.task]
+    with joined(settings, {}) as link:
+        mesh = devices.data_mesh()
+        network = task.network(chosen, CLASSES)
+        optimizer = build_optimizer(chosen.optimizer, chosen.steps, task.is_trained(chosen))
+        state = make_initial_state(network, optimizer, chosen.seed, devices.replicated(mesh))()
+        train_step = make_train_step(task.loss(chosen, network), optimizer, chosen.seed)
+        rng = np.random.default_rng(jax.process_index())
+        images = rng.integers(0, 256, (BATCH // PROCESSES, SIDE, SIDE, 3), dtype=np.uint8)
+        batch = devices.put_batch({"image": images, "label": images[..., 0] % CLASSES}, mesh)
+        ask: dict[str, Callable[[], object]] = {
+            "none": lambda: None,
+            "question": lambda: link.stop_by(0),
+            "gathered": lambda: multihost_utils.process_allgather(np.int32(0)).any(),
+        }
+
+        def seconds_an_update(way: str) -> float:
+            nonlocal state
+            began = time.perf_counter()
+            for _ in range(updates):
+                state, metrics = train_step(state, batch)
+                ask[way]()
+                jax.block_until_ready(metrics)
+            return (time.perf_counter() - began) / updates
+
+        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+        for number in progress_bar(range(-1, rounds), unit="round", disable=jax.process_index() != 0):
+            for way in WAYS:
+                taken = seconds_an_update(way)
+                if number >= 0:  # the first one compiles
+                    seconds[way].append(taken)
+        began = time.perf_counter()
+        for _ in range(QUESTIONS):
+            ask["question"]()
+        return {"seconds": seconds, "question": (time.perf_counter() - began) / QUESTIONS}
+
+
+def measured_in_processes(updates: int, rounds: int) -> dict[str, Any]:
+    """`measured` by process 0 of two. Raises UserError where one fails."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        output = pathlib.Path(folder) / "measured.json"
+        flags = [f"--updates={updates}", f"--rounds={rounds}", f"--coordinator=127.0.0.1:{port}"]
+        processes = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "experiments.stop_flag",
+                    *flags,
+                    f"--process={n}",
+                    f"--output={output}",
+                ],
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+            )
+            for n in range(PROCESSES)
+        ]
+        try:
+            codes = [process.wait() for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        if any(codes):
+            raise UserError(f"the processes ended with exit status {' and '.join(map(str, codes))}")
+        return json.loads(output.read_text())
+
+
+def tables(report: dict[str, Any]) -> dict[str, str]:
+    """{"updates"}: Markdown, a line for each way to ask."""
+    medians = {way: statistics.median(report["seconds"][way]) for way in WAYS}
+    lines = []
+    for way, words in WAYS.items():
+        ratios = [x / y for x, y in zip(report["seconds"][way], report["seconds"]["none"], strict=True)]
+        low, ratio, high = np.percentile(ratios, (25, 50, 75))
+        lines.append([words, f"{1e3 * medians[way]:.3g}", f"{ratio:.3f} ({low:.3f} to {high:.3f})"])
+    alone = [f"{WAYS['question']}, alone", f"{1e3 * report['question']:.2g}", ""]
+    header = ["after each update", "ms an update", "time, median of the rounds (and middle half)"]
+    return {"updates": markdown.table(header, [*lines, alone])}
+
+
+def main() -> None:
+    """The program, which also is what each process runs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--updates", type=command_line.positive, default=100)
+    parser.add_argument("--rounds", type=command_line.positive, default=20)
+    parser.add_argument("--coordinator", help=argparse.SUPPRESS)
+    parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--output", type=pathlib.Path, help=argparse.SUPPRESS)
+    flags = parser.parse_args()
+    if flags.process is not None:
+        place = HostsConfig(flags.coordinator, PROCESSES, flags.process)
+        values = measured(place, flags.updates, flags.rounds)
+        if flags.process == 0:
+            flags.output.write_text(json.dumps(values))
+        return
+    values = measured_in_processes(flags.updates, flags.rounds)
+    report = result_head() | {"updates": flags.updates} | values
+    write_result(PATH, report)
+    print(tables(report)["updates"])
+
+
+if __name__ == "__main__":
+    command_line.run(main)
