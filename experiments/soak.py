@@ -4,11 +4,13 @@
 
 Trains the smallest network on the built-in scenes with one worker, validation and checkpoints, and looks
 every second at the whole tree of processes. Writes experiments/results/soak.json with the change per 1,000
-updates of each quantity after the first fifth, which warms up, and how uncertain that change is. Linux only.
+updates of each quantity after the first fifth, which warms up, and how uncertain that change is; and with how
+long training stood still for checkpoints. Linux only.
 """
 
 import argparse
 import contextlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -28,10 +30,10 @@ from experiments import markdown
 from kernels.measure import ROOT, result_head, write_result
 
 PATH = ROOT / "experiments" / "results" / "soak.json"
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "batch_size": 1,
     "log_every": 10,
-    "eval_every": 250,
+    "eval_every": 25,
     "checkpoint_every": 100,
     "data.crop": "(32,32)",
     "data.workers": 1,
@@ -100,13 +102,33 @@ def slope(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     return 1000 * float(fit[0]), 1000 * float(error)
 
 
+def saving(updates: list[dict[str, Any]]) -> dict[str, float]:
+    """What checkpoints cost by the logs of updates: their number, seconds of each, share of the time.
+
+    The time is that of updates and of the standstill for checkpoints, without validation and compiling.
+    """
+    steps = [0] + [line["step"] for line in updates]
+    lengths = [step - before for before, step in itertools.pairwise(steps)]
+    training = sum(n / line["images_per_second"] for n, line in zip(lengths, updates, strict=True))
+    training *= SETTINGS["batch_size"]
+    still = sum(line["save_seconds"] for line in updates)
+    due = [SETTINGS["eval_every"], SETTINGS["checkpoint_every"]]
+    number = sum(any(step % every == 0 for every in due) for step in range(1, steps[-1]))
+    return {"checkpoints": number, "seconds": still / number, "share": still / (still + training)}
+
+
 def tables(report: dict[str, Any]) -> dict[str, str]:
-    """{"slopes"}: Markdown, a line for each quantity."""
+    """{"slopes"}: Markdown, a line for each quantity; {"saving"}: what `saving` returns."""
     lines = [
         [words, f"{row['median']:.4g}", f"{row['slope']:+.3g} ± {row['error']:.2g}"]
         for words, row in ((QUANTITIES[name], row) for name, row in report["quantities"].items())
     ]
-    return {"slopes": markdown.table(["", "median", "change per 1,000 updates"], lines)}
+    saved = report["saving"]
+    cells = [f"{saved['checkpoints']:,}", f"{saved['seconds']:.3f}", markdown.percent(saved["share"])]
+    return {
+        "slopes": markdown.table(["", "median", "change per 1,000 updates"], lines),
+        "saving": markdown.table(["checkpoints", "s of standstill each", "% of the time"], [cells]),
+    }
 
 
 def main() -> None:
@@ -157,9 +179,10 @@ def main() -> None:
         change, error = slope(steps, values)
         quantities[name] = {"median": float(np.median(values)), "slope": change, "error": error}
     compiled = [line["step"] for line in updates if line["compile_seconds"] > 0]
-    report = result_head() | {"steps": flags.steps, "quantities": quantities, "steps_that_compiled": compiled}
+    report = result_head() | {"steps": flags.steps, "quantities": quantities, "saving": saving(updates)}
+    report["steps_that_compiled"] = compiled
     write_result(PATH, report)
-    print(tables(report)["slopes"])
+    print(*tables(report).values(), sep="\n\n")
     if compiled != [updates[0]["step"]]:
         raise UserError(f"JAX compiled the update again in the logs of the steps {compiled[1:]}")
 

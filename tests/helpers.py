@@ -26,6 +26,7 @@ from ccnet_jax.config_files import ConfigName
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
+from ccnet_jax.training.step import State
 from tests import compiling
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -55,6 +56,12 @@ def random_variables(model, seed: int = 0):
 
     like = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "uint8"))
     return jax.tree_util.tree_map_with_path(drawn, like)
+
+
+def random_state(model, optimizer) -> State:
+    """The state before the first update, with `random_variables`."""
+    variables = random_variables(model)
+    return State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
 
 
 def with_gamma(variables, gamma: float):

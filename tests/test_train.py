@@ -20,7 +20,7 @@ from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.stopping import StopSignal
 from tests import shared_programs
-from tests.helpers import load_config, with_gamma
+from tests.helpers import load_config, random_state, random_variables, with_gamma
 from tests.miniatures import write_camvid
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -74,15 +74,16 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implem
     results = []
     for count in (1, 8):
         mesh = devices.data_mesh(jax.devices()[:count])
-        state = jax.jit(lambda: training_step.initial_state(model, optimizer, 0))()
+        state = random_state(model, optimizer)
         state = state.replace(variables=with_gamma(state.variables, 0.5))
         state = jax.device_put(state, devices.replicated(mesh))
         batch = devices.put_batch(batch_of(8), mesh)
         assert len(batch["image"].addressable_shards) == count
         assert batch["image"].addressable_shards[0].data.shape[0] == 8 // count
+        compiled = step.lower(state, batch).compile()
         if not ohem:  # which ranks the whole batch's pixels; nothing else may leave its device
-            assert "all-gather" not in step.lower(state, batch).compile().as_text()
-        after, metrics = step(state, batch)
+            assert "all-gather" not in compiled.as_text()
+        after, metrics = compiled(state, batch)
         assert all(x.is_fully_replicated for x in jax.tree.leaves(after))
         gradients = optax.tree_utils.tree_get(after.optimizer, "trace")
         results.append((metrics, after.variables, gradients))
@@ -101,8 +102,7 @@ def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implem
 def test_the_loss_is_main_plus_weighted_auxiliary():
     config = load_config("demo", loss__auxiliary_weight=0.25)
     model = build_network(config.model, 13, config.dtype)
-    optimizer = build_optimizer(config.optimizer, 10)
-    variables = jax.jit(lambda: training_step.initial_state(model, optimizer, 0))().variables
+    variables = random_variables(model)
     loss, (metrics, _) = make_loss(model, config.loss)(
         variables["params"],
         variables["batch_stats"],
@@ -296,8 +296,7 @@ def test_best_is_kept_apart_and_forgotten_when_its_steps_are_made_again(tmp_path
 def test_dropout_differs_from_step_to_step():
     config = load_config("demo")
     model = build_network(config.model, 13, config.dtype)
-    optimizer = build_optimizer(config.optimizer, 10)
-    variables = jax.jit(lambda: training_step.initial_state(model, optimizer, 0))().variables
+    variables = random_variables(model)
     loss = jax.jit(make_loss(model, config.loss))
     values = {
         float(loss(variables["params"], variables["batch_stats"], batch_of(2), jax.random.key(i))[0])

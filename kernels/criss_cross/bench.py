@@ -67,7 +67,7 @@ FULL = Setup(
     matrix=8192,
 )
 TOY = Setup(
-    (Size(1, 9, 7, 8, 32), Size(1, 12, 20, 8, 32)),
+    (Size(1, 9, 7, 8, 32),),
     ("triton_interpret", "xla"),
     rounds=3,
     round_seconds=0.0,

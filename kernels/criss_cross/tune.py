@@ -274,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", type=parsed_shapes, help="BxHxW,...; default: those of bench")
-    parser.add_argument("--dtypes", type=parsed_dtypes, default=DTYPES, help="default: both of bench")
+    parser.add_argument("--dtypes", type=parsed_dtypes, help="default: both of bench, with --toy one")
     parser.add_argument("--output", type=result_file, help="JSON file; rows that it holds are kept")
     parser.add_argument("--toy", action="store_true", help="two candidates on a tiny image, interpreted")
     flags = parser.parse_args(arguments)
@@ -283,13 +283,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if instead and not flags.toy:
         sys.exit(f"Tuning needs an NVIDIA GPU of compute capability 8.0 or newer; this is {instead}.")
     shapes: Sequence[Size] = flags.shapes or bench.FULL.sizes
-    effort, candidates = FULL, sensible_blocks
+    effort, candidates, all_dtypes = FULL, sensible_blocks, DTYPES
     if flags.toy:
         print("# TOY SIZE: the interpreter's times mean nothing")
-        shapes, effort, candidates = [Size(1, 6, 6, 8, 32)], TOY, toy_blocks
+        shapes, effort, candidates, all_dtypes = [Size(1, 6, 6, 8, 32)], TOY, toy_blocks, DTYPES[:1]
+    dtypes = flags.dtypes or all_dtypes
     problems = [
         Problem(direction, dtype, size, candidates(direction, dtype, size))
-        for direction, dtype, size in itertools.product(DIRECTIONS, flags.dtypes, squares(shapes))
+        for direction, dtype, size in itertools.product(DIRECTIONS, dtypes, squares(shapes))
     ]
     report = {**result_head(), "sources": sources("kernels"), "toy": flags.toy, "rows": [], "finished": False}
     if flags.output:
@@ -301,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             report["rows"].append(row)
             if flags.output:
                 write_result(flags.output, report)
-        report["finished"] |= flags.shapes is None and set(flags.dtypes) == set(DTYPES)
+        report["finished"] |= flags.shapes is None and set(dtypes) == set(all_dtypes)
     if flags.output:
         write_result(flags.output, report)
     print("\n".join(map(row_line, report["rows"])))

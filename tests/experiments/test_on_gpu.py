@@ -66,9 +66,9 @@ def test_every_part_leaves_its_result(folder):
     ("result", "table", "lines", "cell"),
     [
         ("kernels", "errors", 3, "| float16 | 1 of 1 | "),
-        ("bench", "times", 8, "| 1x9x7 | bfloat16 | forward+backward | "),
+        ("bench", "times", 4, "| 1x9x7 | bfloat16 | forward+backward | "),
         ("blocks", "times", None, "| backward | 16 bits | up to 16 | "),
-        ("bench_tuned", "times", 8, "| us | dtype | direction | triton_interpret | xla | floor |"),
+        ("bench_tuned", "times", 4, "| us | dtype | direction | triton_interpret | xla | floor |"),
         ("model_speed", "times", None, "| inference R-10 "),
         ("camvid", "scores", 1, f"| {camvid.TOY_STEPS} of {camvid.TOY_STEPS} | "),
     ],

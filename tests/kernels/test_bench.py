@@ -28,8 +28,7 @@ def test_every_case_has_every_implementation(report):
     assert report["toy"] is True
     cases = [(x["shape"], x["dtype"], x["direction"], x["implementation"]) for x in report["rows"]]
     assert cases == [
-        (shape, dtype, direction, implementation)
-        for shape in ("1x9x7", "1x12x20")
+        ("1x9x7", dtype, direction, implementation)
         for dtype in ("bfloat16", "float32")
         for direction in ("forward", "forward+backward")
         for implementation in ("triton_interpret", "xla")
@@ -66,7 +65,7 @@ def test_the_table_says_what_it_is_worth_and_shows_failures(report):
     text = bench.table({**report, "rows": [failed, *report["rows"][1:]]})
     assert "TOY SIZES: the interpreter's times mean nothing" in text
     assert "failed: RESOURCE_EXHAUSTED" in text
-    assert sum("float32  forward+backward xla" in line for line in text.splitlines()) == 2
+    assert sum("float32  forward+backward xla" in line for line in text.splitlines()) == 1
 
 
 def test_least_work_of_the_papers_size():
@@ -134,12 +133,14 @@ def test_a_benchmark_that_was_cut_off_goes_on(report, tmp_path, monkeypatch):
     asked = []
 
     def measured(*case):
-        asked.append(case[0].name)
+        asked.append(case[:3])
         return report["rows"][:2]
 
     monkeypatch.setattr(bench, "measured_rows", measured)
     bench.main(["--toy", "--resume", "--output", str(path)])
-    assert asked == ["1x12x20", "1x12x20"]
+    assert [(size.name, *rest) for size, *rest in asked] == [
+        ("1x9x7", "float32", direction) for direction in ("forward", "forward+backward")
+    ]
     again = json.loads(path.read_text())
     assert again["rows"][:-4] == report["rows"][:-4]
     assert again["finished"]

@@ -30,6 +30,19 @@ def inputs(shape, dtype=jnp.float32, scale=1.0):
     return query * scale, key, value, upstream
 
 
+def results(implementation, query, key, value, upstream):
+    """out, log-sum-exp, d query, d key, d value."""
+
+    def attend(*arrays):
+        return criss_cross_attention(*arrays, implementation=implementation, return_residuals=True)
+
+    (out, lse), pull = jax.vjp(attend, query, key, value)
+    return out, lse, *pull((upstream, jnp.zeros_like(lse)))
+
+
+reference = jax.jit(functools.partial(results, "xla"))
+
+
 @pytest.mark.parametrize("implementation", RUNNABLE)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_forward_and_gradients_equal_the_float64_loop(shape, implementation):
@@ -64,18 +77,13 @@ def test_low_precision_stays_close_to_the_loop(dtype, tolerance, implementation)
 
 
 @pytest.mark.parametrize("implementation", RUNNABLE)
-@pytest.mark.parametrize("scale", [0.0, 1e4], ids=["constant", "extreme"])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 8, 16), (1, 5, 1, 8, 16), (2, 5, 7, 8, 16)], ids=str)
-def test_extreme_and_constant_energies_stay_finite(shape, dtype, scale, implementation):
-    query, key, value, upstream = inputs(shape, dtype, scale)
-
-    def total(q, k, v):
-        return (criss_cross_attention(q, k, v, implementation=implementation) * upstream).sum()
-
-    out = criss_cross_attention(query, key, value, implementation=implementation)
-    for array in (out, *jax.grad(total, (0, 1, 2))(query, key, value)):
-        assert bool(jnp.isfinite(array).all())
+def test_extreme_and_constant_energies_stay_finite(shape, dtype, implementation):
+    compiled = jax.jit(functools.partial(results, implementation))
+    for scale in (0.0, 1e4):
+        for array in compiled(*inputs(shape, dtype, scale)):
+            assert bool(jnp.isfinite(array).all())
 
 
 @pytest.mark.parametrize("implementation", RUNNABLE)
@@ -122,25 +130,23 @@ def relative_error(got, want):
     return np.abs(got - want).max() / max(np.abs(want).max(), 1e-30)
 
 
-@pytest.mark.parametrize("generation", ["hopper", "ampere"])
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2), (jnp.float16, 3e-3)], ids=str
+    ("generation", "dtype", "tolerance"),
+    [  # block sizes depend on the generation and on the bytes of a number
+        ("hopper", jnp.float32, 1e-5),
+        ("ampere", jnp.float32, 1e-5),
+        ("hopper", jnp.bfloat16, 2e-2),
+        ("ampere", jnp.float16, 3e-3),
+    ],
+    ids=str,
 )
 @pytest.mark.parametrize("shape", REAL_SHAPES, ids=str)
 def test_kernels_equal_the_float32_reference(shape, dtype, tolerance, generation, monkeypatch):
     monkeypatch.setattr(device, "generation", lambda: generation)
     query, key, value, upstream = inputs(shape, dtype, scale=0.5)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def results(implementation, query, key, value, upstream):
-        def attend(*arrays):
-            return criss_cross_attention(*arrays, implementation=implementation, return_residuals=True)
-
-        (out, lse), pull = jax.vjp(attend, query, key, value)
-        return out, lse, *pull((upstream, jnp.zeros_like(lse)))
-
-    got = results("triton_interpret", query, key, value, upstream)
-    wanted = results("xla", *(x.astype(jnp.float32) for x in (query, key, value, upstream)))
+    got = jax.jit(functools.partial(results, "triton_interpret"))(query, key, value, upstream)
+    wanted = reference(*(x.astype(jnp.float32) for x in (query, key, value, upstream)))
     names = ("out", "log-sum-exp", "d query", "d key", "d value")
     for name, array, want in zip(names, got, wanted, strict=True):
         assert array.dtype == (jnp.float32 if name == "log-sum-exp" else dtype), name

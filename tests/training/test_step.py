@@ -14,6 +14,7 @@ from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import State, initial_state, is_finite, make_train_step, split_batch
 from ccnet_jax.training.upsampled import UpsampledLogits
+from tests.helpers import random_state
 
 NETWORK = CCNet(3, 10, "mmseg", "none", width=0.125)
 
@@ -67,7 +68,7 @@ def test_steps_lower_the_loss_and_warming_up_begins_at_rest():
         name="adamw", schedule="cosine", warmup_steps=1, clip_norm=1.0, learning_rate=1e-3
     )
     optimizer = build_optimizer(config, 8)
-    state = jax.jit(lambda: initial_state(NETWORK, optimizer, 0))()
+    state = random_state(NETWORK, optimizer)
     before = jax.tree.map(np.asarray, state.variables["params"])
     step = make_train_step(make_loss(NETWORK, LossConfig(class_weights=(1.0, 2.0, 0.5))), optimizer, 0)
     state, first = step(state, batch())
@@ -80,7 +81,7 @@ def test_steps_lower_the_loss_and_warming_up_begins_at_rest():
 
 def test_accumulated_gradients_are_the_mean_of_the_parts():
     optimizer = build_optimizer(OptimizerConfig(momentum=0.0, weight_decay=0.0, power=0.0), 4)
-    state = jax.jit(lambda: initial_state(NETWORK, optimizer, 0))()
+    state = random_state(NETWORK, optimizer)
     params, batch_stats = jax.tree.map(jnp.copy, (state.variables["params"], state.variables["batch_stats"]))
     whole = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1]]), batch())
     gradient = jax.jit(jax.value_and_grad(make_loss(NETWORK, LossConfig()), has_aux=True))
@@ -106,7 +107,7 @@ def after_a_step(count, accumulate):
     """Metrics and variables after an update of eight times the same picture, on `count` devices."""
     mesh = devices.data_mesh(jax.devices()[:count])
     optimizer = build_optimizer(OptimizerConfig(), 4)
-    state = jax.jit(lambda: initial_state(NETWORK, optimizer, 0), out_shardings=devices.replicated(mesh))()
+    state = jax.device_put(random_state(NETWORK, optimizer), devices.replicated(mesh))
     whole = devices.put_batch(jax.tree.map(lambda x: np.repeat(x[:1], 8, axis=0), batch()), mesh)
     step = make_train_step(make_loss(NETWORK, LossConfig()), optimizer, 7, accumulate)
     state, metrics = step(state, whole)
