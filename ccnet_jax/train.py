@@ -123,7 +123,8 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
                 meter.go_on_from(progress)
             say(f"going on from step {start} of {run}")
         elif source is not None:
-            state = state.replace(variables=pretrained.load_backbone(source, state.variables))
+            variables = pretrained.load_backbone(source, state.variables)
+            state = State(state.step, variables, state.optimizer)
         else:
             for sentence in random_weights_warnings(config, task):
                 say(sentence)

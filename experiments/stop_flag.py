@@ -1,6 +1,6 @@
 """What it costs an update of several hosts to ask whether one of them has received a signal.
 
-    python -m experiments.stop_flag [--updates 100] [--rounds 20]
+    python -m experiments.stop_flag [--updates 20] [--rounds 15]
 
 Two processes on this machine train the smallest network together, as in `ccnet_jax.train`. In every round
 they make so many updates without asking, with the question that training asks after each update (see
@@ -142,8 +142,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--updates", type=command_line.positive, default=100)
-    parser.add_argument("--rounds", type=command_line.positive, default=20)
+    parser.add_argument("--updates", type=command_line.positive, default=20)
+    parser.add_argument("--rounds", type=command_line.positive, default=15)
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=pathlib.Path, help=argparse.SUPPRESS)

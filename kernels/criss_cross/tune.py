@@ -283,7 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if instead and not flags.toy:
         sys.exit(f"Tuning needs an NVIDIA GPU of compute capability 8.0 or newer; this is {instead}.")
     shapes: Sequence[Size] = flags.shapes or bench.FULL.sizes
-    effort, candidates, all_dtypes = FULL, sensible_blocks, DTYPES
+    all_dtypes: Sequence[str] = DTYPES
+    effort, candidates = FULL, sensible_blocks
     if flags.toy:
         print("# TOY SIZE: the interpreter's times mean nothing")
         shapes, effort, candidates, all_dtypes = [Size(1, 6, 6, 8, 32)], TOY, toy_blocks, DTYPES[:1]
