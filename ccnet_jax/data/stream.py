@@ -56,9 +56,7 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
             else iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
         )
         self._number, self._skip_damaged = start, skip_damaged
-        self._damaged: dict[
-            int, int
-        ] = {}  # {number of a picture: of the batch that would have shown it first}
+        self._damaged: dict[int, int] = {}  # {number of a picture: of the first batch that lacks it}
         self._replaced: dict[int, int] = {}  # {number of a batch: its pictures that stand in for others}
 
     def __next__(self) -> dict[str, np.ndarray]:
