@@ -55,7 +55,7 @@ def write_whole(path: pathlib.Path, data: bytes | str) -> None:
 def obstacle(path: pathlib.Path, folder: bool = False) -> str | None:
     """Why `path` cannot be written, to be known before hours of work; None where it can.
 
-    It is tried in the folder that is there already, and leaves nothing.
+    It is tried in the folder that is there already, with a file that has no name: killed, it leaves nothing.
 
     Args:
       path: of a file, or of a folder for files; what lies above it need not exist.
@@ -76,7 +76,7 @@ def obstacle(path: pathlib.Path, folder: bool = False) -> str | None:
         above = next(x for x in ([path] if folder else []) + list(path.absolute().parents) if x.exists())
         if not above.is_dir():
             return f"lies below {above}, which is a file"
-        with tempfile.TemporaryDirectory(prefix=".", dir=above):
+        with tempfile.TemporaryFile(dir=above):
             return None
     except OSError as error:
         return f"cannot be written ({error.strerror})"

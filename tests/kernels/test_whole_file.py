@@ -3,6 +3,7 @@
 import os
 import pathlib
 import stat
+import tempfile
 
 import pytest
 
@@ -33,6 +34,20 @@ def test_nobody_can_wait_for_a_temporary_file_with_a_link(tmp_path):
             temporary.write_text("x")
     assert len(names) == 3
     assert all(str(os.getpid()) not in name for name in names)
+
+
+def test_what_tries_a_folder_has_no_name_there(tmp_path, monkeypatch):
+    """A process that is killed just then leaves nothing."""
+    made, seen = tempfile.TemporaryFile, []
+
+    def watched(*arguments, **options):
+        file = made(*arguments, **options)
+        seen.append(list(tmp_path.iterdir()))
+        return file
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", watched)
+    assert obstacle(tmp_path / "new" / "file") is None
+    assert seen == [[]]
 
 
 def test_names_may_have_any_length(tmp_path):
