@@ -50,7 +50,7 @@ def joined(settings: HostsConfig, shared: Mapping[str, str]) -> Iterator[Link]:
         _finish(link)
         raise
     except BaseException as error:
-        if _comes_from_others(error):
+        if comes_from_others(error):
             link.wait_for_loss(settings.silence_seconds + 10)
         _fail(link, error)
         raise
@@ -97,10 +97,13 @@ def _finish(link: Link) -> None:
     jax.distributed.shutdown()
 
 
-def _comes_from_others(error: BaseException) -> bool:
-    """Whether the error may be what JAX makes of the loss of another process."""
-    text = str(error)
-    return user_error_in(error) is None and any(word in text for word in ("Gloo", "NCCL", "nccl", "RCCL"))
+def comes_from_others(error: BaseException) -> bool:
+    """Whether the error may be what JAX, or Orbax, makes of the loss of another process.
+
+    Inside `joined` it should be raised on: then this process waits until it hears which one is lost.
+    """
+    words = ("Gloo", "NCCL", "nccl", "RCCL", "barrier")
+    return user_error_in(error) is None and any(word in str(error) for word in words)
 
 
 def _fail(link: Link, error: BaseException) -> None:

@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 
 from ccnet_jax import devices
 from ccnet_jax.errors import UserError, first_line, writing
+from ccnet_jax.hosts.join import comes_from_others
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.run import checksums, weights_file
 from ccnet_jax.run.checkpoint_names import check_names
@@ -192,6 +193,8 @@ class Checkpoints:
             failure = f"a checkpoint could not be written to {self._root} ({first_line(error)})"
             remedy = "make room, or see to it that the folder is there and may be written"
             if jax.process_count() > 1:
+                if comes_from_others(error):
+                    raise
                 raise OneHostFailed(f"{failure}; {remedy}") from None
             free = _free(self._root)
             with contextlib.suppress(Exception):  # the folder may go now; what is saved next sees to that

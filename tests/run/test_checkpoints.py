@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from ccnet_jax.errors import UserError
-from ccnet_jax.run.checkpoints import Checkpoints, load_variables, set_damaged_aside, step_folder
+from ccnet_jax.run.checkpoints import (
+    Checkpoints,
+    OneHostFailed,
+    load_variables,
+    set_damaged_aside,
+    step_folder,
+)
 from ccnet_jax.run.checksums import SUMS
 from ccnet_jax.run.folder import RunFolder
 from tests.helpers import small_files_only
@@ -235,6 +241,21 @@ def test_a_removed_folder_is_told(run):
         run.checkpoints.mkdir(parents=True)
         checkpoints.save_last(6, variables(6), buffers(6), {"count": 6})  # which was there before
     assert_is(restored(run), 6)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("No space left on device", OneHostFailed), ("Gloo AllGather failed: closed by peer", RuntimeError)],
+)
+def test_of_several_hosts_one_that_cannot_write_is_told_from_one_that_is_lost(run, words, kind, monkeypatch):
+    with Checkpoints(run) as checkpoints, monkeypatch.context() as patch:
+        patch.setattr(jax, "process_count", lambda: 2)
+
+        def fail(_):
+            raise RuntimeError(words)
+
+        with pytest.raises(kind, match=words):
+            checkpoints._guarded("last", fail)
 
 
 def test_a_file_in_place_of_the_folder_is_told(tmp_path):
