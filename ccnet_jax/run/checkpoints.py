@@ -176,7 +176,7 @@ class Checkpoints:
         try:
             size, free = sum(x.nbytes for x in jax.tree.leaves(arrays)), _free(self._root)
             if size > free:
-                complaint = UserError(
+                raise UserError(
                     f"a checkpoint of {size / 1e9:.3g} GB does not fit into {self._root}, where "
                     f"{free / 1e9:.3g} GB are free; make room there"
                 )

@@ -11,10 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
-import jax.numpy as jnp
 import psutil
-from jax.experimental import multihost_utils
 
+from ccnet_jax import devices
 from ccnet_jax.errors import UserError, writing
 from ccnet_jax.run.folder import RunFolder
 
@@ -78,10 +77,7 @@ def locked_for_all_hosts(run: RunFolder, tell: Callable[[str], None]) -> Iterato
                 closing.enter_context(run.mirrored(tell))
             except UserError as error:
                 complaint = error
-        refused = complaint is not None
-        if jax.process_count() > 1:
-            refused = bool(multihost_utils.broadcast_one_to_all(jnp.int32(refused)))
-        if refused:
+        if devices.as_first(complaint is not None):
             raise complaint or UserError(f"{run} is not free; the first host says why")
         yield
 
