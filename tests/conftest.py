@@ -3,6 +3,7 @@
 No test reaches the network, and none that tries passes.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ jaxtyping.install_import_hook(["kernels", "ccnet_jax"], f"{shape_checks.__name__
 
 for setting, value in compiling.SETTINGS.items():  # in this process alone
     jax.config.update(setting, value)
+gc.set_threshold(100_000, 50, 100)  # a fifth of tracing would be the collector, looking for what is not there
 
 
 HERE = (None, "", "localhost", "127.0.0.1", "::1")  # hosts that are this machine
@@ -60,6 +62,17 @@ def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests import shared_programs  # which imports what trains: only where it is used
 
     shared_programs.share(monkeypatch)
+
+
+@pytest.fixture
+def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registers the backbone of `tests/tiny_backbone.py` for this test; `helpers.TINY` chooses it."""
+    from ccnet_jax.models.backbones import BACKBONES
+
+    monkeypatch.setitem(BACKBONES, "tiny", None)  # which is undone, also where the import registers it
+    from tests import tiny_backbone
+
+    BACKBONES["tiny"] = tiny_backbone.BACKBONE
 
 
 @pytest.fixture

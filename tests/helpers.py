@@ -30,6 +30,10 @@ from ccnet_jax.training.step import State
 from tests import compiling
 
 ROOT = pathlib.Path(__file__).parents[1]
+# The keys that choose the backbone of `tests/tiny_backbone.py`, and the flags with which a program does.
+TINY = {"model.backbone": "tiny", "model.depth": 2}
+TINY_FLAGS = [f"--parts={ROOT}/tests/tiny_backbone.py"]
+TINY_FLAGS += [f"--config.{key}={value}" for key, value in TINY.items()]
 
 
 def load_config(name: str, **changes) -> Config:

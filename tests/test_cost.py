@@ -10,7 +10,7 @@ from ccnet_jax import cost
 from ccnet_jax.costs import memory
 from ccnet_jax.errors import UserError
 from kernels import aot
-from tests.helpers import fresh_python
+from tests.helpers import TINY_FLAGS, fresh_python
 
 TINY = ["demo", "--config.data.crop=64,64", "--batch=2"]
 
@@ -35,7 +35,7 @@ def test_a_config_is_planned_for_a_gpu():
         from ccnet_jax import cost
         from ccnet_jax.costs import memory
         memory.largest_batch = lambda planned, first, limit: (first[0], dict([first]))
-        sys.argv = ["cost", *{TINY!r}, "--gpu=a10", "--inference=64x96", "--json"]
+        sys.argv = ["cost", *{TINY + TINY_FLAGS!r}, "--gpu=a10", "--inference=64x96", "--json"]
         cost.main()
     """
     result = json.loads(fresh_python("-c", code))

@@ -20,10 +20,10 @@ from ccnet_jax.run.metric_log import MetricLog, points
 from ccnet_jax.tasks import TASKS, sentences
 from ccnet_jax.tasks.sentences import fitting, sentences_for_updates
 from ccnet_jax.training.stopping import Stopped, StopSignal
-from tests.helpers import load_config
+from tests.helpers import TINY, load_config
 from tests.miniatures import write_camvid
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("shared_programs", "tiny_backbone")
 DETERMINED = ("step", "loss", "main_loss", "auxiliary_loss", "gradient_norm", "learning_rate", "val/mIoU")
 
 
@@ -36,6 +36,7 @@ def in_a_folder_of_its_own(tmp_path, monkeypatch):
 def config(tmp_path):
     return load_config(
         "demo",
+        **TINY,
         data__name="camvid",
         data__dir=str(write_camvid(tmp_path / "camvid", pictures=3)),
         data__crop=(48, 64),

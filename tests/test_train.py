@@ -20,10 +20,10 @@ from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.stopping import StopSignal
 from tests import shared_programs
-from tests.helpers import load_config, random_state, random_variables, with_gamma
+from tests.helpers import TINY, load_config, random_state, random_variables, with_gamma
 from tests.miniatures import write_camvid
 
-pytestmark = pytest.mark.usefixtures("shared_programs")
+pytestmark = pytest.mark.usefixtures("shared_programs", "tiny_backbone")
 LOGGED = ("loss", "main_loss", "auxiliary_loss", "learning_rate")
 
 
@@ -44,7 +44,7 @@ def small_config(folder, **changes):
         "optimizer__schedule": "multi_step",  # which knows no number of steps: one program for all runs
         "optimizer__milestones": (1,),
     }
-    return load_config("demo", **(values | changes))
+    return load_config("demo", **(TINY | values | changes))
 
 
 def logged(workdir):
@@ -58,11 +58,13 @@ def batch_of(count, size=(48, 64)):
 
 
 @pytest.mark.parametrize(
-    ("ohem", "implementation"), [(False, None), (True, None), (False, "triton_interpret")]
+    ("ohem", "implementation", "backbone"),
+    [(False, None, {}), (True, None, TINY), (False, "triton_interpret", TINY)],
 )
-def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implementation):
+def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implementation, backbone):
     config = load_config(
         "demo",
+        **backbone,
         loss__name="ohem" if ohem else "cross_entropy",
         loss__ohem_min_kept=500,
         model__implementation=implementation,
@@ -103,7 +105,7 @@ def test_the_loss_is_main_plus_weighted_auxiliary():
     config = load_config("demo", loss__auxiliary_weight=0.25)
     model = build_network(config.model, 13, config.dtype)
     variables = random_variables(model)
-    loss, (metrics, _) = make_loss(model, config.loss)(
+    loss, (metrics, _) = jax.jit(make_loss(model, config.loss))(
         variables["params"],
         variables["batch_stats"],
         jax.tree.map(jnp.asarray, batch_of(2)),

@@ -36,7 +36,7 @@ def test_files_are_converted_scored_and_compared(tmp_path, monkeypatch, capsys):
     files.mkdir()
     file = (files / published.MMSEG_FILES[CONFIG]).with_suffix(".safetensors")
     export_weights(run, file)
-    data = write_cityscapes(tmp_path / "cityscapes")
+    data = write_cityscapes(tmp_path / "cityscapes", size=(16, 128))  # tested as 256x2048
     output = tmp_path / "result.json"
     command = [str(files), "--cityscapes", str(data), "--limit", "1", "--width", str(1 / 16)]
     command += ["--runs", str(tmp_path / "runs"), "--output", str(output)]

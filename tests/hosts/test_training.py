@@ -26,8 +26,8 @@ SETTINGS = {
     "data.crop": "(48, 64)",
     "batch_size": "8",
     "log_every": "1",
-    "eval_every": "2",
-    "checkpoint_every": "1",
+    "eval_every": "2",  # which is saved before
+    "checkpoint_every": "100",
     "model.loops": "1",
     "optimizer.learning_rate": "0.02",
     "optimizer.schedule": "multi_step",  # the rate does not depend on the number of steps
@@ -59,7 +59,7 @@ def start_program(folder, processes, changes, last):
     for process in range(processes):
         values = of_all | {"hosts.process": process} | (last if process == processes - 1 else {})
         arguments = [f"--config.{key}={value}" for key, value in values.items()]
-        arguments += [f"--config={helpers.ROOT}/configs/demo.py", "--workdir=many"]
+        arguments += [f"--config={helpers.ROOT}/configs/demo.py", "--workdir=many", *helpers.TINY_FLAGS]
         started.append(helpers.start("ccnet_jax.train", *arguments, cwd=folder, devices=8 // processes))
     return started
 
@@ -97,7 +97,7 @@ def on_one_device(monkeypatch):
 
 
 def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(
-    start, tmp_path, monkeypatch, shared_programs
+    start, tmp_path, monkeypatch, shared_programs, tiny_backbone
 ):
     """2 x 4 devices until a signal, 4 x 2 until one is killed, then 1 x 8, as against 1 x 1."""
     write_camvid(tmp_path / "camvid", pictures=3)
@@ -131,7 +131,8 @@ def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(
     assert kept.hosts == HostsConfig()  # where the processes met is not the run's
 
     steps = max(logged(many, "loss")) + 1
-    config = parse(config_files.load(ConfigName.of("demo")), SETTINGS | {"steps": str(steps)})
+    settings = helpers.TINY | SETTINGS | {"steps": str(steps)}
+    config = parse(config_files.load(ConfigName.of("demo")), settings)
     train.train(config, RunFolder(many))
     on_one_device(monkeypatch)
     train.train(config, RunFolder(one))

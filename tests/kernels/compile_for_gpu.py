@@ -1,6 +1,6 @@
-"""Compiles the kernels for a GPU in a process of its own; prints what they cost as JSON.
+"""Compiles the kernels for GPUs in a process of its own; prints what they cost as JSON, a line for each GPU.
 
-python tests/kernels/compile_for_gpu.py h200 bfloat16 8x97x97 2x128x256
+python tests/kernels/compile_for_gpu.py h200,a100 bfloat16 8x97x97 2x128x256
 """
 
 import json
@@ -32,5 +32,6 @@ def costs(gpu: str, dtype: str, size: str) -> dict:
 
 
 if __name__ == "__main__":
-    gpu, dtype, *sizes = sys.argv[1:]
-    print(json.dumps({size: costs(gpu, dtype, size) for size in sizes}))
+    gpus, dtype, *sizes = sys.argv[1:]
+    for gpu in gpus.split(","):
+        print(json.dumps({size: costs(gpu, dtype, size) for size in sizes}))

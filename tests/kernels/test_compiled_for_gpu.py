@@ -34,84 +34,77 @@ def test_kernels_assemble_without_spills_at_the_papers_sizes(gpu, dtype):
             assert spilled == 0, (size, name)
 
 
+# {(height, width, dtype): [forward, both, both with remat]}: megabytes, 1 % above what two calls by hand plan, see
+# experiments/results/attention_memory.json
+RCCA_MEGABYTES = {
+    (97, 97, "float32"): [45.1, 114.5, 90.2],
+    (128, 256, "bfloat16"): [76.9, 195.5, 153.1],
+    (256, 512, "bfloat16"): [306, 781, 612],
+}
+
+
 @needs_compiler
-@pytest.mark.parametrize(
-    ("height", "width", "dtype", "forward", "both", "both_with_remat"),
-    [
-        # 1 % above what two calls by hand plan, see experiments/results/attention_memory.json
-        (97, 97, "float32", 45.1, 114.5, 90.2),
-        (128, 256, "bfloat16", 76.9, 195.5, 153.1),
-        (256, 512, "bfloat16", 306, 781, 612),
-    ],
-)
-def test_two_loops_of_rcca_stay_within_their_memory(height, width, dtype, forward, both, both_with_remat):
+def test_two_loops_of_rcca_stay_within_their_memory():
     code = f"""if True:
         from experiments.attention_memory import MODULES, planned_megabytes
-        for name in ("RCCA, fused", "RCCA, fused, remat"):
-            print(*planned_megabytes(MODULES[name], {height}, {width}, {dtype!r}))
+        for size in {list(RCCA_MEGABYTES)}:
+            for name in ("RCCA, fused", "RCCA, fused, remat"):
+                print("planned", *planned_megabytes(MODULES[name], *size))
     """
-    kept, recomputed = (list(map(float, line.split())) for line in fresh_python("-c", code).splitlines()[-2:])
-    input_megabytes = height * width * 512 * (4 if dtype == "float32" else 2) / 1e6
-    assert input_megabytes < kept[0] < forward
-    assert input_megabytes < kept[1] < both
-    assert recomputed[1] < both_with_remat
-    assert recomputed[1] < kept[1]
+    lines = [line.split() for line in fresh_python("-c", code).splitlines() if line.startswith("planned")]
+    found = [list(map(float, numbers)) for _, *numbers in lines]
+    for size, kept, recomputed in zip(RCCA_MEGABYTES, found[::2], found[1::2], strict=True):
+        height, width, dtype = size
+        forward, both, both_with_remat = RCCA_MEGABYTES[size]
+        input_megabytes = height * width * 512 * (4 if dtype == "float32" else 2) / 1e6
+        assert input_megabytes < kept[0] < forward, size
+        assert input_megabytes < kept[1] < both, size
+        assert recomputed[1] < both_with_remat, size
+        assert recomputed[1] < kept[1], size
 
 
-@needs_compiler
-def test_eight_gpus_keep_their_own_images():
-    code = """if True:
-        from kernels import aot
-        import jax, jax.numpy as jnp
-        from kernels import criss_cross_attention
+EIGHT_GPUS = """if True:
+    from kernels import aot
+    import jax, jax.numpy as jnp
+    from jax.sharding import PartitionSpec as P
+    from kernels import criss_cross_attention
 
-        def loss(query, key, value):
-            return (criss_cross_attention(query, key, value).astype(jnp.float32) ** 2).sum()
+    def loss(query, key, value):
+        return (criss_cross_attention(query, key, value).astype(jnp.float32) ** 2).sum()
 
-        query, value = (jax.ShapeDtypeStruct((8, 33, 65, c), jnp.bfloat16) for c in (64, 512))
-        report = aot.compile_for(
-            "h200",
-            jax.grad(loss, (0, 1, 2)),
-            query,
-            query,
-            value,
-            devices=8,
-            split=[True] * 3,
-            kernels=True,
-        )
-        assert any("criss_cross_backward" in name for name in report.kernels), report.kernels
-        assert "bf16[1,33,65,512]" in report.hlo
-        print("all-gather" in report.hlo)
-    """
-    assert fresh_python("-c", code).split()[-1] == "False"
+    query, value = (jax.ShapeDtypeStruct((8, 33, 65, c), jnp.bfloat16) for c in (64, 512))
+    report = aot.compile_for(
+        "h200",
+        jax.grad(loss, (0, 1, 2)),
+        query,
+        query,
+        value,
+        devices=8,
+        split=[True] * 3,
+        kernels=True,
+    )
+    assert any("criss_cross_backward" in name for name in report.kernels), report.kernels
+    assert "bf16[1,33,65,512]" in report.hlo
+    assert "all-gather" not in report.hlo  # each keeps its own images
 
-
-@needs_compiler
-@pytest.mark.parametrize("split", ["query", "key, value"])
-def test_shard_map_sums_the_gradients_of_what_every_gpu_shares(split):
-    code = f"""if True:
-        from kernels import aot
-        import jax, jax.numpy as jnp
-        from jax.sharding import PartitionSpec as P
-        from kernels import criss_cross_attention
-
-        def gradients(query, key, value):
-            def loss(*arrays):
-                return (criss_cross_attention(*arrays).astype(jnp.float32) ** 2).sum()
-            return jax.grad(loss, (0, 1, 2))(query, key, value)
-
-        names = ("query", "key", "value")
-        split = [name in {split!r}.split(", ") for name in names]
+    # the gradients of what every GPU shares are summed
+    for split in ([True, False, False], [False, True, True]):
         specs = tuple(P("data") if s else P() for s in split)
+        gradients = jax.grad(loss, (0, 1, 2))
         mapped = jax.shard_map(gradients, mesh=aot.mesh("h200", 8), in_specs=specs, out_specs=specs)
         arrays = [
             jax.ShapeDtypeStruct((8 if s else 1, 5, 7, c), jnp.bfloat16)
             for s, c in zip(split, (64, 64, 512))
         ]
         report = aot.compile_for("h200", mapped, *arrays, devices=8, split=split)
-        print("all-reduce" in report.hlo)
-    """
-    assert fresh_python("-c", code).split()[-1] == "True"
+        assert "all-reduce" in report.hlo, split
+    print("done")
+"""
+
+
+@needs_compiler
+def test_eight_gpus_keep_their_own_images_and_sum_the_gradients_of_what_they_share():
+    assert fresh_python("-c", EIGHT_GPUS).split()[-1] == "done"
 
 
 @needs_compiler
@@ -143,7 +136,9 @@ def test_what_is_donated_is_not_counted_twice():
 
 
 @needs_compiler
-@pytest.mark.parametrize("gpu", ["h100", "l40s", "rtx3090"])
-def test_kernels_compile_for_other_gpus(gpu):
-    report = json.loads(fresh_python("tests/kernels/compile_for_gpu.py", gpu, "bfloat16", "1x33x65"))
-    assert "criss_cross_forward_rows" in report["1x33x65"]
+def test_kernels_compile_for_other_gpus():
+    gpus = "h100,l40s,rtx3090"
+    lines = fresh_python("tests/kernels/compile_for_gpu.py", gpus, "bfloat16", "1x33x65").splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert "criss_cross_forward_rows" in json.loads(line)["1x33x65"]

@@ -41,6 +41,8 @@ def results(implementation, query, key, value, upstream):
 
 
 reference = jax.jit(functools.partial(results, "xla"))
+# For interpreted kernels of real sizes, which run longer than they compile.
+OPTIMIZED = {"xla_backend_optimization_level": 1}
 
 
 @pytest.mark.parametrize("implementation", RUNNABLE)
@@ -62,12 +64,8 @@ def test_forward_and_gradients_equal_the_float64_loop(shape, implementation):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.bfloat16, 2e-2), (jnp.float16, 3e-3)])
 def test_low_precision_stays_close_to_the_loop(dtype, tolerance, implementation):
     query, key, value, upstream = inputs((2, 5, 7, 8, 16), dtype, scale=0.5)
-
-    def attend(q, k, v):
-        return criss_cross_attention(q, k, v, implementation=implementation)
-
-    out, pull = jax.vjp(attend, query, key, value)
-    got = (out, *pull(upstream))
+    out, _, *gradients = jax.jit(functools.partial(results, implementation))(query, key, value, upstream)
+    got = (out, *gradients)
     exact = [np.asarray(x, np.float64) for x in (query, key, value, upstream)]
     wanted = (criss_cross_loop(*exact[:3]), *criss_cross_loop_gradients(*exact))
     for array, want in zip(got, wanted, strict=True):
@@ -98,12 +96,12 @@ def test_constant_energies_average_the_cross(implementation):
 def test_works_under_vmap_and_checkpoint(implementation):
     query, key, value, _ = inputs((2, 5, 7, 8, 16))
     attend = functools.partial(criss_cross_attention, implementation=implementation)
-    whole = attend(query, key, value)
-    one = jax.vmap(lambda q, k, v: attend(q[None], k[None], v[None])[0])
+    whole = jax.jit(attend)(query, key, value)
+    one = jax.jit(jax.vmap(lambda q, k, v: attend(q[None], k[None], v[None])[0]))
     np.testing.assert_allclose(one(query, key, value), whole, rtol=1e-5, atol=1e-5)
 
     def gradient(attend):
-        return jax.grad(lambda q: (attend(q, key, value) ** 2).sum())(query)
+        return jax.jit(jax.grad(lambda q: (attend(q, key, value) ** 2).sum()))(query)
 
     kept, recomputed = gradient(attend), gradient(jax.checkpoint(attend))
     # sums of values up to 10 in another order: float32 rounds them by about 1e-6
@@ -145,7 +143,9 @@ def test_kernels_equal_the_float32_reference(shape, dtype, tolerance, generation
     monkeypatch.setattr(device, "generation", lambda: generation)
     query, key, value, upstream = inputs(shape, dtype, scale=0.5)
 
-    got = jax.jit(functools.partial(results, "triton_interpret"))(query, key, value, upstream)
+    options = OPTIMIZED if value.size > 100_000 else None
+    kernels = jax.jit(functools.partial(results, "triton_interpret"), compiler_options=options)
+    got = kernels(query, key, value, upstream)
     wanted = reference(*(x.astype(jnp.float32) for x in (query, key, value, upstream)))
     names = ("out", "log-sum-exp", "d query", "d key", "d value")
     for name, array, want in zip(names, got, wanted, strict=True):
@@ -158,12 +158,19 @@ def test_kernels_equal_the_float32_reference(shape, dtype, tolerance, generation
 @pytest.mark.parametrize("implementation", RUNNABLE)
 def test_packed_equals_separate(implementation):
     query, key, value, upstream = inputs((2, 5, 19, 8, 24))
-    packed = jnp.concatenate([query, key, value], -1)
-    out, pull = jax.vjp(lambda x: packed_criss_cross_attention(x, 8, implementation=implementation), packed)
-    want, wanted_pull = jax.vjp(criss_cross_attention, query, key, value)
+
+    @jax.jit
+    def packed_results(packed):
+        attend = functools.partial(
+            packed_criss_cross_attention, key_channels=8, implementation=implementation
+        )
+        out, pull = jax.vjp(attend, packed)
+        return out, pull(upstream)[0]
+
+    out, gradient = packed_results(jnp.concatenate([query, key, value], -1))
+    want, _, *wanted_gradients = reference(query, key, value, upstream)
     np.testing.assert_allclose(out, want, rtol=1e-5, atol=1e-5)
-    gradients = jnp.concatenate(wanted_pull(upstream), -1)
-    np.testing.assert_allclose(pull(upstream)[0], gradients, rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(gradient, jnp.concatenate(wanted_gradients, -1), rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("implementation", RUNNABLE)
@@ -179,14 +186,14 @@ def test_log_sum_exp_is_exact_and_can_be_differentiated(implementation):
     energy = np.einsum("yxd,ijd->yxij", query[0], key[0], dtype=np.float64)
     y, x, i, j = np.indices(energy.shape)
     wanted = np.log(np.where((y == i) | (x == j), np.exp(energy), 0).sum((2, 3)))
-    np.testing.assert_allclose(attend(query, key)[0], wanted, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(attend)(query, key)[0], wanted, rtol=1e-5)
 
     def dense(query, key):
         energy = jnp.einsum("byxd,bijd->byxij", query, key, precision="highest")
         return jax.nn.logsumexp(jnp.where((y == i) | (x == j), energy, -jnp.inf), (3, 4))
 
     def gradients(log_sum_exp):
-        return jax.grad(lambda *arrays: (log_sum_exp(*arrays) * weight).sum(), (0, 1))(query, key)
+        return jax.jit(jax.grad(lambda *arrays: (log_sum_exp(*arrays) * weight).sum(), (0, 1)))(query, key)
 
     got, want = gradients(attend), gradients(dense)
     for array, other in zip(got, want, strict=True):
@@ -212,10 +219,10 @@ def test_works_under_scan(implementation):
 def test_vmap_over_some_arguments_only(implementation):
     query, key, value, _ = inputs((2, 5, 7, 8, 16))
     attend = functools.partial(criss_cross_attention, implementation=implementation)
-    mapped = jax.vmap(lambda q: jax.grad(lambda q: (attend(q, key, value) ** 2).sum())(q))
+    gradient = jax.grad(lambda q: (attend(q, key, value) ** 2).sum())
     twice = jnp.stack([query, 2 * query])
-    wanted = [jax.grad(lambda q: (attend(q, key, value) ** 2).sum())(q) for q in twice]
-    np.testing.assert_allclose(mapped(twice), jnp.stack(wanted), rtol=1e-4, atol=1e-4)
+    wanted = [jax.jit(gradient)(q) for q in twice]
+    np.testing.assert_allclose(jax.jit(jax.vmap(gradient))(twice), jnp.stack(wanted), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("implementation", RUNNABLE)

@@ -140,7 +140,7 @@ def test_gradients_equal_those_of_the_layer_written_out():
         return p["gamma"] * criss_cross_attention(query, key, value) + x
 
     got, want = (
-        jax.grad(lambda v, x, f=f: (f(v, x) ** 2).sum(), (0, 1))(variables, x)
+        jax.jit(jax.grad(lambda v, x, f=f: (f(v, x) ** 2).sum(), (0, 1)))(variables, x)
         for f in (CrissCrossAttention().apply, written_out)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), got, want)
@@ -164,7 +164,7 @@ def dependence(loops, height=4, width=5):
     """[H, W, H, W]: whether output pixel (y, x) changes with input pixel (i, j)."""
     x = jax.random.normal(jax.random.key(1), (1, height, width, 8))
     variables = with_gamma(RCCA(loops).init(jax.random.key(0), x), 1.0)
-    jacobian = jax.jacobian(lambda image: RCCA(loops).apply(variables, image[None])[0])(x[0])
+    jacobian = jax.jit(jax.jacobian(lambda image: RCCA(loops).apply(variables, image[None])[0]))(x[0])
     return np.abs(jacobian).max((2, 5)) > 0
 
 

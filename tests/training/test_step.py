@@ -16,7 +16,11 @@ from ccnet_jax.training.step import State, initial_state, is_finite, make_train_
 from ccnet_jax.training.upsampled import UpsampledLogits
 from tests.helpers import random_state
 
-NETWORK = CCNet(3, 10, "mmseg", "none", width=0.125)
+pytestmark = pytest.mark.usefixtures("tiny_backbone")
+
+
+def network():
+    return CCNet(3, 2, "mmseg", "none", width=0.125, backbone="tiny")
 
 
 def batch():
@@ -60,7 +64,7 @@ def test_both_heads_have_the_same_weights_and_smoothing():
 
 def test_class_weights_of_another_number_of_classes_get_a_sentence():
     with pytest.raises(ValueError, match=r"class_weights has 2 numbers, but the data set has 3 classes"):
-        make_loss(NETWORK, LossConfig(class_weights=(1.0, 2.0)))
+        make_loss(network(), LossConfig(class_weights=(1.0, 2.0)))
 
 
 def test_steps_lower_the_loss_and_warming_up_begins_at_rest():
@@ -68,9 +72,9 @@ def test_steps_lower_the_loss_and_warming_up_begins_at_rest():
         name="adamw", schedule="cosine", warmup_steps=1, clip_norm=1.0, learning_rate=1e-3
     )
     optimizer = build_optimizer(config, 8)
-    state = random_state(NETWORK, optimizer)
+    state = random_state(network(), optimizer)
     before = jax.tree.map(np.asarray, state.variables["params"])
-    step = make_train_step(make_loss(NETWORK, LossConfig(class_weights=(1.0, 2.0, 0.5))), optimizer, 0)
+    step = make_train_step(make_loss(network(), LossConfig(class_weights=(1.0, 2.0, 0.5))), optimizer, 0)
     state, first = step(state, batch())
     jax.tree.map(np.testing.assert_array_equal, state.variables["params"], before)  # the first rate is 0
     for _ in range(6):
@@ -81,17 +85,17 @@ def test_steps_lower_the_loss_and_warming_up_begins_at_rest():
 
 def test_accumulated_gradients_are_the_mean_of_the_parts():
     optimizer = build_optimizer(OptimizerConfig(momentum=0.0, weight_decay=0.0, power=0.0), 4)
-    state = random_state(NETWORK, optimizer)
+    state = random_state(network(), optimizer)
     params, batch_stats = jax.tree.map(jnp.copy, (state.variables["params"], state.variables["batch_stats"]))
     whole = jax.tree.map(lambda x: jnp.concatenate([x, x[:, ::-1]]), batch())
-    gradient = jax.jit(jax.value_and_grad(make_loss(NETWORK, LossConfig()), has_aux=True))
+    gradient = jax.jit(jax.value_and_grad(make_loss(network(), LossConfig()), has_aux=True))
     losses, total = [], jax.tree.map(jnp.zeros_like, params)
     for part, key in enumerate(jax.random.split(jax.random.fold_in(jax.random.key(7), 0), 2)):
         rows = jax.tree.map(lambda x, part=part: x[part::2], whole)
         (loss, (_, batch_stats)), found = gradient(params, batch_stats, rows, key)
         losses.append(float(loss))
         total = jax.tree.map(jnp.add, total, found)
-    state, metrics = make_train_step(make_loss(NETWORK, LossConfig()), optimizer, 7, accumulate=2)(
+    state, metrics = make_train_step(make_loss(network(), LossConfig()), optimizer, 7, accumulate=2)(
         state, whole
     )
     np.testing.assert_allclose(metrics["loss"], np.mean(losses), rtol=1e-5)
@@ -107,9 +111,9 @@ def after_a_step(count, accumulate):
     """Metrics and variables after an update of eight times the same picture, on `count` devices."""
     mesh = devices.data_mesh(jax.devices()[:count])
     optimizer = build_optimizer(OptimizerConfig(), 4)
-    state = jax.device_put(random_state(NETWORK, optimizer), devices.replicated(mesh))
+    state = jax.device_put(random_state(network(), optimizer), devices.replicated(mesh))
     whole = devices.put_batch(jax.tree.map(lambda x: np.repeat(x[:1], 8, axis=0), batch()), mesh)
-    step = make_train_step(make_loss(NETWORK, LossConfig()), optimizer, 7, accumulate)
+    step = make_train_step(make_loss(network(), LossConfig()), optimizer, 7, accumulate)
     state, metrics = step(state, whole)
     return jax.tree.map(np.asarray, (metrics, state.variables))
 
@@ -138,8 +142,8 @@ def test_a_batch_is_split_into_parts_without_moving_rows_between_devices():
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_new_state_takes_the_memory_of_the_old_one(accumulate):
     optimizer = build_optimizer(OptimizerConfig(), 4)
-    state = jax.eval_shape(lambda: initial_state(NETWORK, optimizer, 0))
-    step = make_train_step(make_loss(NETWORK, LossConfig()), optimizer, 0, accumulate)
+    state = jax.eval_shape(lambda: initial_state(network(), optimizer, 0))
+    step = make_train_step(make_loss(network(), LossConfig()), optimizer, 0, accumulate)
     memory = step.lower(state, batch()).compile().memory_analysis()
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     assert memory.alias_size_in_bytes >= size
