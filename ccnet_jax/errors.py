@@ -27,6 +27,10 @@ class HostLost(UserError):
     exit_code = 75  # "temporary failure, try again" in the sysexits.h of Unix
 
 
+class EndsElsewhere(Exception):
+    """Another process of the run has met an error, and will say which; this one ends with it."""
+
+
 def user_error_in(error: BaseException) -> UserError | None:
     """The UserError that an error is, or that led to it; None where there is none."""
     cause: BaseException | None = error

@@ -29,7 +29,7 @@ from ccnet_jax.devices import say
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate import DRAWN
 from ccnet_jax.hosts.join import joined
-from ccnet_jax.hosts.link import Link
+from ccnet_jax.hosts.link import Link, end_process, leave
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.checkpoints import Checkpoints, OneHostFailed, set_damaged_aside
 from ccnet_jax.run.folder import LATEST, RunFolder
@@ -40,13 +40,14 @@ from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tasks.sentences import fitting, random_weights_warnings, remarks, sentences_for_updates
 from ccnet_jax.training.clock import StepClock
-from ccnet_jax.training.meter import Meter, NotFinite
+from ccnet_jax.training.meter import Meter, NotFinite, Withdrawn
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.save_rhythm import SaveRhythm
 from ccnet_jax.training.schedules import build_schedule
 from ccnet_jax.training.step import State, make_initial_state, make_train_step, planned_bytes
 from ccnet_jax.training.stopping import Stopped, StopSignal
 from ccnet_jax.training.waiting import waiting
+from ccnet_jax.training.withdrawing import StoppedAlone, withdrawing
 from ccnet_jax.weights import pretrained
 from kernels.criss_cross import IMPLEMENTATIONS
 
@@ -134,9 +135,11 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         closing.callback(host_batches.close)
         if "batches" in progress and process == 0:  # which alone wrote what it knew
             host_batches.go_on_from(progress["batches"])
-        # hosts stop together, which they agree upon after an update
-        between = stop.check if processes == 1 else do_nothing
-        batches = waiting(devices.prefetched(host_batches, mesh), between)
+        # hosts stop together, which they agree upon after an update, if data come for it
+        alone = processes == 1
+        batches = waiting(devices.prefetched(host_batches, mesh), stop.check if alone else stop.check_late)
+        if not alone:
+            batches = closing.enter_context(withdrawing(batches, config.batch_size // processes, mesh))
 
         # ------------------------------------------- what goes on beside steps
         clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))
@@ -181,6 +184,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         def evaluate(step: int) -> None:
             """Score the weights on the validation split, all else being saved."""
             split = config.data.eval_split
+            between = stop.check if alone else do_nothing
             stop.nothing_to_save = checkpoints.finish
             with clock.paused(), fitting("validation", "lower --config.eval_batch_size"):
                 result = test(state.variables, eval_source, pictures=run.pictures(split), between=between)
@@ -196,10 +200,12 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
         def save_what_is_sound(kind: object, error: BaseException | None, trace: object) -> None:
             """After an error outside an update. Hosts save together: only what all of them meet lets them."""
-            met_by_all = processes == 1 or isinstance(error, NotFinite)
+            met_by_all = alone or isinstance(error, NotFinite | Withdrawn)
             if isinstance(error, Exception) and met_by_all and not updating and meter.step > start:
+                checkpoints.met_by_all = error
                 with contextlib.suppress(Exception):  # the error itself is what is told
                     save(meter.step, needed=True)
+                checkpoints.met_by_all = None
 
         closing.push(save_what_is_sound)
 
@@ -241,7 +247,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
                 # ---------------------------------- checkpoint, then evaluate
                 guarded(step, checkpoints.check)
-                late = rhythm.is_late() if processes == 1 else log_due and devices.as_first(rhythm.is_late())
+                late = rhythm.is_late() if alone else log_due and devices.as_first(rhythm.is_late())
                 final = step == config.steps
                 if final or eval_due or stopped_by or late or step % config.checkpoint_every == 0:
                     meter.settle()
@@ -332,12 +338,20 @@ def main(command: Sequence[str] | None = None) -> None:
         print(json.dumps(configuration.to_dict(config), indent=2))
         return
     compilation_cache.turn_on()
-    with contextlib.ExitStack() as together:
-        together.enter_context(command_line.interrupted_at_once())  # until `train` notes what comes
-        link = None
-        if config.distributed:
-            link = together.enter_context(joined(config.hosts, configuration.shared_values(config)))
-        train(config, run, link)
+    try:
+        with contextlib.ExitStack() as together:
+            together.enter_context(command_line.interrupted_at_once())  # until `train` notes what comes
+            link = None
+            if config.distributed:
+                link = together.enter_context(joined(config.hosts, configuration.shared_values(config)))
+            train(config, run, link)
+    # After a signal all is saved and closed. A thread that waits for data would keep Python from ending.
+    except StoppedAlone as stopped:
+        end_process(str(stopped), stopped.exit_code)
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise
+        leave(end.code)
 
 
 def named_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:

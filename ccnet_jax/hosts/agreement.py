@@ -32,21 +32,30 @@ class Agreement:
         """How often `stop_by` was called."""
         return self._count
 
+    @property
+    def signal(self) -> int:
+        """The number of the signal by which all processes are to stop, 0 while there is none."""
+        return self._signal
+
     def stop_by(self, received: int) -> int:
         """The number of the signal by which all processes stop now, 0 for going on.
 
         Every process calls it equally often. `received` is the signal that this one has, 0 for none.
         """
-        with self._changed:
-            ask = bool(received) and not self._asked and self._last is None
-            if ask:
-                self._asked = self._holding = True
-        if ask:
-            self._tell({"ask": received})
+        if received:
+            self.ask(received)
         with self._changed:
             self._changed.wait_for(lambda: not self._holding)
             self._count += 1
             return self._signal if self._last is not None and self._count >= self._last else 0
+
+    def ask(self, received: int) -> None:
+        """Let all stop by a signal that this process has; a thread may call it, while `stop_by` cannot be."""
+        with self._changed:
+            if self._asked or self._last is not None:
+                return
+            self._asked = self._holding = True
+        self._tell({"ask": received})
 
     def hold(self) -> None:
         """Let `stop_by` wait, and tell process 0 how often it was called."""

@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ccnet_jax.errors import UserError, user_error_in
+from ccnet_jax.errors import EndsElsewhere, UserError, user_error_in
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.hosts.link import Link, leave
 from ccnet_jax.hosts.meeting import meet
@@ -98,10 +98,12 @@ def _finish(link: Link) -> None:
 
 
 def comes_from_others(error: BaseException) -> bool:
-    """Whether the error may be what JAX, or Orbax, makes of the loss of another process.
+    """Whether the error is another process's, or may be what JAX, or Orbax, makes of the loss of one.
 
-    Inside `joined` it should be raised on: then this process waits until it hears which one is lost.
+    Inside `joined` it should be raised on: then this process waits until it hears which one, and why.
     """
+    if isinstance(error, EndsElsewhere):
+        return True
     words = ("Gloo", "NCCL", "nccl", "RCCL", "barrier")
     return user_error_in(error) is None and any(word in str(error) for word in words)
 

@@ -74,6 +74,15 @@ class Link:
         """`Agreement.stop_by`: the signal by which all processes stop now, 0 for going on."""
         return self._agreement.stop_by(received)
 
+    def ask(self, received: int) -> None:
+        """`Agreement.ask`: let all stop by a signal."""
+        self._agreement.ask(received)
+
+    @property
+    def stopping(self) -> int:
+        """The number of the signal by which all processes are to stop, 0 while there is none."""
+        return self._agreement.signal
+
     def finish(self) -> None:
         """Say that this process has done all its work, so that the end of its connection is no loss."""
         message: Message = {"finished": self._agreement.count}

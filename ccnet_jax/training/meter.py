@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from ccnet_jax.training.step import GUARDED, Metrics
+from ccnet_jax.errors import EndsElsewhere
+from ccnet_jax.training.step import GUARDED, WITHDRAWN, Metrics
 
 REMEMBERED = 101  # losses whose median is the usual one
 _JUDGED_FROM = 20  # losses from which a median says something
@@ -26,6 +27,10 @@ class NotFinite(Exception):
     def __init__(self, step: int, made: int, words: str):
         super().__init__(f"step {step}: {words}")
         self.step, self.made, self.words = step, made, words
+
+
+class Withdrawn(EndsElsewhere):
+    """An update in which a process had no batch to take part with; it changed nothing."""
 
 
 class Meter:
@@ -56,12 +61,15 @@ class Meter:
     def settle(self) -> None:
         """Wait for the update that was added last, and take its metrics.
 
-        Raises NotFinite where they are not finite and no more updates may be skipped.
+        Raises Withdrawn where a process had no batch for it, and NotFinite where they are not finite and no
+        more updates may be skipped.
         """
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        if values.pop(WITHDRAWN, 0):
+            raise Withdrawn(f"step {step}: a process had no batch")
         if words := _not_finite(values):
             if self._skipped >= self._skip:
                 raise NotFinite(step, self.made, words)

@@ -17,6 +17,7 @@ from kernels.criss_cross import device
 
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float32[Array, ""]]
+WITHDRAWN = "withdrawn"  # bool [B] in a batch: rows of a process that has none, so that no update is made
 GUARDED = ("loss", "gradient_norm", "parameter_norm")  # what has to be finite
 # (params, batch_stats, batch, key) -> loss [], (metrics, the new batch_stats)
 Loss = Callable[..., tuple[Float32[Array, ""], tuple[Metrics, PyTree]]]
@@ -71,7 +72,7 @@ def make_train_step(
     batch statistics are those of the global batch on any number of devices. The state's buffers are reused.
 
     An update whose loss, gradient or result is not finite changes nothing but the number of the step: no
-    state ever holds a number that is not finite.
+    state ever holds a number that is not finite. Neither does one of a batch with `WITHDRAWN` anywhere.
 
     With `accumulate` the batch goes through the network in so many parts, one after the other: loss, metrics
     and gradients are the means of the parts', and batch statistics are updated by each part.
@@ -111,6 +112,8 @@ def make_train_step(
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        batch = dict(batch)
+        withdrawn = batch.pop(WITHDRAWN, None)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         params = state.variables["params"]
         of_batch = gradients_of if accumulate == 1 else accumulated
@@ -121,7 +124,11 @@ def make_train_step(
         metrics["parameter_norm"] = optax.tree.norm(params)
         new = {"params": params, "batch_stats": batch_stats}, buffers
         old = state.variables, state.optimizer
-        variables, buffers = jax.tree.map(functools.partial(jnp.where, is_finite(metrics)), new, old)
+        counts = is_finite(metrics)
+        if withdrawn is not None:
+            metrics[WITHDRAWN] = withdrawn.any().astype(jnp.float32)
+            counts &= metrics[WITHDRAWN] == 0
+        variables, buffers = jax.tree.map(functools.partial(jnp.where, counts), new, old)
         return State(state.step + 1, variables, buffers), metrics
 
     return train_step

@@ -14,7 +14,7 @@ from ccnet_jax.hosts.link import Link
 
 PATIENCE = 15.0  # seconds in which work that need not be saved may come to an end of its own
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_GO_ON = "all is saved, and the same command on all hosts goes on from there"
+GO_ON = "all is saved, and the same command on all hosts goes on from there"
 
 
 class Stopped(Exception):
@@ -51,6 +51,7 @@ class StopSignal:
     def __init__(self, tell: Callable[[str], None] = print, link: Link | None = None):
         self._tell, self._link = tell, link
         self._received = 0
+        self._late_from: float | None = None
         self.nothing_to_save = lambda: None
         self._over = threading.Event()
 
@@ -85,6 +86,8 @@ class StopSignal:
                 first = False
                 self._tell("stopping: what is at work ends first; once more ends at once")
                 threading.Thread(target=self._lose_patience, args=(number,), daemon=True).start()
+                if self._link is not None:  # the main thread may be in an update that waits for the others
+                    self._link.ask(number)
 
     def _lose_patience(self, number: int) -> None:
         """End the process when something that need not be saved has taken long."""
@@ -95,9 +98,7 @@ class StopSignal:
                 with contextlib.suppress(Exception):  # no sentence is worth more than the end
                     finish()
                 if self._link is not None:
-                    self._link.fail(
-                        f"it was stopped by {signal.Signals(number).name}; {_GO_ON}", 128 + number
-                    )
+                    self._link.fail(f"it was stopped by {signal.Signals(number).name}; {GO_ON}", 128 + number)
                 self._end(number)
 
     def _end(self, number: int) -> None:
@@ -109,6 +110,18 @@ class StopSignal:
         """Raise `Stopped` where a signal has come."""
         if self._received:
             raise Stopped(self._received)
+
+    def check_late(self) -> None:
+        """Raise `Stopped` where a stop, of this process or all, has been waited for `PATIENCE` seconds.
+
+        For a wait that may last, in which `agreed` cannot be called. The time is counted from the first call
+        that finds a stop.
+        """
+        number = self._received or (self._link.stopping if self._link is not None else 0)
+        if number:
+            self._late_from = self._late_from or time.monotonic() + PATIENCE
+            if time.monotonic() > self._late_from:
+                raise Stopped(number)
 
     def agreed(self) -> int:
         """The signal's number, 0 for none; the same in all processes, whichever of them received one.

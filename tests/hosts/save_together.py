@@ -1,5 +1,7 @@
 """One of two processes that write checkpoints together, until the first one finds no room for its part.
 
+The second checkpoint is written after an error that both have met.
+
 Its arguments are COORDINATOR PROCESS.
 """
 
@@ -26,8 +28,15 @@ def main():
         with Checkpoints(RunFolder.at("run")) as checkpoints:
             checkpoints.save_last(1, values, values)
             checkpoints.finish()
-            with small_files_only() if process == "0" else contextlib.nullcontext():
+            try:
+                raise ArithmeticError("not finite")
+            except ArithmeticError as error:
+                checkpoints.met_by_all = error
                 checkpoints.save_last(2, values, values)
+                checkpoints.finish()
+                checkpoints.met_by_all = None
+            with small_files_only() if process == "0" else contextlib.nullcontext():
+                checkpoints.save_last(3, values, values)
                 while True:
                     time.sleep(0.1)
                     checkpoints.check()

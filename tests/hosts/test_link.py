@@ -113,6 +113,16 @@ def test_the_end_of_a_process_that_has_finished_is_no_loss():
     assert run.ended == {}
 
 
+def test_a_signal_is_told_also_while_no_step_ends():
+    run = Run(3).start()
+    run.links[1].ask(signal.SIGTERM)
+    until = time.monotonic() + 20
+    while [link.stopping for link in run.links] != [signal.SIGTERM] * 3:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    assert [link.stop_by(0) for link in run.links] == [signal.SIGTERM] * 3
+
+
 def test_a_lone_process_stops_when_it_asks():
     (link,) = Run(1).start().links
     assert link.stop_by(0) == 0

@@ -15,7 +15,7 @@ from ccnet_jax.config_files import ConfigName
 from ccnet_jax.data.datasets import camvid
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.models.config import build_network
-from ccnet_jax.run.checkpoints import load_variables, variables_like
+from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
 from ccnet_jax.run.folder import RunFolder
 from tests import helpers
 from tests.miniatures import write_camvid
@@ -157,14 +157,19 @@ def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), a, b)
 
 
-def test_a_damaged_picture_of_one_process_ends_all_with_its_sentence(start, tmp_path):
+def test_a_damaged_picture_of_one_process_ends_all_with_its_sentence_and_all_is_saved(start, tmp_path):
     write_camvid(tmp_path / "camvid", pictures=2)
     pictures = write_camvid(tmp_path / "other", pictures=2) / "images" / "train"
-    for path in pictures.iterdir():
-        path.write_bytes(b"no picture")
-    two = start(2, {"steps": 2, "eval_every": 0}, last={"data.dir": "other"})
-    (first, _, told), (second, _, own) = outcomes(two)
-    assert (first, second) == (2, 2), told + own
-    assert [line for line in own.splitlines() if "is damaged or not a picture" in line]
-    assert [line for line in told.splitlines() if line.startswith("error: process 1 (")], told
-    assert "Traceback" not in told + own
+    many = tmp_path / "many"
+    for begin in (1, None):  # after an update; then before the first, where there is nothing to save
+        two = start(2, {"steps": 400, "eval_every": 0}, last={"data.dir": "other"})
+        if begin is not None:
+            wait_for_step(many, begin, two)
+        for path in pictures.iterdir():
+            path.write_bytes(b"no picture")
+        (first, _, told), (second, _, own) = outcomes(two)
+        assert (first, second) == (2, 2), told + own
+        assert [line for line in own.splitlines() if "is damaged or not a picture" in line]
+        assert [line for line in told.splitlines() if line.startswith("error: process 1 (")], told
+        assert "Traceback" not in told + own
+        assert 1 <= Checkpoints.last_step(RunFolder(many)) == max(logged(many, "loss")) < 400

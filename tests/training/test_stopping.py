@@ -1,6 +1,8 @@
 import os
 import signal
 import threading
+import time
+import types
 
 import pytest
 
@@ -41,6 +43,19 @@ def test_a_first_signal_is_noted_and_told_and_the_handlers_come_back(ended):
     assert ended[0] == []
 
 
+def test_in_a_wait_that_may_last_a_stop_is_obeyed_late(ended, monkeypatch):
+    link = types.SimpleNamespace(stopping=0)
+    monkeypatch.setattr(stopping, "PATIENCE", 0.2)
+    stop = StopSignal(link=link)
+    stop.check_late()
+    link.stopping = signal.SIGTERM  # another process has received it
+    stop.check_late()  # from here on
+    time.sleep(0.3)
+    with pytest.raises(Stopped) as stopped:
+        stop.check_late()
+    assert stopped.value.number == signal.SIGTERM
+
+
 def test_a_second_signal_ends_the_process_at_once(ended):
     codes, event = ended
     told = threading.Event()
@@ -73,8 +88,8 @@ def test_where_nothing_is_to_be_saved_a_process_ends_the_others_with_it(ended, m
     told, order = [], []
 
     class Others:
-        def stop_by(self, received):
-            return 0  # they do not ask
+        def ask(self, received):
+            order.append(f"asked by {received}")
 
         def fail(self, sentence, code):
             told.append((sentence, code, list(order), event.is_set()))
@@ -85,4 +100,4 @@ def test_where_nothing_is_to_be_saved_a_process_ends_the_others_with_it(ended, m
         assert event.wait(10)
     sentence, code, before, too_late = told[0]
     assert sentence.startswith("it was stopped by SIGTERM; all is saved")
-    assert (code, before, too_late) == (143, ["saved"], False)
+    assert (code, before, too_late) == (143, ["asked by 15", "saved"], False)
