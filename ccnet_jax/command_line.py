@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import gc
 import pathlib
 import resource
 import signal
@@ -218,6 +219,9 @@ def run(main: Callable[[], Any]) -> None:
     logging.set_verbosity(logging.FATAL)  # Orbax reports files and tracebacks below; we tell in sentences
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of the start, see `ccnet_jax`
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if not gc.isenabled():  # of the start, too
+        gc.freeze()  # what was imported stays; the end of the program would look through all of it again
+        gc.enable()
     with ending_well():
         try:
             raise_open_files()

@@ -22,7 +22,5 @@ def xla_flags(devices: int) -> str:
     flags = [f"--xla_force_host_platform_device_count={devices}"]
     if importlib.metadata.version("jax").startswith("0.10."):
         flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_emitter_verification_level=0"]
-        flags += [
-            "--xla_cpu_parallel_codegen_split_count=1"
-        ]  # each part costs; the other core has its own test
+        flags += ["--xla_cpu_parallel_codegen_split_count=1"]  # each part costs; other cores have other tests
     return " ".join(flags)

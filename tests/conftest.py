@@ -29,6 +29,11 @@ for setting, value in compiling.SETTINGS.items():  # in this process alone
 gc.set_threshold(100_000, 50, 100)  # a fifth of tracing would be the collector, looking for what is not there
 
 
+def pytest_collection_finish() -> None:
+    """What was imported stays: the collector need not look through it."""
+    gc.freeze()
+
+
 HERE = (None, "", "localhost", "127.0.0.1", "::1")  # hosts that are this machine
 network_attempts: list[str] = []
 

@@ -137,7 +137,12 @@ def free_port() -> int:
 
 
 def fresh_python(*arguments: str) -> str:
-    """What a new Python prints: XLA reads its flags once, and here they are the tests' own."""
+    """What a new Python prints: XLA reads its flags once, and here they are the tests' own.
+
+    Without the garbage collector, which takes a fifth of the time of imports.
+    """
+    if arguments[0] == "-c":
+        arguments = ("-c", f"import gc; gc.disable()\n{arguments[1]}", *arguments[2:])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True

@@ -16,6 +16,7 @@ EVERY_BIT = """if True:
     from ccnet_jax.exporting import stablehlo
     from ccnet_jax.exporting.program import PictureShape
     from tests.exporting.programs import small_program
+    import tests.tiny_backbone
     jax.config.update("jax_disable_most_optimizations", True)
     program, path = small_program(PictureShape(), **{settings}), pathlib.Path("{path}")
     stablehlo.write(program, path)
@@ -24,7 +25,9 @@ EVERY_BIT = """if True:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"flavour": "official"}, {"dtype": "bfloat16"}], ids=["official", "mmseg bfloat16"]
+    "settings",
+    [{"flavour": "official"}, {"dtype": "bfloat16", "backbone": "tiny", "depth": 2}],
+    ids=["official", "mmseg bfloat16"],
 )
 def test_of_pictures_of_any_size_every_bit_is_the_jitted_models(settings, tmp_path):
     """By XLA's own choice of emitters: by the older ones, sums of open sides have another order."""

@@ -34,8 +34,8 @@ def test_kernels_assemble_without_spills_at_the_papers_sizes(gpu, dtype):
             assert spilled == 0, (size, name)
 
 
-# {(height, width, dtype): [forward, both, both with remat]}: megabytes, 1 % above what two calls by hand plan, see
-# experiments/results/attention_memory.json
+# {(height, width, dtype): [forward, both, both with remat]}: megabytes, 1 % above what two calls by hand
+# plan, see experiments/results/attention_memory.json
 RCCA_MEGABYTES = {
     (97, 97, "float32"): [45.1, 114.5, 90.2],
     (128, 256, "bfloat16"): [76.9, 195.5, 153.1],
