@@ -16,7 +16,8 @@ from absl import logging
 from ccnet_jax import config_files
 from ccnet_jax.config import Config, parse
 from ccnet_jax.config_files import ConfigName
-from ccnet_jax.errors import UserError, user_error_in
+from ccnet_jax.errors import EndAfterSignal, UserError, user_error_in
+from ccnet_jax.hosts.link import end_process, leave
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.settings import nearest
 from ccnet_jax.version import __version__
@@ -228,8 +229,12 @@ def run(main: Callable[[], Any]) -> None:
             main()
         except KeyboardInterrupt:
             raise SystemExit(128 + signal.SIGINT) from None
+        except EndAfterSignal as end:
+            leave(int(end.code or 0))
         except Exception as error:
             mistake = user_error_in(error)
             if mistake is None:
                 raise
+            if mistake.at_once:
+                end_process(str(mistake), mistake.exit_code)
             fail(str(mistake), mistake.exit_code)

@@ -16,15 +16,21 @@ class UserError(Exception):
 
     Attributes:
       exit_code: of a program that ends with it.
+      at_once: whether the program ends without waiting for its threads.
     """
 
     exit_code = 2
+    at_once = False
 
 
 class HostLost(UserError):
     """Another process of the run is missing or was lost; the same command, started again, goes on."""
 
     exit_code = 75  # "temporary failure, try again" in the sysexits.h of Unix
+
+
+class EndAfterSignal(SystemExit):
+    """The end by a signal, all being saved and closed. A program does not wait for its threads, then."""
 
 
 class EndsElsewhere(Exception):

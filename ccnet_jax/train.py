@@ -13,7 +13,6 @@ import argparse
 import contextlib
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,10 +25,10 @@ from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
 from ccnet_jax.data.sources import files_of
 from ccnet_jax.devices import say
-from ccnet_jax.errors import UserError
+from ccnet_jax.errors import EndAfterSignal, UserError
 from ccnet_jax.evaluation.evaluate import DRAWN
 from ccnet_jax.hosts.join import joined
-from ccnet_jax.hosts.link import Link, end_process, leave
+from ccnet_jax.hosts.link import Link
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.checkpoints import Checkpoints, OneHostFailed, set_damaged_aside
 from ccnet_jax.run.folder import LATEST, RunFolder
@@ -47,7 +46,7 @@ from ccnet_jax.training.schedules import build_schedule
 from ccnet_jax.training.step import State, make_initial_state, make_train_step, planned_bytes
 from ccnet_jax.training.stopping import Stopped, StopSignal
 from ccnet_jax.training.waiting import waiting
-from ccnet_jax.training.withdrawing import StoppedAlone, withdrawing
+from ccnet_jax.training.withdrawing import withdrawing
 from ccnet_jax.weights import pretrained
 from kernels.criss_cross import IMPLEMENTATIONS
 
@@ -139,7 +138,8 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         alone = processes == 1
         batches = waiting(devices.prefetched(host_batches, mesh), stop.check if alone else stop.check_late)
         if not alone:
-            batches = closing.enter_context(withdrawing(batches, config.batch_size // processes, mesh))
+            rows, alike = config.batch_size // processes, config.data.crop is not None
+            batches = closing.enter_context(withdrawing(batches, rows, mesh, alike))
 
         # ------------------------------------------- what goes on beside steps
         clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))
@@ -262,7 +262,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
                 save(meter.step, needed=True)
             bar.close()
             say(f"stopped after step {meter.step}; the same command with --workdir {run} goes on from there")
-            sys.exit(128 + stopped.number)
+            raise EndAfterSignal(128 + stopped.number) from None
 
         # ---------------------------------------------------------- the end
         if not config.eval_every:  # no validation has drawn pictures
@@ -272,7 +272,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         stopped_by = stop.agreed()
     say(f"finished; pictures in {run.all_pictures}, scores: python -m ccnet_jax.eval --workdir {run}")
     if stopped_by:  # since the last update: what was at work has ended
-        sys.exit(128 + stopped_by)
+        raise EndAfterSignal(128 + stopped_by)
 
 
 def do_nothing() -> None:
@@ -338,20 +338,12 @@ def main(command: Sequence[str] | None = None) -> None:
         print(json.dumps(configuration.to_dict(config), indent=2))
         return
     compilation_cache.turn_on()
-    try:
-        with contextlib.ExitStack() as together:
-            together.enter_context(command_line.interrupted_at_once())  # until `train` notes what comes
-            link = None
-            if config.distributed:
-                link = together.enter_context(joined(config.hosts, configuration.shared_values(config)))
-            train(config, run, link)
-    # After a signal all is saved and closed. A thread that waits for data would keep Python from ending.
-    except StoppedAlone as stopped:
-        end_process(str(stopped), stopped.exit_code)
-    except SystemExit as end:
-        if not isinstance(end.code, int):
-            raise
-        leave(end.code)
+    with contextlib.ExitStack() as together:
+        together.enter_context(command_line.interrupted_at_once())  # until `train` notes what comes
+        link = None
+        if config.distributed:
+            link = together.enter_context(joined(config.hosts, configuration.shared_values(config)))
+        train(config, run, link)
 
 
 def named_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:

@@ -9,6 +9,13 @@ import pytest
 
 import ccnet_jax
 from ccnet_jax import config_files
+from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.models.backbones import BACKBONES
+from ccnet_jax.models.contexts import CONTEXTS
+from ccnet_jax.training.losses import LOSSES
+from ccnet_jax.training.optimizers import OPTIMIZERS
+from ccnet_jax.training.schedules import SCHEDULES
+from kernels.criss_cross import IMPLEMENTATIONS
 from tests import helpers
 
 PARTS = pathlib.Path(__file__).with_name("my_parts.py")
@@ -54,6 +61,18 @@ def test_a_run_with_them_is_resumed(folder):
     assert "going on from step 2" in out
 
 
+@pytest.fixture
+def registered_for_one_test():
+    """What the test registers in this process is gone after it."""
+    tables = (BACKBONES, CONTEXTS, DATASETS, IMPLEMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULES)
+    before = [dict(table) for table in tables]
+    yield
+    for table, parts in zip(tables, before, strict=True):
+        table.clear()
+        table.update(parts)
+
+
+@pytest.mark.usefixtures("registered_for_one_test")
 def test_they_load_in_a_notebook(folder):
     config_files.module_of(folder / "my_parts.py")  # as `import my_parts` would
     model = ccnet_jax.load(folder / "run")

@@ -50,7 +50,9 @@ def joined(settings: HostsConfig, shared: Mapping[str, str]) -> Iterator[Link]:
         _finish(link)
         raise
     except BaseException as error:
-        if comes_from_others(error):
+        if isinstance(error, EndsElsewhere):
+            link.wait_for_loss()  # or for what ended the other one, which may take its time to close
+        elif comes_from_others(error):
             link.wait_for_loss(settings.silence_seconds + 10)
         _fail(link, error)
         raise

@@ -1,5 +1,6 @@
 """The connections between the processes of a run: signs of life, losses, the step to stop at."""
 
+import contextlib
 import multiprocessing
 import os
 import selectors
@@ -21,8 +22,9 @@ _AGAIN = "start the same command again on all hosts, and it goes on from the las
 
 def end_process(sentence: str, code: int) -> None:
     """Print the sentence and end this process now, whatever its other threads wait for."""
-    line_begins = "\n" if sys.stderr.isatty() else ""  # where a progress bar may stand
-    print(f"{line_begins}error: {sentence}", file=sys.stderr)
+    with contextlib.suppress(Exception):  # where it was started without an output
+        line_begins = "\n" if sys.stderr.isatty() else ""  # where a progress bar may stand
+        print(f"{line_begins}error: {sentence}", file=sys.stderr)
     leave(code)
 
 
@@ -30,8 +32,9 @@ def leave(code: int) -> NoReturn:
     """End this process without its exit functions: JAX's waits for processes that are gone, and aborts."""
     for child in multiprocessing.active_children():
         child.kill()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # there is none, or nobody reads it
+            stream.flush()
     os._exit(code)
 
 
@@ -104,8 +107,8 @@ class Link:
             while self._open and time.monotonic() < until:
                 time.sleep(0.05)
 
-    def wait_for_loss(self, seconds: float) -> None:
-        """Wait for this process to be ended because another one is lost; return if none is."""
+    def wait_for_loss(self, seconds: float | None = None) -> None:
+        """Wait for this process to be ended because another one is lost or failed; return if none is."""
         self._thread.join(seconds)
 
     # -------------------------------------------------------------- messages

@@ -128,4 +128,5 @@ class StopSignal:
 
         All processes must call it equally often; it waits for the others only where one has a signal.
         """
+        self._late_from = None  # data have come
         return self._received if self._link is None else self._link.stop_by(self._received)

@@ -15,7 +15,7 @@ from ccnet_jax import devices
 from ccnet_jax.errors import UserError
 from ccnet_jax.training.meter import Withdrawn
 from ccnet_jax.training.step import WITHDRAWN, Batch
-from ccnet_jax.training.stopping import GO_ON, Stopped
+from ccnet_jax.training.stopping import Stopped
 
 
 class StoppedAlone(UserError):
@@ -26,22 +26,29 @@ class StoppedAlone(UserError):
     """
 
     def __init__(self, number: int):
-        super().__init__(f"stopped by {signal.Signals(number).name} while no data came; {GO_ON}")
-        self.exit_code = 128 + number
+        super().__init__(
+            f"stopped by {signal.Signals(number).name} while no data came; the same command on all hosts "
+            "goes on from the last checkpoint"
+        )
+        self.exit_code, self.at_once = 128 + number, True
 
 
 @contextlib.contextmanager
-def withdrawing(batches: Iterable[Batch], rows: int, mesh: Mesh) -> Iterator[Iterator[Batch]]:
+def withdrawing(
+    batches: Iterable[Batch], rows: int, mesh: Mesh, alike: bool = True
+) -> Iterator[Iterator[Batch]]:
     """Inside, the batches with `WITHDRAWN`, which is False until one fails to come.
 
     From then on the batch before comes again and again, with `WITHDRAWN`; `Meter` raises `Withdrawn` for its
     update in all processes. On leaving, that becomes the error for which the batch did not come, in the
-    process that has one. An error before the first batch is raised at once: nothing is lost by it.
+    process that has one. An error is raised at once before the first batch, since nothing is lost by it, and
+    where batches have several shapes, since that of the others' update is not known.
 
     Args:
       batches: of this process.
       rows: pictures of this process in a batch.
       mesh: of the devices of all processes.
+      alike: whether all batches have the same shape.
     """
     reason: list[Exception] = []
 
@@ -51,19 +58,20 @@ def withdrawing(batches: Iterable[Batch], rows: int, mesh: Mesh) -> Iterator[Ite
         try:
             for batch in batches:
                 yield batch | mark[False]
+        except Stopped as stopped:
+            reason.append(StoppedAlone(stopped.number))
         except Exception as error:
-            if batch is None:
-                raise
             reason.append(error)
+        if reason and (batch is None or not alike):
+            raise reason[0]
         while batch is not None and reason:
             yield batch | mark[True]
 
     try:
         yield marked()
     except Withdrawn:
-        match reason:
-            case [Stopped() as stopped]:
-                raise StoppedAlone(stopped.number) from None
-            case [error]:
-                raise error from None
-        raise
+        if not reason:
+            raise
+    else:
+        return
+    raise reason[0]  # outside of what handles `Withdrawn`, so that the error keeps its own cause

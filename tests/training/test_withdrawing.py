@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ccnet_jax import devices
-from ccnet_jax.errors import EndsElsewhere, UserError
+from ccnet_jax.errors import EndsElsewhere, UserError, user_error_in
 from ccnet_jax.training.meter import Meter
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
 from ccnet_jax.training.step import WITHDRAWN, State, make_train_step
@@ -26,9 +26,9 @@ def batches(mesh, count, reason):
     raise reason
 
 
-def train(update, meter, batches, mesh):
+def train(update, meter, batches, mesh, alike=True):
     """`update`, a batch -> its metrics, until an error ends it."""
-    with withdrawing(batches, ROWS, mesh) as marked:
+    with withdrawing(batches, ROWS, mesh, alike) as marked:
         for number, batch in enumerate(marked, 1):
             meter.settle()
             meter.add(number, update(batch))
@@ -85,14 +85,27 @@ def test_the_other_processes_end_with_it(mesh):
 
 
 def test_a_signal_while_no_data_come_has_its_own_code(mesh):
-    with pytest.raises(UserError, match="stopped by SIGTERM while no data came; all is saved") as error:
+    with pytest.raises(UserError, match="stopped by SIGTERM while no data came; the same command") as error:
         train(lambda batch: metrics_of(batch[WITHDRAWN].any()), Meter(0), batches(mesh, 2, Stopped(15)), mesh)
     assert error.value.exit_code == 143
 
 
-def test_an_error_before_the_first_batch_is_raised_at_once(mesh):
-    def unreached(batch):
-        raise AssertionError("there is no batch")
+@pytest.mark.parametrize(("count", "alike"), [(0, True), (2, False)])
+def test_without_a_batch_of_a_known_shape_the_error_is_raised_at_once(mesh, count, alike):
+    def update(batch):
+        assert not batch[WITHDRAWN].any()
+        return metrics_of(0)
 
     with pytest.raises(OSError, match="the drive is gone"):
-        train(unreached, Meter(0), batches(mesh, 0, OSError("the drive is gone")), mesh)
+        train(update, Meter(0), batches(mesh, count, OSError("the drive is gone")), mesh, alike)
+    with pytest.raises(UserError, match="stopped by SIGINT") as error:
+        train(update, Meter(0), batches(mesh, count, Stopped(2)), mesh, alike)
+    assert error.value.exit_code == 130
+
+
+def test_the_error_keeps_its_cause(mesh):
+    reason = RuntimeError("a worker has failed")
+    reason.__cause__ = UserError("a.png is damaged")
+    with pytest.raises(RuntimeError) as error:
+        train(lambda batch: metrics_of(batch[WITHDRAWN].any()), Meter(0), batches(mesh, 1, reason), mesh)
+    assert user_error_in(error.value) is reason.__cause__
