@@ -110,6 +110,8 @@ class Link:
     def wait_for_loss(self, seconds: float | None = None) -> None:
         """Wait for this process to be ended because another one is lost or failed; return if none is."""
         self._thread.join(seconds)
+        if self._failing:  # another thread has told the others, whose end was met here, and ends this process
+            time.sleep(2 * _FAREWELL)
 
     # -------------------------------------------------------------- messages
     def _tell(self, message: Message) -> None:
