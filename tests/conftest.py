@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 from tests import compiling
 
@@ -70,14 +71,15 @@ def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tiny_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_backbone() -> Iterator[None]:
     """Registers the backbone of `tests/tiny_backbone.py` for this test; `helpers.TINY` chooses it."""
     from ccnet_jax.models.backbones import BACKBONES
 
-    monkeypatch.setitem(BACKBONES, "tiny", None)  # which is undone, also where the import registers it
-    from tests import tiny_backbone
+    with mock.patch.dict(BACKBONES):
+        from tests import tiny_backbone
 
-    BACKBONES["tiny"] = tiny_backbone.BACKBONE
+        BACKBONES["tiny"] = tiny_backbone.BACKBONE  # only the first import does
+        yield
 
 
 @pytest.fixture

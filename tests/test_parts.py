@@ -1,8 +1,10 @@
 """A part is one file and one line: toys of every kind, from a file outside the package, train and load."""
 
+import contextlib
 import json
 import pathlib
 import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -64,12 +66,10 @@ def test_a_run_with_them_is_resumed(folder):
 @pytest.fixture
 def registered_for_one_test():
     """What the test registers in this process is gone after it."""
-    tables = (BACKBONES, CONTEXTS, DATASETS, IMPLEMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULES)
-    before = [dict(table) for table in tables]
-    yield
-    for table, parts in zip(tables, before, strict=True):
-        table.clear()
-        table.update(parts)
+    with contextlib.ExitStack() as restored:
+        for table in (BACKBONES, CONTEXTS, DATASETS, IMPLEMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULES):
+            restored.enter_context(mock.patch.dict(table))
+        yield
 
 
 @pytest.mark.usefixtures("registered_for_one_test")

@@ -14,7 +14,7 @@ from ccnet_jax.hosts.link import Link
 
 PATIENCE = 15.0  # seconds in which work that need not be saved may come to an end of its own
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-GO_ON = "all is saved, and the same command on all hosts goes on from there"
+_GO_ON = "all is saved, and the same command on all hosts goes on from there"
 
 
 class Stopped(Exception):
@@ -98,7 +98,9 @@ class StopSignal:
                 with contextlib.suppress(Exception):  # no sentence is worth more than the end
                     finish()
                 if self._link is not None:
-                    self._link.fail(f"it was stopped by {signal.Signals(number).name}; {GO_ON}", 128 + number)
+                    self._link.fail(
+                        f"it was stopped by {signal.Signals(number).name}; {_GO_ON}", 128 + number
+                    )
                 self._end(number)
 
     def _end(self, number: int) -> None:

@@ -161,10 +161,10 @@ def test_a_damaged_picture_of_one_process_ends_all_with_its_sentence_and_all_is_
     write_camvid(tmp_path / "camvid", pictures=2)
     pictures = write_camvid(tmp_path / "other", pictures=2) / "images" / "train"
     many = tmp_path / "many"
-    for begin in (1, None):  # after an update; then before the first, where there is nothing to save
+    for begun in (True, False):  # after an update; then before the first, where there is nothing to save
         two = start(2, {"steps": 400, "eval_every": 0}, last={"data.dir": "other"})
-        if begin is not None:
-            wait_for_step(many, begin, two)
+        if begun:
+            wait_for_step(many, 1, two)
         for path in pictures.iterdir():
             path.write_bytes(b"no picture")
         (first, _, told), (second, _, own) = outcomes(two)
