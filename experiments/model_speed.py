@@ -1,6 +1,7 @@
 """Time of a training step and of inference: this project in JAX beside the same network in PyTorch.
 
-    python -m experiments.model_speed [--output FILE.json] [--contenders jax,torch.compile] [--toy]
+    python -m experiments.model_speed [--output FILE.json] [--contenders jax,torch.compile]
+        [--cases TEXT] [--toy]
 
 The same ResNet-50 or ResNet-101 with RCCA (two loops, 19 classes, mmsegmentation's network), the same
 weights, pictures, precision and batch. JAX runs what `ccnet_jax.train` and `ccnet_jax.eval` run. PyTorch is
@@ -212,6 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--output", type=result_file, help=f"default: {RESULT.relative_to(ROOT)}")
     parser.add_argument("--contenders", help=f"of {','.join(CONTENDERS)}; default: those for this device")
+    parser.add_argument("--cases", help="only those with this in their name, for example `inference R-50`")
     parser.add_argument("--rounds", type=int, help="of all contenders in turn")
     parser.add_argument(
         "--blocks", type=pathlib.Path, help="block sizes of the kernels, from `tune --output`"
@@ -222,7 +224,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process only asks for the device's name
     device = "gpu" if jax.default_backend() == "gpu" else "cpu"
     setup = SETUPS["toy" if flags.toy else device]
-    setup = setup._replace(rounds=flags.rounds or setup.rounds)
+    chosen = tuple(case for case in setup.cases if (flags.cases or "") in case.name)
+    if not chosen:
+        parser.error(f"no case has {flags.cases!r} in its name: {', '.join(x.name for x in setup.cases)}")
+    all_cases, setup = set(setup.cases), setup._replace(rounds=flags.rounds or setup.rounds, cases=chosen)
     try:
         names = chosen_contenders(flags.contenders, setup)
     except argparse.ArgumentTypeError as error:
@@ -251,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "blocks": blocks.table_rows(),
             }
             report["cases"] = [x for x in report["cases"] if Case(**x["case"]) != case] + [row]
-            report["finished"] = case == left[-1]
+            report["finished"] = {Case(**x["case"]) for x in report["cases"]} >= all_cases
             if output:  # after every case: a run that is cut short keeps what it has
                 write_result(output, report)
             bar.update()

@@ -67,9 +67,8 @@ def choose_blocks(
       generation: what `device.generation` says.
     """
     bytes_ = jnp.dtype(dtype).itemsize
-    if (
-        key_channels > 128
-    ):  # a block of query or key holds all of D: what the table was made for would not fit
+    # A block of query or key holds all of D: what the table and the rule were made for would not fit.
+    if key_channels * bytes_ > 256:
         block = min(power_of_two(length), 32)
         return Blocks(block, block, 64, 4, 1)
     tuned = TABLE.get((generation, direction, bytes_, power_of_two(length)))
@@ -79,17 +78,17 @@ def choose_blocks(
 def default_blocks(direction: str, length: int, dtype: jnp.dtype, generation: str) -> Blocks:
     """Blocks that compile without spilled registers for an H200 and an A100 at D = 64, C = 512.
 
-    In 16-bit dtypes a line of up to 128 pixels is one block: its weights are computed once and its inputs
-    are read once. float32 products take three times the registers, so their blocks are smaller.
+    A line of up to 128 pixels is one block: its weights are computed once and its inputs are read once. An A100
+    has not the registers for that in float32, nor in the backward pass.
     """
     whole = power_of_two(length)
     wide = generation == "hopper"
     if jnp.dtype(dtype).itemsize == 4:
-        if direction == "forward":
-            if not wide:
-                return Blocks(min(whole, 64), min(whole, 32), 64, 8, 1)
-            return Blocks(min(whole, 32), whole, 64, 8, 1) if whole <= 128 else Blocks(64, 64, 32, 8, 2)
-        return Blocks(min(whole, 32), min(whole, 64 if wide else 32), 64, 8, 1)
+        if not wide:
+            return Blocks(min(whole, 32), min(whole, 32), 64, 8, 1)
+        if whole <= 128:
+            return Blocks(whole, whole, 64, 4 if whole == 64 else 8, 1)
+        return Blocks(128, 128, 64, 8, 1) if direction == "forward" else Blocks(64, 64, 32, 8, 1)
     if direction == "forward":
         if whole <= 128:
             return Blocks(whole, whole, 64, 8 if whole == 128 else 4, 3)

@@ -94,6 +94,40 @@ class _Line:
         plgpu.store(tile, x, mask=self.exists(start, x.shape[0]))
 
 
+class _Factor(NamedTuple):
+    """A matrix to multiply, as the sum of matrices that the GPU's matrix units take, the largest first.
+
+    A float32 matrix is the sum of three in bfloat16, which together hold its 24 bits.
+    """
+
+    parts: tuple[jax.Array, ...]
+
+    @classmethod
+    def of(cls, x: jax.Array) -> "_Factor":
+        if x.dtype != jnp.float32:
+            return cls((x,))
+        high = x.astype(jnp.bfloat16)
+        rest = x - high.astype(jnp.float32)
+        middle = rest.astype(jnp.bfloat16)
+        return cls((high, middle, (rest - middle.astype(jnp.float32)).astype(jnp.bfloat16)))
+
+    @property
+    def T(self) -> "_Factor":
+        return _Factor(tuple(x.T for x in self.parts))
+
+    def times(self, other: "_Factor", onto: jax.Array | float = 0.0) -> jax.Array:
+        """onto + self @ other in float32. What is left out of a float32 product is below 2**-24 of it."""
+        pairs = [(a, b) for a in range(len(self.parts)) for b in range(len(other.parts)) if a + b < 3]
+        for a, b in sorted(pairs, key=sum, reverse=True):  # the smallest first
+            onto = onto + _dot(self.parts[a], other.parts[b])
+        return onto
+
+
+def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jax.lax.dot(a, b, precision=exact, preferred_element_type=jnp.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Kernel:
     """The constants of one compiled pass."""
@@ -119,13 +153,10 @@ class _Kernel:
             return _Channels(refs[0], 0, d), _Channels(refs[1], 0, d), _Channels(refs[2], 0, c)
         return _Channels(refs[0], 0, d), _Channels(refs[0], d, d), _Channels(refs[0], 2 * d, c)
 
-    def dot(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """a @ b, summed in float32. A float32 product is made of three TF32 products, error about 1e-6."""
-        if self.interpret:  # not every CPU multiplies 16-bit matrices; in float32 the products are exact
-            a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-            return jax.lax.dot(a, b, precision=jax.lax.Precision.HIGHEST)
-        split = jax.lax.DotAlgorithmPreset.TF32_TF32_F32_X3 if a.dtype == jnp.float32 else None
-        return jax.lax.dot(a, b, precision=split, preferred_element_type=jnp.float32)
+    def factor(self, x: jax.Array) -> "_Factor":
+        """x for `dot`."""
+        # Not every CPU multiplies 16-bit matrices; in float32 the interpreter's products are exact.
+        return _Factor((x.astype(jnp.float32),)) if self.interpret else _Factor.of(x)
 
     @property
     def key_chunk(self) -> int:
@@ -135,29 +166,38 @@ class _Kernel:
     def value_chunk(self) -> int:
         return min(power_of_two(self.value_channels), self.blocks.channels)
 
-    def load_block(self, line: _Line, x: _Channels, start: Index, pixels: int) -> list[jax.Array]:
+    def load_block(self, line: _Line, x: _Channels, start: Index, pixels: int) -> list[_Factor]:
         """All channels of a block of query or key, in chunks [pixels, key_chunk]."""
         chunk = self.key_chunk
-        return [line.load(x, start, pixels, d, chunk) for d in range(0, self.key_channels, chunk)]
+        return [
+            self.factor(line.load(x, start, pixels, d, chunk)) for d in range(0, self.key_channels, chunk)
+        ]
+
+    def load_values(self, line: _Line, x: _Channels, start: Index, pixels: int, channel: Index) -> _Factor:
+        """[pixels, value_chunk] of the values, or of the gradient of what they became."""
+        return self.factor(line.load(x, start, pixels, channel, self.value_chunk))
 
     def energies(
         self,
         line: _Line,
         first_query: Index,
-        queries: list[jax.Array],
+        queries: list[_Factor],
         first_key: Index,
-        keys: list[jax.Array],
+        keys: list[_Factor],
+        transposed: bool = False,
     ) -> jax.Array:
         """[queries, keys], times log2(e), of the blocks that start at pixels `first_query` and `first_key`.
 
         It is -inf for a key beyond the line, and for a pixel's own key in its column: the row counts that.
-        The row of a query beyond the line has no meaning.
+        A query beyond the line has energies without a meaning. If `transposed`, [keys, queries].
         """
-        product = sum(self.dot(q, k.T) for q, k in zip(queries, keys, strict=True)) * _LOG2E
-        seen = line.exists(first_key, self.blocks.key)[None, :]
+        rows, columns = (keys, queries) if transposed else (queries, keys)
+        product = sum(x.times(y.T) for x, y in zip(rows, columns, strict=True)) * _LOG2E
+        seen = jnp.expand_dims(line.exists(first_key, self.blocks.key), 1 if transposed else 0)
         if self.column:
-            query = first_query + jnp.arange(self.blocks.query)[:, None]
-            seen &= query != first_key + jnp.arange(self.blocks.key)[None, :]
+            key = first_key + jnp.arange(self.blocks.key)
+            query = first_query + jnp.arange(self.blocks.query)
+            seen &= jnp.expand_dims(query, 0 if transposed else 1) != jnp.expand_dims(key, 1 if transposed else 0)
         return jnp.where(seen, product, _NEGATIVE_INFINITY)
 
     def over_values(self, body: Callable[[Any, Any], Any], carry: Any) -> Any:
@@ -209,15 +249,15 @@ def _forward_kernel(*refs: Ref, kernel: _Kernel, arrays: int) -> None:
     line.store_scalars(lse, start, joint / _LOG2E)
     shift = _finite(joint)[:, None]
 
-    def weights(energies: jax.Array) -> jax.Array:
-        return jnp.exp2(energies - shift).astype(value.ref.dtype)
+    def weights(energies: jax.Array) -> _Factor:
+        return kernel.factor(jnp.exp2(energies - shift).astype(value.ref.dtype))
 
     whole = weights(energies) if whole_line else None
 
     def chunk(channel: Index, _: None) -> None:
         def attend(first: Index, total: jax.Array) -> jax.Array:
             a = weights(energies_from(first)) if whole is None else whole
-            return total + kernel.dot(a, line.load(value, first, blocks.key, channel, kernel.value_chunk))
+            return a.times(kernel.load_values(line, value, first, blocks.key, channel), total)
 
         total = jnp.zeros((blocks.query, kernel.value_chunk))
         total = attend(0, total) if whole_line else kernel.over_line(blocks.key, attend, total)
@@ -249,9 +289,12 @@ class _Backward:
     d_key: _Channels
     d_value: _Channels
     earlier: tuple[_Channels, _Channels, _Channels] | None  # what the columns wrote, for rows to add to
+    transposed: bool  # P, dP and dS are [keys, queries], else [queries, keys]
 
     @classmethod
-    def of(cls, refs: tuple[Ref, ...], kernel: _Kernel, arrays: int, add: bool) -> "_Backward":
+    def of(
+        cls, refs: tuple[Ref, ...], kernel: _Kernel, arrays: int, add: bool, transposed: bool = False
+    ) -> "_Backward":
         """refs: query, key, value in `arrays` arrays, dO, lse, delta, [earlier gradients,] gradients."""
         inputs, (d_out, lse, delta), outputs = refs[:arrays], refs[arrays : arrays + 3], refs[-arrays:]
         return cls(
@@ -263,49 +306,61 @@ class _Backward:
             delta,
             *kernel.split(outputs),
             kernel.split(refs[arrays + 3 : -arrays]) if add else None,
+            transposed,
         )
 
-    def keys(self, first: Index) -> list[jax.Array]:
+    def keys(self, first: Index) -> list[_Factor]:
         return self.kernel.load_block(self.line, self.key, first, self.kernel.blocks.key)
 
-    def queries(self, first: Index) -> list[jax.Array]:
+    def queries(self, first: Index) -> list[_Factor]:
         return self.kernel.load_block(self.line, self.query, first, self.kernel.blocks.query)
 
-    def upstream(self, first: Index, channel: Index) -> jax.Array:
-        kernel = self.kernel
-        return self.line.load(self.d_out, first, kernel.blocks.query, channel, kernel.value_chunk)
+    def upstream(self, first: Index, channel: Index) -> _Factor:
+        return self.kernel.load_values(self.line, self.d_out, first, self.kernel.blocks.query, channel)
 
     def weights(
-        self, first_query: Index, queries: list[jax.Array], first_key: Index, keys: list[jax.Array]
+        self,
+        first_query: Index,
+        queries: list[_Factor],
+        first_key: Index,
+        keys: list[_Factor],
     ) -> jax.Array:
-        """P [queries, keys] of the blocks that start at pixels `first_query` and `first_key`.
+        """P of the blocks that start at pixels `first_query` and `first_key`.
 
-        The row of a query beyond the line does no harm: its dO, delta and channels are loaded as 0.
+        A query beyond the line does no harm: its dO, delta and channels are loaded as 0.
         """
-        energies = self.kernel.energies(self.line, first_query, queries, first_key, keys)
-        lse = self.line.load_scalars(self.lse, first_query, self.kernel.blocks.query) * _LOG2E
+        energies = self.kernel.energies(self.line, first_query, queries, first_key, keys, self.transposed)
         # No weight is above 1; the rounding of large energies must not say so.
-        return jnp.exp2(jnp.minimum(energies - lse[:, None], 0.0))
+        return jnp.exp2(jnp.minimum(energies - self.of_queries(self.lse, first_query) * _LOG2E, 0.0))
+
+    def of_queries(self, ref: Ref, first: Index) -> jax.Array:
+        """lse or delta of a block of queries, to broadcast along the keys."""
+        scalars = self.line.load_scalars(ref, first, self.kernel.blocks.query)
+        return jnp.expand_dims(scalars, 0 if self.transposed else 1)
 
     def d_weights(
         self, first_query: Index, first_key: Index, and_then: Callable[..., None] | None = None
     ) -> jax.Array:
-        """dO V^T [queries, keys]; calls and_then(channel, chunk of dO) for each chunk that it has loaded."""
-        kernel = self.kernel
+        """dP = dO V^T; calls and_then(channel, chunk of dO) for each chunk that it has loaded."""
+        kernel, blocks = self.kernel, self.kernel.blocks
 
         def chunk(channel: Index, total: jax.Array) -> jax.Array:
             upstream = self.upstream(first_query, channel)
             if and_then:
                 and_then(channel, upstream)
-            value = self.line.load(self.value, first_key, kernel.blocks.key, channel, kernel.value_chunk)
-            return total + kernel.dot(upstream, value.T)
+            value = kernel.load_values(self.line, self.value, first_key, blocks.key, channel)
+            return value.times(upstream.T, total) if self.transposed else upstream.times(value.T, total)
 
-        return kernel.over_values(chunk, jnp.zeros((kernel.blocks.query, kernel.blocks.key)))
+        shape = (blocks.key, blocks.query) if self.transposed else (blocks.query, blocks.key)
+        return kernel.over_values(chunk, jnp.zeros(shape))
 
-    def d_energies(self, first_query: Index, weights: jax.Array, d_weights: jax.Array) -> jax.Array:
-        """dS = P * (dP - delta) [queries, keys], in the inputs' dtype."""
-        delta = self.line.load_scalars(self.delta, first_query, self.kernel.blocks.query)
-        return (weights * (d_weights - delta[:, None])).astype(self.query.ref.dtype)
+    def d_energies(self, first_query: Index, weights: jax.Array, d_weights: jax.Array) -> _Factor:
+        """dS = P * (dP - delta)."""
+        return self.factor(weights * (d_weights - self.of_queries(self.delta, first_query)))
+
+    def factor(self, x: jax.Array) -> _Factor:
+        """Of P and of dS, which are rounded to the inputs' dtype."""
+        return self.kernel.factor(x.astype(self.query.ref.dtype))
 
     def write(self, which: int, start: Index, channel: Index, tile: jax.Array) -> None:
         """Store gradient number `which` of (query, key, value); add what the column pass wrote, if it did."""
@@ -318,24 +373,51 @@ class _Backward:
             self.write(which, start, n * self.kernel.key_chunk, tile)
 
 
-def _backward_line_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool) -> None:
-    """All three gradients of a line that fits in one block; every input is read once."""
+def _backward_line_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool, values: bool) -> None:
+    """dQ and dK of a line that fits in one block, and with `values` also dV: every input is read once."""
     this = _Backward.of(refs, kernel, arrays, add)
-    keys, queries = this.keys(0), this.queries(0)
-    transposed = this.weights(0, queries, 0, keys).astype(this.query.ref.dtype).T
-    d_weights = this.d_weights(
-        0, 0, lambda channel, upstream: this.write(2, 0, channel, kernel.dot(transposed, upstream))
-    )
+    d_value = None
+    if values:
+        other = dataclasses.replace(this, transposed=True)
+        transposed = this.factor(other.weights(0, this.queries(0), 0, this.keys(0)))
+
+        def d_value(channel: Index, upstream: _Factor) -> None:
+            this.write(2, 0, channel, transposed.times(upstream))
+
+    d_weights = this.d_weights(0, 0, d_value)
     # P is computed again: to keep it during the loop would take too many registers.
     keys, queries = this.keys(0), this.queries(0)
     d_energies = this.d_energies(0, this.weights(0, queries, 0, keys), d_weights)
-    this.write_keys(0, 0, [kernel.dot(d_energies, k) for k in keys])
-    this.write_keys(1, 0, [kernel.dot(d_energies.T, q) for q in queries])
+    this.write_keys(0, 0, [d_energies.times(k) for k in keys])
+    this.write_keys(1, 0, [d_energies.T.times(q) for q in queries])
+
+
+def _backward_values_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool) -> None:
+    """dV of one block of pixels, walking over the queries."""
+    this = _Backward.of(refs, kernel, arrays, add, transposed=True)
+    start = pl.program_id(0) * kernel.blocks.key
+    keys = this.keys(start)
+
+    def transposed(first: Index) -> _Factor:
+        return this.factor(this.weights(first, this.queries(first), start, keys))
+
+    whole = transposed(0) if kernel.length <= kernel.blocks.query else None
+
+    def chunk(channel: Index, _: None) -> None:
+        def d_value(first: Index, total: jax.Array) -> jax.Array:
+            weights = transposed(first) if whole is None else whole
+            return weights.times(this.upstream(first, channel), total)
+
+        total = jnp.zeros((kernel.blocks.key, kernel.value_chunk))
+        total = kernel.over_line(kernel.blocks.query, d_value, total) if whole is None else d_value(0, total)
+        this.write(2, start, channel, total)
+
+    kernel.over_values(chunk, None)
 
 
 def _backward_keys_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool) -> None:
-    """One block of keys of a long line: dK and dV, walking over the queries."""
-    this = _Backward.of(refs, kernel, arrays, add)
+    """dK of one block of keys of a long line, walking over the queries."""
+    this = _Backward.of(refs, kernel, arrays, add, transposed=True)
     start = pl.program_id(0) * kernel.blocks.key
     keys = this.keys(start)
 
@@ -343,24 +425,14 @@ def _backward_keys_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool) -
         queries = this.queries(first)
         weights = this.weights(first, queries, start, keys)
         d_energies = this.d_energies(first, weights, this.d_weights(first, start))
-        return [x + kernel.dot(d_energies.T, q) for x, q in zip(total, queries, strict=True)]
+        return [d_energies.times(q, x) for x, q in zip(total, queries, strict=True)]
 
     zeros = [jnp.zeros((kernel.blocks.key, kernel.key_chunk))] * len(keys)
     this.write_keys(1, start, kernel.over_line(kernel.blocks.query, d_key, zeros))
 
-    def chunk(channel: Index, _: None) -> None:
-        def d_value(first: Index, total: jax.Array) -> jax.Array:
-            weights = this.weights(first, this.queries(first), start, keys).astype(this.query.ref.dtype)
-            return total + kernel.dot(weights.T, this.upstream(first, channel))
-
-        zeros = jnp.zeros((kernel.blocks.key, kernel.value_chunk))
-        this.write(2, start, channel, kernel.over_line(kernel.blocks.query, d_value, zeros))
-
-    kernel.over_values(chunk, None)
-
 
 def _backward_queries_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool) -> None:
-    """One block of queries of a long line: dQ, walking over the keys."""
+    """dQ of one block of queries of a long line, walking over the keys."""
     this = _Backward.of(refs, kernel, arrays, add)
     start = pl.program_id(0) * kernel.blocks.query
     queries = this.queries(start)
@@ -369,7 +441,7 @@ def _backward_queries_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool
         keys = this.keys(first)
         weights = this.weights(start, queries, first, keys)
         d_energies = this.d_energies(start, weights, this.d_weights(start, first))
-        return [x + kernel.dot(d_energies, k) for x, k in zip(total, keys, strict=True)]
+        return [d_energies.times(k, x) for x, k in zip(total, keys, strict=True)]
 
     zeros = [jnp.zeros((kernel.blocks.query, kernel.key_chunk))] * len(queries)
     this.write_keys(0, start, kernel.over_line(kernel.blocks.key, d_query, zeros))
@@ -454,8 +526,12 @@ def backward_passes(
     found: tuple[jax.Array, ...] = ()
     for kernel, launch in _passes("backward", arrays, key_channels, blocks, interpret):
         cut, add = kernel.blocks, not kernel.column
-        if kernel.length <= min(cut.query, cut.key):
-            found = launch(_backward_line_kernel, cut.key, inputs, found, results, add=add)
+        whole_line = kernel.length <= min(cut.query, cut.key)
+        together = whole_line and arrays[0].dtype != jnp.float32  # float32 has not the registers for all
+        if not together:
+            found = launch(_backward_values_kernel, cut.key, inputs, found, results, add=add)
+        if whole_line:
+            found = launch(_backward_line_kernel, cut.key, inputs, found, results, add=add, values=together)
         else:
             found = launch(_backward_keys_kernel, cut.key, inputs, found, results, add=add)
             found = launch(_backward_queries_kernel, cut.query, inputs, found, results, add=add)

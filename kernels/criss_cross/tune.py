@@ -89,15 +89,14 @@ def squares(shapes: Sequence[Size]) -> list[Size]:
     return [found[longest] for longest in sorted(found)]
 
 
-def registers(direction: str, dtype: str, size: Size, blocks: Blocks) -> float:
+def registers(direction: str, size: Size, blocks: Blocks) -> float:
     """About how many numbers of unfinished sums one thread holds."""
     channels = max(blocks.channels, min(power_of_two(size.key_channels), 128))
     if direction == "forward":
         held = blocks.query * (blocks.key + channels)
     else:  # weights and their gradient, and the sum of one output
         held = 2 * blocks.query * blocks.key + max(blocks.query, blocks.key) * channels
-    split = 1.5 if dtype == "float32" else 1  # each float32 operand is held as two TF32 parts
-    return split * held / (32 * blocks.warps)
+    return held / (32 * blocks.warps)
 
 
 def sensible_blocks(direction: str, dtype: str, size: Size) -> list[Blocks]:
@@ -108,7 +107,7 @@ def sensible_blocks(direction: str, dtype: str, size: Size) -> list[Blocks]:
     for blocks in itertools.starmap(Blocks, candidates):
         fits = max(blocks.query, blocks.key) <= max(whole, 32) and blocks.key >= blocks.query / 2
         busy = blocks.query * blocks.key >= 16 * 32 * blocks.warps  # 16 energies a thread, or threads idle
-        if fits and busy and registers(direction, dtype, size, blocks) <= REGISTERS:
+        if fits and busy and registers(direction, size, blocks) <= REGISTERS:
             chosen.append(blocks)
     return list(dict.fromkeys(chosen))
 
