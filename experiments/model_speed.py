@@ -167,8 +167,9 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     lines = []
     for row in report["cases"]:
         case, ours = Case(**row["case"]), row["contenders"].get("jax", {})
+        title = markdown.measured_at(case.name, row["commit"], report["commit"])
         for name, numbers in row["contenders"].items():
-            lines.append([case.name, *cells(name, numbers, ours)])
+            lines.append([title, *cells(name, numbers, ours)])
     return {"times": markdown.table(COLUMNS, lines)}
 
 
@@ -254,6 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "case": case._asdict(),
                 "contenders": measure(case),
                 "blocks": blocks.table_rows(),
+                "commit": report["commit"],
             }
             report["cases"] = [x for x in report["cases"] if Case(**x["case"]) != case] + [row]
             report["finished"] = {Case(**x["case"]) for x in report["cases"]} >= all_cases

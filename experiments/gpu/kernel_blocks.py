@@ -12,6 +12,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         bits, default = 8 * row["bytes"], row["default_us"]
         blocks = ", ".join(map(str, row["blocks"]))
         times = [f"{row['us']:.0f}", "failed" if default is None else f"{default:.0f}"]
-        lines.append([row["direction"], f"{bits} bits", f"up to {row['longest']}", blocks, *times])
+        direction = markdown.measured_at(row["direction"], row["commit"], report["commit"])
+        lines.append([direction, f"{bits} bits", f"up to {row['longest']}", blocks, *times])
     header = ["direction", "numbers of", "lines of", "query, key, channels, warps, stages", "us"]
     return {"times": markdown.table([*header, "us, default blocks"], lines)}

@@ -11,7 +11,8 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     """{"times"}: Markdown, a line for each case, microseconds of each implementation and of the floor."""
     cases: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in report["rows"]:
-        case = cases.setdefault((row["shape"], row["dtype"], row["direction"]), {})
+        shape = markdown.measured_at(row["shape"], row["commit"], report["commit"])
+        case = cases.setdefault((shape, row["dtype"], row["direction"]), {})
         case[row["implementation"]] = "failed" if row["failure"] else f"{row['median_us']:.0f}"
         case["floor"] = f"{row['floor_us']:.0f}"
     names = [*dict.fromkeys(row["implementation"] for row in report["rows"]), "floor"]

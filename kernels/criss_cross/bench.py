@@ -331,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         times = (f"{x['implementation']} {number(x.get('median_us'), '.0f')}" for x in rows)
         words = f"{case[0].name} {case[1]} {case[2]}"
         print(f"[{n + 1}/{len(cases)}] {words}, us: {', '.join(times)}", file=sys.stderr, flush=True)
-        report["rows"] += rows
+        report["rows"] += [row | {"commit": report["commit"]} for row in rows]
         report["finished"] = n + 1 == len(cases)
         if output:  # after every case: a run that is cut short keeps what it has
             write_result(output, report)

@@ -32,6 +32,7 @@ from jax.typing import DTypeLike
 from kernels.criss_cross import device
 from kernels.criss_cross.backend import Backend
 from kernels.criss_cross.blocks import Blocks, choose_blocks, power_of_two
+from kernels.criss_cross.factor import Factor
 
 Ref: TypeAlias = Any  # device memory, as Pallas hands it to a kernel
 Index: TypeAlias = Any  # a whole number, or one that the kernel computes
@@ -94,40 +95,6 @@ class _Line:
         plgpu.store(tile, x, mask=self.exists(start, x.shape[0]))
 
 
-class _Factor(NamedTuple):
-    """A matrix to multiply, as the sum of matrices that the GPU's matrix units take, the largest first.
-
-    A float32 matrix is the sum of three in bfloat16, which together hold its 24 bits.
-    """
-
-    parts: tuple[jax.Array, ...]
-
-    @classmethod
-    def of(cls, x: jax.Array) -> "_Factor":
-        if x.dtype != jnp.float32:
-            return cls((x,))
-        high = x.astype(jnp.bfloat16)
-        rest = x - high.astype(jnp.float32)
-        middle = rest.astype(jnp.bfloat16)
-        return cls((high, middle, (rest - middle.astype(jnp.float32)).astype(jnp.bfloat16)))
-
-    @property
-    def T(self) -> "_Factor":
-        return _Factor(tuple(x.T for x in self.parts))
-
-    def times(self, other: "_Factor", onto: jax.Array | float = 0.0) -> jax.Array:
-        """onto + self @ other in float32. What is left out of a float32 product is below 2**-24 of it."""
-        pairs = [(a, b) for a in range(len(self.parts)) for b in range(len(other.parts)) if a + b < 3]
-        for a, b in sorted(pairs, key=sum, reverse=True):  # the smallest first
-            onto = onto + _dot(self.parts[a], other.parts[b])
-        return onto
-
-
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    exact = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jax.lax.dot(a, b, precision=exact, preferred_element_type=jnp.float32)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Kernel:
     """The constants of one compiled pass."""
@@ -153,10 +120,10 @@ class _Kernel:
             return _Channels(refs[0], 0, d), _Channels(refs[1], 0, d), _Channels(refs[2], 0, c)
         return _Channels(refs[0], 0, d), _Channels(refs[0], d, d), _Channels(refs[0], 2 * d, c)
 
-    def factor(self, x: jax.Array) -> "_Factor":
-        """x for `dot`."""
+    def factor(self, x: jax.Array) -> Factor:
+        """x for a product."""
         # Not every CPU multiplies 16-bit matrices; in float32 the interpreter's products are exact.
-        return _Factor((x.astype(jnp.float32),)) if self.interpret else _Factor.of(x)
+        return Factor((x.astype(jnp.float32),)) if self.interpret else Factor.of(x)
 
     @property
     def key_chunk(self) -> int:
@@ -166,14 +133,14 @@ class _Kernel:
     def value_chunk(self) -> int:
         return min(power_of_two(self.value_channels), self.blocks.channels)
 
-    def load_block(self, line: _Line, x: _Channels, start: Index, pixels: int) -> list[_Factor]:
+    def load_block(self, line: _Line, x: _Channels, start: Index, pixels: int) -> list[Factor]:
         """All channels of a block of query or key, in chunks [pixels, key_chunk]."""
         chunk = self.key_chunk
         return [
             self.factor(line.load(x, start, pixels, d, chunk)) for d in range(0, self.key_channels, chunk)
         ]
 
-    def load_values(self, line: _Line, x: _Channels, start: Index, pixels: int, channel: Index) -> _Factor:
+    def load_values(self, line: _Line, x: _Channels, start: Index, pixels: int, channel: Index) -> Factor:
         """[pixels, value_chunk] of the values, or of the gradient of what they became."""
         return self.factor(line.load(x, start, pixels, channel, self.value_chunk))
 
@@ -181,9 +148,9 @@ class _Kernel:
         self,
         line: _Line,
         first_query: Index,
-        queries: list[_Factor],
+        queries: list[Factor],
         first_key: Index,
-        keys: list[_Factor],
+        keys: list[Factor],
         transposed: bool = False,
     ) -> jax.Array:
         """[queries, keys], times log2(e), of the blocks that start at pixels `first_query` and `first_key`.
@@ -197,7 +164,9 @@ class _Kernel:
         if self.column:
             key = first_key + jnp.arange(self.blocks.key)
             query = first_query + jnp.arange(self.blocks.query)
-            seen &= jnp.expand_dims(query, 0 if transposed else 1) != jnp.expand_dims(key, 1 if transposed else 0)
+            seen &= jnp.expand_dims(query, 0 if transposed else 1) != jnp.expand_dims(
+                key, 1 if transposed else 0
+            )
         return jnp.where(seen, product, _NEGATIVE_INFINITY)
 
     def over_values(self, body: Callable[[Any, Any], Any], carry: Any) -> Any:
@@ -249,7 +218,7 @@ def _forward_kernel(*refs: Ref, kernel: _Kernel, arrays: int) -> None:
     line.store_scalars(lse, start, joint / _LOG2E)
     shift = _finite(joint)[:, None]
 
-    def weights(energies: jax.Array) -> _Factor:
+    def weights(energies: jax.Array) -> Factor:
         return kernel.factor(jnp.exp2(energies - shift).astype(value.ref.dtype))
 
     whole = weights(energies) if whole_line else None
@@ -309,21 +278,21 @@ class _Backward:
             transposed,
         )
 
-    def keys(self, first: Index) -> list[_Factor]:
+    def keys(self, first: Index) -> list[Factor]:
         return self.kernel.load_block(self.line, self.key, first, self.kernel.blocks.key)
 
-    def queries(self, first: Index) -> list[_Factor]:
+    def queries(self, first: Index) -> list[Factor]:
         return self.kernel.load_block(self.line, self.query, first, self.kernel.blocks.query)
 
-    def upstream(self, first: Index, channel: Index) -> _Factor:
+    def upstream(self, first: Index, channel: Index) -> Factor:
         return self.kernel.load_values(self.line, self.d_out, first, self.kernel.blocks.query, channel)
 
     def weights(
         self,
         first_query: Index,
-        queries: list[_Factor],
+        queries: list[Factor],
         first_key: Index,
-        keys: list[_Factor],
+        keys: list[Factor],
     ) -> jax.Array:
         """P of the blocks that start at pixels `first_query` and `first_key`.
 
@@ -354,11 +323,11 @@ class _Backward:
         shape = (blocks.key, blocks.query) if self.transposed else (blocks.query, blocks.key)
         return kernel.over_values(chunk, jnp.zeros(shape))
 
-    def d_energies(self, first_query: Index, weights: jax.Array, d_weights: jax.Array) -> _Factor:
+    def d_energies(self, first_query: Index, weights: jax.Array, d_weights: jax.Array) -> Factor:
         """dS = P * (dP - delta)."""
         return self.factor(weights * (d_weights - self.of_queries(self.delta, first_query)))
 
-    def factor(self, x: jax.Array) -> _Factor:
+    def factor(self, x: jax.Array) -> Factor:
         """Of P and of dS, which are rounded to the inputs' dtype."""
         return self.kernel.factor(x.astype(self.query.ref.dtype))
 
@@ -376,15 +345,14 @@ class _Backward:
 def _backward_line_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool, values: bool) -> None:
     """dQ and dK of a line that fits in one block, and with `values` also dV: every input is read once."""
     this = _Backward.of(refs, kernel, arrays, add)
-    d_value = None
     if values:
         other = dataclasses.replace(this, transposed=True)
         transposed = this.factor(other.weights(0, this.queries(0), 0, this.keys(0)))
-
-        def d_value(channel: Index, upstream: _Factor) -> None:
-            this.write(2, 0, channel, transposed.times(upstream))
-
-    d_weights = this.d_weights(0, 0, d_value)
+        d_weights = this.d_weights(
+            0, 0, lambda channel, upstream: this.write(2, 0, channel, transposed.times(upstream))
+        )
+    else:
+        d_weights = this.d_weights(0, 0)
     # P is computed again: to keep it during the loop would take too many registers.
     keys, queries = this.keys(0), this.queries(0)
     d_energies = this.d_energies(0, this.weights(0, queries, 0, keys), d_weights)
@@ -398,7 +366,7 @@ def _backward_values_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool)
     start = pl.program_id(0) * kernel.blocks.key
     keys = this.keys(start)
 
-    def transposed(first: Index) -> _Factor:
+    def transposed(first: Index) -> Factor:
         return this.factor(this.weights(first, this.queries(first), start, keys))
 
     whole = transposed(0) if kernel.length <= kernel.blocks.query else None

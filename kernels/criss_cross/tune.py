@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     problems = [problem for problem in problems if problem.key not in known]
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: print the rows found so far
         for row in rows(problems, effort, interpret=flags.toy):
-            report["rows"].append(row)
+            report["rows"].append(row | {"commit": report["commit"]})
             if flags.output:
                 write_result(flags.output, report)
         report["finished"] |= flags.shapes is None and set(dtypes) == set(all_dtypes)

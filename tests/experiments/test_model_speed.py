@@ -90,6 +90,26 @@ def test_a_run_that_was_cut_off_keeps_its_cases_and_goes_on(fake, tmp_path, monk
     assert lines[6].endswith("| loss 3.000 |")
 
 
+def test_chosen_cases_do_not_finish_the_measurement(fake, tmp_path, capsys):
+    output = tmp_path / "speed.json"
+    choose = ["--toy", "--contenders", "jax", "--output", str(output), "--cases"]
+    model_speed.main([*choose, "training"])
+    report = json.loads(output.read_text())
+    assert [Case(**row["case"]) for row in report["cases"]] == [TRAINING]
+    assert not report["finished"]
+    report["cases"][0]["commit"] = "0123456789"  # measured when other results were the newest
+    output.write_text(json.dumps(report))
+    model_speed.main([*choose, "inference"])
+    report = json.loads(output.read_text())
+    assert report["finished"]
+    assert f"| {TRAINING.name} (at `0123456`) | jax |" in model_speed.tables(report)["times"]
+
+    with pytest.raises(SystemExit) as exit_:
+        model_speed.main([*choose, "R-51"])
+    assert exit_.value.code == 2
+    assert f"no case has 'R-51' in its name: {INFERENCE.name}, {TRAINING.name}" in capsys.readouterr().err
+
+
 def test_without_pytorch_only_jax_is_timed(monkeypatch, capsys):
     monkeypatch.setattr(model_speed.importlib.util, "find_spec", lambda name: None)
     assert model_speed.chosen_contenders(None, SETUPS["gpu"]) == ["jax"]
