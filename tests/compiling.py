@@ -6,6 +6,7 @@ import pathlib
 CACHE = pathlib.Path(__file__).parents[1] / ".pytest_cache" / "jax"  # for the next test and the next run
 SETTINGS = {
     "jax_disable_most_optimizations": True,
+    "jax_include_full_tracebacks_in_locations": False,  # they take 5 % of the time
     "jax_compilation_cache_dir": str(CACHE),
     "jax_persistent_cache_min_compile_time_secs": 0.5,
 }
