@@ -1,11 +1,12 @@
-"""What it costs an update of several hosts to ask whether one of them has received a signal.
+"""What it costs an update of several hosts that one of them may receive a signal, or have no batch.
 
     python -m experiments.stop_flag [--updates 20] [--rounds 15]
 
 Two processes on this machine train the smallest network together, as in `ccnet_jax.train`. In every round
 they make so many updates without asking, with the question that training asks after each update (see
-`ccnet_jax.hosts.agreement`), and with a flag that all processes gather after each update, which is the usual
-way. Writes experiments/results/stop_flag.json.
+`ccnet_jax.hosts.agreement`), with this question and the mark by which a process without a batch lets the
+update change nothing (`ccnet_jax.training.withdrawing`), and with a flag that all processes gather after each
+update, which is the usual way to stop. Writes experiments/results/stop_flag.json.
 """
 
 import argparse
@@ -33,7 +34,7 @@ from ccnet_jax.hosts.join import joined
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
-from ccnet_jax.training.step import make_initial_state, make_train_step
+from ccnet_jax.training.step import WITHDRAWN, make_initial_state, make_train_step
 from experiments import markdown
 from kernels.measure import ROOT, result_head, write_result
 
@@ -41,6 +42,7 @@ PATH = ROOT / "experiments" / "results" / "stop_flag.json"
 WAYS = {
     "none": "no question",
     "question": "the question of `ccnet_jax.train`",
+    "marked": "the question, and the mark of a missing batch",
     "gathered": "a flag gathered from all processes",
 }
 PROCESSES, CLASSES, SIDE, BATCH = 2, 5, 32, 2
@@ -65,17 +67,20 @@ def measured(settings: HostsConfig, updates: int, rounds: int) -> dict[str, Any]
         rng = np.random.default_rng(jax.process_index())
         images = rng.integers(0, 256, (BATCH // PROCESSES, SIDE, SIDE, 3), dtype=np.uint8)
         batch = devices.put_batch({"image": images, "label": images[..., 0] % CLASSES}, mesh)
+        mark = devices.put_batch({WITHDRAWN: np.zeros(len(images), bool)}, mesh)
         ask: dict[str, Callable[[], object]] = {
             "none": lambda: None,
             "question": lambda: link.stop_by(0),
+            "marked": lambda: link.stop_by(0),
             "gathered": lambda: multihost_utils.process_allgather(np.int32(0)).any(),
         }
 
         def seconds_an_update(way: str) -> float:
             nonlocal state
+            given = batch | mark if way == "marked" else batch
             began = time.perf_counter()
             for _ in range(updates):
-                state, metrics = train_step(state, batch)
+                state, metrics = train_step(state, given)
                 ask[way]()
                 jax.block_until_ready(metrics)
             return (time.perf_counter() - began) / updates
