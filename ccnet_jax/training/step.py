@@ -126,7 +126,8 @@ def make_train_step(
         old = state.variables, state.optimizer
         counts = is_finite(metrics)
         if withdrawn is not None:
-            metrics[WITHDRAWN] = withdrawn.any().astype(jnp.float32)
+            # XLA joins a float32 sum to the all-reduce of the gradients; `any` would be one of its own
+            metrics[WITHDRAWN] = withdrawn.astype(jnp.float32).sum()
             counts &= metrics[WITHDRAWN] == 0
         variables, buffers = jax.tree.map(functools.partial(jnp.where, counts), new, old)
         return State(state.step + 1, variables, buffers), metrics
