@@ -12,6 +12,7 @@ update, which is the usual way to stop. Writes experiments/results/stop_flag.jso
 import argparse
 import json
 import pathlib
+import random
 import socket
 import statistics
 import subprocess
@@ -87,7 +88,8 @@ def measured(settings: HostsConfig, updates: int, rounds: int) -> dict[str, Any]
 
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in progress_bar(range(-1, rounds), unit="round", disable=jax.process_index() != 0):
-            for way in WAYS:
+            # in another order each time, the same in both processes
+            for way in random.Random(number).sample(list(WAYS), len(WAYS)):
                 taken = seconds_an_update(way)
                 if number >= 0:  # the first one compiles
                     seconds[way].append(taken)
