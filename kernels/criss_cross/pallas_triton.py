@@ -160,13 +160,11 @@ class _Kernel:
         """
         rows, columns = (keys, queries) if transposed else (queries, keys)
         product = sum(x.times(y.T) for x, y in zip(rows, columns, strict=True)) * _LOG2E
-        seen = jnp.expand_dims(line.exists(first_key, self.blocks.key), 1 if transposed else 0)
+        along_queries, along_keys = (1, 0) if transposed else (0, 1)
+        seen = jnp.expand_dims(line.exists(first_key, self.blocks.key), along_queries)
         if self.column:
-            key = first_key + jnp.arange(self.blocks.key)
-            query = first_query + jnp.arange(self.blocks.query)
-            seen &= jnp.expand_dims(query, 0 if transposed else 1) != jnp.expand_dims(
-                key, 1 if transposed else 0
-            )
+            query = jnp.expand_dims(first_query + jnp.arange(self.blocks.query), along_keys)
+            seen &= query != jnp.expand_dims(first_key + jnp.arange(self.blocks.key), along_queries)
         return jnp.where(seen, product, _NEGATIVE_INFINITY)
 
     def over_values(self, body: Callable[[Any, Any], Any], carry: Any) -> Any:

@@ -63,7 +63,16 @@ def test_parameter_counts(flavour, depth, parameters):
     assert sum(x.size for x in jax.tree.leaves(params)) == parameters
 
 
-@pytest.mark.parametrize("depth", BLOCKS)
+def feature_shapes(depth, flavour, size):
+    """Of the last two stages."""
+    backbone = BACKBONES["resnet"].build(BackboneSettings(depth, FLAVOURS[flavour]), None)
+    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
+    (*_, stage3, stage4), _ = jax.eval_shape(
+        lambda x: backbone.init_with_output(jax.random.key(0), x, False), images
+    )
+    return stage3.shape, stage4.shape
+
+
 @pytest.mark.parametrize(
     ("flavour", "size", "features"),
     [
@@ -76,15 +85,19 @@ def test_parameter_counts(flavour, depth, parameters):
         ("mmseg", (32, 33), (4, 5)),
     ],
 )
-def test_feature_shapes(flavour, size, features, depth):
-    backbone = BACKBONES["resnet"].build(BackboneSettings(depth, FLAVOURS[flavour]), None)
-    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-    (*_, stage3, stage4), _ = jax.eval_shape(
-        lambda x: backbone.init_with_output(jax.random.key(0), x, False), images
-    )
+def test_features_have_an_eighth_of_the_pictures_size(flavour, size, features):
+    assert feature_shapes(10, flavour, size) == ((2, *features, 256), (2, *features, 512))
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+@pytest.mark.parametrize("depth", BLOCKS)
+def test_feature_channels(flavour, depth):
     channels = 2048 if depth >= 50 else 512
-    assert stage3.shape == (2, *features, channels // 2)
-    assert stage4.shape == (2, *features, channels)
+    features = {"official": (5, 5), "mmseg": (4, 5)}[flavour]
+    assert feature_shapes(depth, flavour, (32, 33)) == (
+        (2, *features, channels // 2),
+        (2, *features, channels),
+    )
 
 
 class ToyBackbone(nn.Module):
