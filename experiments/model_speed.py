@@ -228,7 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = tuple(case for case in setup.cases if (flags.cases or "") in case.name)
     if not chosen:
         parser.error(f"no case has {flags.cases!r} in its name: {', '.join(x.name for x in setup.cases)}")
-    all_cases, setup = set(setup.cases), setup._replace(rounds=flags.rounds or setup.rounds, cases=chosen)
+    all_cases = set(setup.cases)
+    setup = setup._replace(rounds=flags.rounds or setup.rounds, cases=chosen)
     try:
         names = chosen_contenders(flags.contenders, setup)
     except argparse.ArgumentTypeError as error:

@@ -175,7 +175,9 @@ class _Kernel:
         )
 
     def over_line(self, block: int, body: Callable[[Any, Any], Any], carry: Any) -> Any:
-        """body(first pixel, carry) for every block of the line."""
+        """body(first pixel, carry) for every block of the line; of one block, without a loop."""
+        if self.length <= block:
+            return body(0, carry)
         return jax.lax.fori_loop(0, pl.cdiv(self.length, block), lambda n, x: body(n * block, x), carry)
 
 
@@ -227,7 +229,7 @@ def _forward_kernel(*refs: Ref, kernel: _Kernel, arrays: int) -> None:
             return a.times(kernel.load_values(line, value, first, blocks.key, channel), total)
 
         total = jnp.zeros((blocks.query, kernel.value_chunk))
-        total = attend(0, total) if whole_line else kernel.over_line(blocks.key, attend, total)
+        total = kernel.over_line(blocks.key, attend, total)
         if not kernel.column:
             total += share * line.load(earlier_out, start, blocks.query, channel, kernel.value_chunk)
         line.store(out, start, channel, total)
@@ -286,11 +288,7 @@ class _Backward:
         return self.kernel.load_values(self.line, self.d_out, first, self.kernel.blocks.query, channel)
 
     def weights(
-        self,
-        first_query: Index,
-        queries: list[Factor],
-        first_key: Index,
-        keys: list[Factor],
+        self, first_query: Index, queries: list[Factor], first_key: Index, keys: list[Factor]
     ) -> jax.Array:
         """P of the blocks that start at pixels `first_query` and `first_key`.
 
@@ -374,9 +372,8 @@ def _backward_values_kernel(*refs: Ref, kernel: _Kernel, arrays: int, add: bool)
             weights = transposed(first) if whole is None else whole
             return weights.times(this.upstream(first, channel), total)
 
-        total = jnp.zeros((kernel.blocks.key, kernel.value_chunk))
-        total = kernel.over_line(kernel.blocks.query, d_value, total) if whole is None else d_value(0, total)
-        this.write(2, start, channel, total)
+        zeros = jnp.zeros((kernel.blocks.key, kernel.value_chunk))
+        this.write(2, start, channel, kernel.over_line(kernel.blocks.query, d_value, zeros))
 
     kernel.over_values(chunk, None)
 
