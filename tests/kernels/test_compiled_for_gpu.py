@@ -1,6 +1,7 @@
 import json
 import sys
 
+import jax
 import pytest
 
 from kernels import aot
@@ -20,9 +21,9 @@ def test_a_plugin_that_is_not_there_is_named(missing, monkeypatch):
 @needs_compiler
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("gpu", ["h200", "a100"])
-def test_kernels_assemble_without_many_spills_at_the_papers_sizes(gpu, dtype):
-    """In float32 JAX 0.10 spills more than later releases; blocks that are far too large spill 50 KB."""
-    most = {"bfloat16": 0, "float32": 1024}[dtype]
+def test_kernels_assemble_without_spills_at_the_papers_sizes(gpu, dtype):
+    """But for float32 with JAX 0.10; blocks that are far too large spill 50 KB there."""
+    most = 1024 if dtype == "float32" and jax.__version__.startswith("0.10.") else 0
     sizes = ["8x97x97", "2x64x256"]
     if dtype == "bfloat16":
         sizes += ["1x128x512"]
