@@ -19,9 +19,7 @@ The second command writes a run's weights under the names of its flavour's PyTor
 Neither command changes a bit of the weights, with one exception. Norms of the authors' network are in-place
 ABN, whose scale is |weight| + 1e-5. Official weights without num_batches_tracked, which only PyTorch's own
 batch norm has, are taken for in-place ABN's, and their scales become |weight| + 1e-5. `--to torch
---inplace-abn` writes such weights; without it the written weights are the scales. Running variances are
-not changed either, though PyTorch will update them with n / (n - 1) times the variance of a batch of n
-values, and this package with the variance itself.
+--inplace-abn` writes such weights; without it the written weights are the scales.
 
 docs/weights.md says more.
 """

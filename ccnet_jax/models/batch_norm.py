@@ -15,11 +15,12 @@ class BatchNorm(nn.Module):
     """Batch norm over the whole (global) batch.
 
     Statistics are float32 whatever the dtype. Under `jax.jit` with the batch sharded over devices
-    they are the global batch's, which is what PyTorch calls synchronised. The running variance is
-    the biased one (1 / n); PyTorch keeps n / (n - 1) times it.
+    they are the global batch's, which is what PyTorch calls synchronised. As in PyTorch, a batch of n
+    values a channel is normalised by its biased variance (1 / n), and the running variance takes the unbiased
+    one (1 / (n - 1)).
 
-    Flax's `nn.BatchNorm` has the same variables and results, and a gradient in which XLA keeps the
-    centred input beside the input.
+    Flax's `nn.BatchNorm` has the same variables and results, but for the running variance, which is biased
+    there, and a gradient in which XLA keeps the centred input beside the input.
 
     Attributes:
       use_running_average: normalise with the running statistics, and leave them as they are.
@@ -48,8 +49,10 @@ class BatchNorm(nn.Module):
         else:
             out, mean, var = normalized(x, scale, bias, self.epsilon)
             if not self.is_initializing():
+                count = x.size // x.shape[-1]
+                unbiased = var * (count / max(count - 1, 1))
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
-                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * var
+                running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
         return out.astype(x.dtype if self.dtype is None else self.dtype)
 
 

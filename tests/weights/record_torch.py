@@ -15,7 +15,6 @@ Keys of the file:
     train/FLAVOUR/metrics               [3 steps, 4]: loss, main loss, auxiliary loss, norm of the gradient
     train/FLAVOUR/after{1,3}            `sample` of each tensor of the state dict after so many steps, joined
                                         in the order of their names, counters left out
-    train/FLAVOUR/values                JSON: {name of a running variance: values a channel in one batch}
     loss/KIND, loss/KIND/gradient       of `loss_inputs`, and of its logits; KIND: plain, weighted, smoothed,
                                         weighted_smoothed, ohem
     optimizer/KIND                      [5 steps, 15]: kernel and bias after each step; KIND: sgd or adamw,
@@ -134,8 +133,6 @@ def trainings() -> dict[str, np.ndarray]:
     values = {}
     for flavour, case in cases.TRAININGS.items():
         model = built(cases.NETWORKS[f"{flavour}-10"])
-        counts = values_of_norms(model, nchw(cases.pictures(*cases.TRAINING_SIZE)))
-        values[f"train/{flavour}/values"] = cases.packed(counts)
         optimizer = torch.optim.SGD(
             model.parameters(), case.learning_rate, momentum=case.momentum, weight_decay=case.weight_decay
         )
@@ -168,23 +165,6 @@ def trainings() -> dict[str, np.ndarray]:
                 )
         values[f"train/{flavour}/metrics"] = np.array(metrics, np.float32)
     return values
-
-
-def values_of_norms(model: torch.nn.Module, images: torch.Tensor) -> dict[str, int]:
-    """{name of a running variance: of how many values a channel a batch's variance is}."""
-    counts, hooks = {}, []
-    for name, module in model.named_modules():
-        if hasattr(module, "running_var"):
-
-            def note(_, inputs, output, name=name):
-                counts[f"{name}.running_var"] = inputs[0].numel() // inputs[0].shape[1]
-
-            hooks.append(module.register_forward_hook(note))
-    with torch.no_grad():
-        model(images)
-    for hook in hooks:
-        hook.remove()
-    return counts
 
 
 # ------------------------------------------------------------------------------------ parts and optimizers

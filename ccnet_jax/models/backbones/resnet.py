@@ -99,6 +99,10 @@ def _pooled_jvp(
     """The change of the first largest pixel of each window, as in PyTorch.
 
     The same as that of `nn.max_pool`, for which XLA keeps the number of each pixel, of four bytes.
+
+    The pixel is found by a running maximum over the window's nine, and never by comparing them with `out`: in a
+    compiled program XLA may compute x a second time, rounded otherwise, so that no pixel would equal `out` and
+    the window's gradient would be lost. A running maximum always chooses exactly one.
     """
     out = _pooled(primals[0], padding)
     height, width = out.shape[1:3]
@@ -112,10 +116,12 @@ def _pooled_jvp(
             for j in range(3)
         ]
 
-    first = jnp.full(out.shape, 9, jnp.uint8)
-    for i, pixel in reversed(list(enumerate(taps(primals[0], -jnp.inf)))):
-        first = jnp.where(pixel == out, i, first)
-    changes = [jnp.where(first == i, pixel, 0) for i, pixel in enumerate(taps(tangents[0], 0))]
+    largest, *others = taps(primals[0], -jnp.inf)
+    chosen = jnp.zeros(out.shape, jnp.uint8)
+    for i, pixel in enumerate(others, 1):
+        chosen = jnp.where(pixel > largest, i, chosen)
+        largest = jnp.maximum(pixel, largest)
+    changes = [jnp.where(chosen == i, change, 0) for i, change in enumerate(taps(tangents[0], 0))]
     return out, functools.reduce(jnp.add, changes)
 
 
