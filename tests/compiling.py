@@ -12,6 +12,12 @@ SETTINGS = {
 }
 # In the environment of a program that shall compile as the tests do.
 COMPILING = {name.upper(): str(value) for name, value in SETTINGS.items()}
+_OLDER_EMITTERS = importlib.metadata.version("jax").startswith("0.10.")
+# For `jax.jit`: compiles as users do. A test of gradients needs it: XLA computes a value in each of the
+# fusions that read it, and only with all optimizations does rounding differ from one to the other.
+AS_USERS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+if _OLDER_EMITTERS:
+    AS_USERS["xla_cpu_use_fusion_emitters"] = True
 
 
 def xla_flags(devices: int) -> str:
@@ -21,7 +27,7 @@ def xla_flags(devices: int) -> str:
     A version that does not know a flag aborts, as JAX 0.12 would.
     """
     flags = [f"--xla_force_host_platform_device_count={devices}"]
-    if importlib.metadata.version("jax").startswith("0.10."):
+    if _OLDER_EMITTERS:
         flags += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_emitter_verification_level=0"]
         flags += ["--xla_cpu_parallel_codegen_split_count=1"]  # each part costs; other cores have other tests
     return " ".join(flags)

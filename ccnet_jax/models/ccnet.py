@@ -4,10 +4,11 @@ import numbers
 from collections.abc import Iterable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float
 
 from ccnet_jax.models.backbones import BACKBONES, BackboneSettings
 from ccnet_jax.models.backbones.resnet import STEMS
@@ -17,7 +18,7 @@ from ccnet_jax.models.layers import REMAT, ConvNorm, recomputed, resize_bilinear
 from ccnet_jax.settings import nearest
 from kernels.criss_cross import IMPLEMENTATIONS
 
-_DTYPES = ("float32", "bfloat16")
+_DTYPES = ("float32", "bfloat16", "float64")
 
 
 class ContextModule(nn.Module):
@@ -104,7 +105,8 @@ class CCNet(nn.Module):
       implementation: backend of criss-cross attention; None chooses by device.
       remat: what the backward pass computes again instead of keeping it, a key of `REMAT`: "none"; "norms",
         norms and activations; "blocks", the backbone's blocks, RCCA's projections and the heads' norms.
-      dtype: of the computation, float32 or bfloat16; parameters, statistics and logits are float32.
+      dtype: of the computation, float32 or bfloat16; parameters, statistics and logits are float32. For
+        checks also float64, under `jax_enable_x64` and with float64 variables; logits are float64 then.
       backbone: a key of `BACKBONES`.
 
     Raises:
@@ -155,7 +157,7 @@ class CCNet(nn.Module):
         images: Array | np.ndarray,  # of any shape and dtype: `check_images` says what is wrong with them
         train: bool = False,
         upsample: bool = True,
-    ) -> tuple[Float32[Array, "B rows columns classes"], Float32[Array, "B rows columns classes"] | None]:
+    ) -> tuple[Float[Array, "B rows columns classes"], Float[Array, "B rows columns classes"] | None]:
         """RGB pictures to logits of the same size.
 
         Args:
@@ -165,15 +167,18 @@ class CCNet(nn.Module):
             num_classes] with an eighth of each side.
 
         Returns:
-          logits [B, H, W, num_classes] in float32, and the auxiliary head's, None unless training.
+          logits [B, H, W, num_classes] in float32 or float64, and the auxiliary head's, None unless training.
 
         Raises:
-          ValueError: images of another shape.
+          ValueError: images of another shape; dtype float64 without `jax_enable_x64`.
           TypeError: images of another dtype.
         """
         check_images(images)
         flavour = FLAVOURS[self.flavour]
-        x = normalize(images, flavour).astype(self.dtype)
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        if jax.dtypes.canonicalize_dtype(wide) != wide:
+            raise ValueError(f"dtype={wide.name} needs jax.enable_x64(True), without which JAX takes float32")
+        x = normalize(images, flavour, wide).astype(self.dtype)
         backbone = BackboneSettings(self.depth, flavour, self.stem, self.width, self.remat, self.dtype)
         *_, stage3, stage4 = BACKBONES[self.backbone].build(backbone, "backbone")(x, train)
 
@@ -192,7 +197,7 @@ class CCNet(nn.Module):
         )
 
         def upsampled(logits: Array) -> Array:
-            logits = logits.astype(jnp.float32)
+            logits = logits.astype(wide)
             return resize_bilinear(logits, images.shape[1:3], self.aligned) if upsample else logits
 
         logits = upsampled(head(stage4, train))

@@ -4,7 +4,8 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, UInt8
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, UInt8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +79,14 @@ FLAVOURS: dict[str, Flavour] = {
 
 
 def normalize(
-    images: UInt8[Array | np.ndarray, "B H W 3"] | Float[Array | np.ndarray, "B H W 3"], flavour: Flavour
-) -> Float32[Array, "B H W 3"]:
-    """RGB [B, H, W, 3] of 0 to 255, uint8 or floating -> float32 as the flavour's backbone expects it."""
-    x = (jnp.asarray(images, jnp.float32) - jnp.array(flavour.mean)) / jnp.array(flavour.std)
+    images: UInt8[Array | np.ndarray, "B H W 3"] | Float[Array | np.ndarray, "B H W 3"],
+    flavour: Flavour,
+    dtype: DTypeLike = jnp.float32,
+) -> Float[Array, "B H W 3"]:
+    """RGB [B, H, W, 3] of 0 to 255, uint8 or floating -> as the flavour's backbone expects it.
+
+    dtype: of the computation and the result.
+    """
+    mean, std = (jnp.array(values, dtype) for values in (flavour.mean, flavour.std))
+    x = (jnp.asarray(images, dtype) - mean) / std
     return jnp.flip(x, -1) if flavour.bgr else x

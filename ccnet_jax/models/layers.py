@@ -221,8 +221,9 @@ def resize_bilinear(
     """
     if x.shape[1:3] == tuple(size):
         return x
+    wide = jnp.promote_types(x.dtype, jnp.float32)
     rows, columns = (
-        bilinear_weights(side, out, align_corners).astype(x.dtype)
+        bilinear_weights(side, out, align_corners, wide).astype(x.dtype)
         for side, out in zip(x.shape[1:3], size, strict=True)
     )
     return upsampled_block(x, rows, columns)

@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Float64
 
 
 class Upsampling(NamedTuple):
     """Two matrices that upsample logits [B, h, w, K] to pictures of H x W pixels.
 
     Attributes:
-      rows: float32 [blocks, rows of a block, h]; after the picture's H rows come rows of zeros.
-      columns: float32 [W, w].
+      rows: [blocks, rows of a block, h] in the logits' dtype; after the picture's H rows come rows of zeros.
+      columns: [W, w] in the logits' dtype.
     """
 
     rows: jax.Array | np.ndarray
@@ -39,7 +40,10 @@ def split_rows(height: int, row_bytes: int, block_bytes: int) -> tuple[int, int]
 
 
 def upsampling_matrices(
-    sizes: Sequence[tuple[int, int]], align_corners: bool, blocks: tuple[int, int]
+    sizes: Sequence[tuple[int, int]],
+    align_corners: bool,
+    blocks: tuple[int, int],
+    dtype: DTypeLike = np.float32,
 ) -> Upsampling:
     """The matrices that resize logits through all sizes.
 
@@ -47,16 +51,18 @@ def upsampling_matrices(
       sizes: (height, width) of the logits, of what the network saw, and of the picture.
       align_corners: see `resize_bilinear`.
       blocks: from `split_rows` of the picture's.
+      dtype: of the logits.
     """
-    heights, widths = zip(*sizes, strict=True)
-    rows, columns = resizing_matrix(heights, align_corners), resizing_matrix(widths, align_corners)
+    rows, columns = (
+        resizing_matrix(sides, align_corners).astype(dtype) for sides in zip(*sizes, strict=True)
+    )
     count, rows_of_a_block = blocks
     rows = np.pad(rows, ((0, count * rows_of_a_block - len(rows)), (0, 0)))
     return Upsampling(rows.reshape(count, rows_of_a_block, -1), columns)
 
 
 @functools.lru_cache(maxsize=64)
-def resizing_matrix(sides: tuple[int, ...], align_corners: bool) -> Float32[np.ndarray, "last first"]:
+def resizing_matrix(sides: tuple[int, ...], align_corners: bool) -> Float64[np.ndarray, "last first"]:
     """Weights that resize a side of sides[0] pixels to sides[1], ..., sides[-1], as `resize_bilinear` does.
 
     Args:
@@ -64,16 +70,18 @@ def resizing_matrix(sides: tuple[int, ...], align_corners: bool) -> Float32[np.n
       align_corners: True puts the centres of the first and last pixels on one another; False the edges.
 
     Returns:
-      float32 [sides[-1], sides[0]], whose rows sum to 1.
+      float64 [sides[-1], sides[0]], whose rows sum to 1.
     """
     weights = np.eye(sides[0])
     for side, out in itertools.pairwise(sides):
         shares, whole = _shares(side, out, align_corners, np)
         weights = shares / whole @ weights if side != out else weights
-    return weights.astype(np.float32)
+    return weights
 
 
-def bilinear_weights(side: int, out: int, align_corners: bool) -> Float32[Array | np.ndarray, "out side"]:
+def bilinear_weights(
+    side: int, out: int, align_corners: bool, dtype: DTypeLike = jnp.float32
+) -> Float[Array | np.ndarray, "out side"]:
     """`resizing_matrix` of one step, also for sides that are known only when the program runs.
 
     The weights of symbolic sides (`jax.export.symbolic_shape`) are those of the same sides as numbers, in
@@ -81,10 +89,10 @@ def bilinear_weights(side: int, out: int, align_corners: bool) -> Float32[Array 
     that all divisors are one.
     """
     if isinstance(side, int) and isinstance(out, int):
-        return resizing_matrix((side, out), align_corners)
+        return resizing_matrix((side, out), align_corners).astype(dtype)
     shares, whole = _shares(side, out, align_corners, jnp)
-    divisors = jax.lax.optimization_barrier(jnp.full(shares.shape, whole, jnp.float32))
-    return shares.astype(jnp.float32) / divisors
+    divisors = jax.lax.optimization_barrier(jnp.full(shares.shape, whole, dtype))
+    return shares.astype(dtype) / divisors
 
 
 def _shares(side: int, out: int, align_corners: bool, numpy: Any) -> tuple[Any, Any]:
@@ -103,11 +111,11 @@ def _shares(side: int, out: int, align_corners: bool, numpy: Any) -> tuple[Any, 
 
 
 def upsampled_block(
-    logits: Float32[Array, "B h w K"],
-    rows: Float32[Array | np.ndarray, "r h"],
-    columns: Float32[Array | np.ndarray, "W w"],
-) -> Float32[Array, "B r W K"]:
-    """logits [B, h, w, K], rows [r, h], columns [W, w] -> [B, r, W, K], in full float32 on any device."""
+    logits: Float[Array, "B h w K"],
+    rows: Float[Array | np.ndarray, "r h"],
+    columns: Float[Array | np.ndarray, "W w"],
+) -> Float[Array, "B r W K"]:
+    """logits [B, h, w, K], rows [r, h], columns [W, w] -> [B, r, W, K], in full precision on any device."""
     exact = jax.lax.Precision.HIGHEST
     part = jnp.einsum("rh,bhwk->brwk", rows, logits, precision=exact)
     return jnp.einsum("Ww,brwk->brWk", columns, part, precision=exact)

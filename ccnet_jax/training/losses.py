@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from ccnet_jax.labels import VOID
 from ccnet_jax.settings import setting
 from ccnet_jax.training.upsampled import UpsampledLogits
 
 # (logits, labels [B, H, W]) -> loss []
-Loss = Callable[[UpsampledLogits, Integer[Array, "B H W"]], Float32[Array, ""]]
+Loss = Callable[[UpsampledLogits, Integer[Array, "B H W"]], Float[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +59,8 @@ class LossConfig:
 
 
 def pixel_losses(
-    logits: Float32[Array, "*pixels classes"], labels: Integer[Array, "*pixels"]
-) -> tuple[Float32[Array, "*pixels"], Bool[Array, "*pixels"]]:
+    logits: Float[Array, "*pixels classes"], labels: Integer[Array, "*pixels"]
+) -> tuple[Float[Array, "*pixels"], Bool[Array, "*pixels"]]:
     """Cross-entropy of each pixel, and which pixels count.
 
     Args:
@@ -78,11 +78,11 @@ def pixel_losses(
 
 
 def weighted_pixel_losses(
-    logits: Float32[Array, "*pixels classes"],
+    logits: Float[Array, "*pixels classes"],
     labels: Integer[Array, "*pixels"],
     class_weights: tuple[float, ...] | None,
     label_smoothing: float,
-) -> tuple[Float32[Array, "*pixels"], Float32[Array, "*pixels"] | Bool[Array, "*pixels"]]:
+) -> tuple[Float[Array, "*pixels"], Float[Array, "*pixels"] | Bool[Array, "*pixels"]]:
     """Cross-entropy of each pixel with class weights w and label smoothing s, as PyTorch defines both.
 
     With C classes and probabilities p, the loss of a pixel of class y is
@@ -115,7 +115,7 @@ def cross_entropy(
     labels: Integer[Array, "B H W"],
     class_weights: tuple[float, ...] | None = None,
     label_smoothing: float = 0.0,
-) -> Float32[Array, ""]:
+) -> Float[Array, ""]:
     """Mean over the batch's valid pixels, weighted by their classes; 0 where there is none.
 
     Arguments as in `weighted_pixel_losses`, the logits at any size.
@@ -133,7 +133,7 @@ def ohem_cross_entropy(
     min_kept: int = 100_000,
     class_weights: tuple[float, ...] | None = None,
     label_smoothing: float = 0.0,
-) -> Float32[Array, ""]:
+) -> Float[Array, ""]:
     """Mean over the hard pixels: those whose true class has a probability of at most `threshold`.
 
     Where fewer than `min_kept` pixels are that hard, the threshold rises until so many are kept (or
@@ -149,7 +149,7 @@ def ohem_cross_entropy(
     """
 
     def of_pixels(
-        logits: Float32[Array, "*pixels classes"], labels: Integer[Array, "*pixels"]
+        logits: Float[Array, "*pixels classes"], labels: Integer[Array, "*pixels"]
     ) -> tuple[Array, Array, Array, Array]:
         plain_losses, valid = pixel_losses(logits, labels)
         probability = jax.lax.stop_gradient(jnp.where(valid, jnp.exp(-plain_losses), jnp.inf))
@@ -162,7 +162,7 @@ def ohem_cross_entropy(
     return _mean(losses * hard, weights * hard)
 
 
-def _mean(losses: Float32[Array, "*pixels"], weights: Array) -> Float32[Array, ""]:
+def _mean(losses: Float[Array, "*pixels"], weights: Array) -> Float[Array, ""]:
     """The sum of losses that are weighted already, divided by the sum of the weights; 0 where that is 0."""
     total = weights.sum()
     return losses.sum() / jnp.where(total > 0, total, 1)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Float32, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training.losses import LOSSES, LossConfig
@@ -23,7 +23,7 @@ def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Arr
 
     def loss_fn(
         params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray
-    ) -> tuple[Float32[Array, ""], tuple[Metrics, PyTree]]:
+    ) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
         """-> loss [], (metrics, the new batch_stats); the batch has "image" and "label" [B, H, W]."""
         (logits, auxiliary_logits), updated = network.apply(
             {"params": params, "batch_stats": batch_stats},

@@ -10,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Sharding
-from jaxtyping import Array, Bool, Float32, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
 
 from ccnet_jax.devices import compiler_options
 from kernels.criss_cross import device
 
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
-Metrics = dict[str, Float32[Array, ""]]
+Metrics = dict[str, Float[Array, ""]]
 WITHDRAWN = "withdrawn"  # bool [B] in a batch: rows of a process that has none, so that no update is made
 GUARDED = ("loss", "gradient_norm", "parameter_norm")  # what has to be finite
 # (params, batch_stats, batch, key) -> loss [], (metrics, the new batch_stats)
-Loss = Callable[..., tuple[Float32[Array, ""], tuple[Metrics, PyTree]]]
+Loss = Callable[..., tuple[Float[Array, ""], tuple[Metrics, PyTree]]]
 
 
 @flax.struct.dataclass

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Integer
+from jaxtyping import Array, Float, Integer
 
 from ccnet_jax.labels import VOID
 from ccnet_jax.models.upsampling import split_rows, upsampled_block, upsampling_matrices
@@ -24,11 +24,11 @@ class UpsampledLogits:
     them for one block of rows at a time, and makes them again in the backward pass.
 
     Attributes:
-      logits: float32 [B, h, w, K].
+      logits: [B, h, w, K], float32 (or float64, in checks).
       align_corners: how they are upsampled; see `resize_bilinear`.
     """
 
-    logits: Float32[Array, "B h w K"]
+    logits: Float[Array, "B h w K"]
     align_corners: bool = False
 
     def each_pixel(self, function: Callable[..., Any], labels: Integer[Array, "B H W"]) -> Any:
@@ -47,7 +47,7 @@ class UpsampledLogits:
             return function(self.logits, labels)
         count, rows = split_rows(height, width * self.logits.shape[3] * 4, BLOCK_BYTES)
         sizes = [(self.logits.shape[1], self.logits.shape[2]), (height, width)]
-        matrices = upsampling_matrices(sizes, self.align_corners, (count, rows))
+        matrices = upsampling_matrices(sizes, self.align_corners, (count, rows), self.logits.dtype)
         padded = jnp.pad(labels, ((0, 0), (0, count * rows - height), (0, 0)), constant_values=VOID)
         blocks = jnp.moveaxis(padded.reshape(batch, count, rows, width), 1, 0)
 

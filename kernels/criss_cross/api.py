@@ -3,7 +3,6 @@
 from typing import Literal, overload
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from kernels.criss_cross import reference
@@ -16,10 +15,9 @@ except ImportError:
 else:
     _triton, _triton_interpret = pallas_triton.BACKEND, pallas_triton.INTERPRETED
 
-_DTYPES = (jnp.float32, jnp.bfloat16, jnp.float16)
-
-# By name. `implementation=None` takes the first that the device can run and that is `automatic`. A backend
-# is one file and its line here; code elsewhere may add its own: IMPLEMENTATIONS["mine"] = Backend(...).
+# By name. `implementation=None` takes the first that the device can run, that takes the dtype and that is
+# `automatic`. A backend is one file and its line here; code elsewhere may add its own:
+# IMPLEMENTATIONS["mine"] = Backend(...).
 IMPLEMENTATIONS: dict[str, Backend] = {
     "triton": _triton,
     "triton_interpret": _triton_interpret,
@@ -66,7 +64,8 @@ def criss_cross_attention(
         out[y, x] = sum_i a_col[i] value[i, x] + sum_j a_row[j] value[y, j]
 
     Args:
-      query: [B, H, W, D], float32, bfloat16 or float16.
+      query: [B, H, W, D], float32, bfloat16 or float16; for checks also float64, under `jax_enable_x64`,
+        which "xla" alone takes.
       key: [B, H, W, D], of query's dtype.
       value: [B, H, W, C], of query's dtype.
       implementation: None for the best one on this device, or a name:
@@ -80,19 +79,19 @@ def criss_cross_attention(
       return_residuals: also return the log-sum-exp of the energies.
 
     Returns:
-      out, [B, H, W, C] in value's dtype; products are summed in float32 whatever the dtype. With
-      return_residuals (out, lse), lse [B, H, W] in float32; both can be differentiated.
+      out, [B, H, W, C] in value's dtype; products of lower precision are summed in float32. With
+      return_residuals (out, lse), lse [B, H, W] in float32 (float64 for float64); both can be differentiated.
 
     Raises:
       ValueError: a wrong rank or shape, or an implementation that does not exist or cannot run here.
-      TypeError: a dtype that is not one of the three, or dtypes that differ.
+      TypeError: a dtype that the implementation does not take, or dtypes that differ.
     """
     _check({"query": query, "key": key, "value": value})
     if key.shape != query.shape:
         raise ValueError(f"key has shape {key.shape} but query has {query.shape}; they must be equal")
     if value.shape[:3] != query.shape[:3]:
         raise ValueError(f"value has shape {value.shape}; its [B, H, W] must be query's {query.shape[:3]}")
-    out, lse = _backend(implementation).attend((query, key, value), query.shape[-1])
+    out, lse = _backend(implementation, query).attend((query, key, value), query.shape[-1])
     return (out, lse) if return_residuals else out
 
 
@@ -121,12 +120,16 @@ def packed_criss_cross_attention(
             f"key_channels={key_channels} must be at least 1 and leave channels for value: "
             f"packed has {packed.shape[-1]}, query and key take {2 * key_channels}"
         )
-    return _backend(implementation).attend((packed,), key_channels)[0]
+    return _backend(implementation, packed).attend((packed,), key_channels)[0]
 
 
-def _backend(name: str | None) -> Backend:
+def _backend(name: str | None, array: jax.Array) -> Backend:
+    """The implementation of that name, or the best one here, for the array's dtype."""
+    dtype = array.dtype.name
+    takers = [n for n, x in IMPLEMENTATIONS.items() if dtype in x.dtypes]
     if name is None:
-        return next(x for x in IMPLEMENTATIONS.values() if x.automatic and x.unavailable() is None)
+        backends = (IMPLEMENTATIONS[n] for n in takers)
+        return next(x for x in backends if x.automatic and x.unavailable() is None)
     runnable = [n for n, x in IMPLEMENTATIONS.items() if x.unavailable() is None]
     instead = f"this device can run {runnable}, and None chooses"
     if name not in IMPLEMENTATIONS:
@@ -134,6 +137,9 @@ def _backend(name: str | None) -> Backend:
     reason = IMPLEMENTATIONS[name].unavailable()
     if reason:
         raise ValueError(f"implementation={name!r} {reason}; {instead}")
+    if name not in takers:
+        taken = " or ".join(IMPLEMENTATIONS[name].dtypes)
+        raise TypeError(f"implementation={name!r} takes {taken}, not {dtype}, which {takers} take")
     return IMPLEMENTATIONS[name]
 
 
@@ -142,7 +148,7 @@ def _check(arrays: dict[str, jax.Array]) -> None:
     for name, array in arrays.items():
         if array.ndim != 4:
             raise ValueError(f"{name} must be [B, H, W, channels], not of shape {array.shape}")
-        if array.dtype not in _DTYPES:
+        if not any(array.dtype.name in backend.dtypes for backend in IMPLEMENTATIONS.values()):
             raise TypeError(f"{name} must be float32, bfloat16 or float16, not {array.dtype}")
         if array.dtype != dtype:
             raise TypeError(f"{name} is {array.dtype} but {first} is {dtype}; cast one of them")

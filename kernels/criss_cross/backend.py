@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 Arrays = tuple[jax.Array, ...]  # query, key and value, or one array that holds the channels of all three
+DTYPES = ("float32", "bfloat16", "float16")  # that every backend takes unless it says otherwise
 
 
 class Backend(NamedTuple):
@@ -15,15 +16,18 @@ class Backend(NamedTuple):
     Attributes:
       attend: (arrays, key_channels) -> (out, log-sum-exp). `arrays` are query, key [B, H, W, D] and value
         [B, H, W, C], or one array [B, H, W, D + D + C] (`separated` splits it); key_channels is D. out is
-        [B, H, W, C] in the arrays' dtype, log-sum-exp [B, H, W] in float32. The arrays have been checked.
+        [B, H, W, C] in the arrays' dtype, log-sum-exp [B, H, W] in float32, or float64 where the arrays are.
+        The arrays have been checked.
       unavailable: () -> None where the device at hand can run it, else what it needs, as the end of a
         sentence that begins with its name: "needs an NVIDIA GPU, and this is CPU".
       automatic: whether `implementation=None` may choose it.
+      dtypes: names of the dtypes that it takes.
     """
 
     attend: Callable[[Arrays, int], tuple[jax.Array, jax.Array]]
     unavailable: Callable[[], str | None] = lambda: None
     automatic: bool = True
+    dtypes: tuple[str, ...] = DTYPES
 
 
 def separated(arrays: Arrays, key_channels: int) -> Arrays:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.criss_cross.backend import Backend, separated
+from kernels.criss_cross.backend import DTYPES, Backend, separated
 
 
 def attend(
@@ -14,17 +14,16 @@ def attend(
 
     The softmax spans the column's H - 1 keys and the row's W keys without joining them in one
     tensor: both halves are shifted by their common maximum and divided by their common sum.
-    float32 products are exact (no TF32); lower precisions are summed in float32.
+    float32 products are exact (no TF32); lower precisions are summed in float32, and float64 in float64.
 
     Returns:
-      out [B, H, W, C] and the log-sum-exp of the energies, [B, H, W] in float32.
+      out [B, H, W, C] and the log-sum-exp of the energies, [B, H, W] in float32, or float64 for float64.
     """
     query, key, value = separated(arrays, key_channels)
+    wide = jnp.promote_types(query.dtype, jnp.float32)
 
     def product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.einsum(
-            equation, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-        )
+        return jnp.einsum(equation, a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide)
 
     energy_col = product("bywd,biwd->bywi", query, key)  # [B, H, W, H]
     energy_row = product("byxd,byjd->byxj", query, key)  # [B, H, W, W]
@@ -47,4 +46,4 @@ def attend(
     return out.astype(value.dtype), lse
 
 
-BACKEND = Backend(attend)
+BACKEND = Backend(attend, dtypes=(*DTYPES, "float64"))

@@ -27,7 +27,8 @@ class NonLocalBlock(nn.Module):
         query, key, value = (
             nn.Dense(reduced, dtype=self.dtype, name=name)(x) for name in ("query", "key", "value")
         )
-        energy = jnp.einsum("byxd,bijd->byxij", query, key, preferred_element_type=jnp.float32)
+        wide = jnp.promote_types(query.dtype, jnp.float32)
+        energy = jnp.einsum("byxd,bijd->byxij", query, key, preferred_element_type=wide)
         weight = jax.nn.softmax(energy, (-2, -1)).astype(value.dtype)
         attended = jnp.einsum("byxij,bijc->byxc", weight, value)
         out = nn.Dense(channels, use_bias=False, dtype=self.dtype, name="project")(attended)

@@ -48,7 +48,7 @@ def adaptive_average_pool(x: Float[Array, "B H W C"], side: int) -> Float[Array,
         i = np.arange(side)[:, None]
         pixel = np.arange(length)[None]
         inside = (pixel >= i * length // side) & (pixel < -(-(i + 1) * length // side))
-        return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+        return (inside / inside.sum(1, keepdims=True)).astype(jnp.promote_types(x.dtype, np.float32))
 
     pooled = jnp.einsum(
         "iy,jx,byxc->bijc",

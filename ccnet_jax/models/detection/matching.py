@@ -9,6 +9,7 @@ from ccnet_jax.models.detection.boxes import overlaps
 # What `matched` says of a box that stands for no object.
 BACKGROUND = -1
 IGNORED = -2
+_ROUNDING = 1e-6  # by which two overlaps that are equal may differ, as a fraction
 
 
 def matched(
@@ -42,7 +43,8 @@ def matched(
         of_this = jnp.where(there, overlaps(boxes, box[None])[:, 0], -1)
         number = jnp.where(of_this > overlap, i, number)
         most = of_this.max()
-        is_best |= (of_this == most) & (most > 0)
+        # "==" would compare two roundings of one number where a compiled program computes it twice
+        is_best |= (of_this >= most * (1 - _ROUNDING)) & (most > 0)
         return (jnp.maximum(overlap, of_this), number, is_best), None
 
     count = len(boxes)
