@@ -14,6 +14,7 @@ from ccnet_jax.training.upsampled import UpsampledLogits
 
 # (logits, labels [B, H, W]) -> loss []
 Loss = Callable[[UpsampledLogits, Integer[Array, "B H W"]], Float32[Array, ""]]
+AVERAGES = ("labelled", "all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,13 @@ class LossConfig:
         local=True,
         old_name="ohem",
         old_values={False: "cross_entropy", True: "ohem"},
+    )
+    average_over: str = setting(
+        "labelled",
+        "pixels by whose number the sum of the losses is divided: `labelled`, as in the authors' code, or "
+        "`all`, void ones too, as in mmsegmentation",
+        choices=AVERAGES,
+        before="labelled",
     )
     auxiliary_weight: float = setting(0.4, "weight of the auxiliary head's cross-entropy", at_least=0)
     class_weights: tuple[float, ...] | None = setting(
@@ -115,15 +123,25 @@ def cross_entropy(
     labels: Integer[Array, "B H W"],
     class_weights: tuple[float, ...] | None = None,
     label_smoothing: float = 0.0,
+    average_over: str = "labelled",
 ) -> Float32[Array, ""]:
-    """Mean over the batch's valid pixels, weighted by their classes; 0 where there is none.
+    """Mean over the batch's pixels; 0 where there is none to divide by.
 
-    Arguments as in `weighted_pixel_losses`, the logits at any size.
+    Args:
+      logits: at any size.
+      labels: [B, H, W] integer; 255 is ignored.
+      class_weights, label_smoothing: see `weighted_pixel_losses`.
+      average_over: what the sum of the losses is divided by. "labelled": the sum of the labelled pixels'
+        class weights, as in PyTorch's `cross_entropy`. "all": the number of all pixels, as in
+        mmsegmentation's CrossEntropyLoss(avg_non_ignore=False); where there are class
+        weights, it divides as PyTorch does.
     """
     weighted = functools.partial(
         weighted_pixel_losses, class_weights=class_weights, label_smoothing=label_smoothing
     )
-    return _mean(*logits.each_pixel(weighted, labels))
+    losses, weights = logits.each_pixel(weighted, labels)
+    over_all = average_over == "all" and class_weights is None
+    return _mean(losses, jnp.ones_like(losses) if over_all else weights)
 
 
 def ohem_cross_entropy(
@@ -133,6 +151,7 @@ def ohem_cross_entropy(
     min_kept: int = 100_000,
     class_weights: tuple[float, ...] | None = None,
     label_smoothing: float = 0.0,
+    average_over: str = "labelled",
 ) -> Float32[Array, ""]:
     """Mean over the hard pixels: those whose true class has a probability of at most `threshold`.
 
@@ -146,6 +165,9 @@ def ohem_cross_entropy(
       threshold: of the true class's probability, 0 to 1.
       min_kept: pixels kept at the least, for each picture of the batch.
       class_weights, label_smoothing: see `weighted_pixel_losses`.
+      average_over: what the sum of the hard pixels' losses is divided by. "labelled": the sum of the hard
+        pixels' class weights, as in the authors' code. "all": the number of all pixels, easy and void ones
+        too, as in mmsegmentation; where there are class weights, the sum of those of the labelled pixels.
     """
 
     def of_pixels(
@@ -159,7 +181,9 @@ def ohem_cross_entropy(
     kept = jnp.minimum(min_kept * labels.shape[0], valid.sum())
     hardest = jnp.sort(probability.ravel())[jnp.maximum(kept, 1) - 1]
     hard = valid & (probability <= jnp.maximum(threshold, hardest))
-    return _mean(losses * hard, weights * hard)
+    if average_over == "labelled":
+        return _mean(losses * hard, weights * hard)
+    return _mean(losses * hard, jnp.ones_like(losses) if class_weights is None else weights)
 
 
 def _mean(losses: Float32[Array, "*pixels"], weights: Array) -> Float32[Array, ""]:
@@ -170,7 +194,10 @@ def _mean(losses: Float32[Array, "*pixels"], weights: Array) -> Float32[Array, "
 
 def _cross_entropy(config: LossConfig) -> Loss:
     return functools.partial(
-        cross_entropy, class_weights=config.class_weights, label_smoothing=config.label_smoothing
+        cross_entropy,
+        class_weights=config.class_weights,
+        label_smoothing=config.label_smoothing,
+        average_over=config.average_over,
     )
 
 
@@ -181,6 +208,7 @@ def _ohem(config: LossConfig) -> Loss:
         min_kept=config.ohem_min_kept,
         class_weights=config.class_weights,
         label_smoothing=config.label_smoothing,
+        average_over=config.average_over,
     )
 
 

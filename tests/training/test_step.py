@@ -40,8 +40,10 @@ class FixedLogits(CCNet):
         return variables["params"], {"batch_stats": {}}
 
 
-def test_both_heads_have_the_same_weights_and_smoothing():
-    weights, smoothing = (1.0, 2.0, 0.5), 0.2
+@pytest.mark.parametrize("average_over", ["labelled", "all"])
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 0.5)])
+def test_both_heads_have_the_same_weights_smoothing_and_average(average_over, weights):
+    smoothing = 0.2
     logits, auxiliary = jax.random.normal(jax.random.key(0), (2, 2, 32, 40, 3)) * 3
     config = LossConfig(
         name="ohem",
@@ -50,14 +52,15 @@ def test_both_heads_have_the_same_weights_and_smoothing():
         label_smoothing=smoothing,
         ohem_threshold=0.2,
         ohem_min_kept=5,
+        average_over=average_over,
     )
     loss, (metrics, _) = make_loss(FixedLogits(3), config)(
         (logits, auxiliary), {}, batch(), jax.random.key(0)
     )
     labels = batch()["label"]
-    main = ohem_cross_entropy(UpsampledLogits(logits), labels, 0.2, 5, weights, smoothing)
+    main = ohem_cross_entropy(UpsampledLogits(logits), labels, 0.2, 5, weights, smoothing, average_over)
     assert metrics["main_loss"] == main
-    wanted = cross_entropy(UpsampledLogits(auxiliary), labels, weights, smoothing)
+    wanted = cross_entropy(UpsampledLogits(auxiliary), labels, weights, smoothing, average_over)
     assert metrics["auxiliary_loss"] == wanted
     np.testing.assert_allclose(loss, main + 0.3 * metrics["auxiliary_loss"], rtol=1e-6)
 
