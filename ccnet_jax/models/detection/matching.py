@@ -10,6 +10,8 @@ from ccnet_jax.models.detection.boxes import overlaps
 BACKGROUND = -1
 IGNORED = -2
 
+_ROUNDING = 1e-6  # of two overlaps in float32 that are the same
+
 
 def matched(
     boxes: Float32[Array, "n 4"],
@@ -42,7 +44,8 @@ def matched(
         of_this = jnp.where(there, overlaps(boxes, box[None])[:, 0], -1)
         number = jnp.where(of_this > overlap, i, number)
         most = of_this.max()
-        is_best |= (of_this == most) & (most > 0)
+        # not those that equal it: a compiled program may compute the overlaps twice, rounded otherwise
+        is_best |= (of_this >= most * (1 - _ROUNDING)) & (most > 0)
         return (jnp.maximum(overlap, of_this), number, is_best), None
 
     count = len(boxes)
