@@ -27,8 +27,8 @@ LOSS_CONFIGS = {
     ),
 }
 
-# Of `record_mmsegmentation.py`: the loss, and the sum of its gradient times RandomState(1)'s normal numbers.
-# Of "ohem", threshold and pixels kept of each image.
+# Of `tests/record_mmsegmentation.py`: the loss, and the sum of its gradient times normal numbers of
+# RandomState(1). Of "ohem", threshold and pixels kept of each image.
 MMSEGMENTATION = {
     "plain": (2.70774015, -0.02027113),
     "weighted": (2.56367197, -0.01901459),
@@ -115,7 +115,7 @@ def test_schedules(recorded, schedule):
     np.testing.assert_allclose(found, recorded[f"schedule/{schedule}"], rtol=1e-5, atol=1e-9)
 
 
-# Of `record_mmsegmentation.py`: (steps, base, lowest, power) and the learning rate of every step.
+# Of `tests/record_mmsegmentation.py`: (steps, base, lowest, power) and the learning rate of every step.
 MMENGINE_POLY = {
     (1, 0.01, 1e-4, 0.9): [0.01],
     (2, 0.01, 1e-4, 0.9): [0.01, 0.0001],
