@@ -42,7 +42,7 @@ class Config:
     batch_size: int = setting(8, "pictures of an update, over all devices", at_least=1)
     accumulate: int = setting(
         1,
-        "parts of a batch that go through the network one after the other; their gradients are averaged",
+        "parts of a batch that go through the network one after the other; their gradients are added up",
         at_least=1,
         resumable=True,
         before=1,

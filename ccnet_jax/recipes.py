@@ -29,7 +29,9 @@ def mmseg() -> ml_collections.ConfigDict:
     """The recipe of mmsegmentation's CCNet configs.
 
     SGD with momentum 0.9 and weight decay 5e-4, poly rate from 1e-2 to 1e-4 with power 0.9, ratios 0.5 to 2,
-    crops with at most 75 % of one class, mirroring and photometric distortion.
+    crops with at most 75 % of one class, mirroring and photometric distortion. The loss is divided by the
+    number of all pixels, void ones too (mmsegmentation's default, avg_non_ignore=False), and the last step
+    has the lowest learning rate.
     """
     config = default()
     config.model.flavour = "mmseg"
@@ -41,6 +43,8 @@ def mmseg() -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 1e-2
     config.optimizer.min_learning_rate = 1e-4
     config.optimizer.weight_decay = 5e-4
+    config.optimizer.poly_end = "last_step"
+    config.loss.average_over = "all"
     config.loss.ohem_min_kept = 50_000
     return config
 

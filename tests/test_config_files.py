@@ -120,6 +120,8 @@ def test_every_variant_is_the_recipe_that_its_name_says(name):
     assert (rates.learning_rate, rates.momentum, rates.power) == (1e-2, 0.9, 0.9)
     official = flavour == "official"
     assert (rates.weight_decay, rates.min_learning_rate) == ((1e-4, 0.0) if official else (5e-4, 1e-4))
+    ends = ("labelled", "after_last_step") if official else ("all", "last_step")
+    assert (config.loss.average_over, rates.poly_end) == ends
     assert config.loss.name == ("ohem" if official and data_set != "ade20k" else "cross_entropy")
     assert config.data.cat_max_ratio == (1.0 if official else 0.75)
     assert config.data.distort == (not official)

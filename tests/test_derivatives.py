@@ -207,7 +207,7 @@ def plain_resized(aligned: bool, x: jax.Array, size: tuple[int, int] = (40, 33))
 def losses(loss: Callable[..., jax.Array], aligned: bool, x: jax.Array) -> jax.Array:
     """A loss of logits at an eighth of the labels' size."""
     logits = UpsampledLogits(x.astype(jnp.promote_types(x.dtype, jnp.float32)), aligned)
-    return 1e4 * loss(logits, jnp.asarray(LABELS))[None]
+    return 1e4 * loss(logits, jnp.asarray(LABELS)).value[None]
 
 
 def plain_losses(hard: bool, aligned: bool, x: jax.Array) -> jax.Array:

@@ -124,6 +124,7 @@ def test_help(program, flag, folder):
         "data_throughput",
         "explore_pictures",
         "start_time",
+        "differences",
         "camvid",
         "cost",
         "model_speed",

@@ -14,3 +14,17 @@ def scaled_size(size: tuple[int, int], box: tuple[int, int] | None, ratio: float
         ratio = min(long / max(size), short / min(size))
     height, width = (max(int(side * ratio + 0.5), 1) for side in size)
     return height, width
+
+
+def mmcv_size(size: tuple[int, int], ratio: float) -> tuple[int, int]:
+    """The (height, width) that mmcv's `Resize(scale_factor=ratio, keep_ratio=True)` makes of a picture.
+
+    It rounds twice: the sides times the ratio are a box, into which the picture is resized.
+    """
+    return scaled_size(size, scaled_size(size, None, ratio), 1.0)
+
+
+def scipy_size(size: tuple[int, int], ratio: float) -> tuple[int, int]:
+    """The (height, width) that SciPy's `ndimage.zoom` makes of a picture: a half goes to the even number."""
+    height, width = (max(round(side * ratio), 1) for side in size)
+    return height, width

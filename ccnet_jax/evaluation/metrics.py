@@ -13,11 +13,11 @@ class Scores(TypedDict):
     """The scores that papers report, as fractions.
 
     The IoU of a class is NaN where no pixel is labelled or predicted so; its accuracy, where none is
-    labelled so.
+    labelled so. A mean over nothing is NaN, which `without_nan` makes None and `table` "-".
 
     Attributes:
       mIoU, mAcc: means of `IoU` and `accuracy` over the classes that are not NaN.
-      pixel_accuracy: the share of pixels that are predicted right.
+      pixel_accuracy: the fraction of labelled pixels that are predicted right; NaN where none is labelled.
       IoU, accuracy: of each class.
     """
 
@@ -51,10 +51,11 @@ def scores(confusion: Integer[np.ndarray, "K K"]) -> Scores:
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = hit / (true + predicted - hit)
         accuracy = hit / true
+        pixel_accuracy = hit.sum() / true.sum()
     return {
         "mIoU": _mean(iou),
         "mAcc": _mean(accuracy),
-        "pixel_accuracy": float(hit.sum() / np.maximum(true.sum(), 1)),
+        "pixel_accuracy": float(pixel_accuracy),
         "IoU": iou.tolist(),
         "accuracy": accuracy.tolist(),
     }

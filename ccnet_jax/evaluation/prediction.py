@@ -30,7 +30,7 @@ def predictor(network: CCNet, mode: TestMode = WHOLE) -> Predict:
 
     A pixel is VOID where the network's output is not finite.
 
-    Pictures are resized on the device, bilinearly, with half-pixel centres. Logits are upsampled, as the
+    Pictures are resized on the device, bilinearly, as `mode.scaling` says. Logits are upsampled, as the
     network does it, first to the size that the network saw and then to the picture's own. With one pass
     (`mode.passes`) of whole pictures, full-size logits are made for one block of rows at a time; several
     passes, and sliding windows, are summed at full size.
@@ -94,7 +94,7 @@ def _logits_of_pass(
     """
     size = images.shape[1], images.shape[2]
     input_size = mode.input_size(size, scale)
-    x = _resized_input(images, input_size, mirror)
+    x = _resized_input(images, input_size, mirror, mode.aligns_corners(scale))
     network_logits = functools.partial(_network_logits, network, variables)
     if mode.window is None or mode.stride is None:
         logits = network_logits(x)
@@ -130,10 +130,10 @@ def _compiled(network: CCNet) -> Callable[[Variables, jax.Array], jax.Array]:
     )
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@functools.partial(jax.jit, static_argnames=("size", "align_corners"))
 def _resized_input(
-    images: Num[Array, "B H W 3"], size: tuple[int, int], mirror: bool | jax.Array
+    images: Num[Array, "B H W 3"], size: tuple[int, int], mirror: bool | jax.Array, align_corners: bool
 ) -> Float32[Array, "B h w 3"]:
-    """float32 pictures of `size`, resized with half-pixel centres, mirrored if `mirror`."""
-    x = resize_bilinear(images.astype(jnp.float32), size, align_corners=False)
+    """float32 pictures of `size`, resized as `resize_bilinear` does it, mirrored if `mirror`."""
+    x = resize_bilinear(images.astype(jnp.float32), size, align_corners)
     return jnp.where(mirror, x[:, :, ::-1], x)

@@ -3,8 +3,11 @@
 import dataclasses
 import itertools
 
-from ccnet_jax.data.sizes import SMALLEST, scaled_size
+from ccnet_jax.data.sizes import SMALLEST, mmcv_size, scaled_size, scipy_size
 from ccnet_jax.models.flavours import FLAVOURS, Flavour
+
+# (height, width), ratio -> (height, width): the size that a code base's resizing gives
+SCALINGS = {"mmcv": mmcv_size, "scipy": scipy_size}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,10 +18,12 @@ class TestMode:
       resize: (long, short) sides of a box into which a picture is resized first; None leaves it unchanged.
       window: (height, width) of sliding windows; None shows the network the whole picture.
       stride: (down, across) from one window to the next; goes with `window`.
-      scales: ratios of the resized size at which the network sees the picture.
+      scales: ratios of the picture's size, as `resize` left it, at which the network sees it.
       flip: at each scale the network also sees the mirror image.
       average_logits: scales and mirror images are averaged as logits, as the authors' code does. Otherwise
         probabilities are averaged, as mmsegmentation does.
+      scaling: what resizes by a ratio: "mmcv", as in mmsegmentation, or "scipy", as in the authors' code.
+        They round sizes otherwise, and the second puts the centres of corner pixels on one another.
     """
 
     __test__ = False  # pytest: the name does not make this a test
@@ -29,11 +34,20 @@ class TestMode:
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
     average_logits: bool = False
+    scaling: str = "mmcv"
 
     def ms_flip(self, flavour: Flavour) -> "TestMode":
-        """The same mode at the flavour's scales with mirror images, averaged as its code averages them."""
+        """The same mode at the flavour's scales with mirror images, resized and averaged as its code does it.
+
+        mmsegmentation's scales are of the picture's own size, without the box.
+        """
         return dataclasses.replace(
-            self, scales=flavour.scales, flip=True, average_logits=flavour.average_logits
+            self,
+            resize=None if flavour.scaling == "mmcv" else self.resize,
+            scales=flavour.scales,
+            flip=True,
+            average_logits=flavour.average_logits,
+            scaling=flavour.scaling,
         )
 
     def __str__(self) -> str:
@@ -60,8 +74,13 @@ class TestMode:
 
     def input_size(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
         """The (height, width) at which the network sees a picture of `size`, at one of the scales."""
-        height, width = scaled_size(size, self.resize, scale)
+        size = scaled_size(size, self.resize, 1.0)
+        height, width = size if scale == 1 else SCALINGS[self.scaling](size, scale)
         return max(height, SMALLEST), max(width, SMALLEST)
+
+    def aligns_corners(self, scale: float) -> bool:
+        """Whether resizing at a scale puts the centres of corner pixels on one another, as `ndimage.zoom`."""
+        return self.scaling == "scipy" and scale != 1
 
 
 WHOLE = TestMode()

@@ -24,6 +24,7 @@ class Flavour:
       bgr: the network reads blue first.
       scales: ratios of multi-scale testing.
       average_logits: multi-scale testing averages logits; otherwise probabilities.
+      scaling: what resizes pictures in multi-scale testing, a key of `evaluation.test_mode.SCALINGS`.
       in_place_norms: norms are in-place ABN, whose scale is |weight| + 1e-5.
     """
 
@@ -39,6 +40,7 @@ class Flavour:
     bgr: bool
     scales: tuple[float, ...]
     average_logits: bool
+    scaling: str
     in_place_norms: bool
 
 
@@ -57,6 +59,7 @@ FLAVOURS: dict[str, Flavour] = {
         bgr=True,
         scales=(0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
         average_logits=True,
+        scaling="scipy",
         in_place_norms=True,
     ),
     # mmsegmentation's R-50-D8 and R-101-D8
@@ -73,6 +76,7 @@ FLAVOURS: dict[str, Flavour] = {
         bgr=False,
         scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75),
         average_logits=False,
+        scaling="mmcv",
         in_place_norms=False,
     ),
 }

@@ -14,8 +14,10 @@ from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, RPNOutput, find_proposals
 from ccnet_jax.models.detection.matching import IGNORED, matched, sampled
 from ccnet_jax.models.detection.proposals import BOX_WEIGHTS, RPN_WEIGHTS
-from ccnet_jax.training.step import Metrics
+from ccnet_jax.training.means import Mean
+from ccnet_jax.training.step import Loss
 
+_NAMES = ("objectness_loss", "proposal_loss", "class_loss", "box_loss", "mask_loss")
 ANCHOR_OVERLAP = (0.7, 0.3)  # from which an anchor stands for an object, and below which for background
 REGION_OVERLAP = (0.5, 0.5)
 POSITIVE_ANCHORS, POSITIVE_REGIONS = 0.5, 0.25  # largest shares of those that are looked at
@@ -24,28 +26,27 @@ _RPN_BEND, _BOX_BEND = 1 / 9, 1.0  # where smooth L1 turns from a square to a li
 # {"image": uint8 [B, H, W, 3], "size": int [B, 2], "boxes": float32 [B, N, 4], "classes": int [B, N],
 #  "used": bool [B, N], "masks": uint8 [B, N, M, M]}; masks are shares, of 255, of M x M cells of a box
 InstanceBatch = dict[str, jax.Array]
+Means = dict[str, Mean]
 
 
-def make_instance_loss(
-    network: MaskRCNN, config: DetectionConfig
-) -> Callable[..., tuple[jax.Array, tuple[Metrics, PyTree]]]:
-    """The training loss: the sum of five.
+def make_instance_loss(network: MaskRCNN, config: DetectionConfig) -> Loss:
+    """The training loss: the sum of five means.
 
     Anchors and regions are drawn from a key for each picture, so that the draw does not depend on the number
     of devices.
     """
 
-    def loss_fn(
+    def means(
         params: PyTree, batch_stats: PyTree, batch: InstanceBatch, key: PRNGKeyArray
-    ) -> tuple[Float32[Array, ""], tuple[Metrics, PyTree]]:
-        """-> loss [], (metrics, the new batch_stats)."""
+    ) -> tuple[Means, PyTree]:
+        """-> the means, the new batch_stats."""
         variables = {"params": params, "batch_stats": batch_stats}
         apply: Callable[..., Any] = functools.partial(network.apply, variables)
         size = batch["size"].astype(jnp.float32)
         pyramid, updated = apply(batch["image"], size, True, method="pyramid", mutable=["batch_stats"])
         rpn = apply(pyramid, batch["image"].shape[1:3], method="rpn")
         keys = jax.random.split(key, (2, len(size)))
-        metrics = proposal_losses(rpn, batch, keys[0], config.sampled_anchors)
+        found = proposal_losses(rpn, batch, keys[0], config.sampled_anchors)
 
         regions, used = find_proposals(rpn, size, config.train_proposals, config.train_proposals)
         regions = jnp.concatenate([regions, batch["boxes"]], 1)
@@ -54,18 +55,17 @@ def make_instance_loss(
             regions, used, batch["boxes"], batch["used"], keys[1], config.sampled_regions
         )
         logits, deltas = apply(pyramid, regions, method="boxes")
-        metrics |= box_losses(logits, deltas, regions, match, chosen, batch)
+        found |= box_losses(logits, deltas, regions, match, chosen, batch)
 
         most = round(config.sampled_regions * POSITIVE_REGIONS)  # regions of objects come first
         masks = apply(pyramid, regions[:, :most], method="masks")
-        metrics["mask_loss"] = mask_loss(masks, regions[:, :most], match[:, :most], chosen[:, :most], batch)
-        metrics["loss"] = sum(metrics.values(), jnp.float32(0))
-        return metrics["loss"], (metrics, updated.get("batch_stats", batch_stats))
+        found["mask_loss"] = mask_loss(masks, regions[:, :most], match[:, :most], chosen[:, :most], batch)
+        return found, updated.get("batch_stats", batch_stats)
 
-    return loss_fn
+    return Loss(means, dict.fromkeys(_NAMES, 1.0))
 
 
-def proposal_losses(rpn: RPNOutput, batch: InstanceBatch, keys: Key[Array, " B"], count: int) -> Metrics:
+def proposal_losses(rpn: RPNOutput, batch: InstanceBatch, keys: Key[Array, " B"], count: int) -> Means:
     """Whether `count` anchors of each picture are objects, and where the objects are.
 
     Both are sums over the anchors of all pictures, divided by their number.
@@ -87,8 +87,7 @@ def proposal_losses(rpn: RPNOutput, batch: InstanceBatch, keys: Key[Array, " B"]
 
     sums = jax.vmap(of_picture)(logits, deltas, batch["boxes"], batch["used"], keys)
     objectness, shift, number = (x.sum() for x in sums)
-    number = jnp.maximum(number, 1)
-    return {"objectness_loss": objectness / number, "proposal_loss": shift / number}
+    return {"objectness_loss": Mean(objectness, number), "proposal_loss": Mean(shift, number)}
 
 
 def _sampled_regions(
@@ -113,7 +112,7 @@ def box_losses(
     match: Int32[Array, "B n"],
     chosen: Bool[Array, "B n"],
     batch: InstanceBatch,
-) -> Metrics:
+) -> Means:
     """What regions are, and where their objects are: sums over the regions, divided by their number."""
     is_object = match >= 0
     objects = jnp.maximum(match, 0)
@@ -123,10 +122,10 @@ def box_losses(
     boxes = jnp.take_along_axis(batch["boxes"], objects[..., None], 1)
     of_class = jnp.take_along_axis(deltas, classes[..., None, None], 2)[:, :, 0]
     shift = smooth_l1(of_class - encoded(boxes, regions, BOX_WEIGHTS), _BOX_BEND).sum(-1)
-    number = jnp.maximum(chosen.sum(), 1)
+    number = chosen.sum()
     return {
-        "class_loss": (entropy * chosen).sum() / number,
-        "box_loss": (shift * is_object).sum() / number,
+        "class_loss": Mean((entropy * chosen).sum(), number),
+        "box_loss": Mean((shift * is_object).sum(), number),
     }
 
 
@@ -136,7 +135,7 @@ def mask_loss(
     match: Int32[Array, "B n"],
     chosen: Bool[Array, "B n"],
     batch: InstanceBatch,
-) -> Float32[Array, ""]:
+) -> Mean:
     """Cross-entropy of the pixels of the regions that stand for objects, in their class's mask: its mean."""
     is_object = chosen & (match >= 0)
     objects = jnp.maximum(match, 0)
@@ -146,7 +145,7 @@ def mask_loss(
     boxes = jnp.take_along_axis(batch["boxes"], objects[..., None], 1)
     wanted = region_masks(masks, boxes, regions, of_class.shape[-1])
     entropy = optax.sigmoid_binary_cross_entropy(of_class, wanted).mean((-2, -1))
-    return (entropy * is_object).sum() / jnp.maximum(is_object.sum(), 1)
+    return Mean((entropy * is_object).sum(), is_object.sum())
 
 
 def region_masks(

@@ -10,10 +10,12 @@ from jaxtyping import Array, Bool, Float, Integer
 
 from ccnet_jax.labels import VOID
 from ccnet_jax.settings import setting
+from ccnet_jax.training.means import Mean
 from ccnet_jax.training.upsampled import UpsampledLogits
 
-# (logits, labels [B, H, W]) -> loss []
-Loss = Callable[[UpsampledLogits, Integer[Array, "B H W"]], Float[Array, ""]]
+# (logits, labels [B, H, W]) -> the mean that is the loss
+Loss = Callable[[UpsampledLogits, Integer[Array, "B H W"]], Mean]
+AVERAGES = ("labelled", "all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +24,18 @@ class LossConfig:
 
     name: str = setting(
         "cross_entropy",
-        "loss of the main head: `cross_entropy`, or `ohem`, which counts hard pixels only",
+        "loss of the main head: `cross_entropy`, or `ohem`, which divisors hard pixels only",
         choices=lambda: LOSSES,
         local=True,
         old_name="ohem",
         old_values={False: "cross_entropy", True: "ohem"},
+    )
+    average_over: str = setting(
+        "labelled",
+        "pixels by whose number the sum of the losses is divided: `labelled`, as in the authors' code, or "
+        "`all`, void ones too, as in mmsegmentation",
+        choices=AVERAGES,
+        before="labelled",
     )
     auxiliary_weight: float = setting(0.4, "weight of the auxiliary head's cross-entropy", at_least=0)
     class_weights: tuple[float, ...] | None = setting(
@@ -46,7 +55,7 @@ class LossConfig:
         """Sentences about settings that do not go together."""
         if self.class_weights is None or any(self.class_weights):
             return []
-        return ["config.loss.class_weights are all 0, so that no pixel counts; make some of them larger"]
+        return ["config.loss.class_weights are all 0, so that no pixel divisors; make some of them larger"]
 
     def complaints_for(self, num_classes: int) -> list[str]:
         """Sentences about settings that do not fit a data set of `num_classes` classes."""
@@ -115,15 +124,25 @@ def cross_entropy(
     labels: Integer[Array, "B H W"],
     class_weights: tuple[float, ...] | None = None,
     label_smoothing: float = 0.0,
-) -> Float[Array, ""]:
-    """Mean over the batch's valid pixels, weighted by their classes; 0 where there is none.
+    average_over: str = "labelled",
+) -> Mean:
+    """Mean over the batch's pixels.
 
-    Arguments as in `weighted_pixel_losses`, the logits at any size.
+    Args:
+      logits: at any size.
+      labels: [B, H, W] integer; 255 is ignored.
+      class_weights, label_smoothing: see `weighted_pixel_losses`.
+      average_over: what the sum of the losses is divided by. "labelled": the sum of the labelled pixels'
+        class weights, as in PyTorch's `cross_entropy`. "all": the number of all pixels, as in
+        mmsegmentation's CrossEntropyLoss(avg_non_ignore=False); where there are class
+        weights, it divides as PyTorch does.
     """
     weighted = functools.partial(
         weighted_pixel_losses, class_weights=class_weights, label_smoothing=label_smoothing
     )
-    return _mean(*logits.each_pixel(weighted, labels))
+    losses, weights = logits.each_pixel(weighted, labels)
+    over_all = average_over == "all" and class_weights is None
+    return Mean(losses.sum(), jnp.asarray(labels.size) if over_all else weights.sum())
 
 
 def ohem_cross_entropy(
@@ -133,12 +152,14 @@ def ohem_cross_entropy(
     min_kept: int = 100_000,
     class_weights: tuple[float, ...] | None = None,
     label_smoothing: float = 0.0,
-) -> Float[Array, ""]:
+    average_over: str = "labelled",
+) -> Mean:
     """Mean over the hard pixels: those whose true class has a probability of at most `threshold`.
 
     Where fewer than `min_kept` pixels are that hard, the threshold rises until so many are kept (or
-    all there are). Selection is over the whole (global) batch and carries no gradient. Class weights and
-    label smoothing change the losses of the hard pixels, and not which pixels are hard.
+    all there are). Selection is over the whole (global) batch and carries no gradient; where a batch goes
+    through the network in parts, the pixels of each part are ranked by themselves. Class weights and label
+    smoothing change the losses of the hard pixels, and not which pixels are hard.
 
     Args:
       logits: at any size.
@@ -146,31 +167,53 @@ def ohem_cross_entropy(
       threshold: of the true class's probability, 0 to 1.
       min_kept: pixels kept at the least, for each picture of the batch.
       class_weights, label_smoothing: see `weighted_pixel_losses`.
+      average_over: what the sum of the hard pixels' losses is divided by. "labelled": the sum of the hard
+        pixels' class weights, as in the authors' code. "all": the number of all pixels, easy and void ones
+        too, as in mmsegmentation; where there are class weights, the sum of those of the labelled pixels.
     """
 
     def of_pixels(
         logits: Float[Array, "*pixels classes"], labels: Integer[Array, "*pixels"]
-    ) -> tuple[Array, Array, Array, Array]:
+    ) -> tuple[Array, Array, Array]:
         plain_losses, valid = pixel_losses(logits, labels)
-        probability = jax.lax.stop_gradient(jnp.where(valid, jnp.exp(-plain_losses), jnp.inf))
-        return probability, valid, *weighted_pixel_losses(logits, labels, class_weights, label_smoothing)
+        probability = jnp.where(valid, jnp.exp(-jax.lax.stop_gradient(plain_losses)), jnp.inf)
+        return probability, *weighted_pixel_losses(logits, labels, class_weights, label_smoothing)
 
-    probability, valid, losses, weights = logits.each_pixel(of_pixels, labels)
-    kept = jnp.minimum(min_kept * labels.shape[0], valid.sum())
-    hardest = jnp.sort(probability.ravel())[jnp.maximum(kept, 1) - 1]
-    hard = valid & (probability <= jnp.maximum(threshold, hardest))
-    return _mean(losses * hard, weights * hard)
+    probability, losses, weights = logits.each_pixel(of_pixels, labels)
+    hard = least_probable(probability, threshold, min_kept * labels.shape[0])
+    if average_over == "labelled":
+        divisor = (weights * hard).sum()
+    else:
+        divisor = jnp.asarray(labels.size) if class_weights is None else weights.sum()
+    return Mean((losses * hard).sum(), divisor)
 
 
-def _mean(losses: Float[Array, "*pixels"], weights: Array) -> Float[Array, ""]:
-    """The sum of losses that are weighted already, divided by the sum of the weights; 0 where that is 0."""
-    total = weights.sum()
-    return losses.sum() / jnp.where(total > 0, total, 1)
+def least_probable(
+    probability: Float[Array, "*pixels"], threshold: float, min_kept: int
+) -> Bool[Array, "*pixels"]:
+    """Which pixels have a probability of at most `threshold`, and at the least the `min_kept` least probable.
+
+    Pixels of an infinite probability are never among them. The k-th pixel is found by comparing probabilities
+    with the k-th of them. A program that computes them a second time for that, rounded otherwise, would lose
+    the pixel: so they are the operand of a conditional, which is computed once, and both sides of the
+    comparison read it. Where enough pixels are below the threshold nothing is sorted.
+    """
+    kept = jnp.minimum(min_kept, jnp.isfinite(probability).sum())
+
+    def at_least_kept(probability: Array) -> Array:
+        kth = jnp.sort(probability.ravel())[kept - 1]
+        return probability <= jnp.maximum(threshold, kth)
+
+    are_enough = (probability <= threshold).sum() >= kept
+    return jax.lax.cond(are_enough, lambda probability: probability <= threshold, at_least_kept, probability)
 
 
 def _cross_entropy(config: LossConfig) -> Loss:
     return functools.partial(
-        cross_entropy, class_weights=config.class_weights, label_smoothing=config.label_smoothing
+        cross_entropy,
+        class_weights=config.class_weights,
+        label_smoothing=config.label_smoothing,
+        average_over=config.average_over,
     )
 
 
@@ -181,6 +224,7 @@ def _ohem(config: LossConfig) -> Loss:
         min_kept=config.ohem_min_kept,
         class_weights=config.class_weights,
         label_smoothing=config.label_smoothing,
+        average_over=config.average_over,
     )
 
 

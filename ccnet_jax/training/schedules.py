@@ -18,6 +18,13 @@ class ScheduleConfig:
     learning_rate: float = setting(1e-2, "highest rate: of the first update, or after the warm-up", above=0)
     min_learning_rate: float = setting(0.0, "rate that the schedule ends at", at_least=0)
     power: float = setting(0.9, "power of the poly schedule", at_least=0)
+    poly_end: str = setting(
+        "after_last_step",
+        "where `poly` reaches min_learning_rate: `after_last_step`, as in the authors' code, or at the "
+        "`last_step`, as in mmengine",
+        choices=("after_last_step", "last_step"),
+        before="after_last_step",
+    )
     milestones: tuple[int, ...] | None = setting(
         None,
         "updates after which `multi_step` divides the rate by 10",
@@ -76,9 +83,17 @@ class ScheduleConfig:
 
 
 def poly(config: ScheduleConfig, steps: int) -> optax.Schedule:
-    """step -> (learning_rate - min_learning_rate) * (1 - step / steps) ** power + min_learning_rate."""
+    """step -> (learning_rate - min_learning_rate) * (1 - step / end) ** power + min_learning_rate.
+
+    The end is `steps`, which comes after the last step, as in the authors' code; or with `poly_end`
+    "last_step" steps - 1, the last step itself, as in mmengine's PolyLR. A single step has the
+    highest learning rate.
+    """
+    end = steps - 1 if config.poly_end == "last_step" else steps
+    if end == 0:
+        return optax.constant_schedule(config.learning_rate)
     return optax.polynomial_schedule(
-        config.learning_rate, config.min_learning_rate, config.power, transition_steps=steps
+        config.learning_rate, config.min_learning_rate, config.power, transition_steps=end
     )
 
 

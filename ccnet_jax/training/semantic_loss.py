@@ -1,17 +1,15 @@
 """The loss of a network that labels every pixel."""
 
-from collections.abc import Callable
-
-import jax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training.losses import LOSSES, LossConfig
-from ccnet_jax.training.step import Batch, Metrics
+from ccnet_jax.training.means import Mean
+from ccnet_jax.training.step import Batch, Loss
 from ccnet_jax.training.upsampled import UpsampledLogits
 
 
-def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Array, tuple[Metrics, PyTree]]]:
+def make_loss(network: CCNet, config: LossConfig) -> Loss:
     """The training loss: the main head's + auxiliary_weight * the auxiliary head's cross-entropy.
 
     Raises:
@@ -21,10 +19,10 @@ def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Arr
         raise ValueError(complaints[0])
     main_loss, auxiliary_loss = LOSSES[config.name](config), LOSSES["cross_entropy"](config)
 
-    def loss_fn(
+    def means(
         params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray
-    ) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
-        """-> loss [], (metrics, the new batch_stats); the batch has "image" and "label" [B, H, W]."""
+    ) -> tuple[dict[str, Mean], PyTree]:
+        """-> the means of both heads, the new batch_stats; the batch has "image" and "label" [B, H, W]."""
         (logits, auxiliary_logits), updated = network.apply(
             {"params": params, "batch_stats": batch_stats},
             batch["image"],
@@ -35,8 +33,6 @@ def make_loss(network: CCNet, config: LossConfig) -> Callable[..., tuple[jax.Arr
         )
         main = main_loss(UpsampledLogits(logits, network.aligned), batch["label"])
         auxiliary = auxiliary_loss(UpsampledLogits(auxiliary_logits, network.aligned), batch["label"])
-        total = main + config.auxiliary_weight * auxiliary
-        metrics = {"loss": total, "main_loss": main, "auxiliary_loss": auxiliary}
-        return total, (metrics, updated["batch_stats"])
+        return {"main_loss": main, "auxiliary_loss": auxiliary}, updated["batch_stats"]
 
-    return loss_fn
+    return Loss(means, {"main_loss": 1.0, "auxiliary_loss": config.auxiliary_weight})

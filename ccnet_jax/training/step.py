@@ -1,7 +1,8 @@
-"""The state of training, and one update."""
+"""The state of training, what is minimized, and one update."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax
@@ -10,17 +11,57 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Sharding
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, PyTree, Shaped
 
 from ccnet_jax.devices import compiler_options
+from ccnet_jax.training.means import Mean
 from kernels.criss_cross import device
 
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float[Array, ""]]
 WITHDRAWN = "withdrawn"  # bool [B] in a batch: rows of a process that has none, so that no update is made
 GUARDED = ("loss", "gradient_norm", "parameter_norm")  # what has to be finite
-# (params, batch_stats, batch, key) -> loss [], (metrics, the new batch_stats)
-Loss = Callable[..., tuple[Float[Array, ""], tuple[Metrics, PyTree]]]
+Divisors = dict[str, Num[Array, ""]]  # what the sum of each mean is divided by
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loss:
+    """What training minimizes: a weighted sum of means over a batch.
+
+    Attributes:
+      means: (params, batch_stats, batch, key) -> ({name: mean}, the new batch_stats).
+      weights: {name: the mean's weight in the sum}.
+    """
+
+    means: Callable[..., tuple[dict[str, Mean], PyTree]]
+    weights: Mapping[str, float]
+
+    def __call__(
+        self,
+        params: PyTree,
+        batch_stats: PyTree,
+        batch: Batch,
+        key: PRNGKeyArray,
+        divisors: Divisors | None = None,
+    ) -> tuple[Float[Array, ""], tuple[Metrics, PyTree]]:
+        """-> loss [], ({"loss", and each mean by its name}, the new batch_stats).
+
+        With the `divisors` of a larger batch, loss and metrics are what this part of it adds to the whole's.
+        """
+        means, batch_stats = self.means(params, batch_stats, batch, key)
+        values = {
+            name: mean.value if divisors is None else mean.over(divisors[name])
+            for name, mean in means.items()
+        }
+        loss = sum((self.weights[name] * value for name, value in values.items()), jnp.float32(0))
+        return loss, ({"loss": loss, **values}, batch_stats)
+
+    def divisors(self, params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray) -> Divisors:
+        """What the sums of a batch are divided by.
+
+        In a program this costs as much of the network as they depend on, often nothing.
+        """
+        return {name: mean.divisor for name, mean in self.means(params, batch_stats, batch, key)[0].items()}
 
 
 @flax.struct.dataclass
@@ -74,8 +115,13 @@ def make_train_step(
     An update whose loss, gradient or result is not finite changes nothing but the number of the step: no
     state ever holds a number that is not finite. Neither does one of a batch with `WITHDRAWN` anywhere.
 
-    With `accumulate` the batch goes through the network in so many parts, one after the other: loss, metrics
-    and gradients are the means of the parts', and batch statistics are updated by each part.
+    With `accumulate` the batch goes through the network in so many parts, one after the other. The sums of
+    all parts are divided by what those of the whole batch are divided by: loss, metrics and gradients are the
+    batch's, however its labels are spread over the parts. What a part has of its own are batch norm's
+    statistics (each part updates the running ones), its draws (dropout, sampled anchors and regions), and in
+    OHEM which pixels are hard. The divisors are computed first. They cost next to nothing where they depend
+    on the labels alone; where they depend on what the network finds (OHEM over labelled pixels, regions of
+    instances), each part goes through the network once more, forwards.
 
     Raises:
       ValueError: (when it is called) the batch cannot be split into so many parts.
@@ -83,32 +129,36 @@ def make_train_step(
     gradient = jax.value_and_grad(loss, has_aux=True)
 
     def gradients_of(
-        params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray
+        params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray, *divisors: Divisors
     ) -> tuple[PyTree, Metrics, PyTree]:
         """-> gradients, metrics, the new batch_stats."""
-        (_, (metrics, batch_stats)), gradients = gradient(params, batch_stats, batch, key)
+        (_, (metrics, batch_stats)), gradients = gradient(params, batch_stats, batch, key, *divisors)
         return gradients, metrics, batch_stats
 
     def accumulated(
         params: PyTree, batch_stats: PyTree, batch: Batch, key: PRNGKeyArray
     ) -> tuple[PyTree, Metrics, PyTree]:
-        """`gradients_of` the parts of a batch, averaged."""
+        """`gradients_of` the parts of a batch, added up."""
         parts = jax.tree.map(functools.partial(split_batch, parts=accumulate), batch)
+        parts = parts, jax.random.split(key, accumulate)
+        unroll = device.kind()[0] == "cpu"  # in a loop, XLA's convolutions are many times slower on a CPU
+
+        def divisors_of_part(_: None, part: tuple[Batch, PRNGKeyArray]) -> tuple[None, Divisors]:
+            return None, loss.divisors(params, batch_stats, *part)
+
+        _, divisors = jax.lax.scan(divisors_of_part, None, parts, unroll=unroll)
+        divisors = jax.tree.map(functools.partial(jnp.sum, axis=0), divisors)
 
         def add_part(total: PyTree, part: tuple[Batch, PRNGKeyArray]) -> tuple[PyTree, Metrics]:
             sums, batch_stats = total
-            gradients, metrics, batch_stats = gradients_of(params, batch_stats, *part)
+            gradients, metrics, batch_stats = gradients_of(params, batch_stats, *part, divisors)
             return (jax.tree.map(jnp.add, sums, gradients), batch_stats), metrics
 
         nothing = jax.tree.map(jnp.zeros_like, params)
-        (sums, batch_stats), metrics = jax.lax.scan(
-            add_part,
-            (nothing, batch_stats),
-            (parts, jax.random.split(key, accumulate)),
-            unroll=device.kind()[0] == "cpu",  # in a loop, XLA's convolutions are many times slower on a CPU
+        (gradients, batch_stats), metrics = jax.lax.scan(
+            add_part, (nothing, batch_stats), parts, unroll=unroll
         )
-        gradients = jax.tree.map(lambda x: x / accumulate, sums)
-        return gradients, jax.tree.map(jnp.mean, metrics), batch_stats
+        return gradients, jax.tree.map(functools.partial(jnp.sum, axis=0), metrics), batch_stats
 
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -124,12 +174,12 @@ def make_train_step(
         metrics["parameter_norm"] = optax.tree.norm(params)
         new = {"params": params, "batch_stats": batch_stats}, buffers
         old = state.variables, state.optimizer
-        counts = is_finite(metrics)
+        divisors = is_finite(metrics)
         if withdrawn is not None:
             # XLA joins a float32 sum to the all-reduce of the gradients; `any` would be one of its own
             metrics[WITHDRAWN] = withdrawn.astype(jnp.float32).sum()
-            counts &= metrics[WITHDRAWN] == 0
-        variables, buffers = jax.tree.map(functools.partial(jnp.where, counts), new, old)
+            divisors &= metrics[WITHDRAWN] == 0
+        variables, buffers = jax.tree.map(functools.partial(jnp.where, divisors), new, old)
         return State(state.step + 1, variables, buffers), metrics
 
     return train_step

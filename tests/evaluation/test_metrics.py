@@ -46,6 +46,20 @@ def test_absent_classes_do_not_count():
     assert json.loads(json.dumps(without_nan(result), allow_nan=False))["IoU"][2] is None
 
 
+def test_a_mean_over_nothing_is_absent():
+    """No pixel is labelled; the network predicts classes all the same."""
+    nothing = scores(confusion_matrix(np.full(5, 255), np.arange(5) % 3, 3))
+    found = without_nan(nothing)
+    assert found == {
+        "mIoU": None,
+        "mAcc": None,
+        "pixel_accuracy": None,
+        "IoU": [None] * 3,
+        "accuracy": [None] * 3,
+    }
+    assert not any(letter.isdigit() for letter in table(nothing, ("road", "sky", "tree")))
+
+
 def test_table_names_every_class_and_score():
     result = scores(np.array([[3, 1], [0, 4]]))
     text = table(result, ("road", "sky"))

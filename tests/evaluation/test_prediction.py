@@ -59,12 +59,8 @@ def loop_by_hand(apply, image, mode, align_corners):
     height, width = image.shape[:2]
     total = 0
     for scale in mode.scales:
-        factor = scale
-        if mode.resize:  # the box is scaled, in whole pixels
-            long, short = (int(side * scale) for side in mode.resize)
-            factor = min(long / max(height, width), short / min(height, width))
-        h, w = (max(int(side * factor + 0.5), 32) for side in (height, width))
-        resized = bilinear(image.astype(float), (h, w), False)
+        h, w = mode.input_size((height, width), scale)
+        resized = bilinear(image.astype(float), (h, w), mode.scaling == "scipy" and scale != 1)
         for mirror in (False, True) if mode.flip else (False,):
             x = resized[:, ::-1] if mirror else resized
             window = mode.window or (h, w)
@@ -126,6 +122,7 @@ SLIDE = {"window": (32, 40), "stride": (20, 27)}
         ((50, 81), {"scales": (0.5, 1.25), "flip": True}),
         ((50, 81), {"resize": (95, 60), "scales": (0.5, 1.75), "flip": True, **SLIDE}),
         ((50, 81), {"resize": (95, 60), "scales": (0.75, 1.5), "flip": True, "average_logits": True}),
+        ((50, 81), {"scales": (0.75, 1.0), "average_logits": True, "scaling": "scipy"}),
     ],
 )
 def test_every_way_of_testing_equals_the_loop_by_hand(size, settings, align_corners):

@@ -8,6 +8,7 @@ from ccnet_jax import devices
 from ccnet_jax.models.detection.boxes import encoded
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, RPNOutput
+from ccnet_jax.models.detection.matching import IGNORED
 from ccnet_jax.models.detection.proposals import BOX_WEIGHTS
 from ccnet_jax.training import instance_losses
 from ccnet_jax.training.instance_losses import make_instance_loss
@@ -71,19 +72,19 @@ def test_box_losses_are_means_over_the_chosen_regions():
     )
     logits, deltas = perfect_boxes(match, regions, batch)
     losses = instance_losses.box_losses(logits, deltas, regions, match, chosen, batch)
-    assert losses["class_loss"] < 1e-6
-    assert losses["box_loss"] < 1e-6
+    assert losses["class_loss"].value < 1e-6
+    assert losses["box_loss"].value < 1e-6
 
     wrong = deltas.at[0, 0, 0, 1].add(3.0)  # of a region of class 0
     wrong = (
         wrong.at[0, 1, 0].add(7.0).at[0, 2].add(7.0).at[0, 3].add(7.0)
     )  # other classes, no objects: no matter
     losses = instance_losses.box_losses(logits, wrong, regions, match, chosen, batch)
-    np.testing.assert_allclose(losses["box_loss"], 2.5 / 5, rtol=1e-4)
+    np.testing.assert_allclose(losses["box_loss"].value, 2.5 / 5, rtol=1e-4)
 
     undecided = jnp.zeros_like(logits)
     losses = instance_losses.box_losses(undecided, deltas, regions, match, chosen, batch)
-    np.testing.assert_allclose(losses["class_loss"], np.log(4), rtol=1e-6)
+    np.testing.assert_allclose(losses["class_loss"].value, np.log(4), rtol=1e-6)
 
 
 def test_the_mask_loss_looks_at_the_objects_class_alone():
@@ -92,13 +93,11 @@ def test_the_mask_loss_looks_at_the_objects_class_alone():
     regions = batch["boxes"][:, [1, 0]]
     right = 40.0 * (2 * jnp.asarray(np.tri(8)) - 1)
     logits = jnp.zeros((1, 2, 8, 8, 3)).at[0, 0, :, :, 2].set(right)
-    assert instance_losses.mask_loss(logits, regions, match, chosen, batch) < 1e-6
+    assert instance_losses.mask_loss(logits, regions, match, chosen, batch).value < 1e-6
     other = logits.at[0, 0, :, :, 2].set(0)
     np.testing.assert_allclose(
-        instance_losses.mask_loss(other, regions, match, chosen, batch), np.log(2), rtol=1e-5
+        instance_losses.mask_loss(other, regions, match, chosen, batch).value, np.log(2), rtol=1e-5
     )
-    nothing = instance_losses.mask_loss(logits, regions, jnp.array([[-1, -1]]), chosen, batch)
-    assert nothing == 0
 
 
 def test_proposal_losses_are_means_over_the_chosen_anchors():
@@ -108,10 +107,33 @@ def test_proposal_losses_are_means_over_the_chosen_anchors():
     deltas = [jnp.zeros((2, 2, 4)), jnp.zeros((2, 2, 4))]
     keys = jax.random.split(jax.random.key(0), 2)
     losses = instance_losses.proposal_losses(RPNOutput(logits, deltas, anchors), batch, keys, 8)
-    assert losses["objectness_loss"] < 1e-6
+    assert losses["objectness_loss"].value < 1e-6
     shift = encoded(jnp.asarray(OBJECTS[:1]), anchors[1][1:], (1, 1, 1, 1))
     wanted = instance_losses.smooth_l1(shift, 1 / 9).sum() / 4  # three objects, one background
-    np.testing.assert_allclose(losses["proposal_loss"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(losses["proposal_loss"].value, wanted, rtol=1e-5)
+
+
+def test_a_mean_over_nothing_is_0_without_gradient(monkeypatch):
+    """No anchor and no region was chosen."""
+    monkeypatch.setattr(instance_losses, "sampled", lambda *_: (jnp.zeros(8, int), jnp.zeros(8, bool)))
+    batch = batch_of(1)
+    regions = batch["boxes"][:, [1, 0]]
+    match, chosen = jnp.full((1, 2), IGNORED), jnp.zeros((1, 2), bool)
+
+    def values(x):
+        logits, deltas = x + jnp.zeros((1, 2, 4)), x + jnp.zeros((1, 2, 3, 4))
+        found = instance_losses.box_losses(logits, deltas, regions, match, chosen, batch)
+        masks = x + jnp.zeros((1, 2, 8, 8, 3))
+        found["mask_loss"] = instance_losses.mask_loss(masks, regions, match, chosen, batch)
+        rpn = RPNOutput([x + jnp.zeros((1, 3))], [x + jnp.zeros((1, 3, 4))], [jnp.asarray(OBJECTS)])
+        keys = jax.random.split(jax.random.key(0), 1)
+        found |= instance_losses.proposal_losses(rpn, batch, keys, 8)
+        return {name: mean.value for name, mean in found.items()}
+
+    found, slopes = jax.jit(lambda x: (values(x), jax.jacobian(values)(x)))(jnp.float32(3))
+    assert len(found) == 5
+    assert not any(found.values())
+    assert not any(slopes.values())
 
 
 SMALL = DetectionConfig(

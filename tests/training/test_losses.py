@@ -5,7 +5,7 @@ import pytest
 
 from ccnet_jax.models.layers import resize_bilinear
 from ccnet_jax.training import upsampled
-from ccnet_jax.training.losses import LOSSES, LossConfig, cross_entropy, ohem_cross_entropy
+from ccnet_jax.training.losses import AVERAGES, LOSSES, LossConfig, cross_entropy, ohem_cross_entropy
 from ccnet_jax.training.upsampled import UpsampledLogits
 
 CLASSES = 5
@@ -53,7 +53,7 @@ def hardest(log_p, labels, threshold, kept):
 def test_cross_entropy_is_pytorchs_mean_over_valid_pixels(weights, smoothing):
     logits, labels = sample()
     np.testing.assert_allclose(
-        cross_entropy(UpsampledLogits(logits), labels, weights, smoothing),
+        cross_entropy(UpsampledLogits(logits), labels, weights, smoothing).value,
         pytorchs_mean(*log_probabilities(logits, labels), weights, smoothing),
         rtol=1e-5,
     )
@@ -62,9 +62,8 @@ def test_cross_entropy_is_pytorchs_mean_over_valid_pixels(weights, smoothing):
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 def test_cross_entropy_gradient_is_softmax_minus_one_hot_and_zero_on_void(weights):
     logits, labels = sample()
-    gradient = np.asarray(
-        jax.grad(cross_entropy)(UpsampledLogits(logits), labels, weights).logits, np.float64
-    )
+    gradient = jax.grad(lambda logits: cross_entropy(UpsampledLogits(logits), labels, weights).value)(logits)
+    gradient = np.asarray(gradient, np.float64)
     valid = np.asarray(labels != 255)
     softmax = np.exp(np.asarray(logits, np.float64))
     softmax /= softmax.sum(-1, keepdims=True)
@@ -73,21 +72,37 @@ def test_cross_entropy_gradient_is_softmax_minus_one_hot_and_zero_on_void(weight
     np.testing.assert_allclose(gradient, wanted / pixel_weights.sum(), atol=1e-7)
 
 
+NOTHING = {
+    "void": ({}, 255),
+    "void, smoothed": ({"label_smoothing": 0.3}, 255),
+    "a class without weight": ({"class_weights": WEIGHTS}, WEIGHTS.index(0.0)),
+    "a class without weight, smoothed": (
+        {"class_weights": WEIGHTS, "label_smoothing": 0.3},
+        WEIGHTS.index(0.0),
+    ),
+}
+
+
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("settings", [{}, {"class_weights": WEIGHTS, "label_smoothing": 0.1}])
-def test_a_batch_of_void_costs_nothing(name, settings):
+@pytest.mark.parametrize("average_over", AVERAGES)
+@pytest.mark.parametrize("nothing", NOTHING)
+def test_a_mean_over_nothing_is_0_without_gradient(name, average_over, nothing):
     logits, labels = sample()
-    loss = LOSSES[name](LossConfig(name=name, **settings))
-    value, gradient = jax.value_and_grad(loss)(UpsampledLogits(logits), jnp.full_like(labels, 255))
-    assert float(value) == 0
-    assert not gradient.logits.any()
+    settings, label = NOTHING[nothing]
+    loss = LOSSES[name](LossConfig(name=name, average_over=average_over, **settings))
+
+    def value(logits):
+        return loss(UpsampledLogits(logits), jnp.full_like(labels, label)).value
+
+    found, gradient = jax.value_and_grad(value)(logits)
+    assert float(found) == 0
+    assert not gradient.any()
 
 
-def test_pixels_of_classes_without_weight_cost_nothing():
+def test_the_hard_pixels_of_an_impossible_choice_are_none():
+    """No pixel is that improbable, and none has to be kept."""
     logits, labels = sample()
-    assert (
-        float(cross_entropy(UpsampledLogits(logits), jnp.full_like(labels, WEIGHTS.index(0.0)), WEIGHTS)) == 0
-    )
+    assert float(ohem_cross_entropy(UpsampledLogits(logits), labels, threshold=0.0, min_kept=0).value) == 0
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.3, 0.7])
@@ -95,15 +110,58 @@ def test_pixels_of_classes_without_weight_cost_nothing():
 @pytest.mark.parametrize(("weights", "smoothing"), [(None, 0.0), (WEIGHTS, 0.0), (WEIGHTS, 0.2)])
 def test_ohem_is_the_mean_over_the_hard_pixels(threshold, min_kept, weights, smoothing):
     logits, labels = sample()
-    got = ohem_cross_entropy(UpsampledLogits(logits), labels, threshold, min_kept, weights, smoothing)
+    got = ohem_cross_entropy(UpsampledLogits(logits), labels, threshold, min_kept, weights, smoothing).value
     hard = hardest(*log_probabilities(logits, labels), threshold, 2 * min_kept)
     np.testing.assert_allclose(got, pytorchs_mean(*hard, weights, smoothing), rtol=1e-5)
+
+
+def primitives(jaxpr):
+    """The names of a program's operations, those inside of others too."""
+    inner = jax.tree.leaves([eqn.params for eqn in jaxpr.eqns], is_leaf=lambda x: hasattr(x, "eqns"))
+    inner = [getattr(x, "jaxpr", x) for x in inner]
+    names = {eqn.primitive.name for eqn in jaxpr.eqns}
+    return names.union(*(primitives(x) for x in inner if hasattr(x, "eqns")))
+
+
+def after_a_convolution(kernel, images, labels):
+    logits = jax.lax.conv_general_dilated(
+        images, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return ohem_cross_entropy(UpsampledLogits(jax.nn.relu(logits) * 3), labels, threshold=0.0, min_kept=1)
+
+
+@pytest.mark.parametrize("enlarged", [1, 4])
+def test_as_many_pixels_are_kept_in_a_compiled_chain(enlarged):
+    """One for each picture, and those that are as improbable: edges of enlarged logits repeat a pixel."""
+
+    @jax.jit
+    def kept(kernels):
+        return jax.lax.map(lambda kernel: after_a_convolution(kernel, images, labels).divisor, kernels)
+
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.standard_normal((2, 9, 13, 4)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, CLASSES, (2, 9 * enlarged, 13 * enlarged)).astype(np.uint8))
+    kernels = jnp.asarray(rng.standard_normal((50, 3, 3, 4, CLASSES)), jnp.float32)
+    found = np.asarray(kept(kernels))
+    assert ((found >= 2) & (found <= 2 * enlarged)).all()
+
+
+def test_the_probabilities_that_are_compared_are_those_that_are_sorted():
+    """Both are the operand of one conditional, in which no probability is computed."""
+    arguments = jnp.zeros((3, 3, 4, CLASSES)), jnp.zeros((2, 9, 13, 4)), jnp.zeros((2, 9, 13), jnp.uint8)
+    program = jax.make_jaxpr(after_a_convolution)(*arguments).jaxpr
+    (choice,) = [eqn for eqn in program.eqns if eqn.primitive.name == "cond"]
+    within = set().union(*(primitives(branch.jaxpr) for branch in choice.params["branches"]))
+    assert {"sort", "le"} <= within
+    assert not {"exp", "log", "mul", "conv_general_dilated"} & within
+    outside = [eqn for eqn in program.eqns if eqn is not choice]
+    assert "sort" not in set().union(*(primitives(program.replace(eqns=[eqn])) for eqn in outside))
 
 
 def test_ohem_differs_from_plain_cross_entropy_where_pixels_are_easy():
     logits, labels = sample()
     hard = ohem_cross_entropy(UpsampledLogits(logits), labels, 0.3, 1)
-    assert float(hard) > float(cross_entropy(UpsampledLogits(logits), labels))
+    assert float(hard.value) > float(cross_entropy(UpsampledLogits(logits), labels).value)
 
 
 def cross_entropy_of_earlier_versions(logits, labels):
@@ -131,9 +189,9 @@ def ohem_of_earlier_versions(logits, labels, threshold=0.7, min_kept=20):
 def test_without_weights_and_smoothing_the_bits_are_those_of_earlier_versions(name, earlier):
     logits, labels = sample()
     loss = LOSSES[name](LossConfig(name=name, ohem_min_kept=20))
-    value, gradient = jax.jit(jax.value_and_grad(loss))(UpsampledLogits(logits), labels)
-    before = jax.jit(jax.value_and_grad(earlier))(logits, labels)
-    jax.tree.map(np.testing.assert_array_equal, (value, gradient.logits), before)
+    now = jax.jit(jax.value_and_grad(lambda logits: loss(UpsampledLogits(logits), labels).value))(logits)
+    before = jax.jit(jax.value_and_grad(lambda logits: earlier(logits, labels)))(logits)
+    jax.tree.map(np.testing.assert_array_equal, now, before)
 
 
 SETTINGS = {"class_weights": WEIGHTS, "label_smoothing": 0.1, "ohem_threshold": 0.3, "ohem_min_kept": 40}
@@ -154,10 +212,10 @@ def test_upsampling_in_blocks_changes_neither_loss_nor_gradient(
     loss = LOSSES[name](LossConfig(name=name, **settings))
 
     def at_full_size(logits):
-        return loss(UpsampledLogits(resize_bilinear(logits, size, align_corners)), labels)
+        return loss(UpsampledLogits(resize_bilinear(logits, size, align_corners)), labels).value
 
     def in_blocks(logits):
-        return loss(UpsampledLogits(logits, align_corners), labels)
+        return loss(UpsampledLogits(logits, align_corners), labels).value
 
     (value, gradient), (wanted, wanted_gradient) = (
         jax.jit(jax.value_and_grad(f))(logits) for f in (in_blocks, at_full_size)
@@ -174,7 +232,7 @@ def test_logits_of_all_classes_are_never_held_at_full_size(name, monkeypatch):
     loss = LOSSES[name](LossConfig(name=name, class_weights=(1.0,) * 150))
 
     def of_small(logits, labels):
-        return loss(UpsampledLogits(logits), labels)
+        return loss(UpsampledLogits(logits), labels).value
 
     logits, labels = jnp.zeros((2, 16, 16, 150)), jnp.zeros((2, 128, 128), jnp.uint8)
     compiled = jax.jit(jax.value_and_grad(of_small)).lower(logits, labels).compile()

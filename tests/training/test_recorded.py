@@ -1,4 +1,6 @@
-"""Losses, optimizers, clipping and schedules compute what PyTorch's do, against recordings."""
+"""Losses, optimizers, clipping and schedules compute what PyTorch's and mmsegmentation's do, as recorded."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -25,19 +27,51 @@ LOSS_CONFIGS = {
     ),
 }
 
+# Of `tests/record_mmsegmentation.py`: the loss, and the sum of its gradient times normal numbers of
+# RandomState(1). Of "ohem", threshold and pixels kept of each image.
+MMSEGMENTATION = {
+    "plain": (2.70774015, -0.02027113),
+    "weighted": (2.56367197, -0.01901459),
+    "ohem 0.3 10": (2.58381510, -0.02164127),
+    "weighted ohem 0.3 10": (2.41845961, -0.03712684),
+    "ohem 0.3 20": (2.58381510, -0.02164127),
+    "weighted ohem 0.3 20": (2.41845961, -0.03712684),
+    "ohem 0.9 5": (2.70282260, -0.02219057),
+    "weighted ohem 0.9 5": (2.55567660, -0.02240948),
+}
+
 
 @pytest.fixture(scope="module")
 def recorded():
     return cases.load_recorded()
 
 
+def value_and_gradient(config, logits, labels):
+    loss = LOSSES[config.name](config)
+    return jax.value_and_grad(lambda logits: loss(UpsampledLogits(logits), labels).value)(logits)
+
+
 @pytest.mark.parametrize("kind", LOSS_CONFIGS)
 def test_losses(recorded, kind):
     config = LOSS_CONFIGS[kind]
     logits, labels = map(jnp.asarray, cases.loss_inputs())
-    loss, gradient = jax.value_and_grad(LOSSES[config.name](config))(UpsampledLogits(logits), labels)
+    loss, gradient = value_and_gradient(config, logits, labels)
     np.testing.assert_allclose(loss, recorded[f"loss/{kind}"], rtol=1e-5)
-    np.testing.assert_allclose(gradient.logits, recorded[f"loss/{kind}/gradient"], rtol=0, atol=1e-7)
+    np.testing.assert_allclose(gradient, recorded[f"loss/{kind}/gradient"], rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", MMSEGMENTATION)
+def test_losses_over_all_pixels_are_mmsegmentations(kind):
+    words = kind.removeprefix("weighted").split()
+    config = LossConfig(average_over="all", class_weights=WEIGHTS if kind.startswith("weighted") else None)
+    if words[:1] == ["ohem"]:
+        ohem = {"ohem_threshold": float(words[1]), "ohem_min_kept": int(words[2])}
+        config = dataclasses.replace(config, name="ohem", **ohem)
+    logits, labels = map(jnp.asarray, cases.loss_inputs())
+    loss, gradient = value_and_gradient(config, logits, labels)
+    projection = np.random.RandomState(1).standard_normal(logits.shape)
+    found = loss, (np.asarray(gradient, np.float64) * projection).sum()
+    np.testing.assert_allclose(found, MMSEGMENTATION[kind], rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
@@ -79,6 +113,23 @@ def test_schedules(recorded, schedule):
     rate = build_schedule(config, cases.SCHEDULE_STEPS)
     found = [float(rate(step)) for step in range(cases.SCHEDULE_STEPS + 1)]
     np.testing.assert_allclose(found, recorded[f"schedule/{schedule}"], rtol=1e-5, atol=1e-9)
+
+
+# Of `tests/record_mmsegmentation.py`: (steps, base, lowest, power) and the learning rate of every step.
+MMENGINE_POLY = {
+    (1, 0.01, 1e-4, 0.9): [0.01],
+    (2, 0.01, 1e-4, 0.9): [0.01, 0.0001],
+    (7, 0.1, 0.0, 0.9): [0.1, 0.0848666147, 0.0694253163, 0.0535886731, 0.0372041058, 0.0199371866, 0.0],
+}
+
+
+@pytest.mark.parametrize("settings", MMENGINE_POLY)
+def test_poly_that_ends_with_the_last_step_is_mmengines(settings):
+    steps, base, lowest, power = settings
+    config = ScheduleConfig(learning_rate=base, min_learning_rate=lowest, power=power, poly_end="last_step")
+    rate = build_schedule(config, steps)
+    found = [float(rate(step)) for step in range(steps)]
+    np.testing.assert_allclose(found, MMENGINE_POLY[settings], rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("largest", cases.CLIP_NORMS)

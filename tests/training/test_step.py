@@ -10,9 +10,10 @@ from ccnet_jax import devices
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training import step as training_step
 from ccnet_jax.training.losses import LossConfig, cross_entropy, ohem_cross_entropy
+from ccnet_jax.training.means import Mean
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
-from ccnet_jax.training.step import State, initial_state, is_finite, make_train_step, split_batch
+from ccnet_jax.training.step import Loss, State, initial_state, is_finite, make_train_step, split_batch
 from ccnet_jax.training.upsampled import UpsampledLogits
 from tests.helpers import random_state
 
@@ -40,8 +41,10 @@ class FixedLogits(CCNet):
         return variables["params"], {"batch_stats": {}}
 
 
-def test_both_heads_have_the_same_weights_and_smoothing():
-    weights, smoothing = (1.0, 2.0, 0.5), 0.2
+@pytest.mark.parametrize("average_over", ["labelled", "all"])
+@pytest.mark.parametrize("weights", [None, (1.0, 2.0, 0.5)])
+def test_both_heads_have_the_same_weights_smoothing_and_average(average_over, weights):
+    smoothing = 0.2
     logits, auxiliary = jax.random.normal(jax.random.key(0), (2, 2, 32, 40, 3)) * 3
     config = LossConfig(
         name="ohem",
@@ -50,14 +53,15 @@ def test_both_heads_have_the_same_weights_and_smoothing():
         label_smoothing=smoothing,
         ohem_threshold=0.2,
         ohem_min_kept=5,
+        average_over=average_over,
     )
     loss, (metrics, _) = make_loss(FixedLogits(3), config)(
         (logits, auxiliary), {}, batch(), jax.random.key(0)
     )
     labels = batch()["label"]
-    main = ohem_cross_entropy(UpsampledLogits(logits), labels, 0.2, 5, weights, smoothing)
+    main = ohem_cross_entropy(UpsampledLogits(logits), labels, 0.2, 5, weights, smoothing, average_over).value
     assert metrics["main_loss"] == main
-    wanted = cross_entropy(UpsampledLogits(auxiliary), labels, weights, smoothing)
+    wanted = cross_entropy(UpsampledLogits(auxiliary), labels, weights, smoothing, average_over).value
     assert metrics["auxiliary_loss"] == wanted
     np.testing.assert_allclose(loss, main + 0.3 * metrics["auxiliary_loss"], rtol=1e-6)
 
@@ -83,7 +87,8 @@ def test_steps_lower_the_loss_and_warming_up_begins_at_rest():
     assert float(last["main_loss"]) < float(first["main_loss"])
 
 
-def test_accumulated_gradients_are_the_mean_of_the_parts():
+def test_each_part_of_a_batch_updates_the_statistics_and_draws_for_itself():
+    """The parts have as many labelled pixels: the gradient is the mean of theirs."""
     optimizer = build_optimizer(OptimizerConfig(momentum=0.0, weight_decay=0.0, power=0.0), 4)
     state = random_state(network(), optimizer)
     params, batch_stats = jax.tree.map(jnp.copy, (state.variables["params"], state.variables["batch_stats"]))
@@ -151,12 +156,11 @@ def test_the_new_state_takes_the_memory_of_the_old_one(accumulate):
 
 
 def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
-    def loss(params, batch_stats, batch, key):
-        value = (params["w"] * batch["x"]).sum()
-        return value, ({"loss": value}, {"mean": batch["x"].mean()})
+    def means(params, batch_stats, batch, key):
+        return {"x": Mean((params["w"] * batch["x"]).sum(), jnp.int32(1))}, {"mean": batch["x"].mean()}
 
     optimizer = build_optimizer(OptimizerConfig(learning_rate=0.1), 10)
-    step = make_train_step(loss, optimizer, seed=0)
+    step = make_train_step(Loss(means, {"x": 1.0}), optimizer, seed=0)
     params = {"w": jnp.ones(3)}
     state = State(
         jnp.int32(0), {"params": params, "batch_stats": {"mean": jnp.float32(7)}}, optimizer.init(params)

@@ -5,9 +5,10 @@ import pytest
 
 from ccnet_jax import devices
 from ccnet_jax.errors import EndsElsewhere, UserError, user_error_in
+from ccnet_jax.training.means import Mean
 from ccnet_jax.training.meter import Meter
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
-from ccnet_jax.training.step import WITHDRAWN, State, make_train_step
+from ccnet_jax.training.step import WITHDRAWN, Loss, State, make_train_step
 from ccnet_jax.training.stopping import Stopped
 from ccnet_jax.training.withdrawing import withdrawing
 
@@ -39,9 +40,9 @@ def metrics_of(withdrawn):
     return dict.fromkeys(names, jnp.float32(withdrawn))
 
 
-def loss(params, batch_stats, batch, key):
-    value = (params["w"] * batch["x"]).mean()
-    return value, ({"loss": value}, {"mean": batch["x"].mean()})
+def means(params, batch_stats, batch, key):
+    mean = Mean((params["w"] * batch["x"]).sum(), jnp.asarray(len(batch["x"])))
+    return {"x": mean}, {"mean": batch["x"].mean()}
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -51,7 +52,11 @@ def test_the_update_without_a_batch_changes_nothing_and_ends_training_with_the_r
     variables = {"params": params, "batch_stats": {"mean": jnp.float32(7)}}
     state = State(jnp.int32(0), variables, optimizer.init(params))
     state = jax.device_put(state, devices.replicated(mesh))
-    step, meter, after = make_train_step(loss, optimizer, 0, accumulate), Meter(0, skip=5), []
+    step, meter, after = (
+        make_train_step(Loss(means, {"x": 1.0}), optimizer, 0, accumulate),
+        Meter(0, skip=5),
+        [],
+    )
 
     def update(batch):
         nonlocal state

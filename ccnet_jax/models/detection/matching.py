@@ -9,7 +9,8 @@ from ccnet_jax.models.detection.boxes import overlaps
 # What `matched` says of a box that stands for no object.
 BACKGROUND = -1
 IGNORED = -2
-_ROUNDING = 1e-6  # by which two overlaps that are equal may differ, as a fraction
+
+_ROUNDING = 1e-6  # of two overlaps in float32 that are the same
 
 
 def matched(
@@ -43,7 +44,7 @@ def matched(
         of_this = jnp.where(there, overlaps(boxes, box[None])[:, 0], -1)
         number = jnp.where(of_this > overlap, i, number)
         most = of_this.max()
-        # "==" would compare two roundings of one number where a compiled program computes it twice
+        # not those that equal it: a compiled program may compute the overlaps twice, rounded otherwise
         is_best |= (of_this >= most * (1 - _ROUNDING)) & (most > 0)
         return (jnp.maximum(overlap, of_this), number, is_best), None
 
