@@ -70,7 +70,8 @@ def _other_classes(classes: Classes, found: Classes, run: object, data: object) 
         remedy = (
             "give the data the class file of the training data"
             if found.are_numbered
-            else "train with these names, or take the class file away if the numbers mean the same"
+            else "train or convert with the names (--config.data.classes), or take the class file away where "
+            "the numbers mean the same"
         )
         return f"{lists}: nothing names the classes of {which}, so no number is known to be a class; {remedy}"
     only = [
