@@ -192,6 +192,13 @@ def test_a_result_that_some_systems_take_for_a_file_that_is_read_is_refused(tmp_
 WRITERS = ("save_picture", "save_labels", "save_grey", "write_json", "write_whole")
 
 
+def is_a_picture_s_own_name(part):
+    """Whether code is PATH.stem, or SOURCE.name(NUMBER)."""
+    if isinstance(part, ast.Call):
+        return getattr(part.func, "attr", "") == "name"
+    return isinstance(part, ast.Attribute) and part.attr == "stem"
+
+
 def test_no_program_writes_under_a_picture_s_own_name():
     """What is written for each of many pictures has a name that `distinct_names` has given."""
     calls = 0
@@ -203,10 +210,8 @@ def test_no_program_writes_under_a_picture_s_own_name():
             if getattr(function, "attr", getattr(function, "id", "")) not in WRITERS:
                 continue
             calls += 1
-            for part in ast.walk(node.args[0]):
-                own_name = isinstance(part, ast.Call) and getattr(part.func, "attr", "") == "name"
-                own_stem = isinstance(part, ast.Attribute) and part.attr == "stem"
-                assert not (own_name or own_stem), f"{module}, line {node.lineno}"
+            names = [part for part in ast.walk(node.args[0]) if is_a_picture_s_own_name(part)]
+            assert not names, f"{module}, line {node.lineno}"
     assert calls > 20
 
 
