@@ -501,7 +501,7 @@ KILLS = """
 import os, pathlib, random, signal, sys, time
 from ccnet_jax.data import prepare, tfds_source
 from ccnet_jax.data.config import DataConfig
-from ccnet_jax.data.sources import Location, OtherClasses
+from ccnet_jax.data.sources import Location
 from ccnet_jax.errors import UserError
 
 source, whole, killed = sys.argv[1:]
