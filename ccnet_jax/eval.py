@@ -27,7 +27,7 @@ from ccnet_jax.evaluation.metrics import without_nan
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.run.checkpoints import load_variables, variables_like
 from ccnet_jax.run.folder import LATEST, RunFolder
-from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks import TASKS, run_data
 
 
 def test_mode(arguments: argparse.Namespace, config: Config) -> TestMode:
@@ -59,7 +59,8 @@ def name_of(arguments: argparse.Namespace, split: str) -> str:
     """What the results are called: the split, and how this evaluation differs from the plain one."""
     name = split
     if arguments.checkpoint != "last":
-        name += f"-{pathlib.Path(arguments.checkpoint).name}"
+        path = pathlib.Path(arguments.checkpoint)  # the same step may be in last/ and in best/
+        name += "-" + "-".join(path.relative_to(path.anchor).parts[-2:])
     if arguments.ms_flip:
         name += "-ms-flip"
     if arguments.window:
@@ -71,16 +72,16 @@ def name_of(arguments: argparse.Namespace, split: str) -> str:
     return name
 
 
-def opened(config: Config, split: str, data_dir: str | None, unlabelled: bool) -> Any:
-    """The pictures of the split, whose labels may be missing where `unlabelled`.
+def opened(config: Config, run: RunFolder, split: str, data_dir: str | None, unlabelled: bool) -> Any:
+    """The pictures of the split, whose labels may be missing where `unlabelled`; see `run_data.opened`.
 
     Raises UserError in the words of this program's flags.
     """
-    name, task = config.data.name, TASKS[config.task]
+    name = config.data.name
     if data_dir is not None and config.data.source == "folder" and DATASETS[name].layout is None:
         raise UserError(f"--data-dir={data_dir}: the pictures of {name} lie in no folder; omit it")
     try:
-        return (task.open_unlabelled if unlabelled else task.open)(config.data, split)
+        return run_data.opened(config, split, run.load_classes(), run, unlabelled)
     except UserError as error:
         raise UserError(str(error).replace("--config.data.dir", "--data-dir")) from None
 
@@ -123,7 +124,7 @@ def main(command: Sequence[str] | None = None) -> None:
     labels = None if arguments.labels is None else pathlib.Path(arguments.labels).expanduser()
     split = arguments.split or config.data.eval_split
     task = TASKS[config.task]
-    source = opened(config, split, arguments.data_dir, unlabelled=labels is not None)
+    source = opened(config, run, split, arguments.data_dir, unlabelled=labels is not None)
     name = name_of(arguments, split)
     pictures = run.pictures(name)
     asked = output is not None or labels is not None  # to write outside the run

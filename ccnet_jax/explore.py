@@ -48,8 +48,8 @@ def main(command: Sequence[str] | None = None) -> None:
     with listening(arguments.host, arguments.port) as server:
         compilation_cache.turn_on()
         runs = arguments.runs or [str(LATEST)]
-        networks = [Network(run, load(run, arguments.checkpoint)) for run in runs]
         own = OwnPictures.of_run(runs[0], arguments.data_dir)
+        networks = [Network(run, load(run, arguments.checkpoint)) for run in runs]
         limits = Limits(arguments.megabytes, arguments.megapixels, arguments.side)
         print(greeting(arguments.host, server.getsockname()[1], networks, own), flush=True)
         serve(Explorer(networks, own, limits), server, hosts_of(arguments.host))

@@ -1,5 +1,7 @@
 """What the numbers in a label map mean: classes, their names and colours, and void."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 VOID = 255  # the label of pixels that count nowhere
@@ -39,6 +41,42 @@ class Classes:
         self.names, self.palette = names, palette
         self.label_ids, self.label_colours, self.counted = label_ids, label_colours, counted
         self.numbers = np.array([np.argmax(label_ids == i) for i in range(len(names))], np.uint8)
+
+    @classmethod
+    def with_numbers(cls, names: tuple[str, ...], palette: np.ndarray, numbers: Sequence[int]) -> "Classes":
+        """Classes for which these numbers stand in label files, one for each name.
+
+        Raises ValueError where there are more or fewer numbers, or two of them are the same.
+        """
+        if len(set(numbers)) != len(names) or len(numbers) != len(names):
+            raise ValueError("each class needs a number of its own")
+        label_ids = np.full(256, UNKNOWN, np.uint8)
+        label_ids[VOID] = VOID
+        for index, number in enumerate(numbers):
+            if type(number) is not int or not 0 <= number < 256:
+                raise ValueError(f"{number!r} is no number of a class: 0 to 255")
+            label_ids[number] = index
+        return cls(names, palette, label_ids)
+
+    @property
+    def are_numbered(self) -> bool:
+        """Whether nothing names the classes, which are called "class 0", "class 1" and so on."""
+        return self.names == numbered_names(len(self.names))
+
+    def in_order(self, names: Sequence[str]) -> "Classes":
+        """The same classes in the order of `names`: the same label files, read as other indices.
+
+        Raises ValueError where `names` are not the same names.
+        """
+        if sorted(names) != sorted(self.names):
+            raise ValueError(f"{names} are not {self.names}")
+        order = [self.names.index(name) for name in names]
+        index_of = np.arange(256, dtype=np.uint8)
+        index_of[order] = np.arange(len(order))
+        colours = self.label_colours
+        if colours is not None:
+            colours = {colour: int(index_of[index]) for colour, index in colours.items()}
+        return Classes(tuple(names), self.palette[order], index_of[self.label_ids], colours, self.counted)
 
     @property
     def colours(self) -> tuple[tuple[int, int, int], ...]:

@@ -4,10 +4,13 @@ import functools
 import os
 import pathlib
 import tempfile
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 
 from ccnet_jax.errors import UserError
 from kernels.whole_file import obstacle
+
+LONGEST_NAME = 255  # bytes of a file's name on common file systems
 
 
 def check_file(
@@ -51,10 +54,13 @@ def check_folder(
     if reason := obstacle(folder, folder=True):
         raise UserError(f"{flag} {folder} {reason}; name another folder")
     names = list(names)
-    inside, forbidden = os.path.realpath(folder), _real(kept if names else ())
+    inside = os.path.realpath(folder)
+    forbidden = set(map(_folded, _real(kept if names else ())))
     for name in names:
+        if len(os.fsencode(pathlib.PurePath(name).name)) > LONGEST_NAME:
+            raise UserError(f"{flag} {folder}: the name {name} is too long for a file; rename that image")
         path = os.path.realpath(folder / name)
-        if path in forbidden:
+        if _folded(path) in forbidden:
             raise UserError(
                 f"{flag} {folder} would replace {path}, which this program reads; choose another folder"
             )
@@ -63,6 +69,42 @@ def check_folder(
                 f"{flag} {folder}: {folder / name} leads out of that folder, to {path}; remove that link, or "
                 "choose another folder"
             )
+
+
+def distinct_names(candidates: Sequence[Sequence[str]], endings: Sequence[str]) -> list[str]:
+    """A name for the results of each image, so that no two results of a program are one file.
+
+    An image gets the first of its candidates, or where a result of another image would be the same file, the
+    next one, as the other image does, and behind the last one its number, from 1. Names that differ only in
+    case, or in the normal form of their Unicode, are the same file on some systems.
+
+    Args:
+      candidates: of each image, the shortest name first.
+      endings: what the names of an image's results add to its name, as "-overlay.png".
+    """
+    tried = [0] * len(candidates)
+
+    def name(image: int) -> str:
+        known, extra = candidates[image], tried[image] - len(candidates[image])
+        if extra < 0:
+            return known[tried[image]]
+        return f"{known[-1]}-{image + 1}" + (f"-{extra + 1}" if extra else "")
+
+    while True:
+        images_of: dict[str, set[int]] = {}
+        for image in range(len(candidates)):
+            for ending in endings:
+                images_of.setdefault(folded_name(name(image) + ending), set()).add(image)
+        clashing = {image for images in images_of.values() if len(images) > 1 for image in images}
+        if not clashing:
+            return [name(image) for image in range(len(candidates))]
+        for image in clashing:
+            tried[image] += 1
+
+
+def folded_name(name: str) -> str:
+    """What two names have in common that are one file on some system."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
 def present(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[str]:
@@ -79,6 +121,12 @@ def point_link(link: pathlib.Path, target: str | pathlib.Path) -> None:
         made = pathlib.Path(folder, link.name)
         made.symlink_to(target)
         made.replace(link)
+
+
+def _folded(path: str) -> str:
+    """A path whose last part is as `folded_name` gives it."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, folded_name(name))
 
 
 def _real(paths: Iterable[pathlib.Path]) -> set[str]:

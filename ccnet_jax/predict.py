@@ -4,10 +4,11 @@
     python -m ccnet_jax.predict street.jpg --attention 200,310
     python -m ccnet_jax.predict street.jpg --loops 1,2,3
 
-For every picture, of any size, OUT gets NAME.png (a palette PNG whose pixels are class ids),
-NAME-overlay.png, and NAME-figure.png: picture and prediction side by side over the legend. --attention
-ROW,COLUMN adds NAME-attention.png, what that pixel attends to after each loop; --loops adds NAME-loops.png,
-predictions with these numbers of loops.
+For every picture, of any size, OUT gets NAME.png, NAME-overlay.png, and NAME-figure.png: picture and
+prediction side by side over the legend. NAME.png is a label map, a palette PNG whose pixels are the numbers
+that the label files of the run's data set have for the classes. --attention ROW,COLUMN adds
+NAME-attention.png, what that pixel attends to after each loop; --loops adds NAME-loops.png, predictions with
+these numbers of loops. Images of one name get longer names: street-png, street-jpg.
 
 A picture that cannot be labelled is named at the end, and the exit code is 1; the others are labelled.
 
@@ -15,7 +16,7 @@ A network that finds instances leaves NAME-overlay.png, with boxes, names, score
 list of {"class", "score", "box": [x0, y0, x1, y1] in pixels, "mask": COCO's compressed runs}.
 """
 
-import collections
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -35,17 +36,21 @@ from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.semantic_model import Model
 
+_FOLDERS = 4  # above a picture, that the names of its results may have at most
 _RESULTS = (".png", "-overlay.png", "-figure.png", "-attention.png", "-loops.png", ".json")
 
 
 def pictures(paths: Sequence[str]) -> dict[str, pathlib.Path]:
-    """The files to label, by the names that their results get: {name: file}.
+    """The files to label, by the names that their results get: {name: file}. A file is labelled once.
+
+    A name is the file's without suffix; where results of two files would be one file, it is with the suffix,
+    and where that does not help, with the names of the folders above.
 
     Args:
       paths: files, and folders of which every picture is taken; "~" is the user's home.
 
     Raises:
-      UserError: a path does not exist, a folder holds no picture, or two files have one name.
+      UserError: a path does not exist, or a folder holds no picture.
     """
     files: list[pathlib.Path] = []
     for path in (pathlib.Path(text).expanduser() for text in paths):
@@ -60,13 +65,15 @@ def pictures(paths: Sequence[str]) -> dict[str, pathlib.Path]:
             files.append(path)
         else:
             raise UserError(f"{path} does not exist; name pictures or folders of pictures")
-    stems = collections.Counter(path.stem for path in files)
-    names = {path.stem if stems[path.stem] == 1 else path.name.replace(".", "-"): path for path in files}
-    if len(names) < len(files):
-        raise UserError(
-            "several of these pictures have the same name; label each in a run of its own, with its own --out"
-        )
-    return names
+    files = list({os.path.abspath(path): path for path in files}.values())
+    names = outputs.distinct_names([result_names(path) for path in files], _RESULTS)
+    return dict(zip(names, files, strict=True))
+
+
+def result_names(path: pathlib.Path) -> list[str]:
+    """What the results of a picture may be called, the shortest name first."""
+    parts = [part.replace(".", "-") for part in pathlib.Path(os.path.abspath(path)).parts[1:]]
+    return [path.stem, *("-".join(parts[-count:]) for count in range(1, min(len(parts), _FOLDERS + 1) + 1))]
 
 
 def is_picture(path: pathlib.Path) -> bool:
@@ -130,7 +137,7 @@ def write_results(
         return stem.with_name(f"{stem.name}{kind}.png")
 
     prediction = model.predict(image)
-    figures.save_labels(result(""), prediction.label, model.palette)
+    figures.save_labels(result(""), prediction.label, model.palette, model.numbers)
     figures.save_picture(result("-overlay"), prediction.overlay)
     figure = figures.prediction_figure(image, {"prediction": prediction.label}, model.classes, model.palette)
     figures.save_picture(result("-figure"), figure)

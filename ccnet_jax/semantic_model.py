@@ -46,6 +46,8 @@ class Model(flax.struct.PyTreeNode, eq=False):
       network: the Flax module.
       classes: names of the classes.
       colours: (red, green, blue) of each class.
+      numbers: what stands for each class in the label files of the run's data set, 0 to 255. Label maps that
+        are written have them, so that they can be read as labels of that data set.
       mode: how `predict` tests a picture; `replace(mode=...)` gives a model with another.
     """
 
@@ -53,6 +55,7 @@ class Model(flax.struct.PyTreeNode, eq=False):
     network: CCNet = flax.struct.field(pytree_node=False)
     classes: tuple[str, ...] = flax.struct.field(pytree_node=False)
     colours: tuple[tuple[int, int, int], ...] = flax.struct.field(pytree_node=False)
+    numbers: tuple[int, ...] = flax.struct.field(pytree_node=False)
     mode: TestMode = flax.struct.field(pytree_node=False, default=WHOLE)
 
     @property

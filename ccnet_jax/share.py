@@ -76,7 +76,7 @@ def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, pict
         print(f"{run} has no pictures, so there is no example: python -m ccnet_jax.eval makes some")
     shared = RunFolder(folder)
     shared.save_config(dataclasses.replace(configuration.without_place(config), pretrained=None))
-    shared.save_classes(classes.names, classes.palette)
+    shared.save_classes(classes)
     if example is not None:
         shutil.copyfile(example, folder / model_card.EXAMPLE)
     card = model_card.text(run, config, classes.names, title, step, example is not None)

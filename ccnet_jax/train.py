@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from ccnet_jax import command_line, compilation_cache, config_files, devices
 from ccnet_jax import config as configuration
 from ccnet_jax.config import Config
+from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import files_of
 from ccnet_jax.devices import say
 from ccnet_jax.errors import EndAfterSignal, UserError
@@ -36,7 +37,7 @@ from ccnet_jax.run.lock import locked_for_all_hosts
 from ccnet_jax.run.metric_log import MetricLog, is_evaluated
 from ccnet_jax.run.shared import check_shared
 from ccnet_jax.run.trace import Trace
-from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks import TASKS, run_data
 from ccnet_jax.tasks.sentences import fitting, random_weights_warnings, remarks, sentences_for_updates
 from ccnet_jax.training.clock import StepClock
 from ccnet_jax.training.meter import Meter, NotFinite, Withdrawn
@@ -65,9 +66,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
     process, processes = jax.process_index(), jax.process_count()
     check_devices(config)
     task = TASKS[config.task]
-    train_source = task.open(config.data, config.data.train_split)
-    config = task.completed(config, train_source)
-    eval_source = task.open(config.data, config.data.eval_split) if config.eval_every else None
+    train_source, eval_source = data_of(config, run)
     task.check(config, train_source, config.batch_size // processes)
 
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
@@ -78,8 +77,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
                 f"{run} holds a network that was shared, and no run; choose another --workdir, and begin "
                 f"with that network's backbone by --config.pretrained={run.weights_file}"
             )
-        if Checkpoints.exists(run):
-            run.check_same_run(config, train_source.classes)
+        check_still_fits(config, train_source, run)
         for sentence in set_damaged_aside(run):
             say(sentence)
         start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
@@ -275,6 +273,34 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         raise EndAfterSignal(128 + stopped_by)
 
 
+def data_of(config: Config, run: RunFolder) -> tuple[Any, Any]:
+    """The pictures to train on, and those to validate on, None where nothing is validated.
+
+    Their classes are those of the run where it has begun, and else those of the pictures to train on.
+
+    Raises UserError where the run was started with another config, or the classes are others.
+    """
+    data, split = config.data, config.data.train_split
+    if Checkpoints.exists(run) and run.classes_file.exists():
+        run.check_same_run(config)
+        train_source = run_data.opened(config, split, run.load_classes(), run)
+    else:
+        train_source = TASKS[config.task].open(data, split)
+    if not config.eval_every:
+        return train_source, None
+    classes = classes_of_source(train_source)
+    return train_source, run_data.opened(config, data.eval_split, classes, f"{split} of {data.name}")
+
+
+def check_still_fits(config: Config, source: Any, run: RunFolder) -> None:
+    """Raise UserError where another process has begun another run in the folder in the meantime."""
+    if not Checkpoints.exists(run):
+        return
+    run.check_same_run(config)
+    if run.classes_file.exists() and run.load_classes().names != tuple(source.classes):
+        raise UserError(f"another process has just begun {run}; the same command again goes on with its run")
+
+
 def do_nothing() -> None:
     """For where nothing happens."""
 
@@ -310,7 +336,7 @@ def check_devices(config: Config) -> None:
 def keep_records(config: Config, source: Any, run: RunFolder, log: MetricLog) -> None:
     """Everything but the checkpoint to disk; what is missing, since the folder was made anew, again."""
     if jax.process_index() == 0 and run.checkpoints.is_dir() and not run.config_file.exists():
-        run.write_records(config, source.classes, source.palette)
+        run.write_records(config, classes_of_source(source))
     log.flush()
 
 
@@ -323,7 +349,7 @@ def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder
     if jax.process_index() == 0:
         run.check_results(run.own_files, [*files_of(source), *files_of(eval_source)])
         run.remove_fragments()
-        run.write_records(config, source.classes, source.palette)
+        run.write_records(config, classes_of_source(source))
     check_shared(run)
 
 

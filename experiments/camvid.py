@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 
 from ccnet_jax import command_line, figures, inference
-from ccnet_jax.data import pipeline
 from ccnet_jax.data.sources import Source
 from ccnet_jax.labels import VOID
 from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.semantic_model import Model
+from ccnet_jax.tasks import run_data
 from experiments import markdown, runs
 from kernels.measure import ROOT, result_head, write_result
 
@@ -187,7 +187,7 @@ def main() -> None:
     rows = [measured(name, work[name], data) for name in progress_bar(NETWORKS, unit="network")]
 
     baseline, rcca = (inference.load(work[name].path) for name in (BASELINE, RCCA))
-    source = pipeline.open_source(work[RCCA].load_config().data, SPLIT)
+    source = run_data.opened(work[RCCA].load_config(), SPLIT, work[RCCA].load_classes(), work[RCCA])
     pixels = np.sum(runs.scores(work[RCCA], SPLIT)["confusion"], 1)
     scenes = [scene(baseline, rcca, source, i, pixels) for i in chosen_pictures(len(source))]
     draw(scenes, rcca, RESULTS / "camvid_", photos=False)

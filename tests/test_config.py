@@ -86,7 +86,7 @@ def test_a_run_of_the_first_version_loads(tmp_path):
     old, run = old_config(tmp_path), RunFolder(tmp_path)
     run.config_file.write_text(json.dumps(old))
     assert run.load_config() == load_config("demo")
-    run.check_same_run(load_config("demo"), ())
+    run.check_same_run(load_config("demo"))
     old["loss"]["ohem"] = True
     old["data"]["fit"] = [2048, 512]
     run.config_file.write_text(json.dumps(old))

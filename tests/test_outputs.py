@@ -4,7 +4,8 @@ import pytest
 
 from ccnet_jax import eval, outputs, train
 from ccnet_jax.data import prepare, preview
-from ccnet_jax.data.datasets.streets import Streets
+from ccnet_jax.data.datasets import camvid as camvid_data
+from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import Location
 from ccnet_jax.errors import UserError
 from ccnet_jax.run.folder import RunFolder
@@ -25,7 +26,7 @@ def camvid(tmp_path):
     data = write_camvid(tmp_path / "camvid", pictures=2)
     run = RunFolder(tmp_path / "run")
     run.save_config(load_config("demo", data__name="camvid", data__dir=str(data)))
-    run.save_classes(Streets("val").classes[:11], Streets("val").palette[:11])
+    run.save_classes(camvid_data.LABELS)
     return data, run
 
 
@@ -37,7 +38,7 @@ def coco(tmp_path):
     config = load_config("coco:r50-rcca", data__dir=str(data), **SMALL)
     run.save_config(config)
     source = TASKS["instance"].open(config.data, "val2017")
-    run.save_classes(source.classes, source.palette)
+    run.save_classes(classes_of_source(source))
     return data, run
 
 

@@ -15,6 +15,7 @@ import pytest
 import ccnet_jax
 from ccnet_jax import eval as evaluation
 from ccnet_jax.errors import UserError
+from ccnet_jax.run.folder import RunFolder
 from tests import helpers
 from tests.miniatures import write_camvid
 
@@ -185,9 +186,9 @@ def test_changes_of_the_config_are_refused_where_the_config_is_the_runs(folder):
     assert_one_sentence(changed, "--config.model.loops cannot be changed here")
 
 
-def test_built_in_pictures_lie_in_no_folder():
+def test_built_in_pictures_lie_in_no_folder(folder):
     with pytest.raises(UserError, match="--data-dir=/nope: .* streets lie in no folder; omit it"):
-        evaluation.opened(helpers.load_config("demo"), "val", "/nope", unlabelled=False)
+        evaluation.opened(helpers.load_config("demo"), RunFolder(folder), "val", "/nope", unlabelled=False)
 
 
 def test_programs_list_what_there_is(folder):

@@ -197,7 +197,7 @@ def test_an_update_that_is_not_finite_names_its_pictures_and_is_not_made(config,
 
 def test_a_folder_that_was_emptied_gets_its_records_again(config, tmp_path):
     run, source = RunFolder(tmp_path / "run"), TASKS["semantic"].open(config.data, "train")
-    run.write_records(config, source.classes, source.palette)
+    run.write_records(config, source.label_classes)
     names = {path.name for path in run.path.iterdir()}
     with MetricLog(run, 0) as log:
         log.write(1, {"loss": 2.0})
@@ -209,7 +209,7 @@ def test_a_folder_that_was_emptied_gets_its_records_again(config, tmp_path):
         train.keep_records(config, source, run, log)
         log.write(3, {"loss": 0.5})
     assert names < {path.name for path in run.path.iterdir()}
-    run.check_same_run(run.load_config(), source.classes)
+    run.check_same_run(run.load_config())
     assert logged(run) == [{"step": n, "loss": 2 ** (2.0 - n)} for n in (1, 2, 3)]
     assert [point[0] for point in sorted(points(run))] == [1, 2, 3]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ccnet_jax.data.sources import OtherClasses
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import UNKNOWN, VOID, Classes, numbered_palette
 
@@ -55,6 +56,26 @@ def read_class_file(folder: pathlib.Path) -> tuple[pathlib.Path, Classes] | None
         raise UserError(f"{paths[0]} cannot be read as text ({error}); save it as UTF-8") from None
     named = _from_json(text, paths[0]) if paths[0].suffix == ".json" else _from_text(text, paths[0])
     return paths[0], classes_of(named, str(paths[0]))
+
+
+def check_same_classes(given: Classes, own: Classes, file: str) -> None:
+    """Raise OtherClasses where the config and a file of the data set do not name the same classes.
+
+    Args:
+      given: the classes of `config.data.classes`.
+      own: those of the data set's own file.
+      file: its name.
+    """
+    if given.names == own.names and np.array_equal(given.label_ids, own.label_ids):
+        return
+    both = [
+        ", ".join(f"{number} {name}" for number, name in zip(x.numbers, x.names, strict=True))
+        for x in (given, own)
+    ]
+    raise OtherClasses(
+        f"config.data.classes says that the numbers in the labels are {both[0]}, and {file} that they are "
+        f"{both[1]}; omit config.data.classes, or correct the file"
+    )
 
 
 def classes_of(named: list[NamedClass], source: str) -> Classes:

@@ -1,7 +1,6 @@
 """From a data set to batches: augmented and shuffled to train on, whole and in order to evaluate."""
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import pathlib
@@ -14,6 +13,7 @@ import numpy as np
 from ccnet_jax.data import stream, transforms
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.fitting import as_opened
 from ccnet_jax.data.images import DamagedPicture
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.data.sources import JoinedSource, LazySource, Source, files_of
@@ -63,15 +63,6 @@ def files_of_all_splits(data: DataConfig, source: Any) -> list[pathlib.Path]:
     return found
 
 
-def with_counted_classes(data: DataConfig, source: Source) -> DataConfig:
-    """`data`, with the names of the classes if they were counted in the labels of `source`.
-
-    A run keeps them, so that its network still fits when labels are added or taken away later.
-    """
-    classes = source.label_classes
-    return dataclasses.replace(data, classes=classes.names) if classes.counted else data
-
-
 def summary(data: DataConfig, source: Source, split: str | None = None) -> str:
     """What a source holds, as text to print before training.
 
@@ -85,6 +76,7 @@ def summary(data: DataConfig, source: Source, split: str | None = None) -> str:
     lines = [f"{name}: {len(source):,} pictures"]
     own_summary = _own_summary(data)
     if own_summary is not None:
+        source = as_opened(source)
         parts = source.parts if isinstance(source, JoinedSource) else [source]
         lines += [line for part in parts for line in own_summary(part).splitlines()]
     return "\n  ".join(lines)

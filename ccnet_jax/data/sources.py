@@ -61,6 +61,14 @@ class MissingSplit(UserError):
     """The folder or list of a split does not exist: people leave out splits that they do not use."""
 
 
+class OtherClasses(UserError):
+    """`config.data.classes` and the data set's own files do not name the same classes by the same numbers."""
+
+
+class NoClasses(UserError):
+    """Nothing names the classes of a data set, and its labels do not tell how many there are."""
+
+
 @runtime_checkable
 class Source(Protocol):
     """A data set: random access to pairs, and what their numbers mean.

@@ -22,10 +22,11 @@ from array_record.python import array_record_data_source
 from tensorflow_datasets.core import example_parser, naming, read_only_builder
 from tensorflow_datasets.core.utils import file_utils, version
 
-from ccnet_jax.data.class_files import read_class_file
+from ccnet_jax.data.class_files import check_same_classes, read_class_file
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import DamagedPicture, decode_image, decode_indices, decode_sample
+from ccnet_jax.data.sources import NoClasses, OtherClasses
 from ccnet_jax.data.tiles import TiledPicture
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes, numbered_palette
@@ -333,25 +334,37 @@ def _classes(data: DataConfig, label: Any, folder: pathlib.Path) -> Classes:
       data: `config.data`.
       label: TFDS's feature of the label maps; None of tiles, which name no classes.
       folder: of the data set; `data.prepare` leaves a classes.json there.
+
+    Raises:
+      OtherClasses: the config names others than the data set.
+      NoClasses: neither names any.
+      UserError: there are too many.
     """
     base = _base_name(data.name)
     known = DATASETS[base].classes if base in DATASETS else None
     if known is not None:
         if data.classes is not None and data.classes != known.names:
-            raise UserError(f"{base} has classes of its own; remove --config.data.classes")
+            raise OtherClasses(f"{base} has classes of its own; remove --config.data.classes")
         return known
-    if data.classes is None and (found := read_class_file(folder)) is not None:
+    found = read_class_file(folder)
+    if data.classes is None and found is not None:
         return found[1]
-    names = tuple(data.classes or _label_names(label))
+    own = tuple(_label_names(label))
+    names = data.classes or own
     if not names:
-        raise UserError(
+        raise NoClasses(
             f"{data.name} does not name its classes; set --config.data.classes to their names, in the order "
             "of the numbers in the labels"
         )
     if len(names) > 254:
         raise UserError(f"{data.name} has {len(names)} classes; at most 254 fit a label of 8 bits")
     palette = numbered_palette(len(names)) if data.palette is None else np.array(data.palette, np.uint8)
-    return Classes(names, palette)
+    classes = Classes(names, palette)
+    if found is not None:
+        check_same_classes(classes, found[1], str(found[0]))
+    elif own:
+        check_same_classes(classes, Classes(own, numbered_palette(len(own))), f"{data.name} in {folder}")
+    return classes
 
 
 def _label_names(label: Any) -> list[str]:

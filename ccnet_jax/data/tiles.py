@@ -5,6 +5,7 @@ lower edge. A picture's tiles are QOI files, which are decoded much faster than 
 (`experiments/data_throughput.py`), or JPEG files; a label map's are PNG files of class indices.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -95,6 +96,11 @@ class TiledPicture:
                     self._fill(y, x)
         return self._pixels
 
+    def mapped(self, table: UInt8[np.ndarray, "256"]) -> "TiledPicture":
+        """The picture whose values are `table[value]`."""
+        decode = functools.partial(_mapped_tile, decode=self._decode, table=table)
+        return TiledPicture(self._tiles, self.shape, self._side, decode, self._name)
+
     def whole(self) -> np.ndarray:
         """All pixels, uint8 `shape`. Raises DamagedPicture as `decoded`."""
         return self.decoded(slice(None), slice(None))
@@ -116,3 +122,7 @@ class TiledPicture:
             )
         place[:] = tile
         self._done[y, x] = True
+
+
+def _mapped_tile(data: bytes, name: object, decode: Decode, table: np.ndarray) -> np.ndarray:
+    return table[decode(data, name)]

@@ -2,14 +2,15 @@
 
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
-from ccnet_jax import devices, figures
+from ccnet_jax import devices, figures, outputs
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.sources import Source
 from ccnet_jax.evaluation import metrics
@@ -71,6 +72,7 @@ def evaluate(
     process, processes = jax.process_index(), jax.process_count()
     count = min(limit or len(source), len(source))
     confusion = np.zeros((len(source.classes), len(source.classes)), np.int64)
+    names = result_names(source, count if labels is not None else min(count, DRAWN))
     started = time.perf_counter()
     with progress_bar(
         total=len(range(process, count, processes)), unit="image", leave=False, disable=process != 0
@@ -82,7 +84,7 @@ def evaluate(
             )
             if (undecided := (predicted == VOID).any((1, 2)) & (batch["index"] >= 0)).any():
                 raise NotFinite(f"picture {source.name(int(batch['index'][undecided.argmax()]))}")
-            _write_batch(batch, predicted, source, pictures, labels)
+            _write_batch(batch, predicted, source, names, pictures, labels)
             confusion += metrics.confusion_matrix(batch["label"], predicted, len(source.classes))
             bar.update(int((batch["index"] >= 0).sum()))
     seconds = time.perf_counter() - started
@@ -97,10 +99,19 @@ def evaluate(
     }
 
 
+def result_names(source: Any, count: int) -> list[str]:
+    """The names, without suffix, of the files that an evaluation writes for the first `count` pictures.
+
+    They are those of the pictures; two of one name get their number in the split behind it.
+    """
+    return outputs.distinct_names([[source.name(i)] for i in range(count)], (".png",))
+
+
 def _write_batch(
     batch: dict[str, np.ndarray],
     predicted: UInt8[np.ndarray, "B H W"],
     source: Source,
+    names: Sequence[str],
     pictures: pathlib.Path | None,
     labels: pathlib.Path | None,
 ) -> None:
@@ -112,7 +123,7 @@ def _write_batch(
         batch["image"], batch["label"], predicted, batch["index"].tolist(), strict=True
     ):
         if labels is not None and index >= 0:
-            figures.save_grey(labels / f"{source.name(index)}.png", source.numbers[prediction])
+            figures.save_grey(labels / f"{names[index]}.png", source.numbers[prediction])
         if pictures is not None and 0 <= index < DRAWN:
             drawing = figures.comparison(image, label, prediction, source.classes, source.palette)
-            figures.save_picture(pictures / f"{source.name(index)}.png", drawing)
+            figures.save_picture(pictures / f"{names[index]}.png", drawing)

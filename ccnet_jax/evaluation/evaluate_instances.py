@@ -16,7 +16,7 @@ from ccnet_jax.data.instance_batches import evaluation_batches
 from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.errors import write_whole
 from ccnet_jax.evaluation.detector import Detect
-from ccnet_jax.evaluation.evaluate import DRAWN
+from ccnet_jax.evaluation.evaluate import DRAWN, result_names
 from ccnet_jax.evaluation.instance_scores import (
     Found,
     instance_scores,
@@ -73,6 +73,7 @@ def evaluate_instances(
     batch_size = -(-batch_size // mesh.size) * mesh.size
     process, processes = jax.process_index(), jax.process_count()
     count = min(limit or len(source), len(source))
+    names = result_names(source, min(count, DRAWN))
     found: dict[int, Found] = {}
     started = time.perf_counter()
     with progress_bar(
@@ -92,7 +93,7 @@ def evaluate_instances(
                     found[index] = in_picture(of_picture, batch["size"][row], source.size(index))
                     if pictures is not None and index < DRAWN:
                         drawing = comparison(source, index, found[index])
-                        figures.save_picture(pictures / f"{source.name(index)}.png", drawing)
+                        figures.save_picture(pictures / f"{names[index]}.png", drawing)
             bar.update(int((batch["index"] >= 0).sum()))
     seconds = time.perf_counter() - started
     found = gathered(found)

@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -14,18 +15,19 @@ from ccnet_jax.labels import VOID
 _LEVEL = 3  # of compression, 0 to 9; figures are much larger at OpenCV's own, and higher ones take long
 
 
-def save_labels(path: pathlib.Path, label: np.ndarray, palette: np.ndarray) -> None:
-    """Write class ids as a palette PNG: its pixels are the ids, shown in the classes' colours.
+def save_labels(path: pathlib.Path, label: np.ndarray, palette: np.ndarray, numbers: Sequence[int]) -> None:
+    """Write a label map as a palette PNG: its pixels are the classes' numbers, shown in their colours.
 
     Args:
       path: of the file; its folder is made.
-      label: [H, W]; 255 is void, which is shown in grey.
+      label: indices of classes [H, W]; 255 is void, which is shown in grey.
       palette: uint8 [classes, 3] RGB.
+      numbers: what stands for each class in the label files of the data set, 0 to 255.
 
     Raises:
       UserError: the file cannot be written.
     """
-    write_whole(path, labels_png(label, palette))
+    write_whole(path, labels_png(label, palette, numbers))
 
 
 def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
@@ -33,14 +35,16 @@ def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
     write_whole(path, picture_png(picture))
 
 
-def labels_png(label: np.ndarray, palette: np.ndarray) -> bytes:
+def labels_png(label: np.ndarray, palette: np.ndarray, numbers: Sequence[int]) -> bytes:
     """The bytes of the file that `save_labels` writes; arguments as there."""
     colours = np.zeros(
         (256, 3), np.uint8
     )  # all 256: with fewer, Pillow packs pixels in fewer bits, without 255
-    colours[: len(palette)] = palette
     colours[VOID] = HATCH_GROUND
-    picture = Image.fromarray(label.astype(np.uint8), "P")
+    colours[list(numbers)] = palette
+    number_of = np.full(256, VOID, np.uint8)
+    number_of[: len(numbers)] = numbers
+    picture = Image.fromarray(number_of[label], "P")
     picture.putpalette(colours.tobytes())
     file = io.BytesIO()
     picture.save(file, "png")

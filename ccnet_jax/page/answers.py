@@ -24,7 +24,7 @@ from ccnet_jax.instance_model import Instances
 from ccnet_jax.page.networks import Network, Programs, Way
 from ccnet_jax.page.own_pictures import OwnPictures
 from ccnet_jax.page.uploads import SIGNATURES, Gone, Limits, Picture, Store, read_upload
-from ccnet_jax.semantic_model import Prediction
+from ccnet_jax.semantic_model import Model, Prediction
 
 _THUMBNAIL = 240  # pixels of the longer side
 _ROWS = 64  # of a picture, that are looked at together
@@ -122,7 +122,7 @@ class Explorer:
         return pack(head | took | {"height": height, "width": width}, planes)
 
     def label_png(self, question: Question) -> bytes:
-        """The label as a palette PNG whose pixels are class ids, at the size of the picture's own file.
+        """The label as a palette PNG, as `predict` writes it, at the size of the picture's own file.
 
         Raises UserError where the network gives none.
         """
@@ -130,7 +130,9 @@ class Explorer:
         if isinstance(found, Instances):
             raise UserError(f"{self._network(question).name} finds instances, and labels no pixels")
         label = resized_label(found.first, self._pictures.get(question.picture).own_size)
-        return figures.labels_png(label, self._network(question).model.palette)
+        model = self._network(question).model
+        assert isinstance(model, Model)
+        return figures.labels_png(label, model.palette, model.numbers)
 
     def overlay_png(self, question: Question, opacity: float) -> bytes:
         """The picture under the classes' colours, or with its objects. Raises UserError."""

@@ -8,7 +8,7 @@ import numpy as np
 from ccnet_jax.errors import UserError
 from ccnet_jax.page.uploads import Gone
 from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks import run_data
 
 MOST = 24  # pictures that the page offers
 
@@ -35,12 +35,14 @@ class OwnPictures:
           data_dir: where the data lie now; None where the config says.
 
         Raises:
-          UserError: `data_dir` is given, and does not hold them.
+          UserError: `data_dir` is given, and does not hold them, or has other classes than the run.
         """
         try:
-            config = RunFolder.at(folder).load_config()
-            data = config.data if data_dir is None else dataclasses.replace(config.data, dir=data_dir)
-            return cls(TASKS[config.task].open(data, config.data.eval_split))
+            run = RunFolder.at(folder)
+            config = run.load_config()
+            if data_dir is not None:
+                config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=data_dir))
+            return cls(run_data.opened(config, config.data.eval_split, run.load_classes(), run))
         except UserError as error:
             sentence = str(error).replace("--config.data.dir", "--data-dir")
             if data_dir is not None:

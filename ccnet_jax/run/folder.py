@@ -178,10 +178,10 @@ class RunFolder:
         if os.path.lexists(self.all_pictures) and not self.all_pictures.is_dir():
             raise UserError(f"{self.all_pictures} is no folder, and pictures are to lie there; move it away")
 
-    def write_records(self, config: Config, classes: tuple[str, ...], palette: np.ndarray) -> None:
+    def write_records(self, config: Config, classes: Classes) -> None:
         """Write all that a run has beside checkpoints, metrics and pictures."""
         self.save_config(configuration.without_place(config))
-        self.save_classes(classes, palette)
+        self.save_classes(classes)
         self.add_versions()
 
     # ------------------------------------------------------------------ config
@@ -204,8 +204,11 @@ class RunFolder:
             return dataclasses.replace(config, model=model)
         return config
 
-    def check_same_run(self, config: Config, classes: tuple[str, ...]) -> None:
-        """Raise UserError where the run was started with another config, naming the keys, or classes."""
+    def check_same_run(self, config: Config) -> None:
+        """Raise UserError where the run was started with another config, naming the keys.
+
+        Whether its classes are those of the data, `tasks.run_data` tells.
+        """
         there = self._saved_config()
         if there is None:
             raise UserError(
@@ -217,12 +220,6 @@ class RunFolder:
             listed = ", ".join(f"{name}={before[name]!r}, not {here[name]!r}" for name in keys)
             raise UserError(
                 f"{self} holds a run with {listed}; repeat its config, or choose another --workdir"
-            )
-        if self.classes_file.exists() and (names := self.load_classes().names) != tuple(classes):
-            changed = ", ".join(sorted(set(names) ^ set(classes))) or "their order"
-            raise UserError(
-                f"the classes of {self} are not those of the data, which differ in: {changed}; restore the "
-                "data, or choose another --workdir"
             )
 
     def _saved_config(self) -> Config | None:
@@ -240,12 +237,19 @@ class RunFolder:
             ) from None
 
     # ----------------------------------------------------------------- classes
-    def save_classes(self, names: tuple[str, ...], palette: np.ndarray) -> None:
-        """Write classes.json: to predict, one needs no data set."""
-        write_json(self.classes_file, {"classes": list(names), "palette": palette.tolist()})
+    def save_classes(self, classes: Classes) -> None:
+        """Write classes.json: to predict, one needs no data set.
+
+        It has the names, the colours, and the numbers that stand for them in the label files.
+        """
+        values = {"classes": list(classes.names), "palette": classes.palette.tolist()}
+        write_json(self.classes_file, values | {"numbers": classes.numbers.tolist()})
 
     def load_classes(self) -> Classes:
         """The classes of the run; of a run from before classes.json those of its data set.
+
+        A run from before the numbers were kept has those of its data set, if that one is known here, else 0,
+        1, 2 and so on.
 
         Raises UserError where neither tells.
         """
@@ -260,9 +264,20 @@ class RunFolder:
             names, palette = values["classes"], np.array(values["palette"], np.uint8)
             if not all(isinstance(name, str) for name in names) or palette.shape != (len(names), 3):
                 raise ValueError("one name and one colour for each class are needed")
-            return Classes(tuple(names), palette)
+            if "numbers" not in values:
+                return self._with_known_numbers(Classes(tuple(names), palette))
+            return Classes.with_numbers(tuple(names), palette, values["numbers"])
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(f"{self.classes_file} cannot be read ({error!r}); restore it") from None
+
+    def _with_known_numbers(self, classes: Classes) -> Classes:
+        """The classes with the numbers of the run's data set, where it is known and has these classes."""
+        config = self._saved_config()
+        known = DATASETS[config.data.name].classes if config and config.data.name in DATASETS else None
+        if known is None or sorted(known.names) != sorted(classes.names):
+            return classes
+        numbers = known.in_order(classes.names).numbers
+        return Classes.with_numbers(classes.names, classes.palette, numbers.tolist())
 
     # ------------------------------------------------------------------ others
     def add_versions(self) -> None:

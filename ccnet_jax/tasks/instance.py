@@ -1,6 +1,5 @@
 """Instance segmentation: a box, a class and a mask for every object. Paper: section 4.5, Table 7."""
 
-import dataclasses
 import functools
 
 import jax
@@ -10,6 +9,7 @@ from ccnet_jax.config import Config
 from ccnet_jax.data import instance_batches
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.data.fitting import as_opened
 from ccnet_jax.data.instances import MASK_CELLS, InstanceSource
 from ccnet_jax.data.statistics import evenly_spread
 from ccnet_jax.data.stream import TrainBatches
@@ -54,16 +54,6 @@ def _opened(data: DataConfig, split: str, labelled: bool) -> InstanceSource:
     return source
 
 
-def completed(config: Config, source: InstanceSource) -> Config:
-    """The config with the names of the classes, where the data set's files have them.
-
-    Another split's file may list more categories, or in another order: classes are found by their names.
-    """
-    if DATASETS[config.data.name].classes is not None or config.data.classes is not None:
-        return config
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, classes=source.classes))
-
-
 def summary(config: Config, source: InstanceSource, split: str) -> str:
     """Pictures, objects, what the data set says of its files, and of a training split what is not seen of it.
 
@@ -77,7 +67,7 @@ def summary(config: Config, source: InstanceSource, split: str) -> str:
         text += f", {_amount(sum(known), 'object')} of {_amount(len(source.classes), 'class', 'classes')}"
     lines = [text]
     if own_summary := DATASETS[config.data.name].summary:
-        lines += own_summary(source).splitlines()
+        lines += own_summary(as_opened(source)).splitlines()
     if split == config.data.train_split:
         if not all_known:
             known = [_drawn_count(source, i) for i in evenly_spread(len(source), _COUNTED)]
@@ -197,7 +187,6 @@ def model(config: Config, network: MaskRCNN, variables: Variables, classes: Clas
 TASK = Task(
     open=open_source,
     open_unlabelled=open_unlabelled,
-    completed=completed,
     summary=summary,
     check=check,
     batches=batches,

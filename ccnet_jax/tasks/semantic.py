@@ -1,6 +1,5 @@
 """Semantic segmentation: a class for every pixel."""
 
-import dataclasses
 import functools
 
 import jax
@@ -24,11 +23,6 @@ from ccnet_jax.semantic_model import Model
 from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import Loss
-
-
-def completed(config: Config, source: Source) -> Config:
-    """The config with the names of the classes, if they were counted in the labels."""
-    return dataclasses.replace(config, data=pipeline.with_counted_classes(config.data, source))
 
 
 def summary(config: Config, source: Source, split: str) -> str:
@@ -85,13 +79,13 @@ def scores(result: Result) -> dict[str, float]:
 
 def model(config: Config, network: CCNet, variables: Variables, classes: Classes) -> Model:
     """A network that is tested as the config says."""
-    return Model(variables, network, classes.names, classes.colours, config.test_mode())
+    numbers = tuple(classes.numbers.tolist())
+    return Model(variables, network, classes.names, classes.colours, numbers, config.test_mode())
 
 
 TASK = Task(
     open=pipeline.open_source,
     open_unlabelled=pipeline.open_source,
-    completed=completed,
     summary=summary,
     check=check,
     batches=batches,

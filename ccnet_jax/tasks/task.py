@@ -52,7 +52,6 @@ class Task:
     Attributes:
       open: (config.data, split) -> the pictures of a split. Raises UserError.
       open_unlabelled: the same, of a split that is predicted and whose labels may be missing.
-      completed: (config, pictures to train on) -> the config, with what only the data can tell.
       summary: (config, pictures, split) -> lines to print before training. Raises UserError.
       check: (config, pictures to train on, pictures of a process's batch); raises UserError where they do not
         go together.
@@ -74,7 +73,6 @@ class Task:
 
     open: Callable[[DataConfig, str], Any]
     open_unlabelled: Callable[[DataConfig, str], Any]
-    completed: Callable[[Config, Any], Config]
     summary: Callable[[Config, Any, str], str]
     check: Callable[[Config, Any, int], None]
     batches: Callable[[Config, Any, int, int, int], TrainBatches]

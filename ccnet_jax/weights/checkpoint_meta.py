@@ -77,6 +77,20 @@ def data_set_of(num_classes: int, classes: tuple[str, ...] | None) -> str | None
     return None
 
 
+def known_names(classes: tuple[str, ...], known: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of a checkpoint as the data set spells them, whatever their case, spaces and punctuation.
+
+    A name that is no class of the data set is taken for the class in its place, where no other name is that
+    class.
+    """
+    spelled = dict(zip(_letters(known), known, strict=True))
+    found = [spelled.get(letters) for letters in _letters(classes)]
+    return tuple(
+        name or (known[i] if i < len(known) and known[i] not in found else classes[i])
+        for i, name in enumerate(found)
+    )
+
+
 def _letters(names: Iterable[str]) -> list[str]:
     """The names in lower case, their letters alone."""
     return [re.sub("[^a-z]", "", name.lower()) for name in names]

@@ -11,7 +11,7 @@ from ccnet_jax.errors import UserError
 from ccnet_jax.labels import Classes, numbered_names, numbered_palette
 from ccnet_jax.models.config import build_network
 from ccnet_jax.recipes import RECIPES
-from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, data_set_of
+from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, data_set_of, known_names
 from ccnet_jax.weights.detection import DetectedNetwork
 
 UNKNOWN_DATA_SET = "unknown"  # the name of a data set that nothing tells
@@ -87,9 +87,21 @@ def check_config(
 
 
 def classes_from_weights(config: Config, num_classes: int, meta: CheckpointMeta) -> Classes:
-    """Names and colours that the checkpoint says, else those of the config's data set, else numbered ones."""
+    """The classes of the network, in its order.
+
+    Of a data set that is known here they have the names and the numbers of that data set, by which its label
+    files are found to fit; the checkpoint may spell them otherwise, or have them in another order. Of others
+    names and colours are what the checkpoint says, else what the config says, else numbered ones.
+    """
     known = _config_classes(config, num_classes)
-    return Classes(meta.classes or known.names, known.palette if meta.palette is None else meta.palette)
+    if _data_set_in(config) is None:
+        return Classes(meta.classes or known.names, known.palette if meta.palette is None else meta.palette)
+    names = known.names if meta.classes is None else known_names(meta.classes, known.names)
+    if sorted(names) != sorted(known.names):  # some are no class of the data set: `eval` will say so
+        return Classes(names, known.palette if meta.palette is None else meta.palette)
+    classes = known.in_order(names)
+    palette = classes.palette if meta.palette is None else meta.palette
+    return Classes(names, palette, classes.label_ids)
 
 
 def _config_classes(config: Config, num_classes: int) -> Classes:

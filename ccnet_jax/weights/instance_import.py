@@ -15,7 +15,7 @@ from ccnet_jax.config import Config, parse
 from ccnet_jax.config_files import ConfigName
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
 from ccnet_jax.errors import UserError
-from ccnet_jax.labels import numbered_names, numbered_palette
+from ccnet_jax.labels import Classes, numbered_names, numbered_palette
 from ccnet_jax.models.detection.config import build_mask_rcnn
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import RunFolder
@@ -253,7 +253,7 @@ def import_instances(
     with new_folder(out) as folder:
         run = RunFolder(folder)
         run.save_config(config)
-        run.save_classes(tuple(named), numbered_palette(classes + 1)[1:])
+        run.save_classes(Classes(tuple(named), numbered_palette(classes + 1)[1:]))
         run.add_versions()
         trained = TASKS[config.task].is_trained(config)
         optimizer = build_optimizer(config.optimizer, config.steps, trained)

@@ -92,7 +92,7 @@ def import_weights(
     with new_folder(out) as folder:
         run = RunFolder(folder)
         run.save_config(config)
-        run.save_classes(classes.names, classes.palette)
+        run.save_classes(classes)
         run.add_versions()
         optimizer = build_optimizer(config.optimizer, config.steps).init(variables["params"])
         with Checkpoints(run) as saved:

@@ -18,7 +18,7 @@ from tensorflow_datasets.core.utils import file_utils
 
 from ccnet_jax.data import pipeline, prepare
 from ccnet_jax.data.config import DataConfig
-from ccnet_jax.data.sources import Location
+from ccnet_jax.data.sources import Location, OtherClasses
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import numbered_palette
 from tests import helpers, miniatures
@@ -294,6 +294,11 @@ def test_your_own_pictures_in_tiles(tmp_path):
     assert source.name(1) == folder.name(1)
     np.testing.assert_array_equal(source[1]["label"], folder[1]["label"])
     with pytest.raises(
+        OtherClasses, match="labels are 0 soil, and .*classes.json that they are 0 soil, 1 we"
+    ):
+        open_tfds("folder", tmp_path / "out", classes=("soil",))
+    (source.files()[0].parent / "classes.json").unlink()
+    with pytest.raises(
         UserError, match="tile 0 of label of record 0 .* holds the label 1 .*none of its data"
     ):
         open_tfds("folder", tmp_path / "out", classes=("soil",))[0]
@@ -431,7 +436,10 @@ def test_a_data_set_that_names_its_classes(tmp_path, monkeypatch):
     mask = tfds.features.LabeledImage(labels=["soil", "crop", "weed"])
     write_foreign(tmp_path, foreign_features(mask), foreign_records())
     assert open_tfds("fields", tmp_path).classes == ("soil", "crop", "weed")
-    assert open_tfds("fields", tmp_path, classes=("a", "b", "c")).classes == ("a", "b", "c")
+    assert open_tfds("fields", tmp_path, classes=("soil", "crop", "weed")).classes == ("soil", "crop", "weed")
+    for given in (("a", "b", "c"), ("crop", "soil", "weed"), ("soil", "crop")):
+        with pytest.raises(OtherClasses, match=f"{given[-1]}, and fields in .* 0 soil, 1 crop, 2 weed; omit"):
+            open_tfds("fields", tmp_path, classes=given)
     monkeypatch.setattr(file_utils.constants, "DATA_DIR", str(tmp_path))  # from $TFDS_DATA_DIR at the import
     assert len(open_tfds("fields", None)) == 2
 

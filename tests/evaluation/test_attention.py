@@ -23,7 +23,7 @@ def model():
     attention = variables["params"]["head"]["context"]["rcca"]["attention"]
     for name in ("query", "key"):
         attention[name]["kernel"] *= 0.15
-    return Model(variables, network, tuple("abcde"), ((0, 0, 0),) * 5)
+    return Model(variables, network, tuple("abcde"), ((0, 0, 0),) * 5, tuple(range(5)))
 
 
 @pytest.fixture(scope="module")

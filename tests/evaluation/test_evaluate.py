@@ -111,6 +111,7 @@ def test_a_missing_folder_of_data_is_told_in_the_words_of_the_programs_own_flag(
     run = RunFolder(tmp_path / "run")
     for task, name in (("semantic", "camvid"), ("instance", "coco")):
         run.save_config(helpers.load_config(name, data__dir="/nowhere"))
+        run.save_classes(Mixed.label_classes)
         for flags in ((), ("--data-dir", "/nope")):
             with pytest.raises(UserError, match=rf"^/no\w+ is not a folder; --data-dir for {name} must hold"):
                 helpers.ran(monkeypatch, eval, run, *flags)

@@ -66,7 +66,7 @@ WHOLE = to_dict(load_config("demo"))
 def test_a_damaged_config_is_one_sentence(tmp_path, value, words):
     run = RunFolder(tmp_path)
     run.config_file.write_text(json.dumps(value))
-    for read in (run.load_config, lambda: run.check_same_run(load_config("demo"), ())):
+    for read in (run.load_config, lambda: run.check_same_run(load_config("demo"))):
         with pytest.raises(UserError, match=f"config.json:? {words}") as error:
             read()
         assert "\n" not in str(error.value)
@@ -76,12 +76,12 @@ def test_a_run_without_its_config_is_not_gone_on_with(tmp_path):
     with pytest.raises(
         UserError, match="has checkpoints but no config.json, which says of what; restore that"
     ):
-        RunFolder(tmp_path).check_same_run(load_config("demo"), ())
+        RunFolder(tmp_path).check_same_run(load_config("demo"))
 
 
 def test_classes_come_back(tmp_path):
     run, source = RunFolder(tmp_path / "new"), Streets("val")
-    run.save_classes(source.classes, source.palette)
+    run.save_classes(source.label_classes)
     classes = run.load_classes()
     assert classes.names == source.classes
     np.testing.assert_array_equal(classes.palette, source.palette)

@@ -26,6 +26,7 @@ from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import semantic
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, data_set_of, read_meta
+from ccnet_jax.weights.import_config import classes_from_weights
 from ccnet_jax.weights.naming import Naming
 from ccnet_jax.weights.pretrained import load_backbone
 from ccnet_jax.weights.torch_export import export_weights
@@ -259,6 +260,28 @@ def test_data_sets_are_known_by_names_or_number():
     ade20k = DATASETS["ade20k"].classes.names
     assert data_set_of(150, tuple(f" {name.upper()}" for name in ade20k)) == "ade20k"
     assert data_set_of(19, tuple(f"class {i}" for i in range(19))) is None
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "ade20k", "voc12aug", "camvid"])
+def test_classes_of_a_known_data_set_have_its_names_and_numbers(name):
+    """However the checkpoint spells them: by their names `eval` finds them in the data."""
+    config = load_config(name)
+    known = DATASETS[config.data.name].classes
+    count, spelled = len(known.names), tuple(f" {x.upper().replace(' ', '')}" for x in known.names)
+    turned = (spelled[1], spelled[0], *spelled[2:])
+    unknown = (*spelled[:-1], "x")  # in the place of the last
+    palette = np.arange(3 * count, dtype=np.uint8).reshape(count, 3)
+    for meta in (CheckpointMeta(), CheckpointMeta(spelled), CheckpointMeta(unknown, palette)):
+        found = classes_from_weights(config, count, meta)
+        assert found.names == known.names
+        np.testing.assert_array_equal(found.numbers, known.numbers)
+        np.testing.assert_array_equal(found.palette, known.palette if meta.palette is None else palette)
+    found = classes_from_weights(config, count, CheckpointMeta(turned))
+    assert found.names == (known.names[1], known.names[0], *known.names[2:])
+    np.testing.assert_array_equal(found.palette[:2], known.palette[[1, 0]])
+    assert found.numbers[:2].tolist() == known.numbers[[1, 0]].tolist()
+    found = classes_from_weights(config, count, CheckpointMeta(("y", *spelled[2:], spelled[0])))
+    assert found.names[0] == "y"  # no class of the data set: `eval` says so
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)

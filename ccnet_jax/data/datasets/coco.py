@@ -27,7 +27,7 @@ from pycocotools import mask as coco_mask
 from ccnet_jax.data.images import DamagedPicture, decode_image, read_bytes
 from ccnet_jax.data.instances import Objects
 from ccnet_jax.data.picture_sizes import check_size
-from ccnet_jax.data.sources import DataSet, Location, MissingSplit, data_folder
+from ccnet_jax.data.sources import DataSet, Location, MissingSplit, OtherClasses, data_folder
 from ccnet_jax.errors import UserError, read_json
 from ccnet_jax.labels import numbered_palette
 
@@ -252,7 +252,8 @@ class CocoSource:
       empty: see `CocoFile`.
 
     Raises:
-      UserError: a class is none of the file's, or named twice, or more pictures are missing.
+      OtherClasses: a class is none of the file's.
+      UserError: a class is named twice, or more pictures are missing.
     """
 
     def __init__(
@@ -269,7 +270,7 @@ class CocoSource:
             raise UserError(f"config.data.classes names {repeated!r} more than once; name each class once")
         unknown = [name for name in self.classes if name not in file.names]
         if unknown:
-            raise UserError(
+            raise OtherClasses(
                 f"config.data.classes names {unknown[0]!r}, and {file.path} has only {', '.join(file.names)}"
             )
         self.class_ids = tuple(file.ids[file.names.index(name)] for name in self.classes)
@@ -317,8 +318,9 @@ class CocoSource:
         return [*self._paths, *others, *folder.glob("*.json")]
 
     def name(self, index: int) -> str:
-        """The name of the picture's file, without folder and suffix."""
-        return self._paths[index].stem
+        """The picture's `file_name` without suffix, with "-" for the folders' "/"."""
+        path = pathlib.PurePosixPath(self._pictures[index]["file_name"])
+        return "-".join(path.with_suffix("").parts)
 
     def picture_id(self, index: int) -> int:
         """The picture's number in the file."""

@@ -25,7 +25,13 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from ccnet_jax.data.class_files import MOST, NamedClass, classes_of, read_class_file
+from ccnet_jax.data.class_files import (
+    MOST,
+    NamedClass,
+    check_same_classes,
+    classes_of,
+    read_class_file,
+)
 from ccnet_jax.data.images import (
     DamagedPicture,
     decode_indices,
@@ -35,7 +41,15 @@ from ccnet_jax.data.images import (
     read_bytes,
 )
 from ccnet_jax.data.layouts import SPELLINGS, Layout, Split, find_layout, open_layout
-from ccnet_jax.data.sources import DataSet, FolderSource, Location, MissingSplit, Source, data_folder
+from ccnet_jax.data.sources import (
+    DataSet,
+    FolderSource,
+    Location,
+    MissingSplit,
+    NoClasses,
+    Source,
+    data_folder,
+)
 from ccnet_jax.data.statistics import class_table
 from ccnet_jax.errors import UserError
 from ccnet_jax.labels import UNKNOWN, VOID, Classes, numbered_names, numbered_palette
@@ -147,15 +161,20 @@ def summary(source: Source) -> str:
 
 
 def _named_classes(location: Location, *folders: pathlib.Path) -> tuple[str, Classes] | None:
-    """The classes of the config, or of a file in one of the folders; None where neither names them."""
-    if location.classes is not None:
-        colours = location.palette or (None,) * len(location.classes)
-        named = [NamedClass(*entry) for entry in zip(location.classes, colours, strict=True)]
-        return "from config.data.classes", classes_of(named, "config.data.classes")
-    for folder in dict.fromkeys(folders):
-        if (found := read_class_file(folder)) is not None:
-            return f"from {found[0]}", found[1]
-    return None
+    """The classes of the config, or of a file in one of the folders; None where neither names them.
+
+    Raises OtherClasses where both do, and do not agree.
+    """
+    found = next(filter(None, map(read_class_file, dict.fromkeys(folders))), None)
+    own = None if found is None else (f"from {found[0]}", found[1])
+    if location.classes is None:
+        return own
+    colours = location.palette or (None,) * len(location.classes)
+    named = [NamedClass(*entry) for entry in zip(location.classes, colours, strict=True)]
+    given = classes_of(named, "config.data.classes")
+    if found is not None:
+        check_same_classes(given, found[1], str(found[0]))
+    return own if own is not None and location.palette is None else ("from config.data.classes", given)
 
 
 def _counted_classes(
@@ -163,7 +182,7 @@ def _counted_classes(
 ) -> tuple[str, Classes]:
     """Classes for the ids 0 to the highest in the labels of all splits, so that all splits have the same.
 
-    Raises UserError where there are fewer than two.
+    Raises NoClasses where there are fewer than two.
     """
     labels: dict[pathlib.Path, None] = {}  # each once, in order
     for name in dict.fromkeys((split, *SPELLINGS)):
@@ -173,7 +192,7 @@ def _counted_classes(
             continue
         labels |= {label: None for _, label in files.pairs.values() if label is not None}
     if not labels:
-        raise UserError(f"{root} has no labels and no classes.txt; add one of them")
+        raise NoClasses(f"{root} has no labels and no classes.txt; add one of them")
     pixels = np.zeros(256, np.int64)
     counted = _in_threads(_number_counts, list(labels), what="looking for classes", skip_damaged=skip_damaged)
     for _, counts in counted:
@@ -185,7 +204,7 @@ def _counted_classes(
         binary = (
             f". If {VOID} is a class and not void, write there `background 0 0 0` and `object 255 255 255`"
         )
-        raise UserError(
+        raise NoClasses(
             f"the labels in {root} hold only the numbers {found} ({VOID} is void): there is nothing to "
             f"learn; say in {root / 'classes.txt'} what the numbers mean{binary if pixels[VOID] else ''}"
         )

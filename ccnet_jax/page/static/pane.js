@@ -269,9 +269,18 @@ export class Pane {
     label.hidden = this.run.task === "instance";
     overlay.hidden = false;
     label.href = address("label.png", this.query);
-    label.download = `${this.name}-label.png`;
+    label.download = `${this.#resultName()}-label.png`;
     overlay.href = address("overlay.png", { ...this.query, opacity: Math.round(100 * this.opacity) });
-    overlay.download = `${this.name}-overlay.png`;
+    overlay.download = `${this.#resultName()}-overlay.png`;
+  }
+
+  /** The picture's name, and what tells this result from others of the picture: run, loops, scales. */
+  #resultName() {
+    const parts = [this.name];
+    if (this.about.runs.length > 1) parts.push(`run${this.number + 1}`);
+    if (this.loops !== null && this.loops !== this.run.loops) parts.push(`loops${this.loops}`);
+    if (this.query.scales === "several") parts.push("several-scales");
+    return parts.join("-");
   }
 
   // ------------------------------------------------------------------- pixels

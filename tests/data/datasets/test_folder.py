@@ -11,7 +11,7 @@ from ccnet_jax.data import layouts, pipeline, prepare
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS, folder
 from ccnet_jax.data.images import DamagedPicture
-from ccnet_jax.data.sources import Location, MissingSplit
+from ccnet_jax.data.sources import Location, MissingSplit, OtherClasses
 from ccnet_jax.errors import UserError
 from tests.miniatures import ORIENTATION, scene, write
 
@@ -217,7 +217,10 @@ def test_names_come_from_a_file(tmp_path, name):
     assert source.classes == ("soil", "traffic light", "weed")
     np.testing.assert_array_equal(source[1]["label"], ids(1))
     assert f"3 classes from {tmp_path / name}" in summary(tmp_path)
-    assert open_folder(tmp_path, classes=("a", "b", "c")).classes == ("a", "b", "c")
+    assert open_folder(tmp_path, classes=source.classes).classes == source.classes
+    for given in (("a", "b", "c"), source.classes[::-1], ("void", *source.classes)):
+        with pytest.raises(OtherClasses, match=f"{given[-1]}, and .*{name} .* 2 weed; omit config.data.cl"):
+            open_folder(tmp_path, classes=given)
 
 
 def write_colours(root, colours=COLOURS, void=(0, 0, 0)):
@@ -608,23 +611,6 @@ def test_other_data_sets_refuse_the_keys_of_folder(name):
 def test_tfds_has_splits_of_its_own():
     (complaint,) = DataConfig(name="folder", source="tfds", val_share=0.1).complaints()
     assert complaint.startswith("config.data.val_share is for data.source=folder; leave it None")
-
-
-def test_counted_classes_are_kept_so_that_a_run_survives_other_labels(tmp_path):
-    write_usual(tmp_path)
-    data = DataConfig(name="folder", dir=str(tmp_path))
-    kept = pipeline.with_counted_classes(data, pipeline.open_source(data, "train"))
-    assert kept.classes == ("class 0", "class 1", "class 2")
-    numbers = ids()
-    for i in range(3):  # the highest class is gone
-        write_pair(tmp_path / f"images/val/{i}.png", tmp_path / f"labels/val/{i}.png", i, numbers % 2)
-        write_pair(tmp_path / f"images/train/{i}.png", tmp_path / f"labels/train/{i}.png", i, numbers % 2)
-    assert len(pipeline.open_source(data, "val").classes) == 2
-    source = pipeline.open_source(kept, "val")
-    assert source.classes == kept.classes
-    assert pipeline.with_counted_classes(kept, source) == kept
-    (tmp_path / "classes.txt").write_text("soil\ncrop\n")  # named classes can be read again
-    assert pipeline.with_counted_classes(data, pipeline.open_source(data, "train")) == data
 
 
 def test_several_void_colours_may_be_one_colour(tmp_path):
