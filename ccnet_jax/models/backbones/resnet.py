@@ -101,8 +101,8 @@ def _pooled_jvp(
     The same as that of `nn.max_pool`, for which XLA keeps the number of each pixel, of four bytes.
 
     The pixel is found by a running maximum over the window's nine, and never by comparing them with `out`:
-    in a compiled program XLA may compute x a second time, rounded otherwise, so that no pixel equals `out` and
-    the window's gradient is lost. A running maximum always chooses exactly one.
+    in a compiled program XLA may compute x a second time, rounded otherwise, so that no pixel equals `out`
+    and the window's gradient is lost. A running maximum always chooses exactly one.
     """
     out = _pooled(primals[0], padding)
     height, width = out.shape[1:3]
