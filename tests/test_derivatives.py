@@ -247,8 +247,8 @@ LINKS = {
         (_SUM,), lambda x: relu_of_sum(*halves(x)), lambda x: nn.relu(sum(halves(x))), 2048, 9, 2, 3e-2
     ),
     "norm": Link((_NORM,), norm, lambda x: plain_norm(x, *scale_and_bias(x)), 2048, 9, 2, 3e-2),
-    "convolution by phases": Link((), phases, lambda x: conv(x, jnp.asarray(KERNEL), 4), 512, 9, 1, 6e-3),
-    "joined convolution": Link((), joined, plain_joined, 512, 7, 1, 6e-3),
+    "convolution by phases": Link((), phases, lambda x: conv(x, jnp.asarray(KERNEL), 4), 512, 7, 1, 6e-3),
+    "joined convolution": Link((), joined, plain_joined, 512, 4, 1, 6e-3),
     "transposed convolution": Link((), doubled, plain_doubled, 256, 7, 1, 6e-3),
     "resize": Link((), partial(resized, False), partial(plain_resized, False), 512, 13, 2, 6e-3),
     "upsampled loss": Link(
