@@ -38,6 +38,7 @@ from ccnet_jax.run.metric_log import MetricLog, is_evaluated
 from ccnet_jax.run.shared import check_shared
 from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS, run_data
+from ccnet_jax.tasks.norms import check_norms
 from ccnet_jax.tasks.sentences import fitting, random_weights_warnings, remarks, sentences_for_updates
 from ccnet_jax.training.clock import StepClock
 from ccnet_jax.training.meter import Meter, NotFinite, Withdrawn
@@ -69,6 +70,17 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
     train_source, eval_source = data_of(config, run)
     task.check(config, train_source, config.batch_size // processes)
 
+    # ------------------------------------------------- mesh, network, optimizer
+    mesh = devices.data_mesh(
+        jax.devices()[: math.gcd(config.batch_size // config.accumulate, jax.device_count())]
+    )
+    network = task.network(config, len(train_source.classes))
+    optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
+    schedule = build_schedule(config.optimizer, config.steps)
+    begin = make_initial_state(network, optimizer, config.seed, devices.replicated(mesh))
+    program = make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
+    check_norms(config, task, train_source, mesh, begin, program)
+
     with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
         stop = closing.enter_context(StopSignal(say, link))
         closing.enter_context(locked_for_all_hosts(run, say))
@@ -94,20 +106,12 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
             say(task.summary(config, eval_source, config.data.eval_split))
         prepare_folder(config, train_source, eval_source, run)
 
-        # --------------------------------------------- mesh, network, optimizer
-        mesh = devices.data_mesh(
-            jax.devices()[: math.gcd(config.batch_size // config.accumulate, jax.device_count())]
-        )
-        network = task.network(config, len(train_source.classes))
-        optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
-        schedule = build_schedule(config.optimizer, config.steps)
-
         def planned() -> int:
             """Fails while there is no batch yet."""
             return planned_bytes(program, state, batch)
 
         closing.enter_context(sentences_for_updates(config, task, train_source, run, schedule, planned))
-        state = make_initial_state(network, optimizer, config.seed, devices.replicated(mesh))()
+        state = begin()
         meter = Meter(start, config.skip_nonfinite, config.loss_spike)
 
         # ---------------------------------------------- resume, or pretrained
@@ -141,7 +145,6 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
         # ------------------------------------------- what goes on beside steps
         clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))
-        program = make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
         train_step = clock.watched(program)
         test = task.tester(config, network, config.test_mode())
         log = closing.enter_context(MetricLog(run, start, enabled=process == 0))

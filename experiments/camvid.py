@@ -88,8 +88,8 @@ def verdict(rows: list[dict]) -> str:
     by_name = {row["context"]: row for row in rows}
     parts = []
     for mode, words in (("single", "at one scale"), ("ms_flip", "with several scales and mirror images")):
-        gain = 100 * (by_name[RCCA][mode]["mIoU"] - by_name[BASELINE][mode]["mIoU"])
-        parts.append(f"{abs(gain):.1f} points {'above' if gain >= 0 else 'below'} ({words})")
+        gain = markdown.difference(*(markdown.percent(by_name[x][mode]["mIoU"]) for x in (RCCA, BASELINE)))
+        parts.append(f"{abs(gain)} points {'above' if gain >= 0 else 'below'} ({words})")
     return f"With RCCA the mIoU is {' and '.join(parts)} that of the network without; one run each."
 
 

@@ -239,15 +239,20 @@ def _training_table(rows: list[Row]) -> str:
 
 
 def _remat_table(rows: list[Row]) -> str:
-    kept = {(row["name"], row["dtype"]): row["products"] for row in rows if row["remat"] == "none"}
+    tera = [f"{row['products'] / 1e12:.2f}" for row in rows]
+    kept = {
+        (row["name"], row["dtype"]): products
+        for row, products in zip(rows, tera, strict=True)
+        if row["remat"] == "none"
+    }
     body = []
-    for row in rows:
-        more = row["products"] / kept[row["name"], row["dtype"]] - 1
+    for row, products in zip(rows, tera, strict=True):
+        more = 100 * (markdown.ratio(products, kept[row["name"], row["dtype"]]) - 1)
         named = [f"`{row['name']}`", str(row["batch_size"]), row["dtype"], f"`{row['remat']}`"]
         numbers = [
             f"{row['temporary_bytes'] / 1e9:.2f}",
-            f"{row['products'] / 1e12:.2f}",
-            f"{100 * more:.0f} %",
+            products,
+            f"{more:.0f} %",
         ]
         body.append([*named, *numbers])
     header = [

@@ -85,12 +85,12 @@ def labels_of(session: Session, name: str) -> np.ndarray | None:
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
     """{"times"}: Markdown, a line for each contender."""
-    ours = report["contenders"]["jax"]["seconds"]
+    times = {name: markdown.digits(1e3 * row["seconds"]) for name, row in report["contenders"].items()}
     lines = [
         [
             name,
-            f"{1e3 * row['seconds']:.4g} ({1e3 * row['p25']:.4g} to {1e3 * row['p75']:.4g})",
-            f"{ours / row['seconds']:.2f}",
+            f"{times[name]} ({markdown.digits(1e3 * row['p25'])} to {markdown.digits(1e3 * row['p75'])})",
+            f"{markdown.ratio(times['jax'], times[name]):.2f}",
             f"{row['compile_seconds']:.0f}",
             f"{row['peak_bytes'] / 1e9:.2f}",
             "-" if name == "jax" or row["same_labels"] is None else f"{100 * row['same_labels']:.3f}",

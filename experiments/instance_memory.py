@@ -42,15 +42,19 @@ def measured(variant: str, dtype: str) -> dict[str, Any]:
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
     """{"training"}: Markdown, a line for each variant and dtype, in GB, and beside `none` of the same."""
-    plain = {(row["depth"], row["dtype"]): row for row in report["rows"] if row["variant"].endswith("none")}
+    giga = [f"{row['peak_bytes'] / 1e9:.2f}" for row in report["rows"]]
+    plain = {
+        (row["depth"], row["dtype"]): planned
+        for row, planned in zip(report["rows"], giga, strict=True)
+        if row["variant"].endswith("none")
+    }
     lines = []
-    for row in report["rows"]:
+    for row, planned in zip(report["rows"], giga, strict=True):
         key = row["depth"], row["dtype"]
         published = f"{PUBLISHED[key]:g}" if key in PUBLISHED and row["variant"].endswith("none") else "-"
         more = "-"
         if key in plain:
-            more = f"{100 * (row['peak_bytes'] / plain[key]['peak_bytes'] - 1):+.1f} %"
-        planned = f"{row['peak_bytes'] / 1e9:.2f}"
+            more = f"{100 * (markdown.ratio(planned, plain[key]) - 1):+.1f} %"
         lines.append([f"`coco:{row['variant']}`", row["dtype"], planned, more, published])
     header = ["config", "dtype", "GB planned", "beside `none`", "GB, mmdetection"]
     return {"training": markdown.table(header, lines)}

@@ -43,15 +43,15 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     """{"times"}: Markdown, a line for each contender of each case."""
     lines = []
     for case in report["cases"]:
-        ours = case["contenders"]["jax"]["seconds"]
+        times = {name: markdown.digits(1e3 * row["seconds"]) for name, row in case["contenders"].items()}
         for name, row in case["contenders"].items():
-            times = [1e3 * row[key] for key in ("seconds", "p25", "p75")]
+            low, high = (markdown.digits(1e3 * row[key]) for key in ("p25", "p75"))
             lines.append(
                 [
                     Case(**case["case"]).name,
                     name,
-                    f"{times[0]:.0f} ({times[1]:.0f} to {times[2]:.0f})",
-                    f"{ours / row['seconds']:.2f}",
+                    f"{times[name]} ({low} to {high})",
+                    f"{markdown.ratio(times['jax'], times[name]):.2f}",
                     f"{row['compile_seconds']:.0f}",
                     f"{row['peak_bytes'] / 1e9:.2f}",
                     f"{row['first_loss']:.2f}",

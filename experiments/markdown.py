@@ -1,6 +1,12 @@
-"""Tables in Markdown, as the manual shows them."""
+"""Tables in Markdown, as the manual shows them.
 
+What is computed from numbers of a table is computed from the numbers as the table shows them, by `difference`
+and `ratio`: a reader who computes it again finds the same.
+"""
+
+import re
 from collections.abc import Iterable, Sequence
+from decimal import Decimal
 
 SHORT = 7  # characters of a commit
 
@@ -13,6 +19,29 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def percent(share: float | None) -> str:
     """A share from 0 to 1 in percent with one decimal; "-" where there is none."""
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def digits(number: float) -> str:
+    """A number above 0 with four digits, or all before its point where it has more."""
+    return f"{number:.0f}" if number >= 1000 else f"{number:.4g}"
+
+
+def difference(cell: str, other: str) -> Decimal:
+    """Of the numbers that two cells begin with, exactly: "45.0" and "40.3" differ by 4.7."""
+    return _number(cell) - _number(other)
+
+
+def ratio(cell: str, other: str) -> float:
+    """Of the numbers that two cells begin with."""
+    return float(_number(cell) / _number(other))
+
+
+def _number(cell: str) -> Decimal:
+    """The number that a cell begins with, as "12.3 (11 to 14)"."""
+    found = re.match(r"[+-]?[\d,.]+(e[+-]?\d+)?", cell)
+    if found is None:
+        raise ValueError(f"the cell {cell!r} begins with no number")
+    return Decimal(found[0].replace(",", ""))
 
 
 def short_commit(commit: str) -> str:

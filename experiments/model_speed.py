@@ -177,17 +177,28 @@ def cells(name: str, numbers: dict[str, Any], ours: dict[str, Any]) -> list[str]
     """Of one contender's line, after the case."""
     if numbers["failure"] is not None:
         return [name, *["-"] * (len(COLUMNS) - 3), f"failed: {numbers['failure']}"]
-    times = [1e3 * numbers[key] for key in ("seconds", "p25", "p75")]
-    ratio = f"{ours['seconds'] / numbers['seconds']:.2f}" if ours.get("seconds") else "-"
+    time = milliseconds(numbers)
+    low, high = (markdown.digits(1e3 * numbers[key]) for key in ("p25", "p75"))
+    ratio = f"{markdown.ratio(milliseconds(ours), time):.2f}" if ours.get("seconds") else "-"
     return [
         name + (" (alone)" if numbers["alone"] else ""),
-        f"{numbers['images_per_second']:.3g}",
-        f"{times[0]:.4g} ({times[1]:.4g} to {times[2]:.4g})",
+        images_per_second(numbers),
+        f"{time} ({low} to {high})",
         ratio,
         f"{numbers['compile_seconds']:.0f}",
         f"{numbers['peak_bytes'] / 1e9:.2f}",
         agreement(numbers),
     ]
+
+
+def milliseconds(numbers: dict[str, Any]) -> str:
+    """The time of a contender, as the table shows it."""
+    return markdown.digits(1e3 * numbers["seconds"])
+
+
+def images_per_second(numbers: dict[str, Any]) -> str:
+    """The speed of a contender, as the table shows it."""
+    return f"{numbers['images_per_second']:.3g}"
 
 
 def agreement(numbers: dict[str, Any]) -> str:

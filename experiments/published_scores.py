@@ -11,6 +11,7 @@ experiment goes on.
 
 import argparse
 import pathlib
+from decimal import Decimal
 from typing import Any
 
 from ccnet_jax import command_line, convert
@@ -81,8 +82,9 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         cells = [f"`{row['config']}`", str(row["pictures"])]
         for key, wanted in zip(("mIoU", "ms_flip"), scores[row["config"]], strict=True):
             got = None if row.get(key) is None else 100 * row[key]
-            cells += ["-" if x is None else f"{x:.2f}" for x in (got, wanted)]
-            cells.append("-" if got is None or wanted is None else f"{got - wanted:+.2f}")
+            shown = ["-" if x is None else f"{x:.2f}" for x in (got, wanted)]
+            known = got is not None and wanted is not None
+            cells += [*shown, f"{markdown.difference(*shown):+}" if known else "-"]
         rows.append(cells)
     header = ["`--config`", "pictures", "mIoU", "published", "difference"]
     return {"scores": markdown.table([*header, "ms + flip", "published", "difference"], rows)}
@@ -129,15 +131,16 @@ def main(command: list[str] | None = None) -> None:
                 strict=True,
             ):
                 if key in row and wanted is not None:
-                    told = f"{config}{name}: mIoU {100 * row[key]:.2f} %, published {wanted:.2f} %"
-                    write_line(f"{told}: {verdict(100 * row[key] - wanted, flags)}")
+                    shown = [f"{score:.2f}" for score in (100 * row[key], wanted)]
+                    told = f"{config}{name}: mIoU {shown[0]} %, published {shown[1]} %"
+                    write_line(f"{told}: {verdict(markdown.difference(*shown), flags)}")
             bar.update()
     output = flags.output or (None if flags.width else PATH)
     if output:
         write_result(output, {**result_head(), "made_up": flags.width is not None, "rows": rows})
 
 
-def verdict(difference: float, flags: argparse.Namespace) -> str:
+def verdict(difference: Decimal, flags: argparse.Namespace) -> str:
     """Whether a score is the published one; few pictures or made-up weights tell nothing."""
     if flags.width is not None or flags.limit is not None:
         return "not comparable"

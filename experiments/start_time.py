@@ -78,12 +78,12 @@ def measured_round(config: str) -> dict[str, float]:
 def tables(report: dict[str, Any]) -> dict[str, str]:
     """{"starts"}: Markdown, the medians of the rounds with their range, and the ratio of the medians."""
     seconds = {start: [row[start] for row in report["rounds"]] for start in STARTS}
-    medians = {start: statistics.median(times) for start, times in seconds.items()}
+    medians = {start: f"{statistics.median(times):.1f}" for start, times in seconds.items()}
     lines = [
         [
             f"{start} start",
-            f"{medians[start]:.1f} ({min(times):.1f} to {max(times):.1f})",
-            f"{medians['first'] / medians[start]:.2f}x",
+            f"{medians[start]} ({min(times):.1f} to {max(times):.1f})",
+            f"{markdown.ratio(medians['first'], medians[start]):.2f}x",
         ]
         for start, times in seconds.items()
     ]

@@ -242,7 +242,7 @@ def test_memory_that_is_planned_and_there_is_told(config, tmp_path, monkeypatch)
         def step(state, batch):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.")
 
-        step.lower = program.lower
+        step.lower, step.eval_shape = program.lower, program.eval_shape
         return step
 
     monkeypatch.setattr(train, "make_train_step", without_memory)

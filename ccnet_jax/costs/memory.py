@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ccnet_jax.config import Config
-from ccnet_jax.costs.parts import tested, training_step, variable_shapes
+from ccnet_jax.costs.parts import batch_on_one_gpu, tested, training_step, variable_shapes
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows, window_starts
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.evaluation.upsampling import add_upsampled, largest_upsampled, row_blocks
@@ -59,7 +59,8 @@ def plan_training(config: Config, classes: int, batch_size: int, gpu: str) -> Re
     """What a training step of `batch_size` pictures costs on one GPU; gpu: a name in `GPUS`."""
     network = TASKS[config.task].network(config, classes)
     step, state, batch = training_step(config, network, batch_size)
-    return aot.compile_for(gpu, step, state, batch)
+    with batch_on_one_gpu(config, batch_size):
+        return aot.compile_for(gpu, step, state, batch)
 
 
 def plan_finding(config: Config, classes: int, picture: tuple[int, int], gpu: str) -> Plan:

@@ -1,9 +1,10 @@
 """Operations and parameters of a config by part of the network: stem, stages, context module, heads, ..."""
 
+import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,8 +15,10 @@ from ccnet_jax.costs.flops import COUNTED, Operations, counted_attention, operat
 from ccnet_jax.costs.sizes import training_size
 from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.detector import detect
+from ccnet_jax.models.statistics import part_of_a_batch
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks.norms import single_values_refused
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.step import State, initial_state, make_train_step
 
@@ -62,7 +65,8 @@ def training_operations(config: Config, classes: int, batch_size: int) -> dict[s
     with counted_attention():
         network = TASKS[config.task].network(config, classes).clone(implementation=COUNTED)
         step, state, batch = training_step(config, network, batch_size)
-        found = operations(inspect.unwrap(step), state, batch)  # a traced program has no compiler options
+        with batch_on_one_gpu(config, batch_size):
+            found = operations(inspect.unwrap(step), state, batch)  # a traced program has no compiler options
     passes: dict[str, dict[str, Operations]] = {"forward": {}, "backward": {}}
     for path, count in found.items():
         again = "transpose" in path or "rematted_computation" in path
@@ -126,6 +130,16 @@ def training_step(
     batch = task.shapes(config, training_size(config), batch_size)
     step = make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
     return step, state, batch
+
+
+@contextlib.contextmanager
+def batch_on_one_gpu(config: Config, batch_size: int) -> Iterator[None]:
+    """For tracing `training_step`. Norms see all of config.batch_size, which may be on several GPUs.
+
+    Raises UserError where a norm would see a single value, so that training would refuse the config.
+    """
+    with part_of_a_batch() if batch_size < config.batch_size else single_values_refused(config):
+        yield
 
 
 def variable_shapes(network: Any) -> Variables:

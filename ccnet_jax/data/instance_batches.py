@@ -160,6 +160,11 @@ def batch_names(source: InstanceSource, data: DataConfig, batch_size: int, seed:
     return [source.name(pictures[order(place)]) for place in stream.batch_places(batch_size, step)]
 
 
+def training_canvases(source: InstanceSource, data: DataConfig) -> list[Size]:
+    """The canvases of the pictures with objects to train on."""
+    return canvases(data, [source.size(i) for i in range(len(source)) if source.count(i) != 0])
+
+
 def _order(
     source: InstanceSource, data: DataConfig, batch_size: int, seed: int
 ) -> tuple[list[int], list[Size], Order]:

@@ -15,7 +15,7 @@ from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.fitting import as_opened
 from ccnet_jax.data.images import DamagedPicture
-from ccnet_jax.data.sizes import LARGEST, SMALLEST
+from ccnet_jax.data.sizes import LARGEST, SMALLEST, scaled_size
 from ccnet_jax.data.sources import JoinedSource, LazySource, Source, files_of
 from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.errors import UserError
@@ -239,6 +239,11 @@ def check_first_picture(source: Source, data: DataConfig, batch_size: int) -> No
     size = data.crop or max(sizes)
     if complaint := does_not_fit_memory(batch_size, size):
         raise UserError(complaint)
+
+
+def first_size(source: Source, data: DataConfig) -> tuple[int, int]:
+    """(height, width) at which training sees the first picture where `data.crop` is None."""
+    return scaled_size(_first_size(source, data.skip_damaged), data.resize, 1.0)
 
 
 def _first_size(source: Source, skip_damaged: int) -> tuple[int, int]:

@@ -14,7 +14,12 @@ from pycocotools.cocoeval import COCOeval
 from ccnet_jax.data.instances import InstanceSource
 
 KINDS = {"box": "bbox", "mask": "segm"}  # {ours: pycocotools'}
-_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl")  # the first of COCOeval's numbers
+COCO_DETECTIONS = 100  # of a class in an image, that COCO's published numbers count
+# {name: (index of the intersection over union, None for all; index of the size: all, small, medium, large)}
+_SCORES = {
+    **{"AP": (None, 0), "AP50": (0, 0), "AP75": (5, 0)},
+    **{"APs": (None, 1), "APm": (None, 2), "APl": (None, 3)},
+}
 
 
 class Found(TypedDict):
@@ -69,6 +74,9 @@ def mask_of(runs: dict[str, Any]) -> UInt8[np.ndarray, "H W"]:
 def instance_scores(source: InstanceSource, found: Mapping[int, Found]) -> dict[str, Any]:
     """COCO's scores.
 
+    All detections count. COCO's own numbers count the best `COCO_DETECTIONS` of a class in an image: they are
+    the same as long as no image has more.
+
     Args:
       source: has the true objects.
       found: {picture: its detections}; pictures that are not in it do not count.
@@ -83,7 +91,8 @@ def instance_scores(source: InstanceSource, found: Mapping[int, Found]) -> dict[
         truth.dataset = _truth(source, sorted(found))
         truth.createIndex()
         results = _results(found, {picture: picture for picture in found}, range(len(source.classes)))
-        return {kind: _scores_of(truth, results, name, source.classes) for kind, name in KINDS.items()}
+        most = max([COCO_DETECTIONS, *(len(detections["scores"]) for detections in found.values())])
+        return {kind: _scores_of(truth, results, name, source.classes, most) for kind, name in KINDS.items()}
 
 
 def table(result: Mapping[str, Any], classes: tuple[str, ...]) -> str:
@@ -98,7 +107,7 @@ def table(result: Mapping[str, Any], classes: tuple[str, ...]) -> str:
     for name in classes:
         rows.append(f"{name:{wide}}  " + "   ".join(percent(scores["classes"][name]) for scores in kinds))
     rows.append("-" * (wide + 17))
-    for name in _NAMES:
+    for name in _SCORES:
         rows.append(f"{name:{wide}}  " + "   ".join(percent(scores[name]) for scores in kinds))
     return "\n".join(rows)
 
@@ -162,9 +171,12 @@ def _results(
 
 
 def _scores_of(
-    truth: COCO, results: list[dict[str, Any]], kind: str, classes: Sequence[str]
+    truth: COCO, results: list[dict[str, Any]], kind: str, classes: Sequence[str], most: int
 ) -> dict[str, Any]:
-    """The scores of one of pycocotools' kinds."""
+    """The scores of one of pycocotools' kinds.
+
+    They are its own numbers, without its `summarize`, which gives the AP of 100 detections and no other.
+    """
     if results:
         evaluation = COCOeval(truth, truth.loadRes([dict(result) for result in results]), kind)
     else:  # pycocotools cannot load an empty list
@@ -172,23 +184,22 @@ def _scores_of(
         nothing.dataset = truth.dataset | {"annotations": []}
         nothing.createIndex()
         evaluation = COCOeval(truth, nothing, kind)
+    evaluation.params.maxDets = [most]
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summarize()
+    precision = evaluation.eval["precision"][..., 0]  # [overlaps, recalls, classes, sizes]
     scores: dict[str, Any] = {
-        name: _share(value) for name, value in zip(_NAMES, evaluation.stats[: len(_NAMES)], strict=True)
+        name: _mean(precision[slice(None) if overlap is None else overlap, ..., size])
+        for name, (overlap, size) in _SCORES.items()
     }
-    precision = evaluation.eval["precision"][..., 0, -1]  # [overlaps, recalls, classes], all sizes
-    scores["classes"] = {}
-    for i, name in enumerate(classes):
-        of_class = precision[:, :, i]
-        there = of_class[of_class > -1]
-        scores["classes"][name] = float(there.mean()) if there.size else None
+    scores["classes"] = {name: _mean(precision[:, :, i, 0]) for i, name in enumerate(classes)}
     return scores
 
 
-def _share(value: float) -> float | None:
-    return None if value < 0 else float(value)
+def _mean(precision: np.ndarray) -> float | None:
+    """The mean where there is something to find, which pycocotools marks by -1 where there is not."""
+    there = precision[precision > -1]
+    return float(there.mean()) if there.size else None
 
 
 def _corner_and_sides(box: Sequence[float]) -> list[float]:

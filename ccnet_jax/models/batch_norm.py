@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ccnet_jax.models.statistics import check_count
+
 _Three = tuple[jax.Array, jax.Array, jax.Array]
 
 
@@ -38,7 +40,10 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-        """x: [B, H, W, C] -> the same shape."""
+        """x: [B, H, W, C] -> the same shape.
+
+        Raises ValueError where a channel has a single value and the batch's statistics are used, as PyTorch.
+        """
         shape = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
@@ -50,6 +55,7 @@ class BatchNorm(nn.Module):
             out, mean, var = normalized(x, scale, bias, self.epsilon)
             if not self.is_initializing():
                 count = x.size // x.shape[-1]
+                check_count(self.path, x.shape, count)
                 unbiased = var * (count / max(count - 1, 1))
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased

@@ -104,14 +104,12 @@ def _amount(number: int, one: str, many: str | None = None) -> str:
 
 def check(config: Config, source: InstanceSource, batch_size: int) -> None:
     """Raise UserError where there is nothing to train on, or a batch does not fit into memory."""
-    pictures = [i for i in range(len(source)) if source.count(i) != 0]
-    if not pictures:
+    if all(source.count(i) == 0 for i in range(len(source))):
         raise UserError(
             f"split {config.data.train_split} of {config.data.name} has no objects to train on; "
             "choose another"
         )
-    canvases = instance_batches.canvases(config.data, [source.size(i) for i in pictures])
-    if complaint := does_not_fit_memory(batch_size, canvases[0]):
+    if complaint := does_not_fit_memory(batch_size, sizes(config, source)[0]):
         raise UserError(complaint)
 
 
@@ -132,6 +130,11 @@ def batches(config: Config, source: InstanceSource, start: int, process: int, pr
 def batch_names(config: Config, source: InstanceSource, step: int) -> list[str]:
     """See `instance_batches.batch_names`."""
     return instance_batches.batch_names(source, config.data, config.batch_size, config.seed, step)
+
+
+def sizes(config: Config, source: InstanceSource) -> list[tuple[int, int]]:
+    """Those of the canvases."""
+    return instance_batches.training_canvases(source, config.data)
 
 
 def shapes(config: Config, size: tuple[int, int], count: int) -> Shapes:
@@ -191,6 +194,7 @@ TASK = Task(
     check=check,
     batches=batches,
     batch_names=batch_names,
+    sizes=sizes,
     shapes=shapes,
     network=network,
     is_trained=is_trained,

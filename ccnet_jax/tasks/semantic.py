@@ -49,6 +49,11 @@ def batch_names(config: Config, source: Source, step: int) -> list[str]:
     return pipeline.batch_names(source, config.batch_size, config.seed, step)
 
 
+def sizes(config: Config, source: Source) -> list[tuple[int, int]]:
+    """That of crops, or of the first picture."""
+    return [config.data.crop or pipeline.first_size(source, config.data)]
+
+
 def shapes(config: Config, size: tuple[int, int], count: int) -> Shapes:
     """Of a batch of pictures and labels."""
     labels = (count, *size)
@@ -90,6 +95,7 @@ TASK = Task(
     check=check,
     batches=batches,
     batch_names=batch_names,
+    sizes=sizes,
     shapes=shapes,
     network=network,
     is_trained=lambda config: None,

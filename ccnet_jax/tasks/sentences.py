@@ -10,6 +10,7 @@ import optax
 from ccnet_jax.config import Config
 from ccnet_jax.devices import memory_limit
 from ccnet_jax.errors import UserError, first_line
+from ccnet_jax.tasks.norms import single_values_refused
 from ccnet_jax.tasks.task import Task
 from ccnet_jax.training.meter import Meter, NotFinite
 
@@ -45,7 +46,7 @@ def sentences_for_updates(
     schedule: optax.Schedule,
     planned: Callable[[], int],
 ) -> Iterator[None]:
-    """Inside, an update that is not finite, or a lack of device memory, becomes a UserError.
+    """Inside, an update that is not finite, a lack of device memory, or a norm over one value is a UserError.
 
     planned: as of `fitting`, for an update.
     """
@@ -54,7 +55,7 @@ def sentences_for_updates(
         "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
     )
     try:
-        with fitting("training", remedy, planned):
+        with fitting("training", remedy, planned), single_values_refused(config):
             yield
     except NotFinite as trouble:
         step, kept = trouble.step, f"; {run} keeps the weights before it"

@@ -58,6 +58,7 @@ class Task:
       batches: (config, pictures, batches to leave out, process, processes) -> endless batches to train on.
       batch_names: (config, pictures, update, from 1) -> the names of the pictures in its batch, of all
         processes together.
+      sizes: (config, pictures to train on) -> the (height, width) that batches have, as far as known before.
       shapes: (config, (height, width) of pictures, pictures) -> the shapes of such a batch.
       network: (config, number of classes) -> the network.
       is_trained: config -> which parameters the optimizer changes; None where it changes all.
@@ -77,6 +78,7 @@ class Task:
     check: Callable[[Config, Any, int], None]
     batches: Callable[[Config, Any, int, int, int], TrainBatches]
     batch_names: Callable[[Config, Any, int], list[str]]
+    sizes: Callable[[Config, Any], list[tuple[int, int]]]
     shapes: Callable[[Config, tuple[int, int], int], Shapes]
     network: Callable[[Config, int], Any]
     is_trained: Callable[[Config], IsTrained | None]

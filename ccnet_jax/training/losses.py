@@ -45,7 +45,7 @@ class LossConfig:
         0.0, "share of the target that is spread over all classes", at_least=0, below=1, before=0.0
     )
     ohem_threshold: float = setting(
-        0.7, "pixels whose true class has at most this probability are hard", at_least=0, at_most=1
+        0.7, "pixels whose true class has at most this probability are hard, in `ohem`", at_least=0, at_most=1
     )
     ohem_min_kept: int = setting(
         100_000, "pixels of each picture that count at the least, in `ohem`", at_least=0

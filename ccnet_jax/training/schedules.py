@@ -16,8 +16,8 @@ class ScheduleConfig:
         "poly", "how the rate falls", choices=lambda: SCHEDULES, local=True, before="poly"
     )
     learning_rate: float = setting(1e-2, "highest rate: of the first update, or after the warm-up", above=0)
-    min_learning_rate: float = setting(0.0, "rate that the schedule ends at", at_least=0)
-    power: float = setting(0.9, "power of the poly schedule", at_least=0)
+    min_learning_rate: float = setting(0.0, "rate that `poly` and `cosine` end at", at_least=0)
+    power: float = setting(0.9, "power of `poly`", at_least=0)
     poly_end: str = setting(
         "after_last_step",
         "where `poly` reaches min_learning_rate: `after_last_step`, as in the authors' code, or at the "

@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from experiments import model_speed
+from experiments import markdown, model_speed
 from kernels.criss_cross import bench_pytorch
 
 SHAPE = ("8x97x97", "bfloat16")  # the paper's
@@ -14,7 +14,7 @@ NOT_MEASURED = "not measured"
 
 
 class Claim(NamedTuple):
-    """Something that should hold.
+    """Something that should hold, of the number as the page shows it.
 
     Attributes:
       wanted: in words.
@@ -62,10 +62,10 @@ def kernel_speeds(results: dict[str, dict[str, Any]]) -> list[Claim]:
         floor = Claim(f"kernels against the floor, {direction}", f"<= {most:g}x its time")
         if row is not None:
             name = f"{row['implementation']}{' tuned' if row['tuned'] else ''}, {row['median_us']:.0f} us"
-            over = row["time_over"]["floor"]
+            over = round(row["time_over"]["floor"], 2)
             floor = floor._replace(measured=f"{over:.2f}x ({name})", held=over <= most)
             if "xla" in row["time_over"]:
-                times = 1 / row["time_over"]["xla"]
+                times = round(1 / row["time_over"]["xla"], 2)
                 einsum = einsum._replace(measured=f"{times:.2f}x ({name})", held=times >= FASTER_THAN_EINSUM)
         found += [einsum, floor]
     return found
@@ -96,7 +96,8 @@ def model_speeds(report: dict[str, Any] | None) -> list[Claim]:
             ran = ours and theirs and not ours["failure"] and not theirs["failure"]
             if ran and row["case"]["task"] == task:
                 name = model_speed.Case(**row["case"]).name.removeprefix(f"{task} ")
-                times[name] = ours["images_per_second"] / theirs["images_per_second"]
+                speeds = (model_speed.images_per_second(contender) for contender in (ours, theirs))
+                times[name] = round(markdown.ratio(*speeds), 2)
         if times:
             words = ", ".join(f"{name} {x:.2f}x" for name, x in times.items())
             claim = claim._replace(measured=words, held=min(times.values()) >= FASTER_THAN_COMPILE)

@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ccnet_jax.data.instances import Objects
+from ccnet_jax.evaluation import instance_scores as scores_module
 from ccnet_jax.evaluation.instance_scores import instance_scores, pasted, result_list, runs_of
 
 SIZE = (120, 160)
@@ -98,6 +101,44 @@ def test_boxes_and_masks_are_scored_apart():
 def test_nothing_found_is_a_score_of_zero():
     scores = instance_scores(Pictures(), {0: found(), 1: found(), 2: found()})
     assert scores["box"]["AP"] == scores["mask"]["AP"] == 0
+
+
+def test_every_detection_counts_that_the_setting_allows():
+    """150 objects of a class, all found: pycocotools alone would count 100 of them."""
+    source = Pictures()
+    corners = [(x, y) for y in range(0, 120, 10) for x in range(0, 160, 10)][:150]
+    source.rectangles = ([((x, y, x + 8, y + 8), 0, False) for x, y in corners], [], [])
+    detections = [((x, y, x + 8, y + 8), 0, 1 - i / 1000) for i, (x, y) in enumerate(corners)]
+    for kind in instance_scores(source, {0: found(*detections)}).values():
+        assert kind["AP"] == kind["AP50"] == kind["APs"] == kind["classes"]["ball"] == pytest.approx(1)
+    best = instance_scores(source, {0: found(*detections[:100])})["box"]["AP"]
+    assert best == pytest.approx(2 / 3, abs=0.01)  # `detection.detections=100` finds two thirds
+
+
+def test_the_numbers_are_pycocotools_own():
+    """Of wrong, doubled, shifted and missing detections, to the last bit, as its `summarize` has them."""
+    rng = np.random.default_rng(0)
+    detected = {}
+    for index, of_picture in enumerate(Pictures.rectangles):
+        boxes = [(box, label) for box, label, _ in of_picture for _ in range(4)] + [((5, 5, 40, 40), 2)] * 3
+        moved = [(np.clip(np.array(box) + rng.integers(-5, 6, 4), 0, 110), label) for box, label in boxes]
+        detected[index] = found(*((tuple(box.tolist()), label, rng.random()) for box, label in moved))
+    ours = instance_scores(Pictures(), detected)
+    truth, results = COCO(), result_list(Pictures(), detected)
+    truth.dataset = scores_module._truth(Pictures(), [0, 1, 2])
+    truth.createIndex()
+    for result in results:  # from the data set's own numbers to those of `_truth`
+        result["image_id"] -= 100
+        result["category_id"] = Pictures.class_ids.index(result["category_id"])
+    for kind, name in (("box", "bbox"), ("mask", "segm")):
+        evaluation = COCOeval(truth, truth.loadRes([dict(result) for result in results]), name)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        found_names = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+        theirs = [None if value < 0 else value for value in evaluation.stats[:6]]
+        assert [ours[kind][name] for name in found_names] == theirs
+        assert 0 < ours[kind]["AP"] < ours[kind]["AP50"] < 1
 
 
 def test_only_the_pictures_that_were_tested_count():

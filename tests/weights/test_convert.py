@@ -376,10 +376,8 @@ def test_a_converted_run_is_trained_on(tmp_path, monkeypatch, capsys):
     _, before, _ = imported(path, tmp_path / "run", recipe=config)
 
     def make_step(*_):
-        return lambda state, batch: (
-            state.replace(step=state.step + 1),
-            dict.fromkeys(METRICS, jnp.float32(0)),
-        )
+        metrics = dict.fromkeys(METRICS, jnp.float32(0))
+        return jax.jit(lambda state, batch: (state.replace(step=state.step + 1), metrics))
 
     monkeypatch.setattr(train, "make_train_step", make_step)
     monkeypatch.setattr(semantic, "evaluate", lambda *_, **__: {})

@@ -228,7 +228,7 @@ def test_training_starts_from_the_backbone_and_goes_on_without_it(tmp_path, monk
 
     def make_step(*_):  # which changes nothing: the real one would be compiled
         metrics = dict.fromkeys(GUARDED, jnp.float32(0))
-        return lambda state, batch: (state.replace(step=state.step + 1), metrics)
+        return jax.jit(lambda state, batch: (state.replace(step=state.step + 1), metrics))
 
     monkeypatch.setattr(train, "make_train_step", make_step)
     monkeypatch.setattr(semantic, "evaluate", lambda *_, pictures, **__: pictures.mkdir(parents=True))
