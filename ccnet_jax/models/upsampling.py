@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float, Float32
 
 
 class Upsampling(NamedTuple):
@@ -103,11 +103,11 @@ def _shares(side: int, out: int, align_corners: bool, numpy: Any) -> tuple[Any, 
 
 
 def upsampled_block(
-    logits: Float32[Array, "B h w K"],
-    rows: Float32[Array | np.ndarray, "r h"],
-    columns: Float32[Array | np.ndarray, "W w"],
-) -> Float32[Array, "B r W K"]:
-    """logits [B, h, w, K], rows [r, h], columns [W, w] -> [B, r, W, K], in full float32 on any device."""
+    logits: Float[Array, "B h w K"],
+    rows: Float[Array | np.ndarray, "r h"],
+    columns: Float[Array | np.ndarray, "W w"],
+) -> Float[Array, "B r W K"]:
+    """logits [B, h, w, K], rows [r, h], columns [W, w] -> [B, r, W, K]; of float32 without TF32."""
     exact = jax.lax.Precision.HIGHEST
     part = jnp.einsum("rh,bhwk->brwk", rows, logits, precision=exact)
     return jnp.einsum("Ww,brwk->brWk", columns, part, precision=exact)
