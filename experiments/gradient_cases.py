@@ -45,11 +45,12 @@ class Network(NamedTuple):
     """A CCNet with 19 classes.
 
     Attributes:
-      flavour: "official", of `experiments.torch_ccnet`, or "mmseg", of mmsegmentation itself.
+      flavour: "official" or "mmseg".
       depth: of the ResNet.
       align_corners: how logits are upsampled.
       side: pixels of the two images.
       width: multiplier of every channel count.
+      itself: recorded from mmsegmentation; otherwise from `experiments.torch_ccnet`.
     """
 
     flavour: str
@@ -57,14 +58,15 @@ class Network(NamedTuple):
     align_corners: bool
     side: int = 97
     width: float = 1.0
+    itself: bool = False
 
 
 NETWORKS = {
-    "mmseg-50": Network("mmseg", 50, True),
-    "mmseg-101": Network("mmseg", 101, False),
+    "mmseg-50": Network("mmseg", 50, True, itself=True),
+    "mmseg-101": Network("mmseg", 101, False, itself=True),
     "official-50": Network("official", 50, True),
 }
-# Of `experiments.torch_ccnet` too, though of mmsegmentation's flavour: mmsegmentation has no ResNet-10.
+# mmsegmentation has no ResNet-10.
 TOY = {"toy": Network("mmseg", 10, False, 33, 1 / 16)}
 
 

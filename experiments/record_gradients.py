@@ -47,7 +47,7 @@ LossOf = Callable[[torch.Tensor, np.ndarray], torch.Tensor]  # (images [B, 3, H,
 
 def built(network: cases.Network) -> tuple[torch.nn.Module, LossOf]:
     """A network without dropout, in training mode, and its loss of raw images."""
-    if network.flavour == "mmseg" and network.width == 1:
+    if network.itself:
         settings = real_mmseg.config(network.depth, True, network.side)
         assert settings.model.decode_head.align_corners == network.align_corners
         model = real_mmseg.build(settings)
