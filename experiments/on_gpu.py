@@ -5,6 +5,7 @@
 In this order, each part for a share of the time that is left, and none whose result for this GPU, these
 versions and these sources is there already; a part that was cut off goes on where it was:
 
+    gradients        experiments.gradients: of whole networks, beside PyTorch's float64
     kernels          kernels.criss_cross.check: every dtype, odd shapes, with gradients, beside the reference
     bench            kernels.criss_cross.bench: beside einsum and PyTorch, and the floor
     blocks           kernels.criss_cross.tune: the fastest block sizes
@@ -16,7 +17,8 @@ versions and these sources is there already; a part that was cut off goes on whe
 Writes DIR/GPU-NAME/{PART.json,summary.md}, DIR by default experiments/results. summary.md says which claims
 held. --toy writes DIR/GPU-NAME-toy.
 
-A bare machine needs jax[cuda], flax, optax, torch, jaxtyping and tqdm. The part camvid also needs
+A bare machine needs jax[cuda], flax, optax, torch, jaxtyping and tqdm; the part gradients does without torch,
+and takes its recordings from this repository. The part camvid also needs
 opencv-python-headless, pillow, imagecodecs, ml_collections, grain, cloudpickle, safetensors and tensorboardX.
 A part whose packages are missing is skipped, and says so. Where the repository's history is missing,
 the environment variable SOURCE_COMMIT says what to note as the commit.
@@ -36,6 +38,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from experiments import gradient_cases
 from experiments.gpu import summary
 from kernels.measure import ROOT, commit, sources, versions
 from kernels.whole_file import write_whole
@@ -61,7 +64,7 @@ class Part(NamedTuple):
       share: of the time that is left, at most.
       least: seconds without which it is not started.
       commands: programs with their flags, one after the other; {minutes} is the time it has.
-      folders: of the sources on which the result depends.
+      folders: of the sources on which the result depends, or single files.
       packages: that it imports and a bare machine may lack.
     """
 
@@ -80,6 +83,8 @@ def parts(folder: pathlib.Path, flags: argparse.Namespace) -> Iterator[Part]:
     def output(name: str) -> list[str]:
         return ["--output", str(folder / f"{name}.json")]
 
+    gradients = ["experiments.gradients", *toy, *output("gradients")]
+    yield Part("gradients", 0.4, 60, [gradients], gradient_cases.SOURCES)
     yield Part("kernels", 0.4, 20, [["kernels.criss_cross.check", *toy, *output("kernels")]])
     bench = ["kernels.criss_cross.bench", "--resume", *toy]
     yield Part("bench", 0.25, 30, [[*bench, *output("bench")]])

@@ -14,7 +14,7 @@ from ccnet_jax.models.backbones import BACKBONES, BackboneSettings
 from ccnet_jax.models.backbones.resnet import STEMS
 from ccnet_jax.models.contexts import CONTEXTS, ContextSettings
 from ccnet_jax.models.flavours import FLAVOURS, normalize
-from ccnet_jax.models.layers import REMAT, ConvNorm, recomputed, resize_bilinear, scaled
+from ccnet_jax.models.layers import REMAT, ConvNorm, Dense, recomputed, resize_bilinear, scaled
 from ccnet_jax.settings import nearest
 from kernels.criss_cross import IMPLEMENTATIONS
 
@@ -87,7 +87,7 @@ def _classify(
 ) -> Float[Array, "B h w classes"]:
     x = nn.Dropout(0.1, broadcast_dims=(1, 2), deterministic=not train)(x)
     start = nn.initializers.normal(0.01)
-    return nn.Dense(num_classes, kernel_init=start, dtype=dtype, name="classifier")(x)
+    return Dense(num_classes, kernel_init=start, dtype=dtype, name="classifier")(x)
 
 
 class CCNet(nn.Module):

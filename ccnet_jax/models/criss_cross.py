@@ -53,10 +53,10 @@ class CrissCrossAttention(nn.Module):
         value = _Projection(channels, name="value")(channels)
         gamma = self.param("gamma", nn.initializers.zeros_init(), ())
         scaled = jax.tree.map(lambda parameter: gamma * parameter, value)
-        kernel, bias = (
-            jnp.concatenate(parts, -1).astype(x.dtype) for parts in zip(query, key, scaled, strict=True)
-        )
-        packed = x @ kernel + bias
+        kernel, bias = (jnp.concatenate(parts, -1) for parts in zip(query, key, scaled, strict=True))
+        packed = x @ kernel.astype(x.dtype)
+        # rounded when every pixel has it: the gradient of the bias is then a sum in float32
+        packed += jnp.broadcast_to(bias, packed.shape).astype(x.dtype)
         return x + packed_criss_cross_attention(packed, key_channels, implementation=self.implementation)
 
 

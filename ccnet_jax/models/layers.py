@@ -45,6 +45,41 @@ def scaled(channels: int, width: float) -> int:
     return channels if width == 1 else max(8, round(channels * width / 8) * 8)
 
 
+def add_bias(x: Float[Array, "*pixels C"], bias: Float[Array, " C"]) -> Float[Array, "*pixels C"]:
+    """x + bias, in x's dtype.
+
+    The bias goes to every pixel before it is rounded to that dtype: so its gradient is a sum over pixels in
+    float32. That of a bias which is rounded first is a sum in bfloat16, 3 % off over 338 pixels.
+    """
+    return x + jnp.broadcast_to(bias, x.shape).astype(x.dtype)
+
+
+class Dense(nn.Module):
+    """`nn.Dense`, with `add_bias`."""
+
+    features: int
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    dtype: DTypeLike | None = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*pixels C"]) -> Float[Array, "*pixels features"]:
+        """x: [..., C] -> [..., features]."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
+        return add_bias(x @ kernel, bias)
+
+
+class BiasedConv(nn.Conv):
+    """`nn.Conv` without its own bias, and with `add_bias`."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W C"]) -> Float[Array, "B h w D"]:
+        """x: [B, H, W, C] -> [B, h, w, features]."""
+        out = super().__call__(x)
+        return add_bias(out, self.param("bias", nn.initializers.zeros_init(), (self.features,)))
+
+
 def conv(
     channels: int,
     size: int,
@@ -58,13 +93,13 @@ def conv(
 ) -> nn.Conv:
     """A size x size convolution with PyTorch's symmetric padding, dilation * (size // 2) on each side."""
     pad = dilation * (size // 2)
-    return nn.Conv(
+    return (BiasedConv if bias else nn.Conv)(
         channels,
         (size, size),
         strides=stride,
         kernel_dilation=dilation,
         padding=((pad, pad), (pad, pad)),
-        use_bias=bias,
+        use_bias=False,
         kernel_init=init,
         dtype=dtype,
         conv_general_dilated=_named_convolution,

@@ -115,7 +115,7 @@ def upsampled_block(
     rows: Float[Array | np.ndarray, "r h"],
     columns: Float[Array | np.ndarray, "W w"],
 ) -> Float[Array, "B r W K"]:
-    """logits [B, h, w, K], rows [r, h], columns [W, w] -> [B, r, W, K], in full precision on any device."""
+    """logits [B, h, w, K], rows [r, h], columns [W, w] -> [B, r, W, K]; of float32 without TF32."""
     exact = jax.lax.Precision.HIGHEST
     part = jnp.einsum("rh,bhwk->brwk", rows, logits, precision=exact)
     return jnp.einsum("Ww,brwk->brWk", columns, part, precision=exact)

@@ -2,16 +2,12 @@
 
 import pathlib
 from collections.abc import Collection, Mapping
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import traverse_util
 
 from ccnet_jax.config import Config
 from ccnet_jax.errors import UserError
-from ccnet_jax.models.config import ModelConfig, build_network
+from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.run import checkpoints
@@ -20,6 +16,7 @@ from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, read_meta
+from ccnet_jax.weights.conversion import convert_tensors
 from ccnet_jax.weights.detection import DetectedNetwork, detect_network
 from ccnet_jax.weights.import_config import (
     UNKNOWN_DATA_SET,
@@ -28,10 +25,8 @@ from ccnet_jax.weights.import_config import (
     config_from_weights,
 )
 from ccnet_jax.weights.instance_import import import_instances, instance_source
-from ccnet_jax.weights.naming import Key, StateDict, is_counter
+from ccnet_jax.weights.naming import StateDict, is_counter
 from ccnet_jax.weights.new_folder import new_folder
-
-_LISTED = 5  # missing tensors that a complaint names
 
 
 def import_weights(
@@ -130,49 +125,6 @@ def _import_backbone(
         checkpoints.save_variables(folder, variables)
     _print_tensors(tensors, variables, network, in_place, source)
     print(f"a ResNet alone: --config.pretrained={out}")
-
-
-def convert_tensors(
-    tensors: StateDict, network: DetectedNetwork, model: ModelConfig, in_place: bool, source: pathlib.Path
-) -> dict[str, Any]:
-    """The variables of the network found: {"params", "batch_stats"}, of a ResNet alone those of its backbone.
-
-    Args:
-      tensors: the state dict.
-      network: what was found in it.
-      model: the settings of the network, which agree with what was found.
-      in_place: the norms' scales become |weight| + 1e-5.
-      source: the file, for complaints.
-
-    Raises:
-      UserError: a tensor is missing, has another shape or is not finite.
-    """
-    shapes = variable_shapes(model, network.num_classes)
-    names = {key: network.naming.name(key) for key in shapes}
-    if missing := sorted(set(names.values()) - set(tensors)):
-        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
-        raise UserError(
-            f"{source} holds a {network}, but lacks {', '.join(missing[:_LISTED])}{more}; take a "
-            "complete file"
-        )
-    remedy = f"the other tensors are those of a {network}; take another copy"
-    converted = {
-        key: values.from_torch(tensors, key, shape, network.naming, source, remedy)
-        for key, shape in shapes.items()
-    }
-    if in_place:
-        converted = values.with_in_place_scales(converted)
-    return jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(converted))
-
-
-def variable_shapes(model: ModelConfig, num_classes: int | None) -> dict[Key, tuple[int, ...]]:
-    """The shapes of a network's variables; where `num_classes` is None those of its backbone."""
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.uint8)
-    tree = jax.eval_shape(build_network(model, num_classes or 1).init, jax.random.key(0), images)
-    shapes = {key: value.shape for key, value in traverse_util.flatten_dict(tree).items()}
-    if num_classes is not None:
-        return shapes
-    return {key: shape for key, shape in shapes.items() if key[1] == "backbone"}
 
 
 def _print_tensors(

@@ -4,7 +4,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from experiments import markdown, model_speed
+from experiments import gradient_cases, gradients, markdown, model_speed
 from kernels.criss_cross import bench_pytorch
 
 SHAPE = ("8x97x97", "bfloat16")  # the paper's
@@ -36,11 +36,26 @@ def results_in(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
 def claims(results: dict[str, dict[str, Any]]) -> list[Claim]:
     """All of them, measured or not."""
     return [
+        *gradient_errors(results.get("gradients")),
         kernel_errors(results.get("kernels")),
         *kernel_speeds(results),
         *model_speeds(results.get("model_speed")),
         camvid_score(results.get("camvid")),
     ]
+
+
+def gradient_errors(report: dict[str, Any] | None) -> list[Claim]:
+    """Whether gradients of whole networks are as near to float64 as PyTorch's own; a claim for each dtype."""
+    wanted = f"each tensor <= {gradients.FACTOR:g}x PyTorch's error"
+    found = []
+    for dtype in gradient_cases.WEIGHTS:
+        claim = Claim(f"gradients of whole networks, {dtype}", wanted)
+        if rows := [row for row in report["rows"] if row["dtype"] == dtype] if report else []:
+            errors = [(row["network"], *row["errors"][gradients.WHOLE]) for row in rows]
+            measured = ", ".join(f"{name} {ours:.1e} (PyTorch {theirs:.1e})" for name, ours, theirs in errors)
+            claim = claim._replace(measured=measured, held=not any(map(gradients.too_large, rows)))
+        found.append(claim)
+    return found
 
 
 def kernel_errors(report: dict[str, Any] | None) -> Claim:

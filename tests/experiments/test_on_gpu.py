@@ -17,7 +17,7 @@ from experiments.speed.cases import Case
 from tests import helpers
 from tests.miniatures import write_camvid
 
-PARTS = ["kernels", "bench", "blocks", "bench_tuned", "model_speed", "camvid"]
+PARTS = ["gradients", "kernels", "bench", "blocks", "bench_tuned", "model_speed", "camvid"]
 PARTS += ["instance_speed"] * (importlib.util.find_spec("torchvision") is not None)
 # What a bare machine lacks; without them, only camvid cannot run.
 OURS = (*on_gpu.CAMVID_PACKAGES, "tensorflow_datasets", "array_record")
@@ -65,6 +65,7 @@ def test_every_part_leaves_its_result(folder):
 @pytest.mark.parametrize(
     ("result", "table", "lines", "cell"),
     [
+        ("gradients", "errors", 1, "| toy | float32 | "),
         ("kernels", "errors", 3, "| float16 | 1 of 1 | "),
         ("bench", "times", 4, "| 1x9x7 | bfloat16 | forward+backward | "),
         ("blocks", "times", None, "| backward | 16 bits | up to 16 | "),
@@ -125,11 +126,11 @@ def test_a_second_run_does_nothing_again(folder):
 
 def test_a_run_without_time_starts_nothing(folder):
     out = toy(folder, "--results=none", "--minutes=0.1")
-    for name in ("kernels", "bench", "model_speed", "camvid"):
+    for name in ("gradients", "kernels", "bench", "model_speed", "camvid"):
         assert f"== {name} is skipped: it has " in out
     (device,) = (folder / "none").iterdir()
     assert [x.name for x in device.iterdir()] == ["summary.md"]
-    assert (device / "summary.md").read_text().count(summary.NOT_MEASURED) == 8
+    assert (device / "summary.md").read_text().count(summary.NOT_MEASURED) == 10
 
 
 def test_training_that_is_cut_off_at_once_says_so(folder, tmp_path):
@@ -226,7 +227,13 @@ def test_folders_have_plain_names():
 
 
 @pytest.mark.parametrize(
-    "module", ["experiments.on_gpu", "experiments.speed.jax_side", "experiments.speed.weights"]
+    "module",
+    [
+        "experiments.on_gpu",
+        "experiments.gradients",
+        "experiments.speed.jax_side",
+        "experiments.speed.weights",
+    ],
 )
 def test_a_bare_machine_can_measure(module):
     blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in OURS)
@@ -261,13 +268,20 @@ def test_claims_hold_or_not():
     ]
     tuned = [bench_row("forward", 60.0, 0.2, 1.4), bench_row("forward", 1.0, 0.1, 0.1, failure="lost")]
     cases = [speed_row("training", 20.0, 10.0), speed_row("inference", 12.0, 10.0)]
+    gradients = [
+        {"network": "a", "dtype": dtype, "errors": {"all": [error, 1e-3]}, "zeros": [], "loss": [0.0, 0.0]}
+        for dtype, error in (("float32", 1.9e-3), ("bfloat16", 5e-2))
+    ]
     results = {
+        "gradients": {"rows": gradients},
         "kernels": kernels,
         "bench": {"rows": rows, "toy": False},
         "bench_tuned": {"rows": tuned, "toy": False},
         "model_speed": {"cases": cases},
     }
     assert held(results) == {
+        "gradients of whole networks, float32": True,
+        "gradients of whole networks, bfloat16": False,  # 50 times PyTorch's error
         "kernels equal the float32 reference": True,
         "kernels against einsum, forward": True,
         "kernels against the floor, forward": True,  # with the tuned blocks

@@ -5,12 +5,13 @@ this package and compare. Random numbers come from `numpy.random.RandomState`, w
 NumPy keeps forever, so that weights and inputs need not be stored.
 """
 
-import json
 import pathlib
-import zlib
 from typing import NamedTuple
 
 import numpy as np
+
+from experiments.drawn import random_state
+from experiments.gradient_cases import unpacked
 
 RECORDED = pathlib.Path(__file__).parent / "recorded" / "torch.npz"
 CLASSES = 19
@@ -108,11 +109,6 @@ TRAININGS = {"official": Training(ohem=True), "mmseg": Training(ohem=False)}
 TRAINING_SIZE = (4, 33, 41)
 
 
-def random_state(name: str, seed: int = 0) -> np.random.RandomState:
-    """A stream of its own for each name."""
-    return np.random.RandomState([seed, zlib.crc32(name.encode())])
-
-
 def pictures(*shape: int, seed: int = 0) -> np.ndarray:
     """Uint8 [*shape, 3]."""
     return random_state("pictures", seed).randint(0, 256, (*shape, 3)).astype(np.uint8)
@@ -123,42 +119,6 @@ def training_labels() -> np.ndarray:
     labels = random_state("labels").randint(0, CLASSES, TRAINING_SIZE).astype(np.uint8)
     labels[:, :20, :9] = VOID
     return labels
-
-
-def weights(
-    shapes: dict[str, tuple[int, ...]], negative: bool = False, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """A state dict with these names and shapes: attention takes part, no activation explodes.
-
-    Args:
-      shapes: {name: shape} of a PyTorch network.
-      negative: every seventh weight of a norm is negative.
-      seed: another one gives other weights.
-    """
-    return {name: _tensor(name, shape, negative, seed) for name, shape in shapes.items()}
-
-
-def _tensor(name: str, shape: tuple[int, ...], negative: bool, seed: int) -> np.ndarray:
-    random = random_state(name, seed)
-    if name.endswith("num_batches_tracked"):
-        return np.zeros(shape, np.int64)
-    if len(shape) == 4:
-        values = random.standard_normal(shape) * (2 / np.prod(shape[1:])) ** 0.5
-        if "query" in name or "key" in name:
-            values /= 2  # with larger energies the softmax would amplify rounding errors
-    elif "gamma" in name:
-        values = np.full(shape, 0.7)
-    elif name.endswith("running_var"):
-        values = random.uniform(0.5, 2, shape)
-        if name == "bn1.running_var":
-            values *= 3600  # the official flavour does not divide pictures by their standard deviation
-    elif name.endswith(("running_mean", "bias")):
-        values = random.uniform(-0.3, 0.3, shape)
-    else:  # the weight of a norm
-        values = random.uniform(0.4, 1, shape)
-        if negative:
-            values[::7] *= -1
-    return np.asarray(values, np.float32)
 
 
 # ------------------------------------------------------------------------------------ parts and optimizers
@@ -265,16 +225,6 @@ def sample(name: str, tensor: np.ndarray) -> np.ndarray:
     picked = random.permutation(flat.size)[:16]
     signs = random.choice([-1.0, 1.0], (2, flat.size))
     return np.concatenate([flat[picked], signs @ flat / flat.size**0.5]).astype(np.float32)
-
-
-def packed(value: object) -> np.ndarray:
-    """JSON as bytes, for a .npz file."""
-    return np.frombuffer(json.dumps(value, separators=(",", ":")).encode(), np.uint8)
-
-
-def unpacked(array: np.ndarray) -> object:
-    """The reverse of `packed`."""
-    return json.loads(array.tobytes())
 
 
 def recorded_shapes(recorded: dict[str, np.ndarray], network: str) -> dict[str, tuple[int, ...]]:

@@ -33,7 +33,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from experiments import torch_ccnet
+from experiments import drawn, torch_ccnet
+from experiments.gradient_cases import packed
 from tests.weights import parity_cases as cases
 
 
@@ -42,7 +43,7 @@ def recorded() -> dict[str, np.ndarray]:
     torch.manual_seed(0)
     versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
     parts = (network_shapes(), predictions(), trainings(), losses(), optimizers(), layers())
-    values = {"versions": cases.packed(versions)}
+    values = {"versions": packed(versions)}
     for part in parts:
         values |= part
     return {key: np.asarray(value) for key, value in values.items()}
@@ -52,7 +53,7 @@ def built(network: cases.Network) -> torch.nn.Module:
     """A network with weights made by NumPy, in evaluation mode."""
     build = torch_ccnet.NETWORKS[network.flavour]
     model = build(cases.CLASSES, network.depth, cases.WIDTH, dropout=0.0, **options(network))
-    arrays = cases.weights(shapes(model), network.negative)
+    arrays = drawn.weights(shapes(model), network.negative)
     model.load_state_dict({name: torch.tensor(value) for name, value in arrays.items()})
     return model.eval()
 
@@ -82,13 +83,13 @@ def nhwc(x: torch.Tensor) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- networks
 def network_shapes() -> dict[str, object]:
     """Names and shapes of the narrow networks, and of the published ones."""
-    values = {f"shapes/{name}": cases.packed(shapes(built(case))) for name, case in cases.NETWORKS.items()}
+    values = {f"shapes/{name}": packed(shapes(built(case))) for name, case in cases.NETWORKS.items()}
     for flavour in torch_ccnet.NETWORKS:
         for depth in (50, 101):
             with torch.device("meta"):
                 model = torch_ccnet.NETWORKS[flavour](cases.CLASSES, depth)
             key = f"published/{flavour}-{depth}"
-            values[key] = cases.packed(shapes(model))
+            values[key] = packed(shapes(model))
             values[f"{key}/parameters"] = sum(parameter.numel() for parameter in model.parameters())
     return values
 

@@ -22,11 +22,13 @@ from ccnet_jax.training.losses import LossConfig
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import State, make_train_step
+from ccnet_jax.weights.conversion import convert_tensors
 from ccnet_jax.weights.detection import detect_network
 from ccnet_jax.weights.naming import is_counter, naming_of
 from ccnet_jax.weights.pretrained import load_backbone
-from ccnet_jax.weights.torch_import import convert_tensors
 from ccnet_jax.weights.values import has_in_place_norms, torch_tensors
+from experiments import drawn
+from experiments.gradient_cases import unpacked
 from tests.helpers import random_variables
 from tests.weights import parity_cases as cases
 from tests.weights.state_dicts import state_shapes
@@ -41,7 +43,7 @@ def recorded():
 
 
 def state_dict(recorded, network):
-    return cases.weights(cases.recorded_shapes(recorded, network), cases.NETWORKS[network].negative)
+    return drawn.weights(cases.recorded_shapes(recorded, network), cases.NETWORKS[network].negative)
 
 
 def converted(state, align_corners=None, loops=2):
@@ -140,7 +142,7 @@ def test_the_published_networks(recorded, flavour, depth):
     published |= {("mmseg", 50): 49_826_055, ("mmseg", 101): 68_818_183}
     key = f"published/{flavour}-{depth}"
     assert recorded[f"{key}/parameters"] == published[flavour, depth]
-    shapes = {name: tuple(shape) for name, shape in cases.unpacked(recorded[key]).items()}
+    shapes = {name: tuple(shape) for name, shape in unpacked(recorded[key]).items()}
     assert shapes == state_shapes(flavour, depth)
 
 

@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.contexts.settings import Context, ContextSettings
+from ccnet_jax.models.layers import Dense
 
 
 class NonLocal(nn.Module):
@@ -24,15 +25,17 @@ class NonLocal(nn.Module):
         """x: [B, H, W, C] -> [B, H, W, C]."""
         channels = x.shape[-1]
         reduced = max(channels // self.reduction, 1)
-        query = nn.Dense(reduced, dtype=self.dtype, name="query")(x)
-        key = nn.Dense(reduced, dtype=self.dtype, name="key")(x)
-        value = nn.Dense(channels, dtype=self.dtype, name="value")(x)
+        query = Dense(reduced, dtype=self.dtype, name="query")(x)
+        key = Dense(reduced, dtype=self.dtype, name="key")(x)
+        value = Dense(channels, dtype=self.dtype, name="value")(x)
         gamma = self.param("gamma", nn.initializers.zeros_init(), ())
         wide = jnp.promote_types(query.dtype, jnp.float32)
         energy = jnp.einsum("byxd,bijd->byxij", query, key, preferred_element_type=wide)
         weight = jax.nn.softmax(energy, (-2, -1)).astype(value.dtype)
         attended = jnp.einsum("byxij,bijc->byxc", weight, value)
-        return gamma.astype(attended.dtype) * attended + x.astype(attended.dtype)
+        # every number has its gamma in float32: the gradient is then a sum in float32
+        gammas = jnp.broadcast_to(gamma, attended.shape).astype(attended.dtype)
+        return gammas * attended + x.astype(attended.dtype)
 
 
 def build(settings: ContextSettings, name: str) -> Context:

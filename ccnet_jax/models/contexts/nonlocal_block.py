@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 
 from ccnet_jax.models.batch_norm import BatchNorm
 from ccnet_jax.models.contexts.settings import Context, ContextSettings
+from ccnet_jax.models.layers import Dense
 
 
 class NonLocalBlock(nn.Module):
@@ -25,7 +26,7 @@ class NonLocalBlock(nn.Module):
         channels = x.shape[-1]
         reduced = max(channels // 2, 1)
         query, key, value = (
-            nn.Dense(reduced, dtype=self.dtype, name=name)(x) for name in ("query", "key", "value")
+            Dense(reduced, dtype=self.dtype, name=name)(x) for name in ("query", "key", "value")
         )
         wide = jnp.promote_types(query.dtype, jnp.float32)
         energy = jnp.einsum("byxd,bijd->byxij", query, key, preferred_element_type=wide)

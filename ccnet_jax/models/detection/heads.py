@@ -6,7 +6,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float32
 
 from ccnet_jax.models.detection.anchors import RATIOS
-from ccnet_jax.models.layers import conv, conv_init
+from ccnet_jax.models.layers import Dense, add_bias, conv, conv_init
 
 _SMALL = nn.initializers.normal(0.01)
 
@@ -23,8 +23,8 @@ class RPNHead(nn.Module):
     ) -> tuple[Float32[Array, "B n"], Float32[Array, "B n 4"]]:
         """A level -> logits and deltas of its anchors, in the order of `anchors.level_anchors`."""
         x = nn.relu(conv(self.channels, 3, bias=True, init=_SMALL, dtype=self.dtype, name="conv")(level))
-        logits = nn.Dense(len(RATIOS), kernel_init=_SMALL, dtype=self.dtype, name="objectness")(x)
-        deltas = nn.Dense(4 * len(RATIOS), kernel_init=_SMALL, dtype=self.dtype, name="deltas")(x)
+        logits = Dense(len(RATIOS), kernel_init=_SMALL, dtype=self.dtype, name="objectness")(x)
+        deltas = Dense(4 * len(RATIOS), kernel_init=_SMALL, dtype=self.dtype, name="deltas")(x)
         batch = len(level)
         return (
             logits.reshape(batch, -1).astype(jnp.float32),
@@ -45,11 +45,11 @@ class BoxHead(nn.Module):
     ) -> tuple[Float32[Array, "B n logits"], Float32[Array, "B n classes 4"]]:
         """Features of regions -> logits, background first, and deltas."""
         x = x.reshape(*x.shape[:2], -1)
-        x = nn.relu(nn.Dense(self.channels, dtype=self.dtype, name="fc1")(x))
-        x = nn.relu(nn.Dense(self.channels, dtype=self.dtype, name="fc2")(x))
-        logits = nn.Dense(self.num_classes + 1, kernel_init=_SMALL, dtype=self.dtype, name="classes")(x)
+        x = nn.relu(Dense(self.channels, dtype=self.dtype, name="fc1")(x))
+        x = nn.relu(Dense(self.channels, dtype=self.dtype, name="fc2")(x))
+        logits = Dense(self.num_classes + 1, kernel_init=_SMALL, dtype=self.dtype, name="classes")(x)
         start = nn.initializers.normal(0.001)
-        deltas = nn.Dense(4 * self.num_classes, kernel_init=start, dtype=self.dtype, name="deltas")(x)
+        deltas = Dense(4 * self.num_classes, kernel_init=start, dtype=self.dtype, name="deltas")(x)
         return logits.astype(jnp.float32), deltas.reshape(*x.shape[:2], -1, 4).astype(jnp.float32)
 
 
@@ -68,7 +68,7 @@ class MaskHead(nn.Module):
         for i in range(1, 5):
             x = nn.relu(conv(self.channels, 3, bias=True, dtype=self.dtype, name=f"conv{i}")(x))
         x = nn.relu(TransposedConv(self.channels, dtype=self.dtype, name="upsample")(x))
-        x = nn.Dense(self.num_classes, dtype=self.dtype, name="masks")(x)
+        x = Dense(self.num_classes, dtype=self.dtype, name="masks")(x)
         _, cells, _, _, _, classes = x.shape
         return x.reshape(*shape, 2 * cells, 2 * cells, classes).astype(jnp.float32)
 
@@ -88,6 +88,6 @@ class TransposedConv(nn.Module):
         """-> the pixels; the axes of 2 are the two rows and two columns that one pixel becomes."""
         kernel = self.param("kernel", conv_init, (2, 2, x.shape[-1], self.channels))
         bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel = nn.dtypes.promote_dtype(x, kernel, dtype=self.dtype)
         # Taps of a convolution meet the pixels in the opposite order.
-        return jnp.einsum("nijc,abco->niajbo", x, kernel[::-1, ::-1]) + bias
+        return add_bias(jnp.einsum("nijc,abco->niajbo", x, kernel[::-1, ::-1]), bias)
