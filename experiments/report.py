@@ -12,7 +12,8 @@ experiments.streets_context makes them from what experiments/results/streets_con
 folder of its own, results/FOLDER/FILE.json, has the tables FOLDER/FILE/...; modules in experiments/gpu make
 some of those that `experiments.on_gpu` leaves in the folder of a GPU. Tables of `published/...` hold what
 others published (experiments/published.py). Below each table stands where and when it was measured, with the
-versions of Python, JAX and the packages that the module names in `COMPARED_WITH`.
+versions of Python, JAX and the packages that the module names in `COMPARED_WITH`; and what was wrong in the
+code that measured it, if that was found later (experiments/corrections.py).
 
 A file without device, versions, commit, command and date is an error, and its tables stay as they are.
 --check writes nothing, and fails where a page differs from the files.
@@ -29,7 +30,7 @@ from typing import Any
 
 from ccnet_jax import command_line
 from ccnet_jax.errors import UserError, write_whole
-from experiments import markdown, published
+from experiments import corrections, markdown, published
 from kernels.measure import ROOT
 
 BEGIN, END = "<!-- table: ", "<!-- end of table -->"
@@ -116,7 +117,9 @@ def table(name: str, page: pathlib.Path, root: pathlib.Path) -> str:
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is of another version ({error!r}); run the experiment again") from None
         link = pathlib.PurePath(os.path.relpath(path, page.parent)).as_posix()
-        below = f"\n\n{caption(report, getattr(module, 'COMPARED_WITH', ()), link)}"
+        lines = corrections.remarks(of, report["date"])
+        lines.append(caption(report, getattr(module, "COMPARED_WITH", ()), link))
+        below = "".join(f"\n\n{line}" for line in lines)
     if key not in found:
         raise UserError(f"{page} asks for the table {name}; of {of} there are {', '.join(found)}")
     return found[key].strip() + below

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments import markdown, report
+from experiments import corrections, markdown, report
 from tests.experiments import reports
 from tests.helpers import ROOT
 
@@ -181,3 +181,17 @@ def test_packages_that_something_was_compared_with_are_named():
 def test_a_row_of_another_commit_says_so():
     assert markdown.measured_at("PSP", reports.OLDER, reports.HEAD["commit"]) == "PSP (at `fedcba9`)"
     assert markdown.measured_at("PSP", reports.OLDER, reports.OLDER) == "PSP"
+
+
+def test_a_result_from_before_a_correction_says_so(root):
+    """Until it is measured again; others do not."""
+    correction = corrections.CORRECTIONS[0]
+    page = root / "README.md"
+    assert correction.was in page.read_text()
+    change_result(root, date=correction.date)
+    assert report.report(root) == []
+    assert correction.was not in page.read_text()
+    assert corrections.remarks("NVIDIA-H200/camvid", "2026-11-27")
+    assert not corrections.remarks("bench", "2026-11-27")
+    names = {path.stem for path in report.result_files(ROOT)}
+    assert all(names >= set(correction.results) for correction in corrections.CORRECTIONS)
