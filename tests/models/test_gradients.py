@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend import core
 
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.contexts import CONTEXTS
@@ -16,6 +17,7 @@ from ccnet_jax.training.losses import LossConfig
 from ccnet_jax.training.semantic_loss import make_loss
 from tests.compiling import AS_USERS
 from tests.helpers import random_variables
+from tests.jaxprs import used_operations
 
 CLASSES = 19
 NETWORKS = [  # context module, flavour, remat
@@ -47,9 +49,19 @@ def gradient(network: CCNet, variables: Any, dtype: str, options: dict[str, Any]
             for kind in ("params", "batch_stats")
         )
         arrays = jax.tree.map(jnp.asarray, batch())
-        compiled = jax.jit(jax.grad(loss, has_aux=True), compiler_options=options)
-        found, _ = compiled(params, statistics, arrays, jax.random.key(0))
+        arguments = params, statistics, arrays, jax.random.key(0)
+        traced = jax.jit(jax.grad(loss, has_aux=True)).trace(*arguments)
+        narrowing = [str(x) for x in used_operations(traced.jaxpr.jaxpr) if is_narrowing(x)]
+        assert dtype != "float64" or not narrowing
+        found, _ = traced.lower().compile(compiler_options=options)(*arguments)
         return jax.tree.map(lambda x: np.asarray(x, np.float64), found)
+
+
+def is_narrowing(operation: core.JaxprEqn) -> bool:
+    """Whether it rounds a number in float64."""
+    return any(x.aval.dtype == "float64" for x in operation.invars) and any(
+        jnp.issubdtype(x.aval.dtype, jnp.floating) and x.aval.dtype != "float64" for x in operation.outvars
+    )
 
 
 def norm(tree: Any) -> float:

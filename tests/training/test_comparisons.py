@@ -5,7 +5,6 @@ then lost without a word, as the gradient of a max pool was that looked for the 
 """
 
 import itertools
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -20,36 +19,7 @@ from ccnet_jax.models.detection.mask_rcnn import MaskRCNN
 from ccnet_jax.training.instance_losses import make_instance_loss
 from ccnet_jax.training.losses import LOSSES, LossConfig
 from ccnet_jax.training.semantic_loss import make_loss
-
-
-def inner_programs(value: Any) -> Iterator[core.Jaxpr]:
-    """The programs in a parameter of an operation."""
-    if isinstance(value, core.ClosedJaxpr):
-        yield value.jaxpr
-    elif isinstance(value, core.Jaxpr):
-        yield value
-    elif isinstance(value, tuple | list):
-        for one in value:
-            yield from inner_programs(one)
-
-
-def used_operations(program: core.Jaxpr, used: Iterable[bool] | None = None) -> Iterator[core.JaxprEqn]:
-    """Every operation whose result is used, with those of inner programs.
-
-    used: which results of the program are; None is all.
-    """
-    results = program.outvars if used is None else itertools.compress(program.outvars, used)
-    wanted = {id(variable) for variable in results}
-    for operation in reversed(program.eqns):
-        used = [id(variable) in wanted for variable in operation.outvars]
-        if not any(used) and not operation.effects:
-            continue
-        wanted |= {id(variable) for variable in operation.invars}
-        yield operation
-        is_call = operation.primitive.name in ("jit", "pjit", "closed_call", "remat2", "checkpoint")
-        for value in operation.params.values():
-            for inner in inner_programs(value):
-                yield from used_operations(inner, used if is_call else None)
+from tests.jaxprs import used_operations
 
 
 def comparisons(loss: Any, *arguments: Any) -> list[str]:

@@ -19,19 +19,10 @@ from ccnet_jax.models.layers import REMAT, Dense, conv
 from ccnet_jax.training.instance_losses import make_instance_loss
 from ccnet_jax.training.losses import LossConfig
 from ccnet_jax.training.semantic_loss import make_loss
+from tests.jaxprs import used_operations
 from tests.training.test_instance_losses import batch_of
 
 SUMS = ("reduce_sum", "reduce_window_sum", "cumsum")
-
-
-def equations(jaxpr):
-    """All of a program, and of the programs in it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
-            inner = getattr(inner, "jaxpr", inner)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 def sums_in_bfloat16(network, loss, batch):
@@ -39,7 +30,7 @@ def sums_in_bfloat16(network, loss, batch):
     variables = jax.eval_shape(network.init, jax.random.key(0), batch["image"][:1])
     arguments = variables["params"], variables["batch_stats"], batch, jax.random.key(0)
     program = jax.make_jaxpr(jax.grad(loss, has_aux=True))(*arguments)
-    sums = [x for x in equations(program.jaxpr) if x.primitive.name in SUMS]
+    sums = [x for x in used_operations(program.jaxpr) if x.primitive.name in SUMS]
     assert len(sums) > 20
     pairs = [(x, x.invars[0].aval, x.outvars[0].aval) for x in sums]
     return [str(x) for x, old, new in pairs if old.dtype == jnp.bfloat16 and old.size > 2 * new.size]

@@ -35,7 +35,8 @@ class AtrousPyramid(nn.Module):
         parts = [branch(1, 1, "point")(x, train)]
         parts += [branch(3, d, f"dilated{d}")(x, train) for d in self.dilations]
         # every pixel has it in float32: the gradient is then a sum in float32
-        parts.append(jnp.broadcast_to(image.astype(jnp.float32), parts[0].shape).astype(image.dtype))
+        wide = image.astype(jnp.promote_types(image.dtype, jnp.float32))
+        parts.append(jnp.broadcast_to(wide, parts[0].shape).astype(image.dtype))
         return branch(1, 1, "fuse")(jnp.concatenate(parts, -1), train)
 
 
