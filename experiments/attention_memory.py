@@ -12,6 +12,7 @@ attention_memory.png. What compiling for a GPU needs is in `kernels.aot`; the pl
 
 import argparse
 import pathlib
+from collections.abc import Callable
 from typing import Any, cast
 
 from kernels import aot  # before JAX starts
@@ -75,6 +76,19 @@ SIDES = [33, 65, 97, 129, 193, 257, 385, 513]
 
 def planned_megabytes(module: nn.Module, height: int, width: int, dtype: str) -> tuple[float, float]:
     """Temporaries of the forward pass, and of forward + backward, in 10^6 bytes."""
+    forward, both, arguments = passes(module, height, width, dtype)
+    return megabytes(forward, arguments), megabytes(both, arguments)
+
+
+def megabytes(function: Callable[..., Any], arguments: tuple[Any, ...]) -> float:
+    """Temporaries of a program compiled for an H200, in 10^6 bytes."""
+    return aot.compile_for("h200", function, *arguments).temporary_bytes / 1e6
+
+
+def passes(
+    module: nn.Module, height: int, width: int, dtype: str
+) -> tuple[Callable[..., Any], Callable[..., Any], tuple[Any, ...]]:
+    """The forward pass, forward + backward, and the shapes of what both take."""
     x = jax.ShapeDtypeStruct((1, height, width, CHANNELS), jnp.dtype(dtype))
     small = jax.ShapeDtypeStruct((1, 1, 1, CHANNELS), x.dtype)  # parameters do not depend on the size
     # What runs only on a GPU cannot be initialized here; RCCA's parameters are those of its reference.
@@ -87,9 +101,7 @@ def planned_megabytes(module: nn.Module, height: int, width: int, dtype: str) ->
     def loss(variables: Any, x: jax.Array) -> jax.Array:
         return (forward(variables, x).astype(jnp.float32) ** 2).sum()
 
-    alone = aot.compile_for("h200", forward, variables, x)
-    both = aot.compile_for("h200", jax.grad(loss, (0, 1)), variables, x)
-    return alone.temporary_bytes / 1e6, both.temporary_bytes / 1e6
+    return forward, jax.grad(loss, (0, 1)), (variables, x)
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:

@@ -13,13 +13,12 @@ JAX this needs the following (`unavailable` says what is missing):
 
 import dataclasses
 import functools
-import importlib.metadata
 import importlib.util
 import os
 import pathlib
 import re
+import shlex
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -127,7 +126,7 @@ def compile_for(
       arguments: arrays, `jax.ShapeDtypeStruct`s or pytrees of them.
       devices: how many GPUs share the work.
       split: for each argument, whether its first axis is split over them; none where empty.
-      kernels: also report the registers of every kernel, for which all are assembled once more.
+      kernels: also report the registers of every kernel, as ptxas tells them.
 
     Raises:
       RuntimeError: something is missing here, or the compiler does not report the costs.
@@ -143,13 +142,11 @@ def compile_for(
         for argument, s in zip(arguments, split or [False] * len(arguments), strict=True)
     ]
     jitted = function if isinstance(function, jax.stages.Wrapped) else jax.jit(function)
-    with tempfile.TemporaryDirectory(prefix="aot_") as dump:
+    with tempfile.TemporaryDirectory(prefix="aot_") as folder:
+        options = _OPTIONS | ({"xla_gpu_cuda_data_dir": _with_talkative_ptxas(folder)} if kernels else {})
         with jax.sharding.use_abstract_mesh(over.abstract_mesh):
-            options = _OPTIONS | (_dump_options(dump) if kernels else {})
             compiled = jitted.lower(*placed).compile(compiler_options=options)
-        found: dict[str, Kernel] = {}
-        for ptx in sorted(pathlib.Path(dump).glob("*.ptx")):
-            found |= _assembled(ptx, GPUS[gpu].architecture)
+        found = _kernels_in(pathlib.Path(folder)) if kernels else {}
     memory, text = compiled.memory_analysis(), compiled.as_text()
     if memory is None or text is None:
         raise RuntimeError("this JAX does not report what a program compiled for a GPU costs")
@@ -167,12 +164,21 @@ def _placed(sharding: NamedSharding, x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
-def _dump_options(folder: str) -> dict[str, str]:
-    """Compiler options that write the PTX of every kernel into the folder."""
-    options = {"xla_dump_to": folder}
-    if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) >= (0, 11):
-        options["xla_dump_emitter_re"] = ".*ptx.*"  # since then XLA writes its PTX only where asked
-    return options
+def _with_talkative_ptxas(folder: str) -> str:
+    """The folder, with a bin/ptxas for XLA that says in a file per call what it says with `-v`."""
+    program = pathlib.Path(folder) / "bin" / "ptxas"
+    program.parent.mkdir()
+    program.write_text(
+        f"""#!/bin/sh
+said=$(mktemp {shlex.quote(folder)}/said.XXXXXX)
+{shlex.quote(_ptxas() or "ptxas")} -v "$@" 2> "$said"
+status=$?
+[ $status = 0 ] || cat "$said" >&2
+exit $status
+"""
+    )
+    program.chmod(0o700)
+    return folder
 
 
 def _ptxas() -> str | None:
@@ -183,17 +189,16 @@ def _ptxas() -> str | None:
     return shutil.which("ptxas", path=os.pathsep.join(folders))
 
 
-def _assembled(ptx: pathlib.Path, architecture: str) -> dict[str, Kernel]:
-    """The kernels in a PTX file. It is assembled again, because ptxas then prints their registers."""
-    if ".entry" not in ptx.read_text():
-        return {}
-    command = [_ptxas() or "ptxas", "-v", "--gpu-name", architecture, str(ptx), "-o", os.devnull]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+def _kernels_in(folder: pathlib.Path) -> dict[str, Kernel]:
+    """The kernels of which `_with_talkative_ptxas` told. Raises RuntimeError where XLA did not call it."""
     kernels = {}
-    for block in re.split("Compiling entry function", said)[1:]:
-        registers = int(_found(r"Used (\d+) registers", block))
-        spilled = int(_found(r"(\d+) bytes spill stores", block))
-        kernels[_found(r"\A '(\w+)'", block)] = Kernel(registers, spilled)
+    for said in sorted(folder.glob("said.*")):
+        for block in re.split("Compiling entry function", said.read_text())[1:]:
+            registers = int(_found(r"Used (\d+) registers", block))
+            spilled = int(_found(r"(\d+) bytes spill stores", block))
+            kernels[_found(r"\A '(\w+)'", block)] = Kernel(registers, spilled)
+    if not kernels:
+        raise RuntimeError("XLA assembled no kernel by ptxas: this JAX does not tell their registers")
     return kernels
 
 
