@@ -125,21 +125,20 @@ def optimizer_config() -> OptimizerConfig:
         momentum=case.momentum,
         weight_decay=case.weight_decay,
         power=case.power,
+        poly_end="last_step",
     )
 
 
-def schedule_steps() -> int:
-    """Of mmsegmentation's schedule, whose last step is the first with the lowest learning rate."""
-    return cases.TRAINING.schedule_steps - 1
-
-
 def trainer(network: cases.Network, dtype: str) -> Callable[[dict[str, np.ndarray], int], Found]:
-    """(state dict, steps) -> what the program that trains computes in these steps; compiled once."""
-    optimizer = keeping_gradient(build_optimizer(optimizer_config(), schedule_steps()))
+    """(state dict, steps) -> what the program that trains computes in these steps; compiled once.
+
+    Its losses are means over all pixels, as mmsegmentation's.
+    """
+    optimizer = keeping_gradient(build_optimizer(optimizer_config(), cases.TRAINING.schedule_steps))
 
     @functools.cache
     def program(ccnet: CCNet) -> Callable[..., Any]:
-        loss = make_loss(ccnet, LossConfig(auxiliary_weight=cases.AUXILIARY_WEIGHT))
+        loss = make_loss(ccnet, LossConfig(auxiliary_weight=cases.AUXILIARY_WEIGHT, average_over="all"))
         return without_dropout(make_train_step(loss, optimizer, seed=0))
 
     def train(tensors: dict[str, np.ndarray], steps: int) -> Found:
@@ -224,9 +223,13 @@ def measured_row(recorded: Recorded, name: str, dtype: str) -> dict[str, Any]:
     with jax.default_matmul_precision("highest" if dtype == "float32" else "default"):
         train = trainer(network, dtype)
         first = train(weights(recorded, name, cases.WEIGHTS[dtype]), 1)
-        row["errors"] = errors(recorded, case, first.gradient)
+        # what is recorded is of the mean over the labelled pixels
+        _, labels = cases.batch(network.side)
+        of_labelled = labels.size / (labels != cases.VOID).sum()
+        gradient = {key: of_labelled * value for key, value in first.gradient.items()}
+        row["errors"] = errors(recorded, case, gradient)
         row["zeros"] = zeros(recorded, case)
-        error = abs(first.losses.sum() / recorded[f"{case}/loss"] - 1)
+        error = abs(of_labelled * first.losses.sum() / recorded[f"{case}/loss"] - 1)
         row["loss"] = rounded(error, recorded[f"{case}/loss_errors"].max())
         if dtype == "float32":
             logits = cases.excerpt(inferred(weights(recorded, name, cases.PLAIN), network))
@@ -235,7 +238,7 @@ def measured_row(recorded: Recorded, name: str, dtype: str) -> dict[str, Any]:
             row["logits"] = rounded(error, float(recorded[f"{name}/logits_error"]))
         if (name, dtype) == (cases.TRAINING.network, "float32"):
             losses = train(weights(recorded, name, cases.TRAINING.weights), cases.TRAINING.steps).losses
-            differences = np.abs(losses / recorded["training/valid"] - 1)
+            differences = np.abs(losses / recorded["training/all"] - 1)
             row["steps"] = [rounded(*pair) for pair in differences]
     return row | {"seconds": round(time.perf_counter() - start, 1)}
 

@@ -45,7 +45,7 @@ def test_the_recorded_networks_are_the_published_ones(recorded, name):
 
 
 def test_the_schedule_is_mmsegmentations(recorded):
-    schedule = build_schedule(gradients.optimizer_config(), gradients.schedule_steps())
+    schedule = build_schedule(gradients.optimizer_config(), cases.TRAINING.schedule_steps)
     rates = recorded["training/learning_rates"]
     assert len(set(rates)) == cases.TRAINING.steps
     np.testing.assert_allclose([schedule(step) for step in range(len(rates))], rates, rtol=1e-6)
