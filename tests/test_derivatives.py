@@ -37,7 +37,6 @@ from tests.compiling import AS_USERS
 ROOT = pathlib.Path(__file__).parents[1]
 EPSILON = 1e-5
 BOXES = np.array([[[3.2, 5.1, 80.7, 61.9], [0, 0, 104, 104], [-9, 20, 30, 70], [50, 50, 51, 51]]], np.float32)
-KERNEL = np.random.default_rng(1).normal(0, 0.03, (3, 3, 512, 512)).astype(np.float32)
 LABELS = np.random.default_rng(2).integers(0, 24, (2, 97, 97)).astype(np.uint8)
 LABELS[LABELS >= 19] = 255
 
@@ -55,16 +54,18 @@ class Link:
       images: of the batch.
       bfloat16: the largest relative error in bfloat16: a quarter more than the plain formulation has there.
       options: of the compiler. The kernels' interpreter compiles as the tests do: no user has it.
+      kernel: shape of an array that `ours` and `plain` take beside x.
     """
 
     rules: tuple[tuple[str, str], ...]
-    ours: Callable[[jax.Array], jax.Array]
-    plain: Callable[[jax.Array], jax.Array]
+    ours: Callable[..., jax.Array]
+    plain: Callable[..., jax.Array]
     channels: int
     side: int
     images: int
     bfloat16: float
     options: Mapping[str, Any] = dataclasses.field(default_factory=lambda: AS_USERS)
+    kernel: tuple[int, ...] | None = None
 
 
 def conv(x: jax.Array, kernel: jax.Array, dilation: int = 1) -> jax.Array:
@@ -150,38 +151,28 @@ def plain_regions(x: jax.Array) -> jax.Array:
     return (matrix @ flat).astype(x.dtype).reshape(*pixels.shape[2:], -1)
 
 
-def doubled(x: jax.Array) -> jax.Array:
-    kernel = KERNEL[:2, :2, :256, :256]
+def doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     module = TransposedConv(256, dtype=x.dtype)
-    variables = {"params": {"kernel": jnp.asarray(kernel), "bias": jnp.linspace(-0.1, 0.1, 256)}}
+    variables = {"params": {"kernel": kernel, "bias": jnp.linspace(-0.1, 0.1, 256)}}
     return module.apply(variables, x).reshape(len(x), 2 * x.shape[1], 2 * x.shape[2], -1)
 
 
-def plain_doubled(x: jax.Array) -> jax.Array:
-    kernel = jnp.asarray(KERNEL[:2, :2, :256, :256]).astype(x.dtype)
+def plain_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     bias = jnp.linspace(-0.1, 0.1, 256, dtype=jnp.float32).astype(x.dtype)
     return jax.lax.conv_transpose(x, kernel, (2, 2), "VALID") + bias
 
 
-def phases(x: jax.Array) -> jax.Array:
-    return convolution_by_phases(
-        x,
-        jnp.asarray(KERNEL, x.dtype),
-        (4, 4),
-        ((4, 4), (4, 4)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=1,
-    )
+def phases(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return convolution_by_phases(x, kernel, (4, 4), ((4, 4), (4, 4)), dimension_numbers=dimensions)
 
 
-def joined(x: jax.Array) -> jax.Array:
-    kernel = np.concatenate([KERNEL, KERNEL[::-1, :, ::-1]], 2)
-    return JoinedConv(512, 3, x.dtype).apply({"params": {"kernel": jnp.asarray(kernel)}}, halves(x))
+def joined(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return JoinedConv(512, 3, x.dtype).apply({"params": {"kernel": kernel}}, halves(x))
 
 
-def plain_joined(x: jax.Array) -> jax.Array:
-    kernel = np.concatenate([KERNEL, KERNEL[::-1, :, ::-1]], 2)
-    return conv(jnp.concatenate(halves(x), -1), jnp.asarray(kernel))
+def plain_joined(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return conv(jnp.concatenate(halves(x), -1), kernel)
 
 
 def resized(aligned: bool, x: jax.Array) -> jax.Array:
@@ -247,9 +238,11 @@ LINKS = {
         (_SUM,), lambda x: relu_of_sum(*halves(x)), lambda x: nn.relu(sum(halves(x))), 2048, 9, 2, 3e-2
     ),
     "norm": Link((_NORM,), norm, lambda x: plain_norm(x, *scale_and_bias(x)), 2048, 9, 2, 3e-2),
-    "convolution by phases": Link((), phases, lambda x: conv(x, jnp.asarray(KERNEL), 4), 512, 7, 1, 6e-3),
-    "joined convolution": Link((), joined, plain_joined, 512, 4, 1, 6e-3),
-    "transposed convolution": Link((), doubled, plain_doubled, 256, 7, 1, 6e-3),
+    "convolution by phases": Link(
+        (), phases, partial(conv, dilation=4), 512, 7, 1, 6e-3, kernel=(3, 3, 512, 512)
+    ),
+    "joined convolution": Link((), joined, plain_joined, 512, 4, 1, 6e-3, kernel=(3, 3, 1024, 512)),
+    "transposed convolution": Link((), doubled, plain_doubled, 256, 7, 1, 6e-3, kernel=(2, 2, 256, 256)),
     "resize": Link((), partial(resized, False), partial(plain_resized, False), 512, 13, 2, 6e-3),
     "upsampled loss": Link(
         (), partial(losses, cross_entropy, False), partial(plain_losses, False, False), 19, 13, 2, 6e-3
@@ -273,7 +266,7 @@ def chain(link: Callable, norm: Callable, variables: dict[str, jax.Array]) -> ja
     """Convolution, norm, ReLU, the link, convolution, and a sum of products with given numbers."""
     x = conv(variables["x"], variables["before"])
     x = nn.relu(norm(x, variables["scale"], variables["bias"]))
-    x = link(x)
+    x = link(x, variables["kernel"]) if "kernel" in variables else link(x)
     if x.ndim == 4:
         x = conv(x, variables["after"][:, :, : x.shape[-1]])
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -289,6 +282,8 @@ def inputs(link: Link) -> dict[str, np.ndarray]:
         "before": (2 / 288) ** 0.5 * rng.normal(size=(3, 3, 32, link.channels)),
         "after": 0.05 * rng.normal(size=(1, 1, link.channels, 32)),
     }
+    if link.kernel is not None:
+        found["kernel"] = 0.03 * rng.normal(size=link.kernel)
     rounded = {
         name: np.asarray(jnp.asarray(x, jnp.bfloat16).astype(jnp.float32)) for name, x in found.items()
     }
