@@ -265,7 +265,7 @@ def too_large(row: dict[str, Any]) -> list[str]:
 def furthest(row: dict[str, Any]) -> str:
     """The tensor whose error is most times PyTorch's own; of those that are not 0."""
     of_tensors = {k: x for k, x in row["errors"].items() if k != WHOLE and k not in row["zeros"]}
-    return max(of_tensors, key=lambda name: of_tensors[name][0] / of_tensors[name][1])
+    return max(of_tensors, key=lambda name: markdown.ratio(*map(str, of_tensors[name])))
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:

@@ -117,9 +117,9 @@ def table(name: str, page: pathlib.Path, root: pathlib.Path) -> str:
         except (KeyError, TypeError) as error:
             raise UserError(f"{path} is of another version ({error!r}); run the experiment again") from None
         link = pathlib.PurePath(os.path.relpath(path, page.parent)).as_posix()
-        lines = corrections.remarks(of, report["date"])
-        lines.append(caption(report, getattr(module, "COMPARED_WITH", ()), link))
-        below = "".join(f"\n\n{line}" for line in lines)
+        remarks = " ".join(corrections.remarks(of, report["date"]))
+        lines = [remarks, caption(report, getattr(module, "COMPARED_WITH", ()), link)]
+        below = "".join(f"\n\n{line}" for line in lines if line)
     if key not in found:
         raise UserError(f"{page} asks for the table {name}; of {of} there are {', '.join(found)}")
     return found[key].strip() + below

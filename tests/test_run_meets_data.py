@@ -17,7 +17,7 @@ from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.programs import PROGRAMS
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS, run_data
-from tests import helpers, test_floors, tiny_backbone
+from tests import helpers, test_floors
 from tests.miniatures import scene, write, write_coco
 from tests.test_instances import SMALL
 
@@ -165,7 +165,10 @@ def write_more(root):
 def runs(tmp_path_factory):
     """{kind: a run of a random network, as training leaves it}."""
     made = {}
-    with mock.patch.dict(BACKBONES, tiny=tiny_backbone.BACKBONE):
+    with mock.patch.dict(BACKBONES):
+        from tests import tiny_backbone  # which registers itself
+
+        BACKBONES["tiny"] = tiny_backbone.BACKBONE
         for kind, (make, changes, _, _) in RUNS.items():
             root = tmp_path_factory.mktemp("meets")
             changes = {"data__dir": str(make(root / "data")), "steps": 3, "eval_every": 0, **changes}

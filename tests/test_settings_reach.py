@@ -244,6 +244,7 @@ EFFECTS = {
         (optimizer, OF_TINY | {"optimizer__schedule": x}, 0.01) for x in ("poly", "cosine")
     ],
     "optimizer.power": [(optimizer, OF_TINY, 0.5)],
+    "optimizer.poly_end": [(optimizer, OF_TINY, "last_step")],
     "optimizer.milestones": [(optimizer, STEPS, (7,))],
     "optimizer.warmup_steps": [(optimizer, OF_TINY, 3)],
     "optimizer.warmup_from": [(optimizer, OF_TINY | {"optimizer__warmup_steps": 3}, 0.5)],
@@ -259,6 +260,7 @@ EFFECTS = {
     "loss.auxiliary_weight": [(loss, OF_TINY, 0.5)],
     "loss.class_weights": [(loss, OF_TINY, (1.0, 2.0, 3.0))],
     "loss.label_smoothing": [(loss, OF_TINY, 0.1)],
+    "loss.average_over": [(loss, OF_TINY, "all")],
     "loss.ohem_threshold": [(loss, OF_TINY | {"loss__name": "ohem"}, 0.5)],
     "loss.ohem_min_kept": [(loss, OF_TINY | {"loss__name": "ohem"}, 5)],
     "detection.objects": [(loss, FOUND, 4), (first_batch, OBJECTS, 2)],

@@ -56,7 +56,7 @@ class BatchNorm(nn.Module):
             if not self.is_initializing():
                 count = x.size // x.shape[-1]
                 check_count(self.path, x.shape, count)
-                unbiased = var * (count / (count - 1))
+                unbiased = var * (count / max(count - 1, 1))  # 1 only where a device's part is traced alone
                 running_mean.value = self.momentum * running_mean.value + (1 - self.momentum) * mean
                 running_var.value = self.momentum * running_var.value + (1 - self.momentum) * unbiased
         return out.astype(x.dtype if self.dtype is None else self.dtype)
