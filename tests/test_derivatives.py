@@ -87,12 +87,6 @@ def plain_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
     return ((wide - mean) / jnp.sqrt(var + EPSILON) * scale + bias).astype(x.dtype)
 
 
-def norm(x: jax.Array) -> jax.Array:
-    """The project's, with a scale and a bias for each channel."""
-    scale, bias = scale_and_bias(x)
-    return normalized(x, scale, bias, EPSILON)[0].astype(x.dtype)
-
-
 def scale_and_bias(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     wide = jnp.promote_types(x.dtype, jnp.float32)
     return (
@@ -237,7 +231,15 @@ LINKS = {
     "relu of sum": Link(
         (_SUM,), lambda x: relu_of_sum(*halves(x)), lambda x: nn.relu(sum(halves(x))), 2048, 9, 2, 3e-2
     ),
-    "norm": Link((_NORM,), norm, lambda x: plain_norm(x, *scale_and_bias(x)), 2048, 9, 2, 3e-2),
+    "norm": Link(
+        (_NORM,),
+        lambda x: our_norm(x, *scale_and_bias(x)),
+        lambda x: plain_norm(x, *scale_and_bias(x)),
+        2048,
+        9,
+        2,
+        3e-2,
+    ),
     "convolution by phases": Link(
         (), phases, partial(conv, dilation=4), 512, 7, 1, 6e-3, kernel=(3, 3, 512, 512)
     ),

@@ -24,7 +24,7 @@ class LossConfig:
 
     name: str = setting(
         "cross_entropy",
-        "loss of the main head: `cross_entropy`, or `ohem`, which divisors hard pixels only",
+        "loss of the main head: `cross_entropy`, or `ohem`, which counts hard pixels only",
         choices=lambda: LOSSES,
         local=True,
         old_name="ohem",
@@ -55,7 +55,7 @@ class LossConfig:
         """Sentences about settings that do not go together."""
         if self.class_weights is None or any(self.class_weights):
             return []
-        return ["config.loss.class_weights are all 0, so that no pixel divisors; make some of them larger"]
+        return ["config.loss.class_weights are all 0, so that no pixel counts; make some of them larger"]
 
     def complaints_for(self, num_classes: int) -> list[str]:
         """Sentences about settings that do not fit a data set of `num_classes` classes."""
@@ -141,8 +141,9 @@ def cross_entropy(
         weighted_pixel_losses, class_weights=class_weights, label_smoothing=label_smoothing
     )
     losses, weights = logits.each_pixel(weighted, labels)
-    over_all = average_over == "all" and class_weights is None
-    return Mean(losses.sum(), jnp.asarray(labels.size) if over_all else weights.sum())
+    if average_over == "labelled":
+        return Mean(losses.sum(), weights.sum())
+    return Mean(losses.sum(), _weight_of_all(weights, class_weights))
 
 
 def ohem_cross_entropy(
@@ -182,10 +183,13 @@ def ohem_cross_entropy(
     probability, losses, weights = logits.each_pixel(of_pixels, labels)
     hard = least_probable(probability, threshold, min_kept * labels.shape[0])
     if average_over == "labelled":
-        divisor = (weights * hard).sum()
-    else:
-        divisor = jnp.asarray(labels.size) if class_weights is None else weights.sum()
-    return Mean((losses * hard).sum(), divisor)
+        return Mean((losses * hard).sum(), (weights * hard).sum())
+    return Mean((losses * hard).sum(), _weight_of_all(weights, class_weights))
+
+
+def _weight_of_all(weights: Array, class_weights: tuple[float, ...] | None) -> Array:
+    """What "all" divides by: the number of pixels, or of class weights the sum of the labelled pixels'."""
+    return jnp.asarray(weights.size) if class_weights is None else weights.sum()
 
 
 def least_probable(

@@ -174,12 +174,12 @@ def make_train_step(
         metrics["parameter_norm"] = optax.tree.norm(params)
         new = {"params": params, "batch_stats": batch_stats}, buffers
         old = state.variables, state.optimizer
-        divisors = is_finite(metrics)
+        counts = is_finite(metrics)
         if withdrawn is not None:
             # XLA joins a float32 sum to the all-reduce of the gradients; `any` would be one of its own
             metrics[WITHDRAWN] = withdrawn.astype(jnp.float32).sum()
-            divisors &= metrics[WITHDRAWN] == 0
-        variables, buffers = jax.tree.map(functools.partial(jnp.where, divisors), new, old)
+            counts &= metrics[WITHDRAWN] == 0
+        variables, buffers = jax.tree.map(functools.partial(jnp.where, counts), new, old)
         return State(state.step + 1, variables, buffers), metrics
 
     return train_step
