@@ -75,8 +75,9 @@ def distinct_names(candidates: Sequence[Sequence[str]], endings: Sequence[str]) 
     """A name for the results of each image, so that no two results of a program are one file.
 
     An image gets the first of its candidates, or where a result of another image would be the same file, the
-    next one, as the other image does, and behind the last one its number, from 1. Names that differ only in
-    case, or in the normal form of their Unicode, are the same file on some systems.
+    next one, as the other image does, and behind the last one its number, from 1. A name with a number gives
+    way to one without. Names that differ only in case, or in the normal form of their Unicode, are the same
+    file on some systems.
 
     Args:
       candidates: of each image, the shortest name first.
@@ -90,12 +91,16 @@ def distinct_names(candidates: Sequence[Sequence[str]], endings: Sequence[str]) 
             return known[tried[image]]
         return f"{known[-1]}-{image + 1}" + (f"-{extra + 1}" if extra else "")
 
+    def giving_way(images: set[int]) -> set[int]:
+        numbered = {image for image in images if tried[image] >= len(candidates[image])}
+        return numbered or images
+
     while True:
         images_of: dict[str, set[int]] = {}
         for image in range(len(candidates)):
             for ending in endings:
                 images_of.setdefault(folded_name(name(image) + ending), set()).add(image)
-        clashing = {image for images in images_of.values() if len(images) > 1 for image in images}
+        clashing = {image for images in images_of.values() if len(images) > 1 for image in giving_way(images)}
         if not clashing:
             return [name(image) for image in range(len(candidates))]
         for image in clashing:

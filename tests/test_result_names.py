@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -45,6 +45,7 @@ PARTS = st.lists(LETTERS, min_size=1, max_size=3).map("".join)
     st.lists(st.lists(PARTS, min_size=1, max_size=3), max_size=8),
     st.sets(st.sampled_from(["", "-x", "-1", "-2-1"]), min_size=1),
 )
+@example([["a"], ["a"], ["a-1"]], {""})
 def test_all_results_have_names_of_their_own(candidates, endings):
     names = distinct_names(candidates, sorted(endings))
     assert len(names) == len(candidates)
