@@ -1,6 +1,6 @@
 """Everything that only a GPU can tell, in one command that may be cut off at any second.
 
-    python -m experiments.on_gpu --minutes 10 [--camvid DIR] [--results DIR] [--toy]
+    python -m experiments.on_gpu --minutes 10 [--camvid DIR] [--parts NAME,NAME] [--results DIR] [--toy]
 
 In this order, each part for a share of the time that is left, and none whose result for this GPU, these
 versions and these sources is there already; a part that was cut off goes on where it was:
@@ -44,6 +44,10 @@ from kernels.measure import ROOT, commit, sources, versions
 from kernels.whole_file import write_whole
 
 RESULTS = ROOT / "experiments" / "results"
+PARTS = (
+    *("gradients", "kernels", "bench", "blocks", "bench_tuned", "model_speed", "instance_speed"),
+    "camvid",
+)
 RESERVE = 5.0  # seconds for the summary
 GRACE = 10.0  # seconds in which a part may end by itself when its time is up
 CAMVID_PACKAGES = (
@@ -186,6 +190,14 @@ def folder_name(device: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", device).strip("-.")
 
 
+def part_names(text: str) -> list[str]:
+    """Names of parts as a flag gives them. Raises ArgumentTypeError."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(PARTS)}")
+    return names
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
     start = time.monotonic()
@@ -197,7 +209,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--camvid-run", type=pathlib.Path, help="default runs/camvid-GPU-NAME")
     parser.add_argument("--camvid-steps", type=int, help="of its schedule, where time is short")
     parser.add_argument("--results", type=pathlib.Path, default=RESULTS, help="folder of all GPUs' results")
-    parser.add_argument("--toy", action="store_true", help="all parts at tiny sizes, without a GPU")
+    parser.add_argument("--parts", type=part_names, help="NAME,NAME: these alone; default: all")
+    parser.add_argument("--toy", action="store_true", help="the parts at tiny sizes, without a GPU")
     flags = parser.parse_args(arguments)
     for name in ("camvid", "camvid_run", "results"):  # parts run in the repository
         if (path := getattr(flags, name)) is not None:
@@ -214,6 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     ran: list[str] = []
     for part in parts(folder, flags):
+        if flags.parts and part.name not in flags.parts:
+            continue
         left = deadline - time.monotonic() - RESERVE
         seconds = part.share * left
         if reason := reason_to_skip(part, folder, device, seconds, ran):
@@ -223,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"== {part.name}: at most {seconds:.0f} s of {left:.0f}", flush=True)
         print(f"== {part.name}: {run(part, seconds - GRACE)}", flush=True)
         write_whole(folder / "summary.md", summary.page(folder))
-    if not flags.camvid:
+    if not flags.camvid and (not flags.parts or "camvid" in flags.parts):
         print("== camvid is skipped: name the folder of CamVid by --camvid DIR", flush=True)
     write_whole(folder / "summary.md", summary.page(folder))
     print(summary.page(folder))

@@ -1,4 +1,5 @@
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -17,14 +18,14 @@ from experiments.speed.cases import Case
 from tests import helpers
 from tests.miniatures import write_camvid
 
-PARTS = ["gradients", "kernels", "bench", "blocks", "bench_tuned", "model_speed", "camvid"]
-PARTS += ["instance_speed"] * (importlib.util.find_spec("torchvision") is not None)
+PARTS = ["kernels", "model_speed", "camvid"]  # of the others, the tests of their programs run a toy
 # What a bare machine lacks; without them, only camvid cannot run.
 OURS = (*on_gpu.CAMVID_PACKAGES, "tensorflow_datasets", "array_record")
 
 
 def toy(folder, *arguments):
-    flags = ("--toy", "--camvid=camvid", "--camvid-run=run", "--results=results", *arguments)
+    flags = ["--toy", "--camvid=camvid", "--camvid-run=run", "--results=results"]
+    flags += [f"--parts={','.join(PARTS)}", *arguments]
     process = helpers.start("experiments.on_gpu", *flags, cwd=folder)
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
@@ -33,7 +34,7 @@ def toy(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """camvid/ with a test split, and what a toy run of all parts left in results/ and run/."""
+    """camvid/ with a test split, and what a toy run of `PARTS` left in results/ and run/."""
     folder = tmp_path_factory.mktemp("gpu")
     write_camvid(folder / "camvid", pictures=2)
     for kind in ("images", "labels"):
@@ -45,6 +46,42 @@ def folder(tmp_path_factory):
 def results_of(folder):
     (device,) = (folder / "results").iterdir()
     return device
+
+
+def all_parts(folder, *arguments):
+    """Of a run that finds new blocks; --camvid is `folder`."""
+    (folder / "blocks.json").touch()
+    flags = {"toy": False, "camvid": folder, "camvid_run": None, "camvid_steps": 5}
+    return list(on_gpu.parts(folder, argparse.Namespace(**flags | dict(arguments))))
+
+
+def test_the_names_of_parts_are_theirs(tmp_path, capsys):
+    assert [part.name for part in all_parts(tmp_path)] == list(on_gpu.PARTS)
+    assert on_gpu.part_names("camvid,bench") == ["camvid", "bench"]
+    with pytest.raises(SystemExit):
+        on_gpu.main(["--parts", "bench,nothing"])
+    assert "'nothing' is none of gradients, kernels, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_toy", [False, True])
+def test_every_program_knows_its_flags(is_toy, tmp_path, monkeypatch):
+    """A run on a GPU must not end at a flag that was renamed."""
+
+    class Parsed(Exception):
+        pass
+
+    parse = argparse.ArgumentParser.parse_args
+
+    def parsed(*arguments):
+        raise Parsed(parse(*arguments))
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
+    for part in all_parts(tmp_path, ("toy", is_toy)):
+        for module, *flags in part.commands:
+            with pytest.raises(Parsed) as found:
+                importlib.import_module(module).main([flag.format(minutes=1) for flag in flags])
+            assert found.value.args[0].toy == is_toy
+            assert found.value.args[0].output.name == f"{part.name}.json"
 
 
 def test_every_part_leaves_its_result(folder):
@@ -65,11 +102,7 @@ def test_every_part_leaves_its_result(folder):
 @pytest.mark.parametrize(
     ("result", "table", "lines", "cell"),
     [
-        ("gradients", "errors", 1, "| toy | float32 | "),
         ("kernels", "errors", 3, "| float16 | 1 of 1 | "),
-        ("bench", "times", 4, "| 1x9x7 | bfloat16 | forward+backward | "),
-        ("blocks", "times", None, "| backward | 16 bits | up to 16 | "),
-        ("bench_tuned", "times", 4, "| us | dtype | direction | triton_interpret | xla | floor |"),
         ("model_speed", "times", None, "| inference R-10 "),
         ("camvid", "scores", 1, f"| {camvid.TOY_STEPS} of {camvid.TOY_STEPS} | "),
     ],
@@ -126,7 +159,7 @@ def test_a_second_run_does_nothing_again(folder):
 
 def test_a_run_without_time_starts_nothing(folder):
     out = toy(folder, "--results=none", "--minutes=0.1")
-    for name in ("gradients", "kernels", "bench", "model_speed", "camvid"):
+    for name in PARTS:
         assert f"== {name} is skipped: it has " in out
     (device,) = (folder / "none").iterdir()
     assert [x.name for x in device.iterdir()] == ["summary.md"]
