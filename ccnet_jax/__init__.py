@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ccnet_jax.version import __version__
+from ccnet_jax.common.version import __version__
 
 if TYPE_CHECKING:
     from ccnet_jax import visualize

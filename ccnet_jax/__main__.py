@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 
 from ccnet_jax import command_line
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.fields import nearest
 from ccnet_jax.programs import PROGRAMS
-from ccnet_jax.settings import nearest
 
 
 def main(command: Sequence[str] | None = None) -> None:

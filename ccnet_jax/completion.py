@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Sequence
 
 from ccnet_jax import command_line, config_files
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.programs import KERNELS, PROGRAMS
 
 SHELLS = ("bash", "zsh")

@@ -14,16 +14,16 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.fields import Key, fits, is_optional, is_tuple, keys_of, nearest, plain, setting
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.settings import Key, fits, is_optional, is_tuple, keys_of, nearest, plain, setting
 from ccnet_jax.training.losses import LossConfig
 from ccnet_jax.training.optimizers import OptimizerConfig
 

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import cloudpickle
 import ml_collections
 
-from ccnet_jax.errors import UserError
-from ccnet_jax.settings import nearest
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.fields import nearest
 
 _PACKAGE = pathlib.Path(__file__).parent
 

@@ -9,8 +9,8 @@ does. A test fails while the table is out of date.
 import pathlib
 
 from ccnet_jax import command_line
+from ccnet_jax.common.errors import UserError, write_whole
 from ccnet_jax.config import key_table
-from ccnet_jax.errors import UserError, write_whole
 
 PAGE = pathlib.Path(__file__).parents[1] / "docs" / "train.md"  # only a checkout has it
 BEGIN, END = "<!-- keys: begin -->", "<!-- keys: end -->"

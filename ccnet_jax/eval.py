@@ -16,13 +16,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from ccnet_jax import command_line, compilation_cache, devices, outputs
+from ccnet_jax import command_line
 from ccnet_jax import config as configuration
+from ccnet_jax.common import compilation_cache, devices, outputs
+from ccnet_jax.common.errors import UserError, write_json
 from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import files_of
-from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.evaluation.metrics import without_nan
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.run.checkpoints import load_variables, variables_like

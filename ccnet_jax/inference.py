@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from ccnet_jax import devices
-from ccnet_jax.errors import UserError
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.pictures import read_picture
 from ccnet_jax.run import checkpoints

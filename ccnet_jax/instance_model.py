@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int32, Num, UInt8
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instance_batches import MULTIPLE, canvases, on_canvas, placed
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.detector import detect, detector
 from ccnet_jax.evaluation.evaluate_instances import in_picture
 from ccnet_jax.evaluation.instance_scores import mask_of

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.images import decode_image, read_bytes
-from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import check_images
 
 

@@ -23,16 +23,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ccnet_jax import command_line, compilation_cache, figures, outputs
+from ccnet_jax import command_line, figures
+from ccnet_jax.common import compilation_cache, outputs
+from ccnet_jax.common.errors import UserError, write_json
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.data.layouts import PICTURE_SUFFIXES
-from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.evaluation.instance_scores import runs_of
 from ccnet_jax.evaluation.prediction import NotFinite
 from ccnet_jax.inference import attention_map, load, with_loops
 from ccnet_jax.instance_model import InstanceModel
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.pictures import read_picture
-from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.semantic_model import Model
 

@@ -20,17 +20,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ccnet_jax import command_line, compilation_cache, config_files, devices
+from ccnet_jax import command_line, config_files
 from ccnet_jax import config as configuration
+from ccnet_jax.common import compilation_cache, devices
+from ccnet_jax.common.devices import say
+from ccnet_jax.common.errors import EndAfterSignal, UserError
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import Config
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import files_of
-from ccnet_jax.devices import say
-from ccnet_jax.errors import EndAfterSignal, UserError
 from ccnet_jax.evaluation.evaluate import DRAWN
 from ccnet_jax.hosts.join import joined
 from ccnet_jax.hosts.link import Link
-from ccnet_jax.progress import progress_bar
 from ccnet_jax.run.checkpoints import Checkpoints, OneHostFailed, set_damaged_aside
 from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.run.lock import locked_for_all_hosts

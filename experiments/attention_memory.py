@@ -21,9 +21,9 @@ import flax.linen as nn  # isort: skip
 import jax
 import jax.numpy as jnp
 
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.models.contexts.nonlocal_ import NonLocal
 from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
-from ccnet_jax.progress import progress_bar
 from experiments import markdown
 from kernels.measure import ROOT, result_head, resumed, sources, write_result
 

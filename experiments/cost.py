@@ -30,17 +30,17 @@ import jax  # isort: skip
 import jax.numpy as jnp
 
 from ccnet_jax import command_line, config_files
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import Config, parse
 from ccnet_jax.config_files import ConfigName
 from ccnet_jax.costs import memory
 from ccnet_jax.costs.flops import COUNTED, counted_attention, operations, total
 from ccnet_jax.costs.parts import training_operations
 from ccnet_jax.costs.sizes import class_count
-from ccnet_jax.errors import UserError
 from ccnet_jax.models.ccnet import ContextModule
 from ccnet_jax.models.contexts import ContextSettings
 from ccnet_jax.models.layers import REMAT
-from ccnet_jax.progress import progress_bar
 from experiments import markdown, published
 from kernels.measure import ROOT, result_head, resumed, sources, write_result
 

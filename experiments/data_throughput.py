@@ -34,14 +34,14 @@ import numpy as np
 from PIL import Image
 
 from ccnet_jax import command_line
+from ccnet_jax.common.labels import VOID
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.data import pipeline, prepare, transforms
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import cityscapes
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import decode_image
 from ccnet_jax.data.sources import FolderSource, LazySource, Location
-from ccnet_jax.labels import VOID
-from ccnet_jax.progress import progress_bar
 from experiments import markdown
 from kernels.measure import ROOT, cpu_name, result_head, resumed, sources, write_result
 from kernels.programs import result_file

@@ -19,10 +19,10 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from ccnet_jax import command_line
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.cityscapes import LABELS
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import label_pixels
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.instance_scores import pasted
 from ccnet_jax.evaluation.metrics import confusion_matrix, scores
 from ccnet_jax.inference import load

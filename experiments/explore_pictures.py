@@ -24,7 +24,7 @@ from typing import Any
 from PIL import Image
 
 from ccnet_jax import command_line
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from kernels.measure import ROOT
 
 RESULTS = ROOT / "experiments" / "results"

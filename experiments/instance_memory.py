@@ -11,11 +11,11 @@ import argparse
 from typing import Any
 
 from ccnet_jax import config_files
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import parse
 from ccnet_jax.config_files import ConfigName
 from ccnet_jax.costs import memory
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
-from ccnet_jax.progress import progress_bar
 from experiments import markdown
 from kernels import aot  # before JAX starts
 from kernels.measure import ROOT, result_head, resumed, sources, write_result

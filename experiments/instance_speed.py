@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.common.progress import progress_bar
 from experiments import markdown
 from experiments.model_speed import Session, in_turn
 from experiments.speed.cases import Case

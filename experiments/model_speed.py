@@ -32,7 +32,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.common.progress import progress_bar
 from experiments import markdown
 from experiments.speed.cases import CONTENDERS, SETUPS, Case, Setup
 from experiments.speed.worker import Failed, Worker

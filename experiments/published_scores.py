@@ -16,8 +16,8 @@ from typing import Any
 
 from ccnet_jax import command_line, convert
 from ccnet_jax import eval as evaluate
-from ccnet_jax.errors import UserError, read_json
-from ccnet_jax.progress import progress_bar, write_line
+from ccnet_jax.common.errors import UserError, read_json
+from ccnet_jax.common.progress import progress_bar, write_line
 from ccnet_jax.run import checksums
 from ccnet_jax.run.folder import RunFolder
 from experiments import markdown, published

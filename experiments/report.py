@@ -29,7 +29,7 @@ import sys
 from typing import Any
 
 from ccnet_jax import command_line
-from ccnet_jax.errors import UserError, write_whole
+from ccnet_jax.common.errors import UserError, write_whole
 from experiments import corrections, markdown, published
 from kernels.measure import ROOT
 

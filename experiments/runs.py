@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.run.folder import RunFolder
 from kernels.measure import ROOT
 

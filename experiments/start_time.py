@@ -19,8 +19,8 @@ import time
 from typing import Any
 
 from ccnet_jax import command_line
-from ccnet_jax.errors import UserError
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.run.folder import RunFolder
 from experiments import markdown
 from kernels.measure import ROOT, result_head, resumed, sources, write_result

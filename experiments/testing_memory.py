@@ -12,11 +12,11 @@ versions and sources. What compiling for a GPU needs is in `kernels.aot`.
 import argparse
 from typing import Any
 
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.costs.memory import plan_testing
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.progress import progress_bar
 from experiments import markdown
 from kernels import aot
 from kernels.measure import ROOT, result_head, resumed, sources, write_result

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from ccnet_jax import config as configuration
 from ccnet_jax import config_files
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.fields import is_optional, plain
 from ccnet_jax.config import KEYS, Config, parse
 from ccnet_jax.data.config import DataConfig
-from ccnet_jax.errors import UserError
 from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.settings import is_optional, plain
 from ccnet_jax.train import check_devices
 from tests.helpers import ROOT, load_config
 

@@ -7,8 +7,8 @@ import cv2
 import pytest
 
 from ccnet_jax import cost
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.costs import memory
-from ccnet_jax.errors import UserError
 from kernels import aot
 from tests.helpers import TINY_FLAGS, fresh_python
 

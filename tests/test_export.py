@@ -11,8 +11,8 @@ import pytest
 
 import ccnet_jax
 from ccnet_jax import export
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.errors import UserError
 from ccnet_jax.exporting import FORMATS, stablehlo
 from ccnet_jax.exporting.formats import Disagrees
 from ccnet_jax.run.folder import RunFolder

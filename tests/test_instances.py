@@ -12,9 +12,10 @@ from pycocotools import mask as coco_mask
 from safetensors.numpy import save_file
 
 import ccnet_jax
-from ccnet_jax import convert, devices, eval, predict, train, visualize
+from ccnet_jax import convert, eval, predict, train, visualize
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import preview
-from ccnet_jax.errors import UserError
 from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.detection.mask_rcnn import is_trained_where_frozen
 from ccnet_jax.run.checkpoints import load_variables, variables_like

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from ccnet_jax import figures, predict
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import UNKNOWN, VOID
 from ccnet_jax.data import pipeline, prepare
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_indices
 from ccnet_jax.data.sources import Location
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate import evaluate
-from ccnet_jax.labels import UNKNOWN, VOID
 from ccnet_jax.page.answers import Explorer, Question
 from ccnet_jax.page.networks import Network, Way
 from ccnet_jax.page.own_pictures import OwnPictures

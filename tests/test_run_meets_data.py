@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from ccnet_jax import eval, explore, train
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import numbered_names
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import numbered_names
 from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.programs import PROGRAMS
 from ccnet_jax.run.folder import RunFolder

@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
-from ccnet_jax import devices, train
-from ccnet_jax.errors import UserError
+from ccnet_jax import train
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.run.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.run.metric_log import MetricLog, points

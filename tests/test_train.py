@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 
-from ccnet_jax import devices, train
+from ccnet_jax import train
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.errors import UserError
 from ccnet_jax.models.config import build_network
 from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
 from ccnet_jax.run.folder import RunFolder

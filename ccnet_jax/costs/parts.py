@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import Config
 from ccnet_jax.costs.flops import COUNTED, Operations, counted_attention, operations
 from ccnet_jax.costs.sizes import training_size
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.detector import detect
 from ccnet_jax.models.statistics import part_of_a_batch
 from ccnet_jax.models.variables import Variables

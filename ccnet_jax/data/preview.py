@@ -13,7 +13,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ccnet_jax import command_line, figures, outputs
+from ccnet_jax import command_line, figures
+from ccnet_jax.common import outputs
+from ccnet_jax.common.labels import VOID
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.instances import InstanceSource
@@ -21,8 +24,6 @@ from ccnet_jax.data.sources import Source
 from ccnet_jax.data.statistics import class_table, evenly_spread, sizes_text
 from ccnet_jax.evaluation.instance_scores import pasted
 from ccnet_jax.figures.instances import instance_overlay
-from ccnet_jax.labels import VOID
-from ccnet_jax.progress import progress_bar
 from ccnet_jax.tasks import TASKS
 
 

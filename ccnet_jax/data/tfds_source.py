@@ -22,14 +22,14 @@ from array_record.python import array_record_data_source
 from tensorflow_datasets.core import example_parser, naming, read_only_builder
 from tensorflow_datasets.core.utils import file_utils, version
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes, numbered_palette
 from ccnet_jax.data.class_files import check_same_classes, read_class_file
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import DamagedPicture, decode_image, decode_indices, decode_sample
 from ccnet_jax.data.sources import NoClasses, OtherClasses
 from ccnet_jax.data.tiles import TiledPicture
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import Classes, numbered_palette
 
 _PREPARE = "python -m ccnet_jax.data.prepare"
 _OWN_CLASSES = "tensorflow_datasets.core.features."

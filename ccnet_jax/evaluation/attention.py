@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.variables import Variables
 from kernels import criss_cross_attention

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ccnet_jax.errors import UserError, first_line
+from ccnet_jax.common.errors import UserError, first_line
 from ccnet_jax.exporting.formats import Disagrees, Format
 from ccnet_jax.exporting.program import Program
 

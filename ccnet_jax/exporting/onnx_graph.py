@@ -15,9 +15,9 @@ import onnx
 from jax.extend.core import Literal
 from onnx import helper
 
+from ccnet_jax.common.version import __version__
 from ccnet_jax.exporting.onnx_rules import POINTWISE, RULES
 from ccnet_jax.exporting.onnx_values import OPSET, Graph, Value, onnx_type
-from ccnet_jax.version import __version__
 
 IR_VERSION = 8  # of the files' form: that of ONNX 1.13, which brought opset 18
 # Primitives that call a program: where it stands in their parameters.

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ccnet_jax.settings import setting
+from ccnet_jax.common.fields import setting
 
 _WAIT = 300  # seconds; a machine of a cloud takes two or three minutes to start
 _SILENCE = 60  # seconds; above the pauses of a loaded machine, and the others end within two minutes

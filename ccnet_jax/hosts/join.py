@@ -10,7 +10,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ccnet_jax.errors import EndsElsewhere, UserError, user_error_in
+from ccnet_jax.common.errors import EndsElsewhere, UserError, user_error_in
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.hosts.link import Link, leave
 from ccnet_jax.hosts.meeting import meet

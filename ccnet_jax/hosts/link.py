@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import NoReturn
 
-from ccnet_jax.errors import HostLost
+from ccnet_jax.common.errors import HostLost
 from ccnet_jax.hosts.agreement import Agreement, Poll
 from ccnet_jax.hosts.meeting import Peer
 from ccnet_jax.hosts.wire import Message

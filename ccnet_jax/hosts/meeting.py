@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 
-from ccnet_jax.errors import HostLost, UserError
+from ccnet_jax.common.errors import HostLost, UserError
 from ccnet_jax.hosts.place import Place
 from ccnet_jax.hosts.wire import Message, Wire
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.hosts.config import HostsConfig
 
 # Open MPI's name of what `mpirun` tells each process it starts, in every version. JAX 0.10 looks for

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from ccnet_jax import figures
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.figures.sizes import resized_label
 from ccnet_jax.instance_model import Instances
 from ccnet_jax.page.networks import Network, Programs, Way

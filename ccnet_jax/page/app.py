@@ -25,7 +25,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.page.answers import Explorer, Question
 from ccnet_jax.page.guard import Guard
 from ccnet_jax.page.networks import Way

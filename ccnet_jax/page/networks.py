@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.evaluation.attention import feature_at, inputs_of_loops, maps_of
 from ccnet_jax.figures import tints
 from ccnet_jax.inference import with_loops

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from ccnet_jax.errors import UserError, read_json
+from ccnet_jax.common.errors import UserError, read_json
 
 _FILE = "_METADATA"  # Orbax's list of the arrays
 

@@ -20,8 +20,8 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from ccnet_jax import devices
-from ccnet_jax.errors import UserError, first_line, writing
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError, first_line, writing
 from ccnet_jax.hosts.join import comes_from_others
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.run import checksums, weights_file

@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from ccnet_jax import outputs
-from ccnet_jax.compilation_cache import private, user_folder
-from ccnet_jax.errors import UserError, first_line, write_whole
+from ccnet_jax.common import outputs
+from ccnet_jax.common.compilation_cache import private, user_folder
+from ccnet_jax.common.errors import UserError, first_line, write_whole
 from ccnet_jax.run import checksums, weights_file
 
 PREFIX = "hf:"

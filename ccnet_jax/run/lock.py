@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import jax
 import psutil
 
-from ccnet_jax import devices
-from ccnet_jax.errors import UserError, writing
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError, writing
 from ccnet_jax.run.folder import RunFolder
 
 HEARTBEAT = 10.0  # seconds between two signs of life

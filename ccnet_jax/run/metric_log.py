@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from ccnet_jax.errors import UserError, write_whole, writing
+from ccnet_jax.common.errors import UserError, write_whole, writing
 from ccnet_jax.run.folder import RunFolder
 
 _EVENTS = "events.out.tfevents"  # how TensorBoard's files begin

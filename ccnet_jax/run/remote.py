@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ccnet_jax.compilation_cache import private, user_folder
-from ccnet_jax.errors import UserError, first_line
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.common.compilation_cache import private, user_folder
+from ccnet_jax.common.errors import UserError, first_line
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.run.checksums import SUMS
 from kernels.whole_file import whole_file, write_whole
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ccnet_jax.errors import UserError, write_whole
+from ccnet_jax.common.errors import UserError, write_whole
 from ccnet_jax.run.folder import RunFolder
 
 PATIENCE = 60  # seconds in which a network's file system shows a new file on all hosts

@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from ccnet_jax.errors import UserError, write_whole
+from ccnet_jax.common.errors import UserError, write_whole
 from ccnet_jax.models.variables import Variables
 
 NAME = "model.safetensors"

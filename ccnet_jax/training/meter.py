@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from ccnet_jax.errors import EndsElsewhere
+from ccnet_jax.common.errors import EndsElsewhere
 from ccnet_jax.training.step import GUARDED, WITHDRAWN, Metrics
 
 REMEMBERED = 101  # losses whose median is the usual one

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, PyTree, Shaped
 
-from ccnet_jax.devices import compiler_options
+from ccnet_jax.common.devices import compiler_options
 from ccnet_jax.training.means import Mean
 from kernels.criss_cross import device
 

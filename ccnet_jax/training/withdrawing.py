@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from jax.sharding import Mesh
 
-from ccnet_jax import devices
-from ccnet_jax.errors import UserError
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.training.meter import Withdrawn
 from ccnet_jax.training.step import WITHDRAWN, Batch
 from ccnet_jax.training.stopping import Stopped

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.run import checkpoints, hub, weights_file

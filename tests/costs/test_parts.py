@@ -1,12 +1,12 @@
 import jax
 import pytest
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.costs import parts, sizes
 from ccnet_jax.costs.flops import Operations
 from ccnet_jax.costs.roofline import bound
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import Location
-from ccnet_jax.errors import UserError
 from ccnet_jax.models.config import build_network
 from kernels.gpu import GPUS
 from tests.helpers import load_config

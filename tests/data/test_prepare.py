@@ -16,11 +16,11 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core.utils import file_utils
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import numbered_palette
 from ccnet_jax.data import pipeline, prepare
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.sources import Location, OtherClasses
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import numbered_palette
 from tests import helpers, miniatures
 
 SHARD_BYTES = 30_000  # two or three pictures of the miniatures
@@ -502,7 +502,7 @@ import os, pathlib, random, signal, sys, time
 from ccnet_jax.data import prepare, tfds_source
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.sources import Location
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 
 source, whole, killed = sys.argv[1:]
 data = DataConfig(name="camvid", dir=killed, source="tfds")

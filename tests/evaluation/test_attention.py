@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ccnet_jax import CCNet, visualize
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.semantic_model import Model
 from kernels import criss_cross_attention

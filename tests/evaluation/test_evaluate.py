@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from ccnet_jax import eval
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import VOID, Classes
 from ccnet_jax.data import pipeline
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate import evaluate
-from ccnet_jax.labels import VOID, Classes
 from ccnet_jax.run.folder import RunFolder
 from tests import helpers
 from tests.miniatures import write_camvid, write_cityscapes

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import export, lax
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.exporting.formats import Disagrees
 from ccnet_jax.exporting.program import PictureShape
 from tests.exporting.programs import SMALL, small_program

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from ccnet_jax import command_line
-from ccnet_jax.errors import HostLost, UserError
+from ccnet_jax.common.errors import HostLost, UserError
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.hosts.join import joined
 from ccnet_jax.hosts.meeting import meet

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.hosts.place import Place, find_place
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from ccnet_jax import config_files, devices, train
+from ccnet_jax import config_files, train
+from ccnet_jax.common import devices
 from ccnet_jax.config import parse
 from ccnet_jax.config_files import ConfigName
 from ccnet_jax.data.datasets import camvid

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import ccnet_jax
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets_instances import StreetsInstances
-from ccnet_jax.errors import UserError
 from ccnet_jax.instance_model import Instances
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.page.answers import Explorer, Question, objects_of, uppermost

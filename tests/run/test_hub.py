@@ -16,8 +16,8 @@ import safetensors.numpy
 import ccnet_jax
 from ccnet_jax import CCNet, share, train
 from ccnet_jax import eval as evaluate
+from ccnet_jax.common.errors import UserError, write_json
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.errors import UserError, write_json
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.run import hub as our_hub
 from ccnet_jax.run import weights_file

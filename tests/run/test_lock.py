@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.run import lock
 from ccnet_jax.run.lock import DEAD_AFTER, locked
 from tests.helpers import ROOT

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.run.metric_log import MetricLog, logged, points
 from tests.helpers import small_files_only

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.run import remote
 from ccnet_jax.run.checkpoints import Checkpoints, step_folder
 from ccnet_jax.run.folder import RunFolder

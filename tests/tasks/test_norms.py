@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from ccnet_jax import devices, train
+from ccnet_jax import train
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.costs.parts import training_operations
-from ccnet_jax.errors import UserError
 from ccnet_jax.models.backbones import BACKBONES, Backbone
 from ccnet_jax.models.contexts import CONTEXTS
 from ccnet_jax.run.folder import RunFolder

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax import devices
-from ccnet_jax.errors import EndsElsewhere, UserError, user_error_in
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import EndsElsewhere, UserError, user_error_in
 from ccnet_jax.training.means import Mean
 from ccnet_jax.training.meter import Meter
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer

@@ -13,10 +13,11 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from ccnet_jax import CCNet, convert, devices, train
+from ccnet_jax import CCNet, convert, train
 from ccnet_jax import config as configuration
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.errors import UserError
 from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS

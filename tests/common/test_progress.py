@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.common.progress import progress_bar
 
 
 class Terminal(io.StringIO):

@@ -7,7 +7,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from kernels.whole_file import obstacle
 
 LONGEST_NAME = 255  # bytes of a file's name on common file systems

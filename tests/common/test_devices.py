@@ -3,7 +3,7 @@ import os
 import jax
 import pytest
 
-from ccnet_jax import devices
+from ccnet_jax.common import devices
 
 
 @pytest.fixture(autouse=True)

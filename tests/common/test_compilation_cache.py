@@ -6,7 +6,8 @@ import sys
 import jax
 import pytest
 
-from ccnet_jax import compilation_cache, eval, predict, train
+from ccnet_jax import eval, predict, train
+from ccnet_jax.common import compilation_cache
 from tests.helpers import fresh_python
 
 START = """
