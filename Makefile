@@ -12,8 +12,8 @@ RUN := $(VENV)/bin/python
 DEV := .venv/$(VERSION)-dev
 LOWEST := .venv/$(VERSION)-lowest
 DEMO := runs/demo
-FAST := tests/test_floors.py tests/test_config.py tests/test_docs.py tests/common/test_progress.py tests/figures \
-  tests/run tests/training tests/experiments/test_report.py tests/data/test_sources.py tests/data/test_transforms.py \
+FAST := tests/test_floors.py tests/config/test_config.py tests/test_docs.py tests/common/test_progress.py \
+  tests/figures tests/run tests/training tests/experiments/test_report.py tests/data/test_sources.py tests/data/test_transforms.py \
   tests/exporting tests/page/test_app.py tests/page/test_uploads.py \
   tests/evaluation/test_metrics.py tests/evaluation/test_test_mode.py tests/evaluation/test_upsampling.py
 
@@ -42,7 +42,7 @@ lint: $(DEV)/.installed
 format: $(DEV)/.installed
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
-	$(DEV)/bin/python -m ccnet_jax.config_table
+	$(DEV)/bin/python -m ccnet_jax.config.config_table
 	$(DEV)/bin/python -m experiments.report
 
 setup: $(VENV)/.installed

@@ -14,10 +14,10 @@ import json
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from ccnet_jax import command_line
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, writing
 from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
 from ccnet_jax.costs import report, sizes
 from kernels.gpu import GPUS
 

@@ -16,11 +16,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from ccnet_jax import command_line
-from ccnet_jax import config as configuration
 from ccnet_jax.common import compilation_cache, devices, outputs
 from ccnet_jax.common.errors import UserError, write_json
-from ccnet_jax.config import Config
+from ccnet_jax.config import command_line
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import files_of

@@ -18,9 +18,9 @@ import importlib.util
 import socket
 from collections.abc import Sequence
 
-from ccnet_jax import command_line
 from ccnet_jax.common import compilation_cache
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import command_line
 from ccnet_jax.inference import load
 from ccnet_jax.page.answers import Explorer
 from ccnet_jax.page.guard import LOOPBACK

@@ -27,11 +27,11 @@ from collections.abc import Iterator, Sequence
 import jax
 import psutil
 
-from ccnet_jax import command_line
 from ccnet_jax.common import compilation_cache, outputs
 from ccnet_jax.common.errors import UserError, writing
 from ccnet_jax.common.progress import progress_bar, write_line
-from ccnet_jax.config import Config
+from ccnet_jax.config import command_line
+from ccnet_jax.config.config import Config
 from ccnet_jax.data.instance_batches import MULTIPLE, canvases
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.evaluation.test_mode import WHOLE

@@ -23,10 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ccnet_jax import command_line, figures
+from ccnet_jax import figures
 from ccnet_jax.common import compilation_cache, outputs
 from ccnet_jax.common.errors import UserError, write_json
 from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
 from ccnet_jax.data.layouts import PICTURE_SUFFIXES
 from ccnet_jax.evaluation.instance_scores import runs_of
 from ccnet_jax.evaluation.prediction import NotFinite

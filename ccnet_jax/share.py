@@ -15,10 +15,10 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
-from ccnet_jax import command_line
-from ccnet_jax import config as configuration
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, write_whole
+from ccnet_jax.config import command_line
+from ccnet_jax.config import config as configuration
 from ccnet_jax.run import hub, model_card, weights_file
 from ccnet_jax.run.checkpoints import load_arrays, step_folder
 from ccnet_jax.run.folder import LATEST, RunFolder

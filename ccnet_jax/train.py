@@ -20,13 +20,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ccnet_jax import command_line, config_files
-from ccnet_jax import config as configuration
 from ccnet_jax.common import compilation_cache, devices
 from ccnet_jax.common.devices import say
 from ccnet_jax.common.errors import EndAfterSignal, UserError
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.config import Config
+from ccnet_jax.config import command_line, config_files
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import files_of
 from ccnet_jax.evaluation.evaluate import DRAWN

@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from ccnet_jax import command_line, figures, inference
+from ccnet_jax import figures, inference
 from ccnet_jax.common.labels import VOID
 from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
 from ccnet_jax.data.sources import Source
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.semantic_model import Model

@@ -29,11 +29,11 @@ from kernels import aot  # before JAX starts
 import jax  # isort: skip
 import jax.numpy as jnp
 
-from ccnet_jax import command_line, config_files
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.config import Config, parse
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import command_line, config_files
+from ccnet_jax.config.config import Config, parse
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.costs import memory
 from ccnet_jax.costs.flops import COUNTED, counted_attention, operations, total
 from ccnet_jax.costs.parts import training_operations
@@ -67,7 +67,13 @@ RECOMPUTED = ("ade20k:mmseg-r50-512x512-80k", "cityscapes:mmseg-r101-769x769-80k
 GROWING = ("RCCA, 2 loops, fused", "RCCA, 2 loops, einsum", "Non-local", "PSP", "ASPP")
 # What the rows depend on.
 SOURCES = (
-    *("kernels", "configs", "ccnet_jax/config.py", "ccnet_jax/recipes.py", "experiments/cost.py"),
+    *(
+        "kernels",
+        "configs",
+        "ccnet_jax/config/config.py",
+        "ccnet_jax/config/recipes.py",
+        "experiments/cost.py",
+    ),
     *(f"ccnet_jax/{room}" for room in ("models", "training", "evaluation", "costs")),
 )
 MMSEG = [name for name in published.published_scores() if ":mmseg-" in name]

@@ -33,9 +33,9 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from ccnet_jax import command_line
 from ccnet_jax.common.labels import VOID
 from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
 from ccnet_jax.data import pipeline, prepare, transforms
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import cityscapes

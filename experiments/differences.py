@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from ccnet_jax import command_line
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import command_line
 from ccnet_jax.data.datasets.cityscapes import LABELS
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import label_pixels

@@ -23,8 +23,8 @@ from typing import Any
 
 from PIL import Image
 
-from ccnet_jax import command_line
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import command_line
 from kernels.measure import ROOT
 
 RESULTS = ROOT / "experiments" / "results"

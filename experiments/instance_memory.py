@@ -10,10 +10,10 @@ the rows of the same versions and sources. What compiling for a GPU needs is in 
 import argparse
 from typing import Any
 
-from ccnet_jax import config_files
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.config import parse
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import config_files
+from ccnet_jax.config.config import parse
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.costs import memory
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
 from experiments import markdown

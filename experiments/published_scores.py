@@ -14,10 +14,11 @@ import pathlib
 from decimal import Decimal
 from typing import Any
 
-from ccnet_jax import command_line, convert
+from ccnet_jax import convert
 from ccnet_jax import eval as evaluate
 from ccnet_jax.common.errors import UserError, read_json
 from ccnet_jax.common.progress import progress_bar, write_line
+from ccnet_jax.config import command_line
 from ccnet_jax.run import checksums
 from ccnet_jax.run.folder import RunFolder
 from experiments import markdown, published

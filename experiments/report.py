@@ -28,8 +28,8 @@ import re
 import sys
 from typing import Any
 
-from ccnet_jax import command_line
 from ccnet_jax.common.errors import UserError, write_whole
+from ccnet_jax.config import command_line
 from experiments import corrections, markdown, published
 from kernels.measure import ROOT
 

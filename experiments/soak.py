@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from ccnet_jax import command_line
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.run.metric_log import logged
 from experiments import markdown

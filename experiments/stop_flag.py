@@ -26,12 +26,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ccnet_jax import command_line
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.config import Config, parse
-from ccnet_jax.config_files import ConfigName, load
+from ccnet_jax.config import command_line
+from ccnet_jax.config.config import Config, parse
+from ccnet_jax.config.config_files import ConfigName, load
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.hosts.join import joined
 from ccnet_jax.tasks import TASKS

@@ -19,10 +19,10 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from ccnet_jax import command_line, config_files
-from ccnet_jax import config as configuration
-from ccnet_jax.config import Config
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import command_line, config_files
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.run.checkpoints import Checkpoints
 from ccnet_jax.run.folder import RunFolder

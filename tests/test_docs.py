@@ -20,16 +20,16 @@ import numpy as np
 import pytest
 import yaml
 
-from ccnet_jax import config as configuration
-from ccnet_jax import config_files
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config import config_files
+from ccnet_jax.config.config_files import ConfigName
+from ccnet_jax.config.programs import PROGRAMS
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import Location
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.hosts.place import Place, find_place
 from ccnet_jax.models.config import build_network
-from ccnet_jax.programs import PROGRAMS
 from ccnet_jax.training.losses import LOSSES
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.upsampled import UpsampledLogits

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ccnet_jax import completion, config_files
+from ccnet_jax.config import completion, config_files
 from ccnet_jax.data.datasets.streets import Streets
 from tests import helpers
 from tests.helpers import ROOT

@@ -5,8 +5,9 @@ import pytest
 from PIL import Image
 
 import ccnet_jax
-from ccnet_jax import command_line, predict
+from ccnet_jax import predict
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import command_line
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.pictures import read_picture
 from tests import helpers

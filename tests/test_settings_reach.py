@@ -14,7 +14,7 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Literal
 
 from ccnet_jax import train
-from ccnet_jax.config import KEYS, is_read_by
+from ccnet_jax.config.config import KEYS, is_read_by
 from ccnet_jax.costs.parts import variable_shapes
 from ccnet_jax.evaluation.detector import detect
 from ccnet_jax.run.checkpoints import Checkpoints

@@ -6,7 +6,7 @@ A room describes its settings in a dataclass of its own:
     class LossConfig:
         auxiliary_weight: float = setting(0.4, "weight of the auxiliary head's loss", at_least=0)
 
-`ccnet_jax.config` puts the dataclasses together and makes everything else from them.
+`ccnet_jax.config.config` puts the dataclasses together and makes everything else from them.
 """
 
 import dataclasses

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from ccnet_jax.config import Config
+from ccnet_jax.config.config import Config
 from ccnet_jax.costs.parts import batch_on_one_gpu, tested, training_step, variable_shapes
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows, window_starts
 from ccnet_jax.evaluation.test_mode import TestMode

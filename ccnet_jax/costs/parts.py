@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.config import Config
+from ccnet_jax.config.config import Config
 from ccnet_jax.costs.flops import COUNTED, Operations, counted_attention, operations
 from ccnet_jax.costs.sizes import training_size
 from ccnet_jax.evaluation.detector import detect

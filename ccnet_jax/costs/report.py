@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from ccnet_jax.config import Config
+from ccnet_jax.config.config import Config
 from ccnet_jax.costs import memory
 from ccnet_jax.costs.parts import (
     PARTS,

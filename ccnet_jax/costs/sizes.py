@@ -1,7 +1,7 @@
 """What a config says of the network's inputs and outputs, without the files of its data set."""
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.config import Config
+from ccnet_jax.config.config import Config
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
 from ccnet_jax.data.instance_batches import canvases

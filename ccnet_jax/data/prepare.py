@@ -44,11 +44,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 
-from ccnet_jax import command_line
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, write_json
 from ccnet_jax.common.labels import VOID, Classes
 from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_sample
 from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSplit, Source, files_of

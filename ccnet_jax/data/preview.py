@@ -13,11 +13,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ccnet_jax import command_line, figures
+from ccnet_jax import figures
 from ccnet_jax.common import outputs
 from ccnet_jax.common.labels import VOID
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.config import Config
+from ccnet_jax.config import command_line
+from ccnet_jax.config.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.data.sources import Source

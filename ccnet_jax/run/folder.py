@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ccnet_jax import config as configuration
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, read_json, write_json
 from ccnet_jax.common.labels import Classes
 from ccnet_jax.common.version import __version__
-from ccnet_jax.config import Config
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.run import hub, weights_file
 from ccnet_jax.run.remote import Remote, is_address

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ccnet_jax import config as configuration
 from ccnet_jax.common.errors import UserError, read_json
-from ccnet_jax.config import Config
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.run.metric_log import logged
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import Classes
-from ccnet_jax.config import Config
+from ccnet_jax.config.config import Config
 from ccnet_jax.data import instance_batches
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ccnet_jax.common.labels import Classes, numbered_names
-from ccnet_jax.config import Config
+from ccnet_jax.config.config import Config
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.fitting import fitted
 from ccnet_jax.data.sources import NoClasses, OtherClasses

@@ -5,10 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ccnet_jax import config as configuration
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import Classes
-from ccnet_jax.config import Config
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.sources import Source
 from ccnet_jax.data.stream import TrainBatches

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import jax
 
 from ccnet_jax.common.labels import Classes
-from ccnet_jax.config import Config
+from ccnet_jax.config.config import Config
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.evaluation.test_mode import TestMode

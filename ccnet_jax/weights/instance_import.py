@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from ccnet_jax import config_files
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import Classes, numbered_names, numbered_palette
-from ccnet_jax.config import Config, parse
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import config_files
+from ccnet_jax.config.config import Config, parse
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
 from ccnet_jax.models.detection.config import build_mask_rcnn
 from ccnet_jax.run.checkpoints import Checkpoints

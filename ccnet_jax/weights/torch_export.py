@@ -7,7 +7,7 @@ from flax import traverse_util
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import Classes
-from ccnet_jax.config import Config
+from ccnet_jax.config.config import Config
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.run import checkpoints

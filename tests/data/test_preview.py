@@ -1,9 +1,9 @@
 import cv2
 import numpy as np
 
-from ccnet_jax import config_files
-from ccnet_jax.config import Config, parse
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import config_files
+from ccnet_jax.config.config import Config, parse
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data import pipeline, preview, statistics
 from tests import helpers
 from tests.miniatures import scene, write_ade20k, write_camvid

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ccnet_jax import command_line
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import command_line
 from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.hosts.join import joined

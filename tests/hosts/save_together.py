@@ -12,8 +12,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from ccnet_jax import command_line
 from ccnet_jax.common import devices
+from ccnet_jax.config import command_line
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.hosts.join import joined
 from ccnet_jax.run.checkpoints import Checkpoints

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from ccnet_jax import command_line
 from ccnet_jax.common.errors import HostLost, UserError
+from ccnet_jax.config import command_line
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.hosts.join import joined
 from ccnet_jax.hosts.meeting import meet

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from ccnet_jax import config_files, train
+from ccnet_jax import train
 from ccnet_jax.common import devices
-from ccnet_jax.config import parse
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import config_files
+from ccnet_jax.config.config import parse
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data.datasets import camvid
 from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.models.config import build_network

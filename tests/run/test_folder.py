@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.config import to_dict
+from ccnet_jax.config.config import to_dict
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.run.folder import LATEST, RunFolder
 from kernels.whole_file import whole_file

@@ -14,14 +14,14 @@ import safetensors.numpy
 from flax import traverse_util
 
 from ccnet_jax import CCNet, convert, train
-from ccnet_jax import config as configuration
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.recipes import RECIPES
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.recipes import RECIPES
 from ccnet_jax.run import checkpoints
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import semantic

@@ -9,7 +9,7 @@ import pytest
 from absl import logging
 
 import ccnet_jax
-from ccnet_jax import command_line
+from ccnet_jax.config import command_line
 from tests import helpers
 
 

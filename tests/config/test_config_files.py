@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax import config as configuration
-from ccnet_jax import config_files
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config import config_files
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data import pipeline
 from ccnet_jax.models.config import build_network
 from ccnet_jax.training.optimizers import build_optimizer

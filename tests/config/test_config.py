@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccnet_jax import config as configuration
-from ccnet_jax import config_files
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.fields import is_optional, plain
-from ccnet_jax.config import KEYS, Config, parse
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config import config_files
+from ccnet_jax.config.config import KEYS, Config, parse
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.train import check_devices
@@ -59,7 +59,7 @@ def test_the_promised_keys_exist():
 
 def test_the_manuals_table_of_keys_is_not_stale():
     page = (ROOT / "docs" / "train.md").read_text()
-    assert configuration.key_table() in page, "run: python -m ccnet_jax.config_table"
+    assert configuration.key_table() in page, "run: python -m ccnet_jax.config.config_table"
 
 
 @pytest.mark.parametrize("name", config_files.names())

@@ -16,7 +16,7 @@ import ml_collections
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.fields import nearest
 
-_PACKAGE = pathlib.Path(__file__).parent
+_PACKAGE = pathlib.Path(__file__).parents[1]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Write the table of all config keys into the manual, between the two marks in docs/train.md.
 
-    python -m ccnet_jax.config_table
+    python -m ccnet_jax.config.config_table
 
 The table is made from the settings' own descriptions. Run this after a change of a setting; `make format`
 does. A test fails while the table is out of date.
@@ -8,11 +8,11 @@ does. A test fails while the table is out of date.
 
 import pathlib
 
-from ccnet_jax import command_line
 from ccnet_jax.common.errors import UserError, write_whole
-from ccnet_jax.config import key_table
+from ccnet_jax.config import command_line
+from ccnet_jax.config.config import key_table
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "train.md"  # only a checkout has it
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "train.md"  # only a checkout has it
 BEGIN, END = "<!-- keys: begin -->", "<!-- keys: end -->"
 
 
@@ -27,7 +27,7 @@ def with_table(page: str, table: str) -> str:
 
 def flags() -> command_line.Parser:
     """The command line."""
-    return command_line.Parser("ccnet_jax.config_table", __doc__)
+    return command_line.Parser("ccnet_jax.config.config_table", __doc__)
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
-from ccnet_jax import command_line, config_files
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.programs import KERNELS, PROGRAMS
+from ccnet_jax.config import command_line, config_files
+from ccnet_jax.config.programs import KERNELS, PROGRAMS
 
 SHELLS = ("bash", "zsh")
 # Flags, and arguments without one, whose values are configs; those of the others are files.
@@ -26,7 +26,7 @@ _ccnet_configs() { compgen -W '%s' -- "$1"; compgen -f -- "$1"; }
 
 def flags() -> command_line.Parser:
     """The command line."""
-    parser = command_line.Parser("ccnet_jax.completion", __doc__)
+    parser = command_line.Parser("ccnet_jax.config.completion", __doc__)
     parser.add_argument("shell", choices=SHELLS)
     return parser
 

@@ -13,12 +13,12 @@ from typing import Any, NoReturn
 
 from absl import logging
 
-from ccnet_jax import config_files
 from ccnet_jax.common.errors import EndAfterSignal, UserError, user_error_in
 from ccnet_jax.common.fields import nearest
 from ccnet_jax.common.version import __version__
-from ccnet_jax.config import Config, parse
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import config_files
+from ccnet_jax.config.config import Config, parse
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.hosts.link import end_process, leave
 from ccnet_jax.run.folder import LATEST, RunFolder
 from kernels.programs import ending_well, fail

@@ -14,7 +14,7 @@ PROGRAMS = {  # {name: (module, meaning)}
     "cost": ("ccnet_jax.cost", "what a config costs on a GPU, without one"),
     "preview": ("ccnet_jax.data.preview", "look at a data set as training sees it"),
     "prepare": ("ccnet_jax.data.prepare", "make a data set a TFDS one, for fast storage and many hosts"),
-    "completion": ("ccnet_jax.completion", "print what completes `ccnet` in a shell"),
+    "completion": ("ccnet_jax.config.completion", "print what completes `ccnet` in a shell"),
     "bench": (f"{KERNELS}.criss_cross.bench", "measure the attention op's backends"),
     "tune": (f"{KERNELS}.criss_cross.tune", "find the fastest block sizes of the GPU kernels"),
 }
