@@ -24,10 +24,10 @@ from ccnet_jax.config.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import files_of
+from ccnet_jax.engine.checkpoints import load_variables, variables_like
+from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.evaluation.metrics import without_nan
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.run.checkpoints import load_variables, variables_like
-from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.tasks import TASKS, run_data
 
 

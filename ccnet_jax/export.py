@@ -34,12 +34,12 @@ from ccnet_jax.config import command_line
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.instance_batches import MULTIPLE, canvases
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.test_mode import WHOLE
 from ccnet_jax.exporting import FORMATS, Format
 from ccnet_jax.exporting.program import PictureShape, Program, instance_program, semantic_program
 from ccnet_jax.inference import load
 from ccnet_jax.instance_model import InstanceModel
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.semantic_model import Model
 from ccnet_jax.weights.new_folder import new_folder
 from ccnet_jax.weights.values import check_numbers

@@ -12,10 +12,10 @@ from jaxtyping import Float32
 
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.engine import checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.pictures import read_picture
-from ccnet_jax.run import checkpoints
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.semantic_model import Model
 from ccnet_jax.tasks import TASKS
 

@@ -19,9 +19,10 @@ from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, write_whole
 from ccnet_jax.config import command_line
 from ccnet_jax.config import config as configuration
-from ccnet_jax.run import hub, model_card, weights_file
-from ccnet_jax.run.checkpoints import load_arrays, step_folder
-from ccnet_jax.run.folder import LATEST, RunFolder
+from ccnet_jax.engine import hub, weights_file
+from ccnet_jax.engine.checkpoints import load_arrays, step_folder
+from ccnet_jax.engine.folder import LATEST, RunFolder
+from ccnet_jax.weights import model_card
 
 
 def main(command: Sequence[str] | None = None) -> None:

@@ -29,27 +29,27 @@ from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import files_of
+from ccnet_jax.engine.checkpoints import Checkpoints, OneHostFailed, set_damaged_aside
+from ccnet_jax.engine.clock import StepClock
+from ccnet_jax.engine.folder import LATEST, RunFolder
+from ccnet_jax.engine.hosts.join import joined
+from ccnet_jax.engine.hosts.link import Link
+from ccnet_jax.engine.lock import locked_for_all_hosts
+from ccnet_jax.engine.meter import Meter, NotFinite, Withdrawn
+from ccnet_jax.engine.metric_log import MetricLog, is_evaluated
+from ccnet_jax.engine.save_rhythm import SaveRhythm
+from ccnet_jax.engine.shared import check_shared
+from ccnet_jax.engine.stopping import Stopped, StopSignal
+from ccnet_jax.engine.trace import Trace
+from ccnet_jax.engine.waiting import waiting
+from ccnet_jax.engine.withdrawing import withdrawing
 from ccnet_jax.evaluation.evaluate import DRAWN
-from ccnet_jax.hosts.join import joined
-from ccnet_jax.hosts.link import Link
-from ccnet_jax.run.checkpoints import Checkpoints, OneHostFailed, set_damaged_aside
-from ccnet_jax.run.folder import LATEST, RunFolder
-from ccnet_jax.run.lock import locked_for_all_hosts
-from ccnet_jax.run.metric_log import MetricLog, is_evaluated
-from ccnet_jax.run.shared import check_shared
-from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS, run_data
 from ccnet_jax.tasks.norms import check_norms
 from ccnet_jax.tasks.sentences import fitting, random_weights_warnings, remarks, sentences_for_updates
-from ccnet_jax.training.clock import StepClock
-from ccnet_jax.training.meter import Meter, NotFinite, Withdrawn
 from ccnet_jax.training.optimizers import build_optimizer
-from ccnet_jax.training.save_rhythm import SaveRhythm
 from ccnet_jax.training.schedules import build_schedule
 from ccnet_jax.training.step import State, make_initial_state, make_train_step, planned_bytes
-from ccnet_jax.training.stopping import Stopped, StopSignal
-from ccnet_jax.training.waiting import waiting
-from ccnet_jax.training.withdrawing import withdrawing
 from ccnet_jax.weights import pretrained
 from kernels.criss_cross import IMPLEMENTATIONS
 

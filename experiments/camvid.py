@@ -30,7 +30,7 @@ from ccnet_jax.common.labels import VOID
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
 from ccnet_jax.data.sources import Source
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.semantic_model import Model
 from ccnet_jax.tasks import run_data
 from experiments import markdown, runs

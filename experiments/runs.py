@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from kernels.measure import ROOT
 
 Cell = tuple[str, int]  # what is compared, and the seed

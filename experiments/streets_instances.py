@@ -15,7 +15,7 @@ import statistics
 from typing import Any
 
 from ccnet_jax.data.datasets.streets_instances import CONTEXT_CLASSES
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from experiments import markdown, runs
 from experiments.streets_context import mean_and_spread, with_commits
 from kernels.measure import ROOT, result_head, write_result

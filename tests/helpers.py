@@ -24,8 +24,8 @@ from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
 from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data.fitting import classes_of_source
-from ccnet_jax.run.checkpoints import Checkpoints
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.checkpoints import Checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.step import State
 from tests import compiling

@@ -27,8 +27,8 @@ from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.config.programs import PROGRAMS
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import Location
-from ccnet_jax.hosts.config import HostsConfig
-from ccnet_jax.hosts.place import Place, find_place
+from ccnet_jax.engine.hosts.config import HostsConfig
+from ccnet_jax.engine.hosts.place import Place, find_place
 from ccnet_jax.models.config import build_network
 from ccnet_jax.training.losses import LOSSES
 from ccnet_jax.training.optimizers import build_optimizer

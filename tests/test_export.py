@@ -13,9 +13,9 @@ import ccnet_jax
 from ccnet_jax import export
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets import Streets
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.exporting import FORMATS, stablehlo
 from ccnet_jax.exporting.formats import Disagrees
-from ccnet_jax.run.folder import RunFolder
 from tests.helpers import fresh_python, load_config, ran, write_run
 from tests.test_instances import SMALL as SMALL_INSTANCES
 

@@ -16,12 +16,12 @@ from ccnet_jax.data import pipeline, prepare
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_indices
 from ccnet_jax.data.sources import Location
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.evaluate import evaluate
 from ccnet_jax.page.answers import Explorer, Question
 from ccnet_jax.page.networks import Network, Way
 from ccnet_jax.page.own_pictures import OwnPictures
 from ccnet_jax.page.uploads import Limits
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.semantic_model import Model, Prediction
 from ccnet_jax.tasks import TASKS
 from tests import helpers

@@ -15,7 +15,7 @@ import pytest
 import ccnet_jax
 from ccnet_jax import eval as evaluation
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from tests import helpers
 from tests.miniatures import write_camvid
 

@@ -20,8 +20,8 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.outputs import distinct_names
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.evaluate import DRAWN, evaluate, result_names
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from tests import helpers, test_floors
 from tests.miniatures import scene, write, write_camvid, write_coco

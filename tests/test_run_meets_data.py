@@ -14,8 +14,8 @@ from ccnet_jax import eval, explore, train
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import numbered_names
 from ccnet_jax.config.programs import PROGRAMS
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.backbones import BACKBONES
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS, run_data
 from tests import helpers, test_floors
 from tests.miniatures import scene, write, write_coco

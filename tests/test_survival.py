@@ -15,12 +15,12 @@ import pytest
 from ccnet_jax import train
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.run.checkpoints import Checkpoints, load_arrays, step_folder
-from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.run.metric_log import MetricLog, points
+from ccnet_jax.engine.checkpoints import Checkpoints, load_arrays, step_folder
+from ccnet_jax.engine.folder import RunFolder
+from ccnet_jax.engine.metric_log import MetricLog, points
+from ccnet_jax.engine.stopping import Stopped, StopSignal
 from ccnet_jax.tasks import TASKS, sentences
 from ccnet_jax.tasks.sentences import fitting, sentences_for_updates
-from ccnet_jax.training.stopping import Stopped, StopSignal
 from tests.helpers import TINY, load_config
 from tests.miniatures import write_camvid
 

@@ -19,8 +19,8 @@ from ccnet_jax.common.version import __version__
 from ccnet_jax.config import config_files
 from ccnet_jax.config.config import Config, parse
 from ccnet_jax.config.config_files import ConfigName
-from ccnet_jax.hosts.link import end_process, leave
-from ccnet_jax.run.folder import LATEST, RunFolder
+from ccnet_jax.engine.folder import LATEST, RunFolder
+from ccnet_jax.engine.hosts.link import end_process, leave
 from kernels.programs import ending_well, fail
 
 LEAST_FILES = 128  # open at one time, for Python, JAX, a checkpoint and a few data workers

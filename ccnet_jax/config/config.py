@@ -19,8 +19,8 @@ from ccnet_jax.common.fields import Key, fits, is_optional, is_tuple, keys_of, n
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
+from ccnet_jax.engine.hosts.config import HostsConfig
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.hosts.config import HostsConfig
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.flavours import FLAVOURS

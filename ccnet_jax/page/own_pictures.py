@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.page.uploads import Gone
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import run_data
 
 MOST = 24  # pictures that the page offers

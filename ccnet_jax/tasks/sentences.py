@@ -10,9 +10,9 @@ import optax
 from ccnet_jax.common.devices import memory_limit
 from ccnet_jax.common.errors import UserError, first_line
 from ccnet_jax.config.config import Config
+from ccnet_jax.engine.meter import Meter, NotFinite
 from ccnet_jax.tasks.norms import single_values_refused
 from ccnet_jax.tasks.task import Task
-from ccnet_jax.training.meter import Meter, NotFinite
 
 
 def random_weights_warnings(config: Config, task: Task) -> list[str]:

@@ -16,9 +16,9 @@ from ccnet_jax.config import config_files
 from ccnet_jax.config.config import Config, parse
 from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
+from ccnet_jax.engine.checkpoints import Checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.detection.config import build_mask_rcnn
-from ccnet_jax.run.checkpoints import Checkpoints
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.weights.naming import Key, Naming, StateDict, is_counter

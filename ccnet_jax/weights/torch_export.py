@@ -8,10 +8,10 @@ from flax import traverse_util
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import Classes
 from ccnet_jax.config.config import Config
+from ccnet_jax.engine import checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.run import checkpoints
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights import tensor_files
 from ccnet_jax.weights.checkpoint_meta import written_meta
 from ccnet_jax.weights.naming import HEAD_NAMES, Naming

@@ -7,12 +7,12 @@ from flax import traverse_util
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config.config import Config
+from ccnet_jax.engine import checkpoints
+from ccnet_jax.engine.checkpoints import Checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.run import checkpoints
-from ccnet_jax.run.checkpoints import Checkpoints
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, read_meta

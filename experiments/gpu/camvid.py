@@ -16,8 +16,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ccnet_jax.run.checkpoints import Checkpoints
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.checkpoints import Checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from experiments import markdown
 from kernels.measure import result_head, resumed, sources, write_result
 from kernels.programs import result_file

@@ -9,7 +9,7 @@ from ccnet_jax.data import prepare, preview
 from ccnet_jax.data.datasets import camvid as camvid_data
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import Location
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from tests.helpers import load_config, ran
 from tests.miniatures import write_camvid, write_coco

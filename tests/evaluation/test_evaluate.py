@@ -10,8 +10,8 @@ from ccnet_jax import eval
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import VOID, Classes
 from ccnet_jax.data import pipeline
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.evaluate import evaluate
-from ccnet_jax.run.folder import RunFolder
 from tests import helpers
 from tests.miniatures import write_camvid, write_cityscapes
 

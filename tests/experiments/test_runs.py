@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from experiments import runs
 from tests.helpers import load_config
 

@@ -19,11 +19,11 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import config as configuration
 from ccnet_jax.config.recipes import RECIPES
 from ccnet_jax.data.datasets import DATASETS
+from ccnet_jax.engine import checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.run import checkpoints
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import semantic
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, data_set_of, read_meta

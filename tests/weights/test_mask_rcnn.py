@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 import ccnet_jax
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.weights.instance_import import (
     COCO_LABELS,
     INSTANCE_NAMES,
