@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ccnet_jax.common.version import __version__
 
 if TYPE_CHECKING:
-    from ccnet_jax import visualize
-    from ccnet_jax.inference import load
     from ccnet_jax.models.ccnet import CCNet
     from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
-    from ccnet_jax.semantic_model import Model
+    from ccnet_jax.tasks.semantic_model import Model
+    from ccnet_jax.weights import visualize
+    from ccnet_jax.weights.inference import load
     from kernels import criss_cross_attention
 
 __all__ = [
@@ -31,8 +31,8 @@ _MODULES = {
     "RCCA": "ccnet_jax.models.criss_cross",
     "CCNet": "ccnet_jax.models.ccnet",
     "CrissCrossAttention": "ccnet_jax.models.criss_cross",
-    "Model": "ccnet_jax.semantic_model",
-    "load": "ccnet_jax.inference",
+    "Model": "ccnet_jax.tasks.semantic_model",
+    "load": "ccnet_jax.weights.inference",
 }
 
 
@@ -61,5 +61,5 @@ def __getattr__(name: str) -> Any:
 
         return criss_cross_attention
     if name == "visualize":
-        return importlib.import_module("ccnet_jax.visualize")
+        return importlib.import_module("ccnet_jax.weights.visualize")
     raise AttributeError(f"module 'ccnet_jax' has no attribute {name!r}")

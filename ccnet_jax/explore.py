@@ -22,12 +22,12 @@ from ccnet_jax.common import compilation_cache
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import command_line
 from ccnet_jax.engine.folder import LATEST
-from ccnet_jax.inference import load
 from ccnet_jax.page.answers import Explorer
 from ccnet_jax.page.guard import LOOPBACK
 from ccnet_jax.page.networks import Network
 from ccnet_jax.page.own_pictures import OwnPictures
 from ccnet_jax.page.uploads import Limits
+from ccnet_jax.weights.inference import load
 
 PACKAGES = ("starlette", "uvicorn")
 MOST_RUNS = 2

@@ -45,8 +45,8 @@ from ccnet_jax.engine.waiting import waiting
 from ccnet_jax.engine.withdrawing import withdrawing
 from ccnet_jax.evaluation.evaluate import DRAWN
 from ccnet_jax.tasks import TASKS, run_data
+from ccnet_jax.tasks.messages import fitting, random_weights_warnings, remarks, sentences_for_updates
 from ccnet_jax.tasks.norms import check_norms
-from ccnet_jax.tasks.sentences import fitting, random_weights_warnings, remarks, sentences_for_updates
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.schedules import build_schedule
 from ccnet_jax.training.step import State, make_initial_state, make_train_step, planned_bytes

@@ -25,14 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from ccnet_jax import figures, inference
+from ccnet_jax import figures
 from ccnet_jax.common.labels import VOID
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
 from ccnet_jax.data.sources import Source
 from ccnet_jax.engine.folder import RunFolder
-from ccnet_jax.semantic_model import Model
 from ccnet_jax.tasks import run_data
+from ccnet_jax.tasks.semantic_model import Model
+from ccnet_jax.weights import inference
 from experiments import markdown, runs
 from kernels.measure import ROOT, result_head, write_result
 

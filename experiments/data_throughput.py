@@ -2,7 +2,7 @@
 
     python -m experiments.data_throughput [--workers 1 2] [--data-dir /path/to/cityscapes]
 
-Three contenders: this pipeline with the tiles that `data.prepare --tiles` writes, this pipeline with the
+Three contenders: this pipeline with the tiles that `prepare --tiles` writes, this pipeline with the
 folder of PNGs, and the DataLoader with the same folder. All decode, resize by 0.5 to 2, crop 512x1024 with at
 most 75 % of one class, flip, distort colours and pad; all hand over uint8 batches of 4 from the same number
 of worker processes. They run in turn, so that a change in the machine's speed meets all of a round.
@@ -33,10 +33,11 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from ccnet_jax import prepare
 from ccnet_jax.common.labels import VOID
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
-from ccnet_jax.data import pipeline, prepare, transforms
+from ccnet_jax.data import pipeline, transforms
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import cityscapes
 from ccnet_jax.data.datasets.streets import Streets

@@ -15,9 +15,10 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from ccnet_jax import figures, inference
+from ccnet_jax import figures
 from ccnet_jax.data.datasets.streets import CONTEXT_CLASSES, Streets
 from ccnet_jax.engine.folder import RunFolder
+from ccnet_jax.weights import inference
 from experiments import markdown, runs
 from kernels.measure import ROOT, result_head, write_result
 

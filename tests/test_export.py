@@ -82,7 +82,7 @@ def served(form, path, arguments, tmp_path, **environment):
 
 WANTED = """
 import sys, jax, numpy as np, ccnet_jax
-from ccnet_jax.semantic_model import Model
+from ccnet_jax.tasks.semantic_model import Model
 model, images = ccnet_jax.load(sys.argv[1]), np.load(sys.argv[2])
 probabilities = jax.jit(lambda model, images: jax.nn.softmax(Model.__call__(model, images)))(model, images)
 np.savez(sys.argv[3], classes=jax.jit(model)(images).argmax(-1), probabilities=probabilities)

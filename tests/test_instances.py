@@ -12,16 +12,16 @@ from pycocotools import mask as coco_mask
 from safetensors.numpy import save_file
 
 import ccnet_jax
-from ccnet_jax import convert, eval, predict, train, visualize
+from ccnet_jax import convert, eval, predict, preview, train
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.data import preview
 from ccnet_jax.engine.checkpoints import load_variables, variables_like
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.detection.mask_rcnn import is_trained_where_frozen
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tasks.sentences import random_weights_warnings
+from ccnet_jax.tasks.messages import random_weights_warnings
+from ccnet_jax.weights import visualize
 from tests import shared_programs
 from tests.helpers import load_config, ran
 from tests.miniatures import write_coco

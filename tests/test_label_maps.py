@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccnet_jax import figures, predict
+from ccnet_jax import figures, predict, prepare
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import UNKNOWN, VOID
-from ccnet_jax.data import pipeline, prepare
+from ccnet_jax.data import pipeline
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_indices
 from ccnet_jax.data.sources import Location
@@ -22,8 +22,8 @@ from ccnet_jax.page.answers import Explorer, Question
 from ccnet_jax.page.networks import Network, Way
 from ccnet_jax.page.own_pictures import OwnPictures
 from ccnet_jax.page.uploads import Limits
-from ccnet_jax.semantic_model import Model, Prediction
 from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks.semantic_model import Model, Prediction
 from tests import helpers
 from tests.miniatures import WRITERS, scene, write
 

@@ -9,7 +9,7 @@ from ccnet_jax import predict
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import command_line
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.pictures import read_picture
+from ccnet_jax.data.pictures import read_picture
 from tests import helpers
 from tests.miniatures import ORIENTATION, scene, write
 

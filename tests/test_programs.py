@@ -107,8 +107,8 @@ def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
         ("convert", "--source"),
         ("cost", "--inference"),
         ("explore", "--megapixels"),
-        ("data.preview", "--crops"),
-        ("data.prepare", "--shard-megabytes"),
+        ("preview", "--crops"),
+        ("prepare", "--shard-megabytes"),
     ],
 )
 def test_help(program, flag, folder):

@@ -295,8 +295,8 @@ ELSEWHERE = {
     "data.palette": "tests/data/datasets/test_folder.py",
     "data.val_share": "tests/data/datasets/test_folder.py",
     "data.skip_damaged": "tests/data/test_stream.py",
-    "data.source": "tests/data/test_prepare.py",
-    "data.features": "tests/data/test_prepare.py",
+    "data.source": "tests/test_prepare.py",
+    "data.features": "tests/test_prepare.py",
     "data.workers": "tests/data/test_pipeline.py",
 }
 

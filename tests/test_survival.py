@@ -19,8 +19,8 @@ from ccnet_jax.engine.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.metric_log import MetricLog, points
 from ccnet_jax.engine.stopping import Stopped, StopSignal
-from ccnet_jax.tasks import TASKS, sentences
-from ccnet_jax.tasks.sentences import fitting, sentences_for_updates
+from ccnet_jax.tasks import TASKS, messages
+from ccnet_jax.tasks.messages import fitting, sentences_for_updates
 from tests.helpers import TINY, load_config
 from tests.miniatures import write_camvid
 
@@ -247,7 +247,7 @@ def test_memory_that_is_planned_and_there_is_told(config, tmp_path, monkeypatch)
         return step
 
     monkeypatch.setattr(train, "make_train_step", without_memory)
-    monkeypatch.setattr(sentences, "memory_limit", lambda: 5_000_000)
+    monkeypatch.setattr(messages, "memory_limit", lambda: 5_000_000)
     told = r"allocating 5 bytes\.\): XLA plans \S+ GB, and the device has 0\.005 GB; lower --config"
     with pytest.raises(UserError, match=told) as error:
         train.train(config, RunFolder(tmp_path / "run"))

@@ -92,7 +92,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class FileSource(Source, Protocol):
-    """A `Source` that can also give each pair as the bytes of two files, as `data.prepare` needs them."""
+    """A `Source` that can also give each pair as the bytes of two files, as `prepare` needs them."""
 
     def read(self, index: int) -> tuple[bytes, bytes | None]:
         """The bytes of the picture's file and of its label's, None where there is no label."""

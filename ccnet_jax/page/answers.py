@@ -20,11 +20,11 @@ import numpy as np
 from ccnet_jax import figures
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.figures.sizes import resized_label
-from ccnet_jax.instance_model import Instances
 from ccnet_jax.page.networks import Network, Programs, Way
 from ccnet_jax.page.own_pictures import OwnPictures
 from ccnet_jax.page.uploads import SIGNATURES, Gone, Limits, Picture, Store, read_upload
-from ccnet_jax.semantic_model import Model, Prediction
+from ccnet_jax.tasks.instance_model import Instances
+from ccnet_jax.tasks.semantic_model import Model, Prediction
 
 _THUMBNAIL = 240  # pixels of the longer side
 _ROWS = 64  # of a picture, that are looked at together

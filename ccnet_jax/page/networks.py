@@ -10,11 +10,11 @@ import numpy as np
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.evaluation.attention import feature_at, inputs_of_loops, maps_of
 from ccnet_jax.figures import tints
-from ccnet_jax.inference import with_loops
-from ccnet_jax.instance_model import InstanceModel
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.page.uploads import Picture, Store
-from ccnet_jax.semantic_model import Model
+from ccnet_jax.tasks.instance_model import InstanceModel
+from ccnet_jax.tasks.semantic_model import Model
+from ccnet_jax.weights.inference import with_loops
 
 LOOPS = (0, 1, 2, 3)  # of RCCA, that the page offers; a network that was trained with more offers them too
 MOST_PROGRAMS = 48  # that stay compiled: each keeps megabytes; one more, and all are forgotten

@@ -19,10 +19,10 @@ from ccnet_jax.evaluation.detector import detector
 from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
 from ccnet_jax.evaluation.instance_scores import KINDS, table
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.instance_model import InstanceModel
 from ccnet_jax.models.detection.config import build_mask_rcnn
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, is_trained_where_frozen
 from ccnet_jax.models.variables import Variables
+from ccnet_jax.tasks.instance_model import InstanceModel
 from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.instance_losses import make_instance_loss
 from ccnet_jax.training.optimizers import IsTrained

@@ -19,7 +19,7 @@ from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.semantic_model import Model
+from ccnet_jax.tasks.semantic_model import Model
 from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import Loss

@@ -2,10 +2,9 @@
 
 import pytest
 
-from ccnet_jax import eval, train
+from ccnet_jax import eval, prepare, preview, train
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.data import prepare, preview
 from ccnet_jax.data.datasets import camvid as camvid_data
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import Location

@@ -17,10 +17,10 @@ from PIL import Image
 from ccnet_jax import figures
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.figures.sizes import resized
-from ccnet_jax.inference import attention_map, with_loops
 from ccnet_jax.page.guard import LOOPBACK
 from ccnet_jax.page.networks import Network, Way
 from ccnet_jax.page.uploads import TooLarge
+from ccnet_jax.weights.inference import attention_map, with_loops
 from tests.miniatures import ORIENTATION, scene
 
 EXTRA = "pip install -r requirements-dev.txt"

@@ -10,12 +10,12 @@ import pytest
 import ccnet_jax
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets_instances import StreetsInstances
-from ccnet_jax.instance_model import Instances
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.page.answers import Explorer, Question, objects_of, uppermost
 from ccnet_jax.page.networks import Network, Programs, Way
 from ccnet_jax.page.own_pictures import OwnPictures
 from ccnet_jax.page.uploads import Limits, Picture
+from ccnet_jax.tasks.instance_model import Instances
 from tests import helpers
 from tests.test_instances import SMALL
 

@@ -1,7 +1,7 @@
 import pytest
 
-from ccnet_jax.engine import model_card
 from ccnet_jax.engine.folder import RunFolder
+from ccnet_jax.weights import model_card
 from tests.helpers import load_config
 
 

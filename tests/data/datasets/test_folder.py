@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ccnet_jax import prepare
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.data import layouts, pipeline, prepare
+from ccnet_jax.data import layouts, pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS, folder
 from ccnet_jax.data.images import DamagedPicture

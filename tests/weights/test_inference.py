@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import ccnet_jax
-from ccnet_jax import pictures, visualize
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.data import pictures
 from ccnet_jax.data.datasets.streets import CLASSES, Streets
 from ccnet_jax.evaluation.prediction import predictor
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.inference import with_loops
+from ccnet_jax.weights import visualize
+from ccnet_jax.weights.inference import with_loops
 from tests import helpers
 from tests.miniatures import write
 

@@ -16,9 +16,10 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core.utils import file_utils
 
+from ccnet_jax import prepare
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import numbered_palette
-from ccnet_jax.data import pipeline, prepare
+from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.sources import Location, OtherClasses
 from tests import helpers, miniatures
@@ -693,7 +694,7 @@ def test_ctrl_c_is_not_lost_in_the_garbage_collector():
 
 def test_the_program_stopped_with_ctrl_c(tmp_path):
     arguments = ["--dataset=streets", "--out=out", "--split=train", "--shard-megabytes=1"]
-    process = helpers.start("ccnet_jax.data.prepare", *arguments, cwd=tmp_path)
+    process = helpers.start("ccnet_jax.prepare", *arguments, cwd=tmp_path)
     checksums = tmp_path / "out/streets/1.0.0.incomplete/checksums.json"
     deadline = time.monotonic() + 60
     while not (checksums.exists() and json.loads(checksums.read_text())["shards"]):
@@ -709,11 +710,11 @@ def test_the_program_stopped_with_ctrl_c(tmp_path):
 
 
 def test_the_program_tells_what_it_takes(tmp_path):
-    code, said, err = helpers.run("ccnet_jax.data.prepare", "--help", cwd=tmp_path)
+    code, said, err = helpers.run("ccnet_jax.prepare", "--help", cwd=tmp_path)
     assert code == 0, err
     assert "--verify" in said
     assert "{ade20k,camvid,cityscapes,folder,streets,voc2012}" in said
-    code, said, err = helpers.run("ccnet_jax.data.prepare", "--dataset=camvid", cwd=tmp_path)
+    code, said, err = helpers.run("ccnet_jax.prepare", "--dataset=camvid", cwd=tmp_path)
     assert code == 2
     assert err.startswith("error: the following arguments are required: --out")
 

@@ -12,12 +12,12 @@ from jaxtyping import Float32
 
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.data.pictures import read_picture
 from ccnet_jax.engine import checkpoints
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.attention import attention_maps
-from ccnet_jax.pictures import read_picture
-from ccnet_jax.semantic_model import Model
 from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks.semantic_model import Model
 
 
 def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Any:

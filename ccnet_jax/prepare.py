@@ -1,9 +1,9 @@
 """Make a folder data set a TFDS one: sharded ArrayRecord files, which are fast to read from any storage.
 
-    python -m ccnet_jax.data.prepare --dataset cityscapes --source FOLDER --out OUT [--split train,val]
+    python -m ccnet_jax.prepare --dataset cityscapes --source FOLDER --out OUT [--split train,val]
     python -m ccnet_jax.train --config cityscapes --config.data.source=tfds --config.data.dir=OUT
-    python -m ccnet_jax.data.prepare --dataset cityscapes --out OUT --verify
-    python -m ccnet_jax.data.prepare --dataset folder --source FOLDER --out OUT [--images PATTERN ...]
+    python -m ccnet_jax.prepare --dataset cityscapes --out OUT --verify
+    python -m ccnet_jax.prepare --dataset folder --source FOLDER --out OUT [--images PATTERN ...]
 
 Pictures and labels are kept as the bytes of their files, in the folder's order, after each pair was decoded
 and checked. A picture without a label, as in test splits, gets an 8-bit PNG that is 255 (void) everywhere,
@@ -604,7 +604,7 @@ def main(command: Sequence[str] | None = None) -> None:
 
 def flags() -> command_line.Parser:
     """The command line."""
-    parser = command_line.Parser("ccnet_jax.data.prepare", __doc__)
+    parser = command_line.Parser("ccnet_jax.prepare", __doc__)
     choices = [name for name, data_set in DATASETS.items() if data_set.task == "semantic"]
     parser.add_argument("--dataset", required=True, choices=choices, help="the data set")
     parser.add_argument("--source", help="its folder, as for data.dir in training; streets needs none")

@@ -1,6 +1,6 @@
 """Look at a config's data before training on it.
 
-    python -m ccnet_jax.data.preview --config NAME[:VARIANT] [--output FILE] [--config.KEY=VALUE]
+    python -m ccnet_jax.preview --config NAME[:VARIANT] [--output FILE] [--config.KEY=VALUE]
 
 Draws the first crops that training will see, augmented, each beside itself with its labels over it, and a
 legend; and prints how many pictures each split has, their sizes and how often each class occurs. Of instance
@@ -134,7 +134,7 @@ def main(command: Sequence[str] | None = None) -> None:
 
 def flags() -> command_line.Parser:
     """The command line."""
-    parser = command_line.Parser("ccnet_jax.data.preview", __doc__)
+    parser = command_line.Parser("ccnet_jax.preview", __doc__)
     parser.add_config()
     parser.add_argument("--output", default="preview.png", help="PNG file to write (default: %(default)s)")
     parser.add_argument(

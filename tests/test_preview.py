@@ -1,10 +1,11 @@
 import cv2
 import numpy as np
 
+from ccnet_jax import preview
 from ccnet_jax.config import config_files
 from ccnet_jax.config.config import Config, parse
 from ccnet_jax.config.config_files import ConfigName
-from ccnet_jax.data import pipeline, preview, statistics
+from ccnet_jax.data import pipeline, statistics
 from tests import helpers
 from tests.miniatures import scene, write_ade20k, write_camvid
 
@@ -47,14 +48,14 @@ def test_the_program_writes_a_sheet_and_prints_the_summary(tmp_path):
     arguments = ["--config=camvid", "--config.data.crop=(40, 48)"]
     output = "--output=sheets/camvid.png"
     code, out, err = helpers.run(
-        "ccnet_jax.data.preview", *arguments, "--config.data.dir=camvid", output, "--crops=3", cwd=tmp_path
+        "ccnet_jax.preview", *arguments, "--config.data.dir=camvid", output, "--crops=3", cwd=tmp_path
     )
     assert code == 0, err
     assert "camvid, train: 4 pictures" in out
     assert "96 x 64  4" in out
     sheet = cv2.imread(str(tmp_path / "sheets/camvid.png"))
     assert sheet.shape[1] > 3 * 2 * 48
-    code, out, err = helpers.run("ccnet_jax.data.preview", *arguments, "--config.data.dir=gone", cwd=tmp_path)
+    code, out, err = helpers.run("ccnet_jax.preview", *arguments, "--config.data.dir=gone", cwd=tmp_path)
     assert code == 2
     assert err.startswith("error: gone is not a folder; --config.data.dir for camvid must hold images/")
     assert err.count("\n") == 1
