@@ -14,7 +14,7 @@ LOWEST := .venv/$(VERSION)-lowest
 DEMO := runs/demo
 FAST := tests/test_floors.py tests/config/test_config.py tests/test_docs.py tests/common/test_progress.py \
   tests/figures tests/engine tests/training tests/experiments/test_report.py tests/data/test_sources.py \
-  tests/data/test_transforms.py tests/exporting tests/page/test_app.py tests/page/test_uploads.py \
+  tests/data/test_transforms.py tests/tools/exporting tests/tools/page/test_app.py tests/tools/page/test_uploads.py \
   tests/evaluation/test_metrics.py tests/evaluation/test_test_mode.py tests/evaluation/test_upsampling.py
 
 .PHONY: demo test test-fast test-lowest lint format setup clean check-python

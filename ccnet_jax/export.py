@@ -36,10 +36,10 @@ from ccnet_jax.data.instance_batches import MULTIPLE, canvases
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.test_mode import WHOLE
-from ccnet_jax.exporting import FORMATS, Format
-from ccnet_jax.exporting.program import PictureShape, Program, instance_program, semantic_program
 from ccnet_jax.tasks.instance_model import InstanceModel
 from ccnet_jax.tasks.semantic_model import Model
+from ccnet_jax.tools.exporting import FORMATS, Format
+from ccnet_jax.tools.exporting.program import PictureShape, Program, instance_program, semantic_program
 from ccnet_jax.weights.inference import load
 from ccnet_jax.weights.new_folder import new_folder
 from ccnet_jax.weights.values import check_numbers

@@ -34,13 +34,13 @@ from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line, config_files
 from ccnet_jax.config.config import Config, parse
 from ccnet_jax.config.config_files import ConfigName
-from ccnet_jax.costs import memory
-from ccnet_jax.costs.flops import COUNTED, counted_attention, operations, total
-from ccnet_jax.costs.parts import training_operations
-from ccnet_jax.costs.sizes import class_count
 from ccnet_jax.models.ccnet import ContextModule
 from ccnet_jax.models.contexts import ContextSettings
 from ccnet_jax.models.layers import REMAT
+from ccnet_jax.tools.costs import memory
+from ccnet_jax.tools.costs.flops import COUNTED, counted_attention, operations, total
+from ccnet_jax.tools.costs.parts import training_operations
+from ccnet_jax.tools.costs.sizes import class_count
 from experiments import markdown, published
 from kernels.measure import ROOT, result_head, resumed, sources, write_result
 
@@ -74,7 +74,7 @@ SOURCES = (
         "ccnet_jax/config/recipes.py",
         "experiments/cost.py",
     ),
-    *(f"ccnet_jax/{room}" for room in ("models", "training", "evaluation", "costs")),
+    *(f"ccnet_jax/{room}" for room in ("models", "training", "evaluation", "tools/costs")),
 )
 MMSEG = [name for name in published.published_scores() if ":mmseg-" in name]
 

@@ -14,8 +14,8 @@ from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import config_files
 from ccnet_jax.config.config import parse
 from ccnet_jax.config.config_files import ConfigName
-from ccnet_jax.costs import memory
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
+from ccnet_jax.tools.costs import memory
 from experiments import markdown
 from kernels import aot  # before JAX starts
 from kernels.measure import ROOT, result_head, resumed, sources, write_result

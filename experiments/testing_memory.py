@@ -13,10 +13,10 @@ import argparse
 from typing import Any
 
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.costs.memory import plan_testing
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.flavours import FLAVOURS
+from ccnet_jax.tools.costs.memory import plan_testing
 from experiments import markdown
 from kernels import aot
 from kernels.measure import ROOT, result_head, resumed, sources, write_result
@@ -24,7 +24,7 @@ from kernels.measure import ROOT, result_head, resumed, sources, write_result
 PATH = ROOT / "experiments" / "results" / "testing_memory.json"
 # What the rows depend on.
 SOURCES = (
-    *("kernels", "ccnet_jax/models", "ccnet_jax/evaluation", "ccnet_jax/costs"),
+    *("kernels", "ccnet_jax/models", "ccnet_jax/evaluation", "ccnet_jax/tools/costs"),
     "experiments/testing_memory.py",
 )
 PICTURE = (1024, 2048)

@@ -8,7 +8,7 @@ import pytest
 from ccnet_jax import explore
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.page.own_pictures import OwnPictures
+from ccnet_jax.tools.page.own_pictures import OwnPictures
 from tests import helpers
 
 

@@ -14,8 +14,8 @@ from ccnet_jax import export
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.engine.folder import RunFolder
-from ccnet_jax.exporting import FORMATS, stablehlo
-from ccnet_jax.exporting.formats import Disagrees
+from ccnet_jax.tools.exporting import FORMATS, stablehlo
+from ccnet_jax.tools.exporting.formats import Disagrees
 from tests.helpers import fresh_python, load_config, ran, write_run
 from tests.test_instances import SMALL as SMALL_INSTANCES
 
@@ -90,7 +90,7 @@ np.savez(sys.argv[3], classes=jax.jit(model)(images).argmax(-1), probabilities=p
 
 
 def test_a_process_with_jax_alone_computes_every_bit_of_the_model(runs, tmp_path):
-    """As XLA compiles for users: see exporting/test_stablehlo.py."""
+    """As XLA compiles for users: see tools/exporting/test_stablehlo.py."""
     path, pictures, results = (str(tmp_path / name) for name in ("a.stablehlo", "pictures.npy", "wanted.npz"))
     out = fresh_python(
         "-m",

@@ -18,12 +18,12 @@ from ccnet_jax.data.images import decode_indices
 from ccnet_jax.data.sources import Location
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.evaluate import evaluate
-from ccnet_jax.page.answers import Explorer, Question
-from ccnet_jax.page.networks import Network, Way
-from ccnet_jax.page.own_pictures import OwnPictures
-from ccnet_jax.page.uploads import Limits
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tasks.semantic_model import Model, Prediction
+from ccnet_jax.tools.page.answers import Explorer, Question
+from ccnet_jax.tools.page.networks import Network, Way
+from ccnet_jax.tools.page.own_pictures import OwnPictures
+from ccnet_jax.tools.page.uploads import Limits
 from tests import helpers
 from tests.miniatures import WRITERS, scene, write
 

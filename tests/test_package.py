@@ -47,7 +47,7 @@ def test_it_holds_every_module_inside_one_package(site):
     wanted |= {f"ccnet_jax/{name}" for top in ("kernels", "configs") for name in modules(ROOT / top, ROOT)}
     assert modules(site, site) == wanted
     assert (site / "ccnet_jax" / "kernels" / "gpus" / "h200.txtpb").is_file()
-    page = pathlib.Path("ccnet_jax/page/static")
+    page = pathlib.Path("ccnet_jax/tools/page/static")
     assert {path.name for path in (site / page).iterdir()} == {path.name for path in (ROOT / page).iterdir()}
 
 

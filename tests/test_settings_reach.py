@@ -15,11 +15,11 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from ccnet_jax import train
 from ccnet_jax.config.config import KEYS, is_read_by
-from ccnet_jax.costs.parts import variable_shapes
 from ccnet_jax.engine.checkpoints import Checkpoints
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.detector import detect
 from ccnet_jax.tasks import TASKS, semantic
+from ccnet_jax.tools.costs.parts import variable_shapes
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.step import GUARDED, State, initial_state, split_batch
 from tests.helpers import ROOT, TINY, load_config
