@@ -19,7 +19,7 @@ from ccnet_jax.common.errors import UserError, writing
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
 from ccnet_jax.tools.costs import report, sizes
-from kernels.gpu import GPUS
+from kernels.bench.gpu import GPUS
 
 
 def main(command: Sequence[str] | None = None) -> None:

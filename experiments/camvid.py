@@ -35,7 +35,7 @@ from ccnet_jax.tasks import run_data
 from ccnet_jax.tasks.semantic_model import Model
 from ccnet_jax.weights import inference
 from experiments import markdown, runs
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 RESULTS = ROOT / "experiments" / "results"
 CONFIG, SPLIT = "camvid:small", "test"

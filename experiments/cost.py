@@ -13,7 +13,7 @@ Four parts, of which each takes minutes:
 Operations are counted from the traced program, with criss-cross attention by its definition. Memory is what
 XLA plans for an H200. Writes experiments/results/cost.json after every row; started again, it keeps the rows
 of the same versions and sources and makes those that are missing. One part alone is made only if the others
-are of the same versions and sources, too. What compiling for a GPU needs is in `kernels.aot`.
+are of the same versions and sources, too. What compiling for a GPU needs is in `kernels.bench.aot`.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import json
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from kernels import aot  # before JAX starts
+from kernels.bench import aot  # before JAX starts
 
 import jax  # isort: skip
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ from ccnet_jax.tools.costs.flops import COUNTED, counted_attention, operations, 
 from ccnet_jax.tools.costs.parts import training_operations
 from ccnet_jax.tools.costs.sizes import class_count
 from experiments import markdown, published
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "cost.json"
 GPU = "h200"

@@ -44,8 +44,8 @@ from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import decode_image
 from ccnet_jax.data.sources import FolderSource, LazySource, Location
 from experiments import markdown
-from kernels.measure import ROOT, cpu_name, result_head, resumed, sources, write_result
-from kernels.programs import result_file
+from kernels.bench.measure import ROOT, cpu_name, result_head, resumed, sources, write_result
+from kernels.bench.programs import result_file
 
 RESULTS = ROOT / "experiments" / "results"
 COMPARED_WITH = ("torch", "opencv-python-headless", "imagecodecs", "pillow")

@@ -29,7 +29,7 @@ from ccnet_jax.models.layers import resize_bilinear
 from ccnet_jax.tasks.semantic_model import Model
 from ccnet_jax.weights.inference import load
 from experiments import markdown
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 PATH = ROOT / "experiments" / "results" / "differences.json"
 RATIOS = (0.75, 1.25, 1.5)

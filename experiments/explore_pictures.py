@@ -25,7 +25,7 @@ from PIL import Image
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import command_line
-from kernels.measure import ROOT
+from kernels.bench.measure import ROOT
 
 RESULTS = ROOT / "experiments" / "results"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

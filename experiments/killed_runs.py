@@ -32,7 +32,7 @@ from ccnet_jax.engine.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.metric_log import is_evaluated, logged, points
 from experiments import markdown
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "killed_runs.json"
 EVAL_EVERY = 8

@@ -22,7 +22,7 @@ from ccnet_jax.config import command_line
 from ccnet_jax.engine import checksums
 from ccnet_jax.engine.folder import RunFolder
 from experiments import markdown, published
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 PATH = ROOT / "experiments" / "results" / "published_scores.json"
 SPLIT = "val"

@@ -8,7 +8,7 @@ from typing import Any
 
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.engine.folder import RunFolder
-from kernels.measure import ROOT
+from kernels.bench.measure import ROOT
 
 Cell = tuple[str, int]  # what is compared, and the seed
 

@@ -27,7 +27,7 @@ from ccnet_jax.config import command_line
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.metric_log import logged
 from experiments import markdown
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 PATH = ROOT / "experiments" / "results" / "soak.json"
 SETTINGS: dict[str, Any] = {

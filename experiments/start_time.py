@@ -23,7 +23,7 @@ from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
 from ccnet_jax.engine.folder import RunFolder
 from experiments import markdown
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "start_time.json"
 CONFIG = "demo"

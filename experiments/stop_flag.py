@@ -38,7 +38,7 @@ from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.step import WITHDRAWN, make_initial_state, make_train_step
 from experiments import markdown
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 PATH = ROOT / "experiments" / "results" / "stop_flag.json"
 WAYS = {

@@ -9,7 +9,7 @@ import pytest
 from ccnet_jax import cost
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.tools.costs import memory
-from kernels import aot
+from kernels.bench import aot
 from tests.helpers import TINY_FLAGS, fresh_python
 
 TINY = ["demo", "--config.data.crop=64,64", "--batch=2"]

@@ -500,7 +500,8 @@ def test_splits_are_those_that_are_there_or_asked_for(folders, out, tmp_path, ca
 
 KILLS = """
 import os, pathlib, random, signal, sys, time
-from ccnet_jax.data import prepare, tfds_source
+from ccnet_jax import prepare
+from ccnet_jax.data import tfds_source
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.sources import Location
 from ccnet_jax.common.errors import UserError

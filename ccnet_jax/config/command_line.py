@@ -21,7 +21,7 @@ from ccnet_jax.config.config import Config, parse
 from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.engine.hosts.link import end_process, leave
-from kernels.programs import ending_well, fail
+from kernels.bench.programs import ending_well, fail
 
 LEAST_FILES = 128  # open at one time, for Python, JAX, a checkpoint and a few data workers
 MOST_FILES = 65536  # more are not asked for: programs that JAX starts may look at each
@@ -214,8 +214,8 @@ def interrupted_at_once() -> Iterator[None]:
 def run(main: Callable[[], Any]) -> None:
     """Run a program; a user's mistake becomes one sentence and its exit code, without a traceback.
 
-    So do faults of the output and the device, see `kernels.programs.ending_well`. Ctrl-C ends it with exit
-    code 130.
+    So do faults of the output and the device, see `kernels.bench.programs.ending_well`. Ctrl-C ends it with
+    exit code 130.
     """
     logging.set_verbosity(logging.FATAL)  # Orbax reports files and tracebacks below; we tell in sentences
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of the start, see `ccnet_jax`

@@ -15,6 +15,6 @@ PROGRAMS = {  # {name: (module, meaning)}
     "preview": ("ccnet_jax.preview", "look at a data set as training sees it"),
     "prepare": ("ccnet_jax.prepare", "make a data set a TFDS one, for fast storage and many hosts"),
     "completion": ("ccnet_jax.config.completion", "print what completes `ccnet` in a shell"),
-    "bench": (f"{KERNELS}.criss_cross.bench", "measure the attention op's backends"),
-    "tune": (f"{KERNELS}.criss_cross.tune", "find the fastest block sizes of the GPU kernels"),
+    "bench": (f"{KERNELS}.bench.__main__", "measure the attention op's backends"),
+    "tune": (f"{KERNELS}.bench.tune", "find the fastest block sizes of the GPU kernels"),
 }

@@ -22,8 +22,8 @@ from ccnet_jax.config.config import Config
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.engine import hub, weights_file
 from ccnet_jax.engine.remote import Remote, is_address
+from kernels.bench.measure import result_head
 from kernels.criss_cross import IMPLEMENTATIONS
-from kernels.measure import result_head
 from kernels.whole_file import fragments
 
 LATEST = pathlib.Path("runs/latest")  # a link to the newest run

@@ -17,7 +17,7 @@ for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME
     os.environ.pop(name, None)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 import jax, jax.numpy as jnp
-from ccnet_jax import compilation_cache
+from ccnet_jax.common import compilation_cache
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event.endswith("cache_hits")))
 compilation_cache.turn_on()

@@ -17,9 +17,9 @@ from ccnet_jax.models.upsampling import Upsampling, upsampling_matrices
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tools.costs.parts import batch_on_one_gpu, tested, training_step, variable_shapes
-from kernels import aot
-from kernels.aot import Report
-from kernels.gpu import GPUS
+from kernels.bench import aot
+from kernels.bench.aot import Report
+from kernels.bench.gpu import GPUS
 
 # Of a GPU's memory: the CUDA context, cuDNN's scratch memory and what the allocator cannot use.
 RESERVE = 0.06

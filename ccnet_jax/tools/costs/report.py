@@ -17,7 +17,7 @@ from ccnet_jax.tools.costs.parts import (
 )
 from ccnet_jax.tools.costs.roofline import bound
 from ccnet_jax.tools.costs.sizes import class_count, training_size
-from kernels.gpu import GPUS
+from kernels.bench.gpu import GPUS
 
 CHARTS = (".png", ".pdf", ".svg")  # suffixes of the files that `plot` writes
 # {name: text, number or dictionary}, as JSON has it

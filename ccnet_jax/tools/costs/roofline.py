@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kernels.gpu import Gpu
+from kernels.bench.gpu import Gpu
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ import pytest
 
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.tools.costs import memory
-from kernels import aot
-from kernels.gpu import GPUS
+from kernels.bench import aot
+from kernels.bench.gpu import GPUS
 
 
 def search(limit, first, planned):

@@ -8,7 +8,7 @@ from ccnet_jax.models.config import build_network
 from ccnet_jax.tools.costs import parts, sizes
 from ccnet_jax.tools.costs.flops import Operations
 from ccnet_jax.tools.costs.roofline import bound
-from kernels.gpu import GPUS
+from kernels.bench.gpu import GPUS
 from tests.helpers import load_config
 
 TINY = {"model__depth": 10, "model__width": 0.125, "data__crop": (64, 64)}

@@ -1,7 +1,7 @@
 import pytest
 
 from ccnet_jax.tools.costs import memory, report
-from kernels.aot import Report
+from kernels.bench.aot import Report
 from tests.helpers import load_config
 
 HLO = "ENTRY %main (x: f32[1]) -> f32[1] {\n  ROOT %x = f32[1] parameter(0)\n}"

@@ -4,9 +4,11 @@ import math
 import jax.numpy as jnp
 import pytest
 
-from kernels.criss_cross import bench, blocks, device, tune
-from kernels.criss_cross.bench_cases import DTYPES, Size
-from kernels.criss_cross.bench_limits import Limits, Work, least_work
+from kernels.bench import __main__ as bench
+from kernels.bench import tune
+from kernels.bench.bench_cases import DTYPES, Size
+from kernels.bench.bench_limits import Limits, Work, least_work
+from kernels.criss_cross import blocks, device
 from kernels.criss_cross.blocks import Blocks, power_of_two
 
 POSITIVE = ("median_us", "p25_us", "p75_us", "rounds", "bytes", "operations", "floor_us", "memory_bytes")

@@ -7,8 +7,8 @@ import sys
 import jax
 import pytest
 
-from kernels.criss_cross import bench
-from kernels.programs import ending_well, no_device, result_file
+from kernels.bench import __main__ as bench
+from kernels.bench.programs import ending_well, no_device, result_file
 
 
 @pytest.mark.parametrize("buffering", [1, -1])  # each line is written at once, or all at the end

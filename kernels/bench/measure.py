@@ -19,7 +19,7 @@ import jax
 
 from kernels.whole_file import write_whole
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 _NO_RESULTS = ":(exclude)experiments/results"  # in git's words
 

@@ -1,6 +1,6 @@
 """Finds the fastest `Blocks` of the Triton kernels on this GPU and prints rows for `blocks.TABLE`.
 
-    python -m kernels.criss_cross.tune [--shapes 8x97x97,2x128x256] [--dtypes bfloat16,float32] [--toy]
+    python -m kernels.bench.tune [--shapes 8x97x97,2x128x256] [--dtypes bfloat16,float32] [--toy]
 
 For every line length among the shapes, every dtype and both directions, it compiles all sensible candidates,
 times each one shortly, and then times the best of them beside the default for longer. Ctrl-C ends early and
@@ -24,10 +24,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.criss_cross import bench, bench_cases, device, pallas_triton
-from kernels.criss_cross.bench_cases import DTYPES, Size
-from kernels.criss_cross.blocks import Blocks, Key, default_blocks, key_of, power_of_two
-from kernels.measure import (
+from kernels.bench import __main__ as bench
+from kernels.bench import bench_cases
+from kernels.bench.bench_cases import DTYPES, Size
+from kernels.bench.measure import (
     Program,
     interleaved_seconds,
     jax_clock,
@@ -36,7 +36,9 @@ from kernels.measure import (
     sources,
     write_result,
 )
-from kernels.programs import ending_well, result_file
+from kernels.bench.programs import ending_well, result_file
+from kernels.criss_cross import device, pallas_triton
+from kernels.criss_cross.blocks import Blocks, Key, default_blocks, key_of, power_of_two
 
 DIRECTIONS = ("forward", "backward")
 FINALISTS = 5

@@ -1,6 +1,6 @@
 """Measures every implementation of criss-cross attention that this device can run, side by side.
 
-    python -m kernels.criss_cross.bench [--output FILE.json] [--implementations triton,xla] [--toy]
+    python -m kernels.bench [--output FILE.json] [--implementations triton,xla] [--toy]
         [--resume] [--blocks FILE.json]
 
 Forward, and forward + backward with the gradients of query, key and value, in bfloat16 and float32: time,
@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.criss_cross import IMPLEMENTATIONS, bench_pytorch, blocks, criss_cross_attention, device
-from kernels.criss_cross.bench_cases import DIRECTIONS, DTYPES, Prepared, Size, input_sets
-from kernels.criss_cross.bench_limits import Limits, least_work, measured_limits
-from kernels.measure import (
+from kernels.bench import bench_pytorch
+from kernels.bench.bench_cases import DIRECTIONS, DTYPES, Prepared, Size, input_sets
+from kernels.bench.bench_limits import Limits, least_work, measured_limits
+from kernels.bench.measure import (
     Program,
     first_line,
     interleaved_seconds,
@@ -35,7 +35,8 @@ from kernels.measure import (
     sources,
     write_result,
 )
-from kernels.programs import ending_well, result_file
+from kernels.bench.programs import ending_well, result_file
+from kernels.criss_cross import IMPLEMENTATIONS, blocks, criss_cross_attention, device
 
 RESULTS = pathlib.Path("criss_cross_bench.json")  # in the current folder
 
@@ -289,7 +290,7 @@ def has_gpu() -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
     known = (*IMPLEMENTATIONS, *bench_pytorch.NAMES)
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("bench", description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=result_file, help=f"default: {RESULTS}")
     parser.add_argument("--implementations", help=f"of {','.join(known)}; default: all that can run")
     parser.add_argument("--resume", action="store_true", help="keep the cases that the output holds already")

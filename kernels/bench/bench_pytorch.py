@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from kernels.criss_cross.bench_cases import Prepared
-from kernels.measure import Program, first_line
+from kernels.bench.bench_cases import Prepared
+from kernels.bench.measure import Program, first_line
 
 NAMES = ("torch", "torch.compile")
 

@@ -6,7 +6,7 @@ JAX this needs the following (`unavailable` says what is missing):
     pip install "jax[cuda13-local]"               # the plugin of the same version as jax, no CUDA libraries
     pip install nvidia-cuda-nvcc nvidia-nvvm      # ptxas and libdevice, unless the CUDA toolkit is installed
 
-    from kernels import aot                       # before the first use of JAX
+    from kernels.bench import aot                 # before the first use of JAX
     report = aot.compile_for("h200", function, jax.ShapeDtypeStruct((8, 97, 97, 640), jnp.bfloat16))
     report.temporary_bytes, report.peak_bytes, report.accessed_bytes
 """
@@ -27,8 +27,8 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kernels import hlo
-from kernels.gpu import GPUS
+from kernels.bench import hlo
+from kernels.bench.gpu import GPUS
 
 # Otherwise the plugin looks for a GPU, and fails where there is none.
 if not jax.config.jax_platforms:  # type: ignore[attr-defined]  # JAX adds its options at run time
@@ -76,7 +76,7 @@ class Report:
 
     @functools.cached_property
     def accessed_bytes(self) -> int:
-        """Device memory that the program's kernels read and write, see `kernels.hlo`."""
+        """Device memory that the program's kernels read and write, see `kernels.bench.hlo`."""
         return hlo.accessed_bytes(self.hlo)
 
 

@@ -7,8 +7,8 @@ import subprocess
 import jax
 import pytest
 
-from kernels import measure
-from kernels.measure import Program, interleaved_seconds, jax_clock
+from kernels.bench import measure
+from kernels.bench.measure import Program, interleaved_seconds, jax_clock
 from kernels.whole_file import whole_file, write_whole
 from tests.helpers import fresh_python
 
@@ -30,7 +30,7 @@ def test_a_program_that_fails_does_not_stop_the_others():
 def test_the_head_says_where_when_and_by_which_code(tmp_path):
     code = """if True:
         import json
-        from kernels.measure import result_head
+        from kernels.bench.measure import result_head
         print(json.dumps(result_head()))
     """
     head = json.loads(fresh_python("-c", code))

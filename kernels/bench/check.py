@@ -1,6 +1,6 @@
 """Checks the kernels of criss-cross attention on this device: results and gradients beside the reference's.
 
-    python -m kernels.criss_cross.check [--output FILE.json] [--toy]
+    python -m kernels.bench.check [--output FILE.json] [--toy]
 
 Every kernel that the device can run, in bfloat16, float32 and float16, for the paper's size and for odd ones:
 out, log-sum-exp and all gradients, of separate and of packed arrays. The reference is computed in float32 on
@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kernels.bench.bench_cases import Size, input_sets
+from kernels.bench.measure import first_line, result_head, resumed, sources, write_result
+from kernels.bench.programs import ending_well, result_file
 from kernels.criss_cross import IMPLEMENTATIONS, criss_cross_attention, packed_criss_cross_attention
-from kernels.criss_cross.bench_cases import Size, input_sets
-from kernels.measure import first_line, result_head, resumed, sources, write_result
-from kernels.programs import ending_well, result_file
 
 BOUNDS = {"bfloat16": 2e-2, "float32": 2e-5, "float16": 3e-3}
 SIZES = (

@@ -3,8 +3,8 @@ import json
 import jax.numpy as jnp
 import pytest
 
-from kernels.criss_cross import check
-from kernels.criss_cross.bench_cases import Size
+from kernels.bench import check
+from kernels.bench.bench_cases import Size
 
 
 def test_toy_checks_every_dtype_and_goes_on_where_it_was_cut_off(tmp_path, capsys, monkeypatch):

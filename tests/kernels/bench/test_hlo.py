@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernels import hlo
+from kernels.bench import hlo
 
 # A fused kernel that adds, a loop of 4 turns that reads a row of %x and writes a row of %y where it lies.
 PROGRAM = """HloModule jit_f
