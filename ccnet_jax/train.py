@@ -49,7 +49,14 @@ from ccnet_jax.tasks.messages import fitting, random_weights_warnings, remarks, 
 from ccnet_jax.tasks.norms import check_norms
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.schedules import build_schedule
-from ccnet_jax.training.step import State, make_initial_state, make_train_step, planned_bytes
+from ccnet_jax.training.step import (
+    GUARDED,
+    WITHDRAWN,
+    State,
+    make_initial_state,
+    make_train_step,
+    planned_bytes,
+)
 from ccnet_jax.weights import pretrained
 from kernels.criss_cross import IMPLEMENTATIONS
 
@@ -113,7 +120,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
         closing.enter_context(sentences_for_updates(config, task, train_source, run, schedule, planned))
         state = begin()
-        meter = Meter(start, config.skip_nonfinite, config.loss_spike)
+        meter = Meter(start, GUARDED, WITHDRAWN, config.skip_nonfinite, config.loss_spike)
 
         # ---------------------------------------------- resume, or pretrained
         checkpoints = closing.enter_context(Checkpoints(run, config.keep_checkpoints, config.keep_every))
@@ -142,7 +149,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         batches = waiting(devices.prefetched(host_batches, mesh), stop.check if alone else stop.check_late)
         if not alone:
             rows, alike = config.batch_size // processes, config.data.crop is not None
-            batches = closing.enter_context(withdrawing(batches, rows, mesh, alike))
+            batches = closing.enter_context(withdrawing(batches, WITHDRAWN, rows, mesh, alike))
 
         # ------------------------------------------- what goes on beside steps
         clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))

@@ -26,7 +26,6 @@ from ccnet_jax.engine import checksums, weights_file
 from ccnet_jax.engine.checkpoint_names import check_names
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.hosts.join import comes_from_others
-from ccnet_jax.models.variables import Variables
 
 Progress = dict[str, Any]  # what training knows beside arrays, as JSON
 _LAST_ITEMS = ("variables", "optimizer")
@@ -113,7 +112,7 @@ class Checkpoints:
         )
 
     def save_last(
-        self, step: int, variables: Variables, optimizer: Any, progress: Progress | None = None
+        self, step: int, variables: dict[str, Any], optimizer: Any, progress: Progress | None = None
     ) -> None:
         """Write everything, while training goes on. `step` is the number of updates so far.
 
@@ -130,7 +129,7 @@ class Checkpoints:
         self._check_room((variables, optimizer))
         self._guarded("last", lambda manager: manager.save(step, args=args))
 
-    def save_best(self, step: int, variables: Variables, score: float) -> None:
+    def save_best(self, step: int, variables: dict[str, Any], score: float) -> None:
         """Write the weights, if `score` is the best so far. Raises UserError as `save_last` does."""
         self._make_ready("best")  # and with it the score of the one before is written
         self._finish_where_hosts_wait()
@@ -243,7 +242,7 @@ class Checkpoints:
         """Number of updates behind the last checkpoint, None if there is none."""
         return self._managers["last"].latest_step()
 
-    def restore_last(self, variables: Variables, optimizer: Any) -> tuple[Any, Any, Progress]:
+    def restore_last(self, variables: dict[str, Any], optimizer: Any) -> tuple[Any, Any, Progress]:
         """The last checkpoint's (variables, optimizer, progress), on the devices of the arrays given.
 
         Version 0.1 wrote no progress: {}. Raises UserError where it cannot be read.
@@ -391,7 +390,7 @@ def _shared(run: RunFolder, like: Any) -> tuple[Any, int | None]:
     return traverse_util.unflatten_dict(placed), step
 
 
-def save_variables(folder: pathlib.Path, variables: Variables) -> None:
+def save_variables(folder: pathlib.Path, variables: dict[str, Any]) -> None:
     """Write variables alone, of whatever network, so that `folder` is a `step_folder`."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.resolve() / "variables", variables)

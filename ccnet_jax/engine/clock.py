@@ -4,14 +4,16 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import jax
-
-from ccnet_jax.training.step import Batch, Metrics, State
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX reports it for programs from its cache, too
 _LONG_WAIT = 0.1  # share of the time
 
+State = TypeVar("State")  # of whatever is trained
+Batch = dict[str, Any]  # "image", and what a step reads beside it
+Metrics = dict[str, Any]
 TrainStep = Callable[[State, Batch], tuple[State, Metrics]]
 
 
@@ -45,7 +47,7 @@ class StepClock:
         jax.monitoring.unregister_event_duration_listener(self._note_compilation)
         self._watcher.shutdown()
 
-    def watched(self, train_step: TrainStep) -> TrainStep:
+    def watched(self, train_step: TrainStep[State]) -> TrainStep[State]:
         """`train_step`, with each call measured."""
 
         def watched_step(state: State, batch: Batch) -> tuple[State, Metrics]:

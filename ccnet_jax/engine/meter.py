@@ -3,16 +3,15 @@
 import math
 import statistics
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from ccnet_jax.common.errors import EndsElsewhere
-from ccnet_jax.training.step import GUARDED, WITHDRAWN, Metrics
 
 REMEMBERED = 101  # losses whose median is the usual one
 _JUDGED_FROM = 20  # losses from which a median says something
-_NAMES = dict(zip(GUARDED, ("the loss", "the gradient's norm", "the new weights' norm"), strict=True))
 
 
 class NotFinite(Exception):
@@ -38,6 +37,8 @@ class Meter:
 
     Args:
       start: updates before this process began.
+      guarded: {metric: what to call it} of those that have to be finite; "loss" is one of them.
+      withdrawn: the metric that is not 0 where a process had no batch.
       skip: updates of the run that may be not finite.
       spike: multiple of the median loss from which one is told; None tells of none.
 
@@ -45,16 +46,24 @@ class Meter:
       step: the newest update whose metrics are known; the state is sound up to it.
     """
 
-    def __init__(self, start: int, skip: int = 0, spike: float | None = None):
+    def __init__(
+        self,
+        start: int,
+        guarded: Mapping[str, str],
+        withdrawn: str,
+        skip: int = 0,
+        spike: float | None = None,
+    ):
         self.step = start
+        self._guarded, self._withdrawn = guarded, withdrawn
         self._skip, self._spike = skip, spike
-        self._pending: tuple[int, Metrics] | None = None
+        self._pending: tuple[int, dict[str, Any]] | None = None
         self._sums: dict[str, float] = {}
         self._count = self._skipped = 0
         self._losses: deque[float] = deque(maxlen=REMEMBERED)
         self._remarks: list[tuple[int, str]] = []
 
-    def add(self, step: int, metrics: Metrics) -> None:
+    def add(self, step: int, metrics: dict[str, Any]) -> None:
         """Note the metrics of an update, which the devices may not have finished."""
         self._pending = step, metrics
 
@@ -68,9 +77,9 @@ class Meter:
             return
         (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if values.pop(WITHDRAWN, 0):
+        if values.pop(self._withdrawn, 0):
             raise Withdrawn(f"step {step}: a process had no batch")
-        if words := _not_finite(values):
+        if words := self._not_finite(values):
             if self._skipped >= self._skip:
                 raise NotFinite(step, self.made, words)
             self._skipped += 1
@@ -86,6 +95,14 @@ class Meter:
     def made(self) -> int:
         """Updates of the run that were made, without those that were skipped: the optimizer's own count."""
         return self.step - self._skipped
+
+    def _not_finite(self, values: dict[str, float]) -> str:
+        """Which of an update's numbers are not finite, in words; "" where all are."""
+        return " and ".join(
+            f"{called} is {values[name]}"
+            for name, called in self._guarded.items()
+            if not math.isfinite(values[name])
+        )
 
     def _watch(self, step: int, loss: float) -> None:
         """Remark on a loss far above the usual."""
@@ -123,10 +140,3 @@ class Meter:
         self._sums, self._count = dict(progress["sums"]), progress["count"]
         self._skipped = progress["skipped"]
         self._losses.extend(progress["losses"])
-
-
-def _not_finite(values: dict[str, float]) -> str:
-    """Which of an update's numbers are not finite, in words; "" where all are."""
-    return " and ".join(
-        f"{_NAMES[name]} is {values[name]}" for name in GUARDED if not math.isfinite(values[name])
-    )

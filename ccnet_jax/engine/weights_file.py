@@ -9,13 +9,12 @@ import safetensors.numpy
 from flax import traverse_util
 
 from ccnet_jax.common.errors import UserError, write_whole
-from ccnet_jax.models.variables import Variables
 
 NAME = "model.safetensors"
 _MARK = "ccnet_jax"  # in the file's metadata; one entry, since their order is left to chance
 
 
-def write(path: pathlib.Path, variables: Variables, step: int | None) -> None:
+def write(path: pathlib.Path, variables: dict[str, Any], step: int | None) -> None:
     """Write {"params", "batch_stats"} under names as params/backbone/stem_conv1/kernel.
 
     Args:

@@ -7,6 +7,7 @@ read, so that process takes part in it with the batch before, and a mark that it
 import contextlib
 import signal
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -15,7 +16,8 @@ from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.engine.meter import Withdrawn
 from ccnet_jax.engine.stopping import Stopped
-from ccnet_jax.training.step import WITHDRAWN, Batch
+
+Batch = dict[str, Any]
 
 
 class StoppedAlone(UserError):
@@ -35,17 +37,18 @@ class StoppedAlone(UserError):
 
 @contextlib.contextmanager
 def withdrawing(
-    batches: Iterable[Batch], rows: int, mesh: Mesh, alike: bool = True
+    batches: Iterable[Batch], withdrawn: str, rows: int, mesh: Mesh, alike: bool = True
 ) -> Iterator[Iterator[Batch]]:
-    """Inside, the batches with `WITHDRAWN`, which is False until one fails to come.
+    """Inside, the batches with a mark `withdrawn`, which is False until one fails to come.
 
-    From then on the batch before comes again and again, with `WITHDRAWN`; `Meter` raises `Withdrawn` for its
-    update in all processes. On leaving, that becomes the error for which the batch did not come, in the
+    From then on the batch before comes again and again, with the mark True; `Meter` raises `Withdrawn` for
+    its update in all processes. On leaving, that becomes the error for which the batch did not come, in the
     process that has one. An error is raised at once before the first batch, since nothing is lost by it, and
     where batches have several shapes, since that of the others' update is not known.
 
     Args:
       batches: of this process.
+      withdrawn: name of the mark, bool [B], by which a step knows that it is to change nothing.
       rows: pictures of this process in a batch.
       mesh: of the devices of all processes.
       alike: whether all batches have the same shape.
@@ -53,7 +56,7 @@ def withdrawing(
     reason: list[Exception] = []
 
     def marked() -> Iterator[Batch]:
-        mark = {value: devices.put_batch({WITHDRAWN: np.full(rows, value)}, mesh) for value in (False, True)}
+        mark = {value: devices.put_batch({withdrawn: np.full(rows, value)}, mesh) for value in (False, True)}
         batch = None
         try:
             for batch in batches:

@@ -20,7 +20,11 @@ from kernels.criss_cross import device
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float[Array, ""]]
 WITHDRAWN = "withdrawn"  # bool [B] in a batch: rows of a process that has none, so that no update is made
-GUARDED = ("loss", "gradient_norm", "parameter_norm")  # what has to be finite
+GUARDED = {  # the metrics that have to be finite, and what to call them
+    "loss": "the loss",
+    "gradient_norm": "the gradient's norm",
+    "parameter_norm": "the new weights' norm",
+}
 Divisors = dict[str, Num[Array, ""]]  # what the sum of each mean is divided by
 
 

@@ -1,3 +1,4 @@
+import functools
 import json
 import re
 
@@ -5,7 +6,9 @@ import jax.numpy as jnp
 import pytest
 
 from ccnet_jax.engine.meter import Meter, NotFinite
+from ccnet_jax.training.step import GUARDED, WITHDRAWN
 
+new_meter = functools.partial(Meter, guarded=GUARDED, withdrawn=WITHDRAWN)
 NORMS = {"gradient_norm": 1, "parameter_norm": 2}
 
 
@@ -20,7 +23,7 @@ def take(meter, losses, first=1):
 
 
 def test_what_is_logged_are_means_over_the_interval():
-    meter = Meter(0)
+    meter = new_meter(0)
     take(meter, [1, 2, 6])
     assert meter.means() == {"loss": 3} | NORMS
     take(meter, [5], first=4)
@@ -29,12 +32,12 @@ def test_what_is_logged_are_means_over_the_interval():
 
 
 def test_a_process_that_goes_on_knows_the_same():
-    whole, first = Meter(0, skip=1, spike=2.0), Meter(0, skip=1, spike=2.0)
+    whole, first = new_meter(0, skip=1, spike=2.0), new_meter(0, skip=1, spike=2.0)
     losses = [0.1 * i for i in range(1, 41)]
     losses[5] = float("inf")
     take(whole, losses)
     take(first, losses[:23])
-    second = Meter(23, skip=1, spike=2.0)
+    second = new_meter(23, skip=1, spike=2.0)
     second.go_on_from(json.loads(json.dumps(first.progress())))
     take(second, losses[23:], first=24)
     assert second.means() == whole.means()
@@ -45,7 +48,7 @@ def test_a_process_that_goes_on_knows_the_same():
 
 
 def test_what_is_kept_stays_as_it_was_while_training_goes_on():
-    meter = Meter(0)
+    meter = new_meter(0)
     take(meter, [1, 2, 6])
     kept = meter.progress()
     before = json.dumps(kept)
@@ -55,7 +58,7 @@ def test_what_is_kept_stays_as_it_was_while_training_goes_on():
 
 def test_an_update_that_is_not_finite_stops_unless_it_may_be_skipped():
     for values in metrics(float("nan")), metrics(1.0, float("inf")):
-        meter = Meter(6, skip=1)
+        meter = new_meter(6, skip=1)
         meter.add(7, values)
         meter.settle()
         assert meter.step == 7
@@ -73,7 +76,7 @@ def test_an_update_that_is_not_finite_stops_unless_it_may_be_skipped():
 
 
 def test_only_the_numbers_that_are_not_finite_are_named():
-    meter = Meter(0)
+    meter = new_meter(0)
     meter.add(1, metrics(3.59) | {"parameter_norm": jnp.float32("inf")})
     with pytest.raises(NotFinite) as trouble:
         meter.settle()
@@ -81,7 +84,7 @@ def test_only_the_numbers_that_are_not_finite_are_named():
 
 
 def test_a_loss_far_above_the_usual_is_told():
-    meter = Meter(0, spike=10.0)
+    meter = new_meter(0, spike=10.0)
     take(meter, [100, *[1.0] * 30, 9, 11])
     ((step, words),) = meter.remarks()
     assert step == 33

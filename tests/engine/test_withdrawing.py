@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,9 @@ from ccnet_jax.engine.stopping import Stopped
 from ccnet_jax.engine.withdrawing import withdrawing
 from ccnet_jax.training.means import Mean
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
-from ccnet_jax.training.step import WITHDRAWN, Loss, State, make_train_step
+from ccnet_jax.training.step import GUARDED, WITHDRAWN, Loss, State, make_train_step
 
+new_meter = functools.partial(Meter, guarded=GUARDED, withdrawn=WITHDRAWN)
 ROWS = 8
 
 
@@ -29,7 +32,7 @@ def batches(mesh, count, reason):
 
 def train(update, meter, batches, mesh, alike=True):
     """`update`, a batch -> its metrics, until an error ends it."""
-    with withdrawing(batches, ROWS, mesh, alike) as marked:
+    with withdrawing(batches, WITHDRAWN, ROWS, mesh, alike) as marked:
         for number, batch in enumerate(marked, 1):
             meter.settle()
             meter.add(number, update(batch))
@@ -54,7 +57,7 @@ def test_the_update_without_a_batch_changes_nothing_and_ends_training_with_the_r
     state = jax.device_put(state, devices.replicated(mesh))
     step, meter, after = (
         make_train_step(Loss(means, {"x": 1.0}), optimizer, 0, accumulate),
-        Meter(0, skip=5),
+        new_meter(0, skip=5),
         [],
     )
 
@@ -78,7 +81,7 @@ def test_the_update_without_a_batch_changes_nothing_and_ends_training_with_the_r
 
 def test_the_other_processes_end_with_it(mesh):
     """Their batches come; the metrics of the second update say that a process has withdrawn."""
-    told, meter = iter([0, 1]), Meter(0)
+    told, meter = iter([0, 1]), new_meter(0)
 
     def update(batch):
         assert not batch[WITHDRAWN].any()
@@ -91,7 +94,12 @@ def test_the_other_processes_end_with_it(mesh):
 
 def test_a_signal_while_no_data_come_has_its_own_code(mesh):
     with pytest.raises(UserError, match="stopped by SIGTERM while no data came; the same command") as error:
-        train(lambda batch: metrics_of(batch[WITHDRAWN].any()), Meter(0), batches(mesh, 2, Stopped(15)), mesh)
+        train(
+            lambda batch: metrics_of(batch[WITHDRAWN].any()),
+            new_meter(0),
+            batches(mesh, 2, Stopped(15)),
+            mesh,
+        )
     assert error.value.exit_code == 143
 
 
@@ -102,9 +110,9 @@ def test_without_a_batch_of_a_known_shape_the_error_is_raised_at_once(mesh, coun
         return metrics_of(0)
 
     with pytest.raises(OSError, match="the drive is gone"):
-        train(update, Meter(0), batches(mesh, count, OSError("the drive is gone")), mesh, alike)
+        train(update, new_meter(0), batches(mesh, count, OSError("the drive is gone")), mesh, alike)
     with pytest.raises(UserError, match="stopped by SIGINT") as error:
-        train(update, Meter(0), batches(mesh, count, Stopped(2)), mesh, alike)
+        train(update, new_meter(0), batches(mesh, count, Stopped(2)), mesh, alike)
     assert error.value.exit_code == 130
 
 
@@ -112,5 +120,5 @@ def test_the_error_keeps_its_cause(mesh):
     reason = RuntimeError("a worker has failed")
     reason.__cause__ = UserError("a.png is damaged")
     with pytest.raises(RuntimeError) as error:
-        train(lambda batch: metrics_of(batch[WITHDRAWN].any()), Meter(0), batches(mesh, 1, reason), mesh)
+        train(lambda batch: metrics_of(batch[WITHDRAWN].any()), new_meter(0), batches(mesh, 1, reason), mesh)
     assert user_error_in(error.value) is reason.__cause__
