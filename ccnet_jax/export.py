@@ -30,7 +30,7 @@ import psutil
 from ccnet_jax.common import compilation_cache, outputs
 from ccnet_jax.common.errors import UserError, writing
 from ccnet_jax.common.progress import progress_bar, write_line
-from ccnet_jax.config import command_line
+from ccnet_jax.config import command_line, records
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.instance_batches import MULTIPLE, canvases
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
@@ -54,7 +54,7 @@ def main(command: Sequence[str] | None = None) -> None:
     compilation_cache.turn_on()
     command_line.run_parts(arguments)
     run, form = command_line.run_of(arguments), FORMATS[arguments.to]
-    config = run.load_config()
+    config = records.load_config(run)
     check_form(arguments.to, form, config, arguments.probabilities)
     shape = instance_shape(arguments, config) if config.task == "instance" else semantic_shape(arguments)
     dtype = chosen_dtype(arguments, form, config)

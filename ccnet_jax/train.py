@@ -24,7 +24,7 @@ from ccnet_jax.common import compilation_cache, devices
 from ccnet_jax.common.devices import say
 from ccnet_jax.common.errors import EndAfterSignal, UserError
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.config import command_line, config_files
+from ccnet_jax.config import command_line, config_files, records
 from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.fitting import classes_of_source
@@ -293,8 +293,8 @@ def data_of(config: Config, run: RunFolder) -> tuple[Any, Any]:
     """
     data, split = config.data, config.data.train_split
     if Checkpoints.exists(run) and run.classes_file.exists():
-        run.check_same_run(config)
-        train_source = run_data.opened(config, split, run.load_classes(), run)
+        records.check_same_run(run, config)
+        train_source = run_data.opened(config, split, records.load_classes(run), run)
     else:
         train_source = TASKS[config.task].open(data, split)
     if not config.eval_every:
@@ -307,8 +307,8 @@ def check_still_fits(config: Config, source: Any, run: RunFolder) -> None:
     """Raise UserError where another process has begun another run in the folder in the meantime."""
     if not Checkpoints.exists(run):
         return
-    run.check_same_run(config)
-    if run.classes_file.exists() and run.load_classes().names != tuple(source.classes):
+    records.check_same_run(run, config)
+    if run.classes_file.exists() and records.load_classes(run).names != tuple(source.classes):
         raise UserError(f"another process has just begun {run}; the same command again goes on with its run")
 
 
@@ -347,7 +347,7 @@ def check_devices(config: Config) -> None:
 def keep_records(config: Config, source: Any, run: RunFolder, log: MetricLog) -> None:
     """Everything but the checkpoint to disk; what is missing, since the folder was made anew, again."""
     if jax.process_index() == 0 and run.checkpoints.is_dir() and not run.config_file.exists():
-        run.write_records(config, classes_of_source(source))
+        records.write_records(run, config, classes_of_source(source))
     log.flush()
 
 
@@ -360,7 +360,7 @@ def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder
     if jax.process_index() == 0:
         run.check_results(run.own_files, [*files_of(source), *files_of(eval_source)])
         run.remove_fragments()
-        run.write_records(config, classes_of_source(source))
+        records.write_records(run, config, classes_of_source(source))
     check_shared(run)
 
 
@@ -399,7 +399,7 @@ def resumed_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
         raise UserError("--resume takes config and folder from the run; omit --config and --workdir")
     command_line.run_parts(arguments)
     run = RunFolder.at(arguments.resume)
-    config = run.load_config()
+    config = records.load_config(run)
     return run, configuration.parse(configuration.to_dict(config), arguments.overrides)
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from ccnet_jax import figures
 from ccnet_jax.common.labels import VOID
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.config import command_line
+from ccnet_jax.config import command_line, records
 from ccnet_jax.data.sources import Source
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks import run_data
@@ -189,7 +189,8 @@ def main() -> None:
     rows = [measured(name, work[name], data) for name in progress_bar(NETWORKS, unit="network")]
 
     baseline, rcca = (inference.load(work[name].path) for name in (BASELINE, RCCA))
-    source = run_data.opened(work[RCCA].load_config(), SPLIT, work[RCCA].load_classes(), work[RCCA])
+    run = work[RCCA]
+    source = run_data.opened(records.load_config(run), SPLIT, records.load_classes(run), run)
     pixels = np.sum(runs.scores(work[RCCA], SPLIT)["confusion"], 1)
     scenes = [scene(baseline, rcca, source, i, pixels) for i in chosen_pictures(len(source))]
     draw(scenes, rcca, RESULTS / "camvid_", photos=False)

@@ -12,6 +12,7 @@ import pytest
 import ccnet_jax
 from ccnet_jax import export
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import records
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tools.exporting import FORMATS, stablehlo
@@ -247,4 +248,4 @@ def test_a_run_that_is_tested_in_windows_is_told_of(tmp_path, exported, capsys):
     write_run(tmp_path / "run", load_config("demo", **changes), Streets("val"))
     exported("run", "--to", "stablehlo", "--size", "33,49", "--batch", "1", "--dtype", "bfloat16")
     assert "this run is tested otherwise (slide 64x64/32x32)" in capsys.readouterr().out
-    assert RunFolder.at("run").load_config().dtype == "float32"
+    assert records.load_config(RunFolder.at("run")).dtype == "float32"

@@ -33,7 +33,7 @@ FLOORS = {
     "ccnet_jax.config.config_files": 6,
     "ccnet_jax.tools.costs": 7,
     "ccnet_jax.config.recipes": 6,
-    "ccnet_jax.engine": 6,
+    "ccnet_jax.engine": 4,
     "ccnet_jax.tasks": 6,
     "ccnet_jax.tasks.messages": 7,
     "ccnet_jax.config.command_line": 7,

@@ -11,19 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-import numpy as np
 
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, read_json, write_json
-from ccnet_jax.common.labels import Classes
 from ccnet_jax.common.version import __version__
-from ccnet_jax.config import config as configuration
-from ccnet_jax.config.config import Config
-from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.engine import hub, weights_file
 from ccnet_jax.engine.remote import Remote, is_address
 from kernels.bench.measure import result_head
-from kernels.criss_cross import IMPLEMENTATIONS
 from kernels.whole_file import fragments
 
 LATEST = pathlib.Path("runs/latest")  # a link to the newest run
@@ -178,111 +172,11 @@ class RunFolder:
         if os.path.lexists(self.all_pictures) and not self.all_pictures.is_dir():
             raise UserError(f"{self.all_pictures} is no folder, and pictures are to lie there; move it away")
 
-    def write_records(self, config: Config, classes: Classes) -> None:
-        """Write all that a run has beside checkpoints, metrics and pictures."""
-        self.save_config(configuration.without_place(config))
-        self.save_classes(classes)
-        self.add_versions()
-
-    # ------------------------------------------------------------------ config
-    def save_config(self, config: Config) -> None:
-        """Write config.json."""
-        write_json(self.config_file, configuration.to_dict(config))
-
-    def load_config(self) -> Config:
-        """The run's config, with a backend of the op that can run here.
-
-        Raises UserError where the folder is no run, or its config.json is damaged.
-        """
-        config = self._saved_config()
-        if config is None:
-            raise UserError(f"{self} is not a run: it has no config.json; train first, or pass --workdir")
-        name = config.model.implementation
-        if name is not None and (name not in IMPLEMENTATIONS or IMPLEMENTATIONS[name].unavailable()):
-            print(f"model.implementation={name!r} cannot run here: the op chooses another")
-            model = dataclasses.replace(config.model, implementation=None)
-            return dataclasses.replace(config, model=model)
-        return config
-
-    def check_same_run(self, config: Config) -> None:
-        """Raise UserError where the run was started with another config, naming the keys.
-
-        Whether its classes are those of the data, `tasks.run_data` tells.
-        """
-        there = self._saved_config()
-        if there is None:
-            raise UserError(
-                f"{self} has checkpoints but no {self.config_file.name}, which says of what; restore that "
-                "file, or choose another --workdir"
-            )
-        if keys := configuration.different_keys(config, there):
-            here, before = (configuration.flat(configuration.to_dict(c)) for c in (config, there))
-            listed = ", ".join(f"{name}={before[name]!r}, not {here[name]!r}" for name in keys)
-            raise UserError(
-                f"{self} holds a run with {listed}; repeat its config, or choose another --workdir"
-            )
-
-    def _saved_config(self) -> Config | None:
-        """What config.json holds, None where there is none. Raises UserError where it is damaged."""
-        if not os.path.lexists(self.config_file):
-            return None
-        values = self._read_json(self.config_file)
-        if sentence := configuration.no_config(values):
-            raise UserError(f"{self.config_file} {sentence}; restore that file")
-        try:
-            return configuration.parse(values, made_elsewhere=True)
-        except UserError as error:
-            raise UserError(
-                f"{self.config_file}: {error} (if a file of your own adds it: pass --parts FILE)"
-            ) from None
-
-    # ----------------------------------------------------------------- classes
-    def save_classes(self, classes: Classes) -> None:
-        """Write classes.json: to predict, one needs no data set.
-
-        It has the names, the colours, and the numbers that stand for them in the label files.
-        """
-        values = {"classes": list(classes.names), "palette": classes.palette.tolist()}
-        write_json(self.classes_file, values | {"numbers": classes.numbers.tolist()})
-
-    def load_classes(self) -> Classes:
-        """The classes of the run; of a run from before classes.json those of its data set.
-
-        A run from before the numbers were kept has those of its data set, if that one is known here, else 0,
-        1, 2 and so on.
-
-        Raises UserError where neither tells.
-        """
-        values = self._read_json(self.classes_file)
-        if values is None:
-            name = self.load_config().data.name
-            classes = DATASETS[name].classes if name in DATASETS else None
-            if classes is None:
-                raise UserError(f"{self} has no classes.json and {name} names no classes; restore that file")
-            return classes
-        try:
-            names, palette = values["classes"], np.array(values["palette"], np.uint8)
-            if not all(isinstance(name, str) for name in names) or palette.shape != (len(names), 3):
-                raise ValueError("one name and one colour for each class are needed")
-            if "numbers" not in values:
-                return self._with_known_numbers(Classes(tuple(names), palette))
-            return Classes.with_numbers(tuple(names), palette, values["numbers"])
-        except (ValueError, KeyError, TypeError, OverflowError) as error:
-            raise UserError(f"{self.classes_file} cannot be read ({error!r}); restore it") from None
-
-    def _with_known_numbers(self, classes: Classes) -> Classes:
-        """The classes with the numbers of the run's data set, where it is known and has these classes."""
-        config = self._saved_config()
-        known = DATASETS[config.data.name].classes if config and config.data.name in DATASETS else None
-        if known is None or sorted(known.names) != sorted(classes.names):
-            return classes
-        numbers = known.in_order(classes.names).numbers
-        return Classes.with_numbers(classes.names, classes.palette, numbers.tolist())
-
     # ------------------------------------------------------------------ others
     def add_versions(self) -> None:
         """Note in versions.json which code, versions and device go to work on the run now."""
-        entries = self._read_json(self.versions_file) or []
+        file = self.versions_file
+        entries = (read_json(file, "restore it") if os.path.lexists(file) else None) or []
         if not isinstance(entries, list):
             raise UserError(f"{self.versions_file} holds no list of starts; move it away")
         write_json(self.versions_file, [*entries, _versions()])
@@ -306,12 +200,6 @@ class RunFolder:
                 "run with --workdir",
                 file=sys.stderr,
             )
-
-    def _read_json(self, path: pathlib.Path) -> Any:
-        """What a file holds, None where it does not exist. Raises UserError where it is damaged."""
-        if not os.path.lexists(path):
-            return None
-        return read_json(path, "restore it")
 
 
 def _versions() -> dict[str, Any]:

@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import records
 from ccnet_jax.data.pictures import read_picture
 from ccnet_jax.engine import checkpoints
 from ccnet_jax.engine.folder import RunFolder
@@ -33,8 +34,8 @@ def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Any:
       UserError: there is no such run or checkpoint.
     """
     run = RunFolder.at(folder)
-    config = run.load_config()
-    classes = run.load_classes()
+    config = records.load_config(run)
+    classes = records.load_classes(run)
     task = TASKS[config.task]
     network = task.network(config, len(classes.names))
     like = checkpoints.variables_like(network, devices.data_mesh(jax.local_devices()[:1]))

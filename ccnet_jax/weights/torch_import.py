@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from flax import traverse_util
 
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import records
 from ccnet_jax.config.config import Config
 from ccnet_jax.engine import checkpoints
 from ccnet_jax.engine.checkpoints import Checkpoints
@@ -86,8 +87,8 @@ def import_weights(
     classes = classes_from_weights(config, network.num_classes, meta)
     with new_folder(out) as folder:
         run = RunFolder(folder)
-        run.save_config(config)
-        run.save_classes(classes)
+        records.save_config(run, config)
+        records.save_classes(run, classes)
         run.add_versions()
         optimizer = build_optimizer(config.optimizer, config.steps).init(variables["params"])
         with Checkpoints(run) as saved:

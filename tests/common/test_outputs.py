@@ -5,6 +5,7 @@ import pytest
 from ccnet_jax import eval, prepare, preview, train
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import records
 from ccnet_jax.data.datasets import camvid as camvid_data
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import Location
@@ -25,8 +26,8 @@ def camvid(tmp_path):
     """The folder of the data, and a run on them; its network is not needed."""
     data = write_camvid(tmp_path / "camvid", pictures=2)
     run = RunFolder(tmp_path / "run")
-    run.save_config(load_config("demo", data__name="camvid", data__dir=str(data)))
-    run.save_classes(camvid_data.LABELS)
+    records.save_config(run, load_config("demo", data__name="camvid", data__dir=str(data)))
+    records.save_classes(run, camvid_data.LABELS)
     return data, run
 
 
@@ -36,9 +37,9 @@ def coco(tmp_path):
     data = write_coco(tmp_path / "coco", pictures=2)
     run = RunFolder(tmp_path / "instances")
     config = load_config("coco:r50-rcca", data__dir=str(data), **SMALL)
-    run.save_config(config)
+    records.save_config(run, config)
     source = TASKS["instance"].open(config.data, "val2017")
-    run.save_classes(classes_of_source(source))
+    records.save_classes(run, classes_of_source(source))
     return data, run
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.fields import is_optional, plain
 from ccnet_jax.config import config as configuration
-from ccnet_jax.config import config_files
+from ccnet_jax.config import config_files, records
 from ccnet_jax.config.config import KEYS, Config, parse
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.engine.folder import RunFolder
@@ -65,8 +65,8 @@ def test_the_manuals_table_of_keys_is_not_stale():
 @pytest.mark.parametrize("name", config_files.names())
 def test_a_saved_config_comes_back_as_it_was(name, tmp_path):
     config, run = load_config(name), RunFolder(tmp_path)
-    run.save_config(config)
-    assert run.load_config() == config
+    records.save_config(run, config)
+    assert records.load_config(run) == config
 
 
 def old_config(tmp_path):
@@ -85,13 +85,13 @@ def old_config(tmp_path):
 def test_a_run_of_the_first_version_loads(tmp_path):
     old, run = old_config(tmp_path), RunFolder(tmp_path)
     run.config_file.write_text(json.dumps(old))
-    assert run.load_config() == load_config("demo")
-    run.check_same_run(load_config("demo"))
+    assert records.load_config(run) == load_config("demo")
+    records.check_same_run(run, load_config("demo"))
     old["loss"]["ohem"] = True
     old["data"]["fit"] = [2048, 512]
     run.config_file.write_text(json.dumps(old))
-    assert run.load_config().loss.name == "ohem"
-    assert run.load_config().data.resize == (2048, 512)
+    assert records.load_config(run).loss.name == "ohem"
+    assert records.load_config(run).data.resize == (2048, 512)
 
 
 def test_a_config_that_lacks_what_every_version_had_is_damaged(tmp_path):
@@ -99,10 +99,10 @@ def test_a_config_that_lacks_what_every_version_had_is_damaged(tmp_path):
     del old["model"]["loops"]
     run.config_file.write_text(json.dumps(old))
     with pytest.raises(UserError, match=r"config.json: the config has no key model.loops"):
-        run.load_config()
+        records.load_config(run)
     run.config_file.write_text("{")
     with pytest.raises(UserError, match=r"config.json cannot be read as JSON"):
-        run.load_config()
+        records.load_config(run)
 
 
 @pytest.mark.parametrize(
@@ -337,11 +337,11 @@ def test_an_implementation_that_this_device_lacks_is_refused():
 )
 def test_a_run_from_a_gpu_is_evaluated_with_what_runs_here(trained_with, evaluated_with, tmp_path):
     run = RunFolder(tmp_path)
-    run.save_config(load_config("demo"))
+    records.save_config(run, load_config("demo"))
     values = json.loads(run.config_file.read_text())
     values["model"]["implementation"] = trained_with
     run.config_file.write_text(json.dumps(values))
-    assert run.load_config().model.implementation == evaluated_with
+    assert records.load_config(run).model.implementation == evaluated_with
 
 
 def test_settings_are_frozen():

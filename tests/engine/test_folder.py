@@ -1,19 +1,15 @@
-"""The folder of a run: its paths, its config and classes, what worked on it."""
+"""The folder of a run: its paths, what worked on it, what is left in it."""
 
 import contextlib
 import json
 import shutil
 
 import jax
-import numpy as np
 import pytest
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.config.config import to_dict
-from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.engine.folder import LATEST, RunFolder
 from kernels.whole_file import whole_file
-from tests.helpers import load_config
 
 
 def test_the_folder_of_a_run(tmp_path, monkeypatch):
@@ -33,87 +29,6 @@ def test_the_folder_of_a_run(tmp_path, monkeypatch):
         RunFolder.at(tmp_path / "file" / "a" / "b")
     assert RunFolder.new("demo").path.parts[:1] == ("runs",)
     assert RunFolder.new("demo").path.name.startswith("demo-20")
-
-
-def test_a_folder_without_a_config_is_no_run(tmp_path):
-    with pytest.raises(UserError, match=r"is not a run: it has no config.json; train first"):
-        RunFolder(tmp_path).load_config()
-    with pytest.raises(UserError, match="is not a run"):
-        RunFolder(tmp_path / "nowhere").load_config()
-
-
-WHOLE = to_dict(load_config("demo"))
-
-
-@pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (
-            {},
-            "holds no config: it has none of the groups hosts, data, model, optimizer, loss, detection",
-        ),
-        ([1], r"holds no config, but \[1\]; restore that file"),
-        (3, "holds no config, but 3; restore that file"),
-        (None, "holds no config, but null; restore that file"),
-        (WHOLE | {"model": "ccnet"}, "has as its group 'model' no keys, but \"ccnet\"; restore that file"),
-        (WHOLE | {"steps": float("nan")}, "config.steps must be a whole number that is at least 1, not nan"),
-        (
-            WHOLE | {"optimizer": WHOLE["optimizer"] | {"learning_rate": float("inf")}},
-            "config.optimizer.learning_rate must be a number that is above 0, not inf",
-        ),
-    ],
-)
-def test_a_damaged_config_is_one_sentence(tmp_path, value, words):
-    run = RunFolder(tmp_path)
-    run.config_file.write_text(json.dumps(value))
-    for read in (run.load_config, lambda: run.check_same_run(load_config("demo"))):
-        with pytest.raises(UserError, match=f"config.json:? {words}") as error:
-            read()
-        assert "\n" not in str(error.value)
-
-
-def test_a_run_without_its_config_is_not_gone_on_with(tmp_path):
-    with pytest.raises(
-        UserError, match="has checkpoints but no config.json, which says of what; restore that"
-    ):
-        RunFolder(tmp_path).check_same_run(load_config("demo"))
-
-
-def test_classes_come_back(tmp_path):
-    run, source = RunFolder(tmp_path / "new"), Streets("val")
-    run.save_classes(source.label_classes)
-    classes = run.load_classes()
-    assert classes.names == source.classes
-    np.testing.assert_array_equal(classes.palette, source.palette)
-
-
-def test_classes_of_a_run_from_before_they_were_kept_are_its_data_sets(tmp_path):
-    run = RunFolder(tmp_path)
-    run.save_config(load_config("cityscapes"))
-    assert run.load_classes().names[:2] == ("road", "sidewalk")
-    values = to_dict(load_config("cityscapes"))
-    values["data"]["name"] = "mine"
-    run.config_file.write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"has no classes.json and mine names no classes; restore that file"):
-        run.load_classes()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        '{"classes": 3}',
-        '{"classes": ["a"], "palette": [[0, 0, 999]]}',
-        '{"classes": [1], "palette": [[0, 0, 9]]}',
-        '{"classes": ["a", "b"], "palette": [[0, 0, 9]]}',
-        "[1]",
-        "[" * 100_000,
-    ],
-)
-def test_damaged_classes_are_named(text, tmp_path):
-    (tmp_path / "classes.json").write_text(text)
-    with pytest.raises(UserError, match=r"classes.json cannot be read.*restore it"):
-        RunFolder(tmp_path).load_classes()
 
 
 def test_every_start_notes_its_versions(tmp_path):

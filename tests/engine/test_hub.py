@@ -17,6 +17,7 @@ import ccnet_jax
 from ccnet_jax import CCNet, share, train
 from ccnet_jax import eval as evaluate
 from ccnet_jax.common.errors import UserError, write_json
+from ccnet_jax.config import records
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.engine import hub as our_hub
 from ccnet_jax.engine import weights_file
@@ -248,7 +249,7 @@ def test_a_shared_network_is_scored_shared_again_and_no_run(run, tmp_path, monke
     with pytest.raises(
         UserError, match="holds a network that was shared, and no run; choose another --workdir"
     ):
-        train.train(folder.load_config(), folder)
+        train.train(records.load_config(folder), folder)
     variables = helpers.random_variables(CCNet(13, 10, "mmseg", width=0.0625), seed=1)
     given = ccnet_jax.load(folder.path).variables
     for source in (folder.weights_file, folder.path):
@@ -269,8 +270,9 @@ def test_scores_do_not_replace_a_shared_networks_weights(run, tmp_path, monkeypa
 def test_a_network_that_its_config_does_not_describe_is_refused(run, tmp_path, monkeypatch):
     folder = RunFolder(tmp_path / "folder")
     helpers.ran(monkeypatch, share, run, "--to", folder)
-    config = folder.load_config()
-    folder.save_config(dataclasses.replace(config, model=dataclasses.replace(config.model, context="none")))
+    config = records.load_config(folder)
+    model = dataclasses.replace(config.model, context="none")
+    records.save_config(folder, dataclasses.replace(config, model=model))
     with pytest.raises(
         UserError, match="is of another network than its config describes: .* should be missing"
     ):

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import records
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks import run_data
 from ccnet_jax.tools.page.uploads import Gone
@@ -39,10 +40,10 @@ class OwnPictures:
         """
         try:
             run = RunFolder.at(folder)
-            config = run.load_config()
+            config = records.load_config(run)
             if data_dir is not None:
                 config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=data_dir))
-            return cls(run_data.opened(config, config.data.eval_split, run.load_classes(), run))
+            return cls(run_data.opened(config, config.data.eval_split, records.load_classes(run), run))
         except UserError as error:
             sentence = str(error).replace("--config.data.dir", "--data-dir")
             if data_dir is not None:

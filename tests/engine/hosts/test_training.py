@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from ccnet_jax import train
 from ccnet_jax.common import devices
-from ccnet_jax.config import config_files
+from ccnet_jax.config import config_files, records
 from ccnet_jax.config.config import parse
 from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data.datasets import camvid
@@ -128,7 +128,7 @@ def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(
         assert "stack trace" not in err
     assert f"going on from step {stopped} of" in alive[0][1]
 
-    kept = RunFolder(many).load_config()
+    kept = records.load_config(RunFolder(many))
     assert kept.distributed
     assert kept.hosts == HostsConfig()  # where the processes met is not the run's
 
