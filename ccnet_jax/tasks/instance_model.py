@@ -16,7 +16,7 @@ from jaxtyping import Float32, Int32, Num, UInt8
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instance_batches import MULTIPLE, canvases, on_canvas, placed
-from ccnet_jax.data.pictures import check_batch, picture_name, read_picture
+from ccnet_jax.data.pictures import picture_name, read_picture
 from ccnet_jax.evaluation.detector import detect, detector
 from ccnet_jax.evaluation.evaluate_instances import in_picture
 from ccnet_jax.evaluation.instance_scores import mask_of
@@ -25,6 +25,7 @@ from ccnet_jax.figures.instances import instance_overlay
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import Detections, MaskRCNN
 from ccnet_jax.models.variables import Variables
+from ccnet_jax.tasks.inputs import check_batch
 
 
 class Instances(flax.struct.PyTreeNode):

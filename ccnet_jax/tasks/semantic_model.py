@@ -14,11 +14,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, UInt8
 
 from ccnet_jax import figures
-from ccnet_jax.data.pictures import check_batch, picture_name, read_picture
+from ccnet_jax.data.pictures import picture_name, read_picture
 from ccnet_jax.evaluation.prediction import NotFinite, scorer
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.variables import Variables
+from ccnet_jax.tasks.inputs import check_batch
 
 
 class Prediction(flax.struct.PyTreeNode):

@@ -10,10 +10,10 @@ import pytest
 import ccnet_jax
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.data import pictures
 from ccnet_jax.data.datasets.streets import CLASSES, Streets
 from ccnet_jax.evaluation.prediction import predictor
 from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.tasks import inputs
 from ccnet_jax.weights import visualize
 from ccnet_jax.weights.inference import with_loops
 from tests import helpers
@@ -168,7 +168,7 @@ def test_what_a_model_would_misread_is_refused(model, case):
 
 def test_a_list_of_pictures_is_refused():
     with pytest.raises(UserError, match="must be an array, .* not a list; pass, for example, np.stack"):
-        pictures.check_batch([image(), image()])
+        inputs.check_batch([image(), image()])
 
 
 def test_shapes_and_dtypes_are_checked_under_jit_too(model):
