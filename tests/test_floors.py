@@ -88,11 +88,20 @@ def imports_of(module: str) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module} imports relatively"
+            source = absolute_name(node, module)
             for alias in node.names:
-                whole = f"{node.module}.{alias.name}"
-                found.add(whole if whole in MODULES else node.module)
+                whole = f"{source}.{alias.name}"
+                found.add(whole if whole in MODULES else source)
     return found
+
+
+def absolute_name(node: ast.ImportFrom, module: str) -> str:
+    """What a module imports from. `kernels` imports itself relatively: installed, it has another name."""
+    relative = is_in(module, "kernels") and (node.level or node.module.partition(".")[0] == "kernels")
+    assert bool(node.level) == bool(relative), f"{module}, line {node.lineno}: {ast.unparse(node)}"
+    package = module.split(".") if MODULES[module].name == "__init__.py" else module.split(".")[:-1]
+    above = package[: len(package) - node.level + 1] if node.level else []
+    return ".".join([*above, *([node.module] if node.module else [])])
 
 
 IMPORTS = {module: imports_of(module) for module in MODULES}

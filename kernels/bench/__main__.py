@@ -22,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.bench import bench_pytorch
-from kernels.bench.bench_cases import DIRECTIONS, DTYPES, Prepared, Size, input_sets
-from kernels.bench.bench_limits import Limits, least_work, measured_limits
-from kernels.bench.measure import (
+from ..criss_cross import IMPLEMENTATIONS, blocks, criss_cross_attention, device
+from . import bench_pytorch
+from .bench_cases import DIRECTIONS, DTYPES, Prepared, Size, input_sets
+from .bench_limits import Limits, least_work, measured_limits
+from .measure import (
     Program,
     first_line,
     interleaved_seconds,
@@ -35,8 +36,7 @@ from kernels.bench.measure import (
     sources,
     write_result,
 )
-from kernels.bench.programs import ending_well, result_file
-from kernels.criss_cross import IMPLEMENTATIONS, blocks, criss_cross_attention, device
+from .programs import ending_well, result_file
 
 RESULTS = pathlib.Path("criss_cross_bench.json")  # in the current folder
 

@@ -27,8 +27,8 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kernels.bench import hlo
-from kernels.bench.gpu import GPUS
+from . import hlo
+from .gpu import GPUS
 
 # Otherwise the plugin looks for a GPU, and fails where there is none.
 if not jax.config.jax_platforms:  # type: ignore[attr-defined]  # JAX adds its options at run time

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from kernels.bench.measure import Program
+from .measure import Program
 
 DTYPES = ("bfloat16", "float32")
 DIRECTIONS = ("forward", "forward+backward")

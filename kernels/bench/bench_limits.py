@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.bench.bench_cases import Size
-from kernels.bench.measure import Program, interleaved_seconds, jax_clock
+from .bench_cases import Size
+from .measure import Program, interleaved_seconds, jax_clock
 
 # How a matrix product can be asked for; the floor takes the fastest. The Triton kernels make a float32
 # product of six in bfloat16, see `factor`.

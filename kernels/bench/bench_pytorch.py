@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from kernels.bench.bench_cases import Prepared
-from kernels.bench.measure import Program, first_line
+from .bench_cases import Prepared
+from .measure import Program, first_line
 
 NAMES = ("torch", "torch.compile")
 

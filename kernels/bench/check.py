@@ -21,10 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.bench.bench_cases import Size, input_sets
-from kernels.bench.measure import first_line, result_head, resumed, sources, write_result
-from kernels.bench.programs import ending_well, result_file
-from kernels.criss_cross import IMPLEMENTATIONS, criss_cross_attention, packed_criss_cross_attention
+from ..criss_cross import IMPLEMENTATIONS, criss_cross_attention, packed_criss_cross_attention
+from .bench_cases import Size, input_sets
+from .measure import first_line, result_head, resumed, sources, write_result
+from .programs import ending_well, result_file
 
 BOUNDS = {"bfloat16": 2e-2, "float32": 2e-5, "float16": 3e-3}
 SIZES = (

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
-from kernels.whole_file import write_whole
+from ..whole_file import write_whole
 
 ROOT = pathlib.Path(__file__).parents[2]
 

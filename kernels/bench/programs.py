@@ -14,7 +14,7 @@ from typing import NoReturn, TextIO
 
 import jax
 
-from kernels.whole_file import obstacle
+from ..whole_file import obstacle
 
 
 @contextlib.contextmanager

@@ -24,10 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kernels.bench import __main__ as bench
-from kernels.bench import bench_cases
-from kernels.bench.bench_cases import DTYPES, Size
-from kernels.bench.measure import (
+from ..criss_cross import device, pallas_triton
+from ..criss_cross.blocks import Blocks, Key, default_blocks, key_of, power_of_two
+from . import __main__ as bench
+from . import bench_cases
+from .bench_cases import DTYPES, Size
+from .measure import (
     Program,
     interleaved_seconds,
     jax_clock,
@@ -36,9 +38,7 @@ from kernels.bench.measure import (
     sources,
     write_result,
 )
-from kernels.bench.programs import ending_well, result_file
-from kernels.criss_cross import device, pallas_triton
-from kernels.criss_cross.blocks import Blocks, Key, default_blocks, key_of, power_of_two
+from .programs import ending_well, result_file
 
 DIRECTIONS = ("forward", "backward")
 FINALISTS = 5
