@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, writing
+from ccnet_jax.common.kernels import GPUS
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
 from ccnet_jax.tools.costs import report, sizes
-from kernels.bench.gpu import GPUS
 
 
 def main(command: Sequence[str] | None = None) -> None:

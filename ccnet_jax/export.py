@@ -29,6 +29,7 @@ import psutil
 
 from ccnet_jax.common import compilation_cache, outputs
 from ccnet_jax.common.errors import UserError, writing
+from ccnet_jax.common.kernels import whole_file
 from ccnet_jax.common.progress import progress_bar, write_line
 from ccnet_jax.config import command_line, records
 from ccnet_jax.config.config import Config
@@ -43,7 +44,6 @@ from ccnet_jax.tools.exporting.program import PictureShape, Program, instance_pr
 from ccnet_jax.weights.inference import load
 from ccnet_jax.weights.new_folder import new_folder
 from ccnet_jax.weights.values import check_numbers
-from kernels.whole_file import whole_file
 
 ANY = "any"
 

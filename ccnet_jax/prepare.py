@@ -46,6 +46,7 @@ from array_record.python import array_record_module
 
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, write_json
+from ccnet_jax.common.kernels import whole_file
 from ccnet_jax.common.labels import VOID, Classes
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
@@ -54,7 +55,6 @@ from ccnet_jax.data.images import decode_sample
 from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSplit, Source, files_of
 from ccnet_jax.data.tfds_source import TILE_FEATURES
 from ccnet_jax.data.tiles import SIDE, label_tiles, picture_tiles
-from kernels.whole_file import whole_file
 
 VERSION = "1.0.0"  # of what these data sets hold and how
 CHECKSUMS = "checksums.json"

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 from ccnet_jax.common import compilation_cache, devices
 from ccnet_jax.common.devices import say
 from ccnet_jax.common.errors import EndAfterSignal, UserError
+from ccnet_jax.common.kernels import IMPLEMENTATIONS
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line, config_files, records
 from ccnet_jax.config import config as configuration
@@ -58,7 +59,6 @@ from ccnet_jax.training.step import (
     planned_bytes,
 )
 from ccnet_jax.weights import pretrained
-from kernels.criss_cross import IMPLEMENTATIONS
 
 
 def train(config: Config, run: RunFolder, link: Link | None = None) -> None:

@@ -149,6 +149,12 @@ def test_kernels_imports_nothing_of_the_project_but_itself():
             assert not any(imported.partition(".")[0] in ours for imported in IMPORTS[module]), module
 
 
+def test_two_files_of_the_package_know_the_name_of_kernels():
+    """Installed it has another: `common/kernels.py` knows both, and so does the file that users copy."""
+    knowing = {x for x in MODULES if is_in(x, "ccnet_jax") and any(is_in(y, "kernels") for y in IMPORTS[x])}
+    assert knowing == {"ccnet_jax.common.kernels", "ccnet_jax.models.criss_cross"}
+
+
 def test_no_cycle():
     done, path = set(), []
 

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from kernels import whole_file
+from ccnet_jax.common import kernels
 
 _LONGEST = 240  # characters of what another library says
 
@@ -70,7 +70,7 @@ def write_whole(path: pathlib.Path, data: bytes | str) -> None:
     """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole_file.write_whole(path, data)
+        kernels.write_whole(path, data)
 
 
 def read_json(path: pathlib.Path, remedy: str) -> Any:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 from ccnet_jax.common.errors import UserError
-from kernels.whole_file import obstacle
+from ccnet_jax.common.kernels import obstacle
 
 LONGEST_NAME = 255  # bytes of a file's name on common file systems
 

@@ -15,13 +15,13 @@ from absl import logging
 
 from ccnet_jax.common.errors import EndAfterSignal, UserError, user_error_in
 from ccnet_jax.common.fields import nearest
+from ccnet_jax.common.kernels import ending_well, fail
 from ccnet_jax.common.version import __version__
 from ccnet_jax.config import config_files
 from ccnet_jax.config.config import Config, parse
 from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.engine.hosts.link import end_process, leave
-from kernels.bench.programs import ending_well, fail
 
 LEAST_FILES = 128  # open at one time, for Python, JAX, a checkpoint and a few data workers
 MOST_FILES = 65536  # more are not asked for: programs that JAX starts may look at each

@@ -1,6 +1,6 @@
 """The programs that the command `ccnet` starts."""
 
-from kernels import __name__ as KERNELS  # installed, it is ccnet_jax.kernels
+from ccnet_jax.common.kernels import PACKAGE as KERNELS
 
 PROGRAMS = {  # {name: (module, meaning)}
     "demo": ("ccnet_jax.demo", "train a small network on the built-in scenes, and score it"),

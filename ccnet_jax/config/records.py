@@ -9,12 +9,12 @@ import os
 import numpy as np
 
 from ccnet_jax.common.errors import UserError, read_json, write_json
+from ccnet_jax.common.kernels import IMPLEMENTATIONS
 from ccnet_jax.common.labels import Classes
 from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.engine.folder import RunFolder
-from kernels.criss_cross import IMPLEMENTATIONS
 
 
 def write_records(run: RunFolder, config: Config, classes: Classes) -> None:

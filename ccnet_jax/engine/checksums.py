@@ -6,7 +6,7 @@ They stand in the folder's SHA256SUMS; `sha256sum --check SHA256SUMS` checks the
 import hashlib
 import pathlib
 
-from kernels.whole_file import write_whole
+from ccnet_jax.common.kernels import write_whole
 
 SUMS = "SHA256SUMS"
 _LATER = ("_CHECKPOINT_METADATA",)  # which Orbax completes when it gives the folder its name

@@ -14,11 +14,10 @@ import jax
 
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, read_json, write_json
+from ccnet_jax.common.kernels import fragments, result_head
 from ccnet_jax.common.version import __version__
 from ccnet_jax.engine import hub, weights_file
 from ccnet_jax.engine.remote import Remote, is_address
-from kernels.bench.measure import result_head
-from kernels.whole_file import fragments
 
 LATEST = pathlib.Path("runs/latest")  # a link to the newest run
 

@@ -20,9 +20,9 @@ from typing import Any
 
 from ccnet_jax.common.compilation_cache import private, user_folder
 from ccnet_jax.common.errors import UserError, first_line
+from ccnet_jax.common.kernels import whole_file, write_whole
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.engine.checksums import SUMS
-from kernels.whole_file import whole_file, write_whole
 
 LOCK = "lock"  # an object that says who is at work, and is written again as a sign of life
 NOTES = ".in-store.json"  # of the copy: which of its files, as they were, are in the store

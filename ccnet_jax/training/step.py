@@ -14,8 +14,8 @@ from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, PyTree, Shaped
 
 from ccnet_jax.common.devices import compiler_options
+from ccnet_jax.common.kernels import device
 from ccnet_jax.training.means import Mean
-from kernels.criss_cross import device
 
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float[Array, ""]]

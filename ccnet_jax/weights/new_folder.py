@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 
 from ccnet_jax.common.errors import UserError
-from kernels.whole_file import UMASK
+from ccnet_jax.common.kernels import UMASK
 
 
 @contextlib.contextmanager

@@ -19,8 +19,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 from jaxtyping import Array, Float, Float32
 
-from kernels.criss_cross import IMPLEMENTATIONS, Backend
-from kernels.criss_cross.backend import Arrays, separated
+from ccnet_jax.common.kernels import IMPLEMENTATIONS, Arrays, Backend, separated
 
 COUNTED = "counted"  # the name of the backend that stands for every other while a program is traced
 _FORWARD, _BACKWARD = "criss_cross_by_definition", "criss_cross_gradient_by_definition"

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
+from ccnet_jax.common.kernels import GPUS, Report, aot
 from ccnet_jax.config.config import Config
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows, window_starts
 from ccnet_jax.evaluation.test_mode import TestMode
@@ -17,9 +18,6 @@ from ccnet_jax.models.upsampling import Upsampling, upsampling_matrices
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tools.costs.parts import batch_on_one_gpu, tested, training_step, variable_shapes
-from kernels.bench import aot
-from kernels.bench.aot import Report
-from kernels.bench.gpu import GPUS
 
 # Of a GPU's memory: the CUDA context, cuDNN's scratch memory and what the allocator cannot use.
 RESERVE = 0.06

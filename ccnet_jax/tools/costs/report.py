@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from ccnet_jax.common.kernels import GPUS
 from ccnet_jax.config.config import Config
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tools.costs import memory
@@ -17,7 +18,6 @@ from ccnet_jax.tools.costs.parts import (
 )
 from ccnet_jax.tools.costs.roofline import bound
 from ccnet_jax.tools.costs.sizes import class_count, training_size
-from kernels.bench.gpu import GPUS
 
 CHARTS = (".png", ".pdf", ".svg")  # suffixes of the files that `plot` writes
 # {name: text, number or dictionary}, as JSON has it

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from kernels.bench.gpu import Gpu
+from ccnet_jax.common.kernels import Gpu
 
 
 @dataclasses.dataclass(frozen=True)
