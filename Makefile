@@ -16,6 +16,8 @@ FAST := tests/test_floors.py tests/config/test_config.py tests/test_docs.py test
   tests/figures tests/engine tests/training tests/experiments/test_report.py tests/data/test_sources.py \
   tests/data/test_transforms.py tests/tools/exporting tests/tools/page/test_app.py tests/tools/page/test_uploads.py \
   tests/evaluation/test_metrics.py tests/evaluation/test_test_mode.py tests/evaluation/test_upsampling.py
+# of which these are slow
+SLOW := tests/engine/hosts
 
 .PHONY: demo test test-fast test-lowest lint format setup clean check-python
 
@@ -26,13 +28,13 @@ test: $(DEV)/.installed lint
 	$(DEV)/bin/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(DEV)/.installed
-	$(DEV)/bin/python -m pytest -n 2 --dist worksteal $(FAST)
+	$(DEV)/bin/python -m pytest -n 2 --dist worksteal --ignore=$(SLOW) $(FAST)
 
 test-lowest: requirements-lowest.txt requirements-dev.txt | check-python
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --requirement requirements-lowest.txt --requirement requirements-dev.txt
-	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(FAST)
+	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal --ignore=$(SLOW) $(FAST)
 
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
