@@ -32,10 +32,7 @@ FLOORS = {
 FRONT_DOOR = "ccnet_jax"
 # (who imports, what): imports between rooms of one floor that stay, and why.
 EXCEPTIONS = {
-    (
-        "configs",
-        "ccnet_jax.config",
-    ): "a config starts from the default or a recipe; config/ finds it by name",
+    ("configs", "ccnet_jax.config"): "a config starts from the default or a recipe",
     ("experiments.data_throughput", "ccnet_jax.prepare"): "it measures what the program wrote",
     ("experiments.published_scores", "ccnet_jax.convert"): "it runs the two programs, in one process",
     ("experiments.published_scores", "ccnet_jax.eval"): "it runs the two programs, in one process",
