@@ -12,10 +12,12 @@ RUN := $(VENV)/bin/python
 DEV := .venv/$(VERSION)-dev
 LOWEST := .venv/$(VERSION)-lowest
 DEMO := runs/demo
-FAST := tests/test_floors.py tests/test_config.py tests/test_docs.py tests/test_progress.py tests/figures \
-  tests/run tests/training tests/experiments/test_report.py tests/data/test_sources.py tests/data/test_transforms.py \
-  tests/exporting tests/page/test_app.py tests/page/test_uploads.py \
+FAST := tests/test_floors.py tests/config/test_config.py tests/test_docs.py tests/common/test_progress.py \
+  tests/figures tests/engine tests/training tests/experiments/test_report.py tests/data/test_sources.py \
+  tests/data/test_transforms.py tests/tools/exporting tests/tools/page/test_app.py tests/tools/page/test_uploads.py \
   tests/evaluation/test_metrics.py tests/evaluation/test_test_mode.py tests/evaluation/test_upsampling.py
+# of which these are slow
+SLOW := tests/engine/hosts
 
 .PHONY: demo test test-fast test-lowest lint format setup clean check-python
 
@@ -26,13 +28,13 @@ test: $(DEV)/.installed lint
 	$(DEV)/bin/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(DEV)/.installed
-	$(DEV)/bin/python -m pytest -n 2 --dist worksteal $(FAST)
+	$(DEV)/bin/python -m pytest -n 2 --dist worksteal --ignore=$(SLOW) $(FAST)
 
 test-lowest: requirements-lowest.txt requirements-dev.txt | check-python
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  --requirement requirements-lowest.txt --requirement requirements-dev.txt
-	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal $(FAST)
+	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal --ignore=$(SLOW) $(FAST)
 
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
@@ -42,7 +44,7 @@ lint: $(DEV)/.installed
 format: $(DEV)/.installed
 	$(DEV)/bin/ruff check --fix .
 	$(DEV)/bin/ruff format .
-	$(DEV)/bin/python -m ccnet_jax.config_table
+	$(DEV)/bin/python -m ccnet_jax.config.config_table
 	$(DEV)/bin/python -m experiments.report
 
 setup: $(VENV)/.installed

@@ -1,7 +1,8 @@
 """Builds the wheel; pyproject.toml has all that is the same for a clone.
 
 A clone has `kernels` and `configs` beside `ccnet_jax`. Installed, they lie inside it, as `ccnet_jax.kernels`
-and `ccnet_jax.configs`: another published package is called `kernels`. Imports of it are rewritten for that.
+and `ccnet_jax.configs`: another published package is called `kernels`. No file is changed for that: `kernels`
+imports itself relatively, and `ccnet_jax` takes it from `ccnet_jax.common.kernels`, which knows both names.
 """
 
 import pathlib
@@ -9,25 +10,9 @@ import re
 import sys
 
 from setuptools import setup
-from setuptools.command.build_py import build_py
 
 INSIDE = {"ccnet_jax.kernels": "kernels", "ccnet_jax.configs": "configs"}
 PACKAGES = ["ccnet_jax", "kernels", "configs"]
-# What names the package `kernels` in code and in the commands of docstrings.
-IMPORT = re.compile(r"^(\s*(?:from|import)\s+|.*python -m )kernels(?=[.\s])", re.MULTILINE)
-
-
-class Build(build_py):
-    """Copies the modules, and rewrites the imports of `kernels`."""
-
-    def run(self):
-        """Copy, then rewrite the copies."""
-        super().run()
-        if self.editable_mode:
-            return
-        for path in pathlib.Path(self.build_lib).rglob("*.py"):
-            text = path.read_text()
-            path.write_text(IMPORT.sub(r"\1ccnet_jax.kernels", text))
 
 
 def packages(folder):
@@ -43,5 +28,4 @@ if not editable:
 setup(
     packages=names,
     package_dir={} if editable else INSIDE,
-    cmdclass={"build_py": Build},
 )

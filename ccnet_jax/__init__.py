@@ -6,15 +6,15 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ccnet_jax.version import __version__
+from ccnet_jax.common.version import __version__
 
 if TYPE_CHECKING:
-    from ccnet_jax import visualize
-    from ccnet_jax.inference import load
+    from ccnet_jax.common.kernels import criss_cross_attention
     from ccnet_jax.models.ccnet import CCNet
     from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
-    from ccnet_jax.semantic_model import Model
-    from kernels import criss_cross_attention
+    from ccnet_jax.tasks.semantic_model import Model
+    from ccnet_jax.weights import visualize
+    from ccnet_jax.weights.inference import load
 
 __all__ = [
     "RCCA",
@@ -31,8 +31,9 @@ _MODULES = {
     "RCCA": "ccnet_jax.models.criss_cross",
     "CCNet": "ccnet_jax.models.ccnet",
     "CrissCrossAttention": "ccnet_jax.models.criss_cross",
-    "Model": "ccnet_jax.semantic_model",
-    "load": "ccnet_jax.inference",
+    "Model": "ccnet_jax.tasks.semantic_model",
+    "criss_cross_attention": "ccnet_jax.common.kernels",
+    "load": "ccnet_jax.weights.inference",
 }
 
 
@@ -56,10 +57,6 @@ def __getattr__(name: str) -> Any:
     """What is asked for is imported then: JAX, Flax, Orbax and OpenCV take seconds."""
     if name in _MODULES:
         return getattr(importlib.import_module(_MODULES[name]), name)
-    if name == "criss_cross_attention":
-        from kernels import criss_cross_attention
-
-        return criss_cross_attention
     if name == "visualize":
-        return importlib.import_module("ccnet_jax.visualize")
+        return importlib.import_module("ccnet_jax.weights.visualize")
     raise AttributeError(f"module 'ccnet_jax' has no attribute {name!r}")

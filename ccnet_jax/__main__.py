@@ -11,10 +11,10 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from ccnet_jax import command_line
-from ccnet_jax.errors import UserError
-from ccnet_jax.programs import PROGRAMS
-from ccnet_jax.settings import nearest
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.fields import nearest
+from ccnet_jax.config import command_line
+from ccnet_jax.config.programs import PROGRAMS
 
 
 def main(command: Sequence[str] | None = None) -> None:

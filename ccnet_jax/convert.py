@@ -28,11 +28,11 @@ import argparse
 import pathlib
 from collections.abc import Sequence
 
-from ccnet_jax import command_line, config_files
-from ccnet_jax.config import Config, parse
-from ccnet_jax.config_files import ConfigName
-from ccnet_jax.errors import UserError
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import command_line, config_files
+from ccnet_jax.config.config import Config, parse
+from ccnet_jax.config.config_files import ConfigName
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.weights.naming import STEM_NAMES
 from ccnet_jax.weights.torch_export import export_weights
 from ccnet_jax.weights.torch_import import import_weights

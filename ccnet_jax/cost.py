@@ -14,11 +14,12 @@ import json
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from ccnet_jax import command_line, outputs
-from ccnet_jax.costs import report, sizes
-from ccnet_jax.errors import UserError, writing
-from ccnet_jax.progress import progress_bar
-from kernels.gpu import GPUS
+from ccnet_jax.common import outputs
+from ccnet_jax.common.errors import UserError, writing
+from ccnet_jax.common.kernels import GPUS
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
+from ccnet_jax.tools.costs import report, sizes
 
 
 def main(command: Sequence[str] | None = None) -> None:

@@ -7,8 +7,9 @@ Started again, it goes on where it was stopped.
 
 from collections.abc import Sequence
 
-from ccnet_jax import command_line, eval, train
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax import eval, train
+from ccnet_jax.config import command_line
+from ccnet_jax.engine.folder import RunFolder
 
 
 def flags() -> command_line.Parser:

@@ -16,17 +16,18 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from ccnet_jax import command_line, compilation_cache, devices, outputs
-from ccnet_jax import config as configuration
-from ccnet_jax.config import Config
+from ccnet_jax.common import compilation_cache, devices, outputs
+from ccnet_jax.common.errors import UserError, write_json
+from ccnet_jax.config import command_line, records
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import files_of
-from ccnet_jax.errors import UserError, write_json
+from ccnet_jax.engine.checkpoints import load_variables, variables_like
+from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.evaluation.metrics import without_nan
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.run.checkpoints import load_variables, variables_like
-from ccnet_jax.run.folder import LATEST, RunFolder
 from ccnet_jax.tasks import TASKS, run_data
 
 
@@ -81,7 +82,7 @@ def opened(config: Config, run: RunFolder, split: str, data_dir: str | None, unl
     if data_dir is not None and config.data.source == "folder" and DATASETS[name].layout is None:
         raise UserError(f"--data-dir={data_dir}: the pictures of {name} lie in no folder; omit it")
     try:
-        return run_data.opened(config, split, run.load_classes(), run, unlabelled)
+        return run_data.opened(config, split, records.load_classes(run), run, unlabelled)
     except UserError as error:
         raise UserError(str(error).replace("--config.data.dir", "--data-dir")) from None
 
@@ -116,7 +117,7 @@ def main(command: Sequence[str] | None = None) -> None:
     compilation_cache.turn_on()
     command_line.run_parts(arguments)
     run = command_line.run_of(arguments)
-    config = run.load_config()
+    config = records.load_config(run)
     if arguments.data_dir is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=arguments.data_dir))
     mode = test_mode(arguments, config)

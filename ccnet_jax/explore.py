@@ -18,15 +18,16 @@ import importlib.util
 import socket
 from collections.abc import Sequence
 
-from ccnet_jax import command_line, compilation_cache
-from ccnet_jax.errors import UserError
-from ccnet_jax.inference import load
-from ccnet_jax.page.answers import Explorer
-from ccnet_jax.page.guard import LOOPBACK
-from ccnet_jax.page.networks import Network
-from ccnet_jax.page.own_pictures import OwnPictures
-from ccnet_jax.page.uploads import Limits
-from ccnet_jax.run.folder import LATEST
+from ccnet_jax.common import compilation_cache
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import command_line
+from ccnet_jax.engine.folder import LATEST
+from ccnet_jax.tools.page.answers import Explorer
+from ccnet_jax.tools.page.guard import LOOPBACK
+from ccnet_jax.tools.page.networks import Network
+from ccnet_jax.tools.page.own_pictures import OwnPictures
+from ccnet_jax.tools.page.uploads import Limits
+from ccnet_jax.weights.inference import load
 
 PACKAGES = ("starlette", "uvicorn")
 MOST_RUNS = 2
@@ -103,7 +104,7 @@ def serve(explorer: Explorer, server: socket.socket, hosts: frozenset[str] | Non
     """Answer until Ctrl-C or SIGTERM; a prediction that is at work then ends first."""
     import uvicorn
 
-    from ccnet_jax.page.app import make_app  # both of the extra's packages
+    from ccnet_jax.tools.page.app import make_app  # both of the extra's packages
 
     config = uvicorn.Config(
         make_app(explorer, hosts),

@@ -27,22 +27,23 @@ from collections.abc import Iterator, Sequence
 import jax
 import psutil
 
-from ccnet_jax import command_line, compilation_cache, outputs
-from ccnet_jax.config import Config
+from ccnet_jax.common import compilation_cache, outputs
+from ccnet_jax.common.errors import UserError, writing
+from ccnet_jax.common.kernels import whole_file
+from ccnet_jax.common.progress import progress_bar, write_line
+from ccnet_jax.config import command_line, records
+from ccnet_jax.config.config import Config
 from ccnet_jax.data.instance_batches import MULTIPLE, canvases
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
-from ccnet_jax.errors import UserError, writing
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.test_mode import WHOLE
-from ccnet_jax.exporting import FORMATS, Format
-from ccnet_jax.exporting.program import PictureShape, Program, instance_program, semantic_program
-from ccnet_jax.inference import load
-from ccnet_jax.instance_model import InstanceModel
-from ccnet_jax.progress import progress_bar, write_line
-from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.semantic_model import Model
+from ccnet_jax.tasks.instance_model import InstanceModel
+from ccnet_jax.tasks.semantic_model import Model
+from ccnet_jax.tools.exporting import FORMATS, Format
+from ccnet_jax.tools.exporting.program import PictureShape, Program, instance_program, semantic_program
+from ccnet_jax.weights.inference import load
 from ccnet_jax.weights.new_folder import new_folder
 from ccnet_jax.weights.values import check_numbers
-from kernels.whole_file import whole_file
 
 ANY = "any"
 
@@ -53,7 +54,7 @@ def main(command: Sequence[str] | None = None) -> None:
     compilation_cache.turn_on()
     command_line.run_parts(arguments)
     run, form = command_line.run_of(arguments), FORMATS[arguments.to]
-    config = run.load_config()
+    config = records.load_config(run)
     check_form(arguments.to, form, config, arguments.probabilities)
     shape = instance_shape(arguments, config) if config.task == "instance" else semantic_shape(arguments)
     dtype = chosen_dtype(arguments, form, config)

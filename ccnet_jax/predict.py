@@ -23,18 +23,20 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ccnet_jax import command_line, compilation_cache, figures, outputs
+from ccnet_jax import figures
+from ccnet_jax.common import compilation_cache, outputs
+from ccnet_jax.common.errors import UserError, write_json
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
 from ccnet_jax.data.layouts import PICTURE_SUFFIXES
-from ccnet_jax.errors import UserError, write_json
+from ccnet_jax.data.pictures import read_picture
+from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.evaluation.instance_scores import runs_of
 from ccnet_jax.evaluation.prediction import NotFinite
-from ccnet_jax.inference import attention_map, load, with_loops
-from ccnet_jax.instance_model import InstanceModel
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.pictures import read_picture
-from ccnet_jax.progress import progress_bar
-from ccnet_jax.run.folder import LATEST, RunFolder
-from ccnet_jax.semantic_model import Model
+from ccnet_jax.tasks.instance_model import InstanceModel
+from ccnet_jax.tasks.semantic_model import Model
+from ccnet_jax.weights.inference import attention_map, load, with_loops
 
 _FOLDERS = 4  # above a picture, that the names of its results may have at most
 _RESULTS = (".png", "-overlay.png", "-figure.png", "-attention.png", "-loops.png", ".json")

@@ -15,12 +15,14 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 
-from ccnet_jax import command_line, outputs
-from ccnet_jax import config as configuration
-from ccnet_jax.errors import UserError, write_whole
-from ccnet_jax.run import hub, model_card, weights_file
-from ccnet_jax.run.checkpoints import load_arrays, step_folder
-from ccnet_jax.run.folder import LATEST, RunFolder
+from ccnet_jax.common import outputs
+from ccnet_jax.common.errors import UserError, write_whole
+from ccnet_jax.config import command_line, records
+from ccnet_jax.config import config as configuration
+from ccnet_jax.engine import hub, weights_file
+from ccnet_jax.engine.checkpoints import load_arrays, step_folder
+from ccnet_jax.engine.folder import LATEST, RunFolder
+from ccnet_jax.weights import model_card
 
 
 def main(command: Sequence[str] | None = None) -> None:
@@ -63,7 +65,7 @@ def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, pict
     Raises:
       UserError: there is no such run or checkpoint, or the folder cannot be written.
     """
-    config, classes = run.load_config(), run.load_classes()
+    config, classes = records.load_config(run), records.load_classes(run)
     source = step_folder(run, checkpoint)
     if source is None:
         raise UserError(f"{run} holds no checkpoint {checkpoint}; choose another (last, best, or a folder)")
@@ -75,8 +77,8 @@ def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, pict
     if pictured and example is None:
         print(f"{run} has no pictures, so there is no example: python -m ccnet_jax.eval makes some")
     shared = RunFolder(folder)
-    shared.save_config(dataclasses.replace(configuration.without_place(config), pretrained=None))
-    shared.save_classes(classes)
+    records.save_config(shared, dataclasses.replace(configuration.without_place(config), pretrained=None))
+    records.save_classes(shared, classes)
     if example is not None:
         shutil.copyfile(example, folder / model_card.EXAMPLE)
     card = model_card.text(run, config, classes.names, title, step, example is not None)

@@ -20,37 +20,45 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ccnet_jax import command_line, compilation_cache, config_files, devices
-from ccnet_jax import config as configuration
-from ccnet_jax.config import Config
+from ccnet_jax.common import compilation_cache, devices
+from ccnet_jax.common.devices import say
+from ccnet_jax.common.errors import EndAfterSignal, UserError
+from ccnet_jax.common.kernels import IMPLEMENTATIONS
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line, config_files, records
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import files_of
-from ccnet_jax.devices import say
-from ccnet_jax.errors import EndAfterSignal, UserError
+from ccnet_jax.engine.checkpoints import Checkpoints, OneHostFailed, set_damaged_aside
+from ccnet_jax.engine.clock import StepClock
+from ccnet_jax.engine.folder import LATEST, RunFolder
+from ccnet_jax.engine.hosts.join import joined
+from ccnet_jax.engine.hosts.link import Link
+from ccnet_jax.engine.lock import locked_for_all_hosts
+from ccnet_jax.engine.meter import Meter, NotFinite, Withdrawn
+from ccnet_jax.engine.metric_log import MetricLog, is_evaluated
+from ccnet_jax.engine.save_rhythm import SaveRhythm
+from ccnet_jax.engine.shared import check_shared
+from ccnet_jax.engine.stopping import Stopped, StopSignal
+from ccnet_jax.engine.trace import Trace
+from ccnet_jax.engine.waiting import waiting
+from ccnet_jax.engine.withdrawing import withdrawing
 from ccnet_jax.evaluation.evaluate import DRAWN
-from ccnet_jax.hosts.join import joined
-from ccnet_jax.hosts.link import Link
-from ccnet_jax.progress import progress_bar
-from ccnet_jax.run.checkpoints import Checkpoints, OneHostFailed, set_damaged_aside
-from ccnet_jax.run.folder import LATEST, RunFolder
-from ccnet_jax.run.lock import locked_for_all_hosts
-from ccnet_jax.run.metric_log import MetricLog, is_evaluated
-from ccnet_jax.run.shared import check_shared
-from ccnet_jax.run.trace import Trace
 from ccnet_jax.tasks import TASKS, run_data
+from ccnet_jax.tasks.messages import fitting, random_weights_warnings, remarks, sentences_for_updates
 from ccnet_jax.tasks.norms import check_norms
-from ccnet_jax.tasks.sentences import fitting, random_weights_warnings, remarks, sentences_for_updates
-from ccnet_jax.training.clock import StepClock
-from ccnet_jax.training.meter import Meter, NotFinite, Withdrawn
 from ccnet_jax.training.optimizers import build_optimizer
-from ccnet_jax.training.save_rhythm import SaveRhythm
 from ccnet_jax.training.schedules import build_schedule
-from ccnet_jax.training.step import State, make_initial_state, make_train_step, planned_bytes
-from ccnet_jax.training.stopping import Stopped, StopSignal
-from ccnet_jax.training.waiting import waiting
-from ccnet_jax.training.withdrawing import withdrawing
+from ccnet_jax.training.step import (
+    GUARDED,
+    WITHDRAWN,
+    State,
+    make_initial_state,
+    make_train_step,
+    planned_bytes,
+)
 from ccnet_jax.weights import pretrained
-from kernels.criss_cross import IMPLEMENTATIONS
 
 
 def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
@@ -112,7 +120,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
         closing.enter_context(sentences_for_updates(config, task, train_source, run, schedule, planned))
         state = begin()
-        meter = Meter(start, config.skip_nonfinite, config.loss_spike)
+        meter = Meter(start, GUARDED, WITHDRAWN, config.skip_nonfinite, config.loss_spike)
 
         # ---------------------------------------------- resume, or pretrained
         checkpoints = closing.enter_context(Checkpoints(run, config.keep_checkpoints, config.keep_every))
@@ -141,7 +149,7 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
         batches = waiting(devices.prefetched(host_batches, mesh), stop.check if alone else stop.check_late)
         if not alone:
             rows, alike = config.batch_size // processes, config.data.crop is not None
-            batches = closing.enter_context(withdrawing(batches, rows, mesh, alike))
+            batches = closing.enter_context(withdrawing(batches, WITHDRAWN, rows, mesh, alike))
 
         # ------------------------------------------- what goes on beside steps
         clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))
@@ -285,8 +293,8 @@ def data_of(config: Config, run: RunFolder) -> tuple[Any, Any]:
     """
     data, split = config.data, config.data.train_split
     if Checkpoints.exists(run) and run.classes_file.exists():
-        run.check_same_run(config)
-        train_source = run_data.opened(config, split, run.load_classes(), run)
+        records.check_same_run(run, config)
+        train_source = run_data.opened(config, split, records.load_classes(run), run)
     else:
         train_source = TASKS[config.task].open(data, split)
     if not config.eval_every:
@@ -299,8 +307,8 @@ def check_still_fits(config: Config, source: Any, run: RunFolder) -> None:
     """Raise UserError where another process has begun another run in the folder in the meantime."""
     if not Checkpoints.exists(run):
         return
-    run.check_same_run(config)
-    if run.classes_file.exists() and run.load_classes().names != tuple(source.classes):
+    records.check_same_run(run, config)
+    if run.classes_file.exists() and records.load_classes(run).names != tuple(source.classes):
         raise UserError(f"another process has just begun {run}; the same command again goes on with its run")
 
 
@@ -339,7 +347,7 @@ def check_devices(config: Config) -> None:
 def keep_records(config: Config, source: Any, run: RunFolder, log: MetricLog) -> None:
     """Everything but the checkpoint to disk; what is missing, since the folder was made anew, again."""
     if jax.process_index() == 0 and run.checkpoints.is_dir() and not run.config_file.exists():
-        run.write_records(config, classes_of_source(source))
+        records.write_records(run, config, classes_of_source(source))
     log.flush()
 
 
@@ -352,7 +360,7 @@ def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder
     if jax.process_index() == 0:
         run.check_results(run.own_files, [*files_of(source), *files_of(eval_source)])
         run.remove_fragments()
-        run.write_records(config, classes_of_source(source))
+        records.write_records(run, config, classes_of_source(source))
     check_shared(run)
 
 
@@ -391,7 +399,7 @@ def resumed_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
         raise UserError("--resume takes config and folder from the run; omit --config and --workdir")
     command_line.run_parts(arguments)
     run = RunFolder.at(arguments.resume)
-    config = run.load_config()
+    config = records.load_config(run)
     return run, configuration.parse(configuration.to_dict(config), arguments.overrides)
 
 

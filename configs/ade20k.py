@@ -12,7 +12,7 @@ set) they do not reach them. None has been trained here to the end yet.
 
 import ml_collections
 
-from ccnet_jax.recipes import mmseg, official
+from ccnet_jax.config.recipes import mmseg, official
 
 # NAME: (recipe, depth, steps, published mIoU on val, the same with ms + flip)
 VARIANTS = {

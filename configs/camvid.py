@@ -9,7 +9,7 @@ is for a CPU: `experiments/camvid.py` trains it with and without RCCA, and docs/
 
 import ml_collections
 
-from ccnet_jax.recipes import mmseg
+from ccnet_jax.config.recipes import mmseg
 
 # NAME: (published mIoU on val, the same with ms + flip)
 VARIANTS: dict[str, tuple[None, None]] = {"full": (None, None), "small": (None, None)}

@@ -9,7 +9,7 @@ on a CPU with --config.model.depth=18 --config.model.width=0.25. No published nu
 
 import ml_collections
 
-from ccnet_jax.recipes import mmseg
+from ccnet_jax.config.recipes import mmseg
 
 
 def get_config() -> ml_collections.ConfigDict:

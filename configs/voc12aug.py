@@ -13,7 +13,7 @@ trained here to the end yet.
 
 import ml_collections
 
-from ccnet_jax.recipes import mmseg, official
+from ccnet_jax.config.recipes import mmseg, official
 
 # NAME: (recipe, depth, steps, published mIoU on val, the same with ms + flip)
 VARIANTS = {

@@ -7,7 +7,7 @@ forward + backward with the gradients of input and parameters of sum(out^2). The
 not taken (see its docstring) stand beside the one that was. Prints the temporaries in MB, and writes
 experiments/results/attention_memory.json after every row; started again, it keeps the rows of the same
 versions and sources. With --plot also how they grow with the side of a square feature map,
-attention_memory.png. What compiling for a GPU needs is in `kernels.aot`; the plot needs matplotlib.
+attention_memory.png. What compiling for a GPU needs is in `kernels.bench.aot`; the plot needs matplotlib.
 """
 
 import argparse
@@ -15,17 +15,17 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, cast
 
-from kernels import aot  # before JAX starts
+from kernels.bench import aot  # before JAX starts
 
 import flax.linen as nn  # isort: skip
 import jax
 import jax.numpy as jnp
 
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.models.contexts.nonlocal_ import NonLocal
 from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
-from ccnet_jax.progress import progress_bar
 from experiments import markdown
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
 
 
 class OtherRCCA(nn.Module):

@@ -25,15 +25,17 @@ from typing import Any
 
 import numpy as np
 
-from ccnet_jax import command_line, figures, inference
+from ccnet_jax import figures
+from ccnet_jax.common.labels import VOID
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line, records
 from ccnet_jax.data.sources import Source
-from ccnet_jax.labels import VOID
-from ccnet_jax.progress import progress_bar
-from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.semantic_model import Model
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks import run_data
+from ccnet_jax.tasks.semantic_model import Model
+from ccnet_jax.weights import inference
 from experiments import markdown, runs
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 RESULTS = ROOT / "experiments" / "results"
 CONFIG, SPLIT = "camvid:small", "test"
@@ -187,7 +189,8 @@ def main() -> None:
     rows = [measured(name, work[name], data) for name in progress_bar(NETWORKS, unit="network")]
 
     baseline, rcca = (inference.load(work[name].path) for name in (BASELINE, RCCA))
-    source = run_data.opened(work[RCCA].load_config(), SPLIT, work[RCCA].load_classes(), work[RCCA])
+    run = work[RCCA]
+    source = run_data.opened(records.load_config(run), SPLIT, records.load_classes(run), run)
     pixels = np.sum(runs.scores(work[RCCA], SPLIT)["confusion"], 1)
     scenes = [scene(baseline, rcca, source, i, pixels) for i in chosen_pictures(len(source))]
     draw(scenes, rcca, RESULTS / "camvid_", photos=False)

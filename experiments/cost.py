@@ -13,7 +13,7 @@ Four parts, of which each takes minutes:
 Operations are counted from the traced program, with criss-cross attention by its definition. Memory is what
 XLA plans for an H200. Writes experiments/results/cost.json after every row; started again, it keeps the rows
 of the same versions and sources and makes those that are missing. One part alone is made only if the others
-are of the same versions and sources, too. What compiling for a GPU needs is in `kernels.aot`.
+are of the same versions and sources, too. What compiling for a GPU needs is in `kernels.bench.aot`.
 """
 
 import argparse
@@ -24,25 +24,25 @@ import json
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from kernels import aot  # before JAX starts
+from kernels.bench import aot  # before JAX starts
 
 import jax  # isort: skip
 import jax.numpy as jnp
 
-from ccnet_jax import command_line, config_files
-from ccnet_jax.config import Config, parse
-from ccnet_jax.config_files import ConfigName
-from ccnet_jax.costs import memory
-from ccnet_jax.costs.flops import COUNTED, counted_attention, operations, total
-from ccnet_jax.costs.parts import training_operations
-from ccnet_jax.costs.sizes import class_count
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line, config_files
+from ccnet_jax.config.config import Config, parse
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.models.ccnet import ContextModule
 from ccnet_jax.models.contexts import ContextSettings
 from ccnet_jax.models.layers import REMAT
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.tools.costs import memory
+from ccnet_jax.tools.costs.flops import COUNTED, counted_attention, operations, total
+from ccnet_jax.tools.costs.parts import training_operations
+from ccnet_jax.tools.costs.sizes import class_count
 from experiments import markdown, published
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "cost.json"
 GPU = "h200"
@@ -67,8 +67,9 @@ RECOMPUTED = ("ade20k:mmseg-r50-512x512-80k", "cityscapes:mmseg-r101-769x769-80k
 GROWING = ("RCCA, 2 loops, fused", "RCCA, 2 loops, einsum", "Non-local", "PSP", "ASPP")
 # What the rows depend on.
 SOURCES = (
-    *("kernels", "configs", "ccnet_jax/config.py", "ccnet_jax/recipes.py", "experiments/cost.py"),
-    *(f"ccnet_jax/{room}" for room in ("models", "training", "evaluation", "costs")),
+    *("kernels", "configs", "ccnet_jax/config/config.py", "ccnet_jax/config/recipes.py"),
+    "experiments/cost.py",
+    *(f"ccnet_jax/{room}" for room in ("models", "training", "evaluation", "tools/costs")),
 )
 MMSEG = [name for name in published.published_scores() if ":mmseg-" in name]
 

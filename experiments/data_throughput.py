@@ -2,7 +2,7 @@
 
     python -m experiments.data_throughput [--workers 1 2] [--data-dir /path/to/cityscapes]
 
-Three contenders: this pipeline with the tiles that `data.prepare --tiles` writes, this pipeline with the
+Three contenders: this pipeline with the tiles that `prepare --tiles` writes, this pipeline with the
 folder of PNGs, and the DataLoader with the same folder. All decode, resize by 0.5 to 2, crop 512x1024 with at
 most 75 % of one class, flip, distort colours and pad; all hand over uint8 batches of 4 from the same number
 of worker processes. They run in turn, so that a change in the machine's speed meets all of a round.
@@ -33,18 +33,19 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from ccnet_jax import command_line
-from ccnet_jax.data import pipeline, prepare, transforms
+from ccnet_jax import prepare
+from ccnet_jax.common.labels import VOID
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
+from ccnet_jax.data import pipeline, transforms
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import cityscapes
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import decode_image
 from ccnet_jax.data.sources import FolderSource, LazySource, Location
-from ccnet_jax.labels import VOID
-from ccnet_jax.progress import progress_bar
 from experiments import markdown
-from kernels.measure import ROOT, cpu_name, result_head, resumed, sources, write_result
-from kernels.programs import result_file
+from kernels.bench.measure import ROOT, cpu_name, result_head, resumed, sources, write_result
+from kernels.bench.programs import result_file
 
 RESULTS = ROOT / "experiments" / "results"
 COMPARED_WITH = ("torch", "opencv-python-headless", "imagecodecs", "pillow")

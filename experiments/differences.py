@@ -18,18 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from ccnet_jax import command_line
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import command_line
 from ccnet_jax.data.datasets.cityscapes import LABELS
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import label_pixels
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.instance_scores import pasted
 from ccnet_jax.evaluation.metrics import confusion_matrix, scores
-from ccnet_jax.inference import load
 from ccnet_jax.models.layers import resize_bilinear
-from ccnet_jax.semantic_model import Model
+from ccnet_jax.tasks.semantic_model import Model
+from ccnet_jax.weights.inference import load
 from experiments import markdown
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 PATH = ROOT / "experiments" / "results" / "differences.json"
 RATIOS = (0.75, 1.25, 1.5)

@@ -23,9 +23,9 @@ from typing import Any
 
 from PIL import Image
 
-from ccnet_jax import command_line
-from ccnet_jax.errors import UserError
-from kernels.measure import ROOT
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import command_line
+from kernels.bench.measure import ROOT
 
 RESULTS = ROOT / "experiments" / "results"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

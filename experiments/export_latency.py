@@ -28,8 +28,8 @@ from experiments.model_speed import Session, in_turn
 from experiments.speed.cases import CONTENDERS, CPU_CASES, TOY_CASES, Case, Setup
 from experiments.speed.exported_files import exported_file
 from experiments.speed.exported_side import DEFAULT_OPTIONS
-from kernels.measure import ROOT, result_head, sources, write_result
-from kernels.programs import result_file
+from kernels.bench.measure import ROOT, result_head, sources, write_result
+from kernels.bench.programs import result_file
 
 RESULT = ROOT / "experiments" / "results" / "export_latency.json"
 COMPARED_WITH = ("onnxruntime", "torch")

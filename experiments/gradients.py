@@ -48,8 +48,8 @@ from ccnet_jax.weights.naming import naming_of
 from ccnet_jax.weights.values import has_in_place_norms, torch_tensors
 from experiments import drawn, markdown
 from experiments import gradient_cases as cases
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
-from kernels.programs import ending_well, result_file
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.programs import ending_well, result_file
 
 PATH = ROOT / "experiments" / "results" / "gradients.json"
 FACTOR = 2.0  # times PyTorch's own error

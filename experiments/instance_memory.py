@@ -4,21 +4,21 @@
 
 Two pictures of 800x1344, every variant of configs/coco.py in float32 and bfloat16, beside what mmdetection's
 model zoo reports. Writes experiments/results/instance_memory.json after every row; started again, it keeps
-the rows of the same versions and sources. What compiling for a GPU needs is in `kernels.aot`.
+the rows of the same versions and sources. What compiling for a GPU needs is in `kernels.bench.aot`.
 """
 
 import argparse
 from typing import Any
 
-from ccnet_jax import config_files
-from ccnet_jax.config import parse
-from ccnet_jax.config_files import ConfigName
-from ccnet_jax.costs import memory
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import config_files
+from ccnet_jax.config.config import parse
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.tools.costs import memory
 from experiments import markdown
-from kernels import aot  # before JAX starts
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench import aot  # before JAX starts
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "instance_memory.json"
 # What the rows depend on.

@@ -18,13 +18,13 @@ from typing import Any
 
 import jax
 
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.common.progress import progress_bar
 from experiments import markdown
 from experiments.model_speed import Session, in_turn
 from experiments.speed.cases import Case
 from experiments.speed.instance_cases import PROGRAMS, SETUPS
-from kernels.measure import ROOT, result_head, sources, write_result
-from kernels.programs import result_file
+from kernels.bench.measure import ROOT, result_head, sources, write_result
+from kernels.bench.programs import result_file
 
 PATH = ROOT / "experiments" / "results" / "instance_speed.json"
 COMPARED_WITH = ("torch", "torchvision")

@@ -25,14 +25,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from ccnet_jax import command_line
-from ccnet_jax.errors import UserError
-from ccnet_jax.progress import progress_bar
-from ccnet_jax.run.checkpoints import Checkpoints, load_arrays, step_folder
-from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.run.metric_log import is_evaluated, logged, points
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
+from ccnet_jax.engine.checkpoints import Checkpoints, load_arrays, step_folder
+from ccnet_jax.engine.folder import RunFolder
+from ccnet_jax.engine.metric_log import is_evaluated, logged, points
 from experiments import markdown
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "killed_runs.json"
 EVAL_EVERY = 8

@@ -32,13 +32,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.common.progress import progress_bar
 from experiments import markdown
 from experiments.speed.cases import CONTENDERS, SETUPS, Case, Setup
 from experiments.speed.worker import Failed, Worker
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.programs import result_file
 from kernels.criss_cross import blocks
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
-from kernels.programs import result_file
 
 RESULT = ROOT / "experiments" / "results" / "model_speed.json"
 COMPARED_WITH = ("torch",)

@@ -6,9 +6,9 @@ In this order, each part for a share of the time that is left, and none whose re
 versions and these sources is there already; a part that was cut off goes on where it was:
 
     gradients        experiments.gradients: of whole networks, beside PyTorch's float64
-    kernels          kernels.criss_cross.check: every dtype, odd shapes, with gradients, beside the reference
-    bench            kernels.criss_cross.bench: beside einsum and PyTorch, and the floor
-    blocks           kernels.criss_cross.tune: the fastest block sizes
+    kernels          kernels.bench.check: every dtype, odd shapes, with gradients, beside the reference
+    bench            kernels.bench: beside einsum and PyTorch, and the floor
+    blocks           kernels.bench.tune: the fastest block sizes
     bench_tuned      bench again, with these blocks
     model_speed      experiments.model_speed: training and inference beside PyTorch
     instance_speed   experiments.instance_speed: training Mask R-CNN beside torchvision
@@ -40,7 +40,7 @@ from typing import NamedTuple
 
 from experiments import gradient_cases
 from experiments.gpu import summary
-from kernels.measure import ROOT, commit, sources, versions
+from kernels.bench.measure import ROOT, commit, sources, versions
 from kernels.whole_file import write_whole
 
 RESULTS = ROOT / "experiments" / "results"
@@ -56,7 +56,7 @@ CAMVID_PACKAGES = (
 )
 INSTANCE_PACKAGES = ("torchvision",)
 ASK_FOR_DEVICE = (
-    "from kernels import measure; import jax; print(jax.default_backend(), measure.device_name())"
+    "from kernels.bench import measure; import jax; print(jax.default_backend(), measure.device_name())"
 )
 
 
@@ -89,10 +89,10 @@ def parts(folder: pathlib.Path, flags: argparse.Namespace) -> Iterator[Part]:
 
     gradients = ["experiments.gradients", *toy, *output("gradients")]
     yield Part("gradients", 0.4, 60, [gradients], gradient_cases.SOURCES)
-    yield Part("kernels", 0.4, 20, [["kernels.criss_cross.check", *toy, *output("kernels")]])
-    bench = ["kernels.criss_cross.bench", "--resume", *toy]
+    yield Part("kernels", 0.4, 20, [["kernels.bench.check", *toy, *output("kernels")]])
+    bench = ["kernels.bench", "--resume", *toy]
     yield Part("bench", 0.25, 30, [[*bench, *output("bench")]])
-    tune = ["kernels.criss_cross.tune", *toy, *output("blocks")]
+    tune = ["kernels.bench.tune", *toy, *output("blocks")]
     first = [] if flags.toy else [[*tune, "--shapes=8x97x97", "--dtypes=bfloat16"]]
     yield Part("blocks", 0.12, 30, [*first, tune])
     blocks = folder / "blocks.json"

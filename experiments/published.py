@@ -8,7 +8,7 @@ Scores of configs stand in the configs' own `VARIANTS`. The rest stands here. So
 
 from typing import NamedTuple
 
-from ccnet_jax import config_files
+from ccnet_jax.config import config_files
 from experiments import markdown
 
 PAPER = "Huang et al., ICCV 2019"

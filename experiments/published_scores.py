@@ -14,14 +14,15 @@ import pathlib
 from decimal import Decimal
 from typing import Any
 
-from ccnet_jax import command_line, convert
+from ccnet_jax import convert
 from ccnet_jax import eval as evaluate
-from ccnet_jax.errors import UserError, read_json
-from ccnet_jax.progress import progress_bar, write_line
-from ccnet_jax.run import checksums
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.common.errors import UserError, read_json
+from ccnet_jax.common.progress import progress_bar, write_line
+from ccnet_jax.config import command_line
+from ccnet_jax.engine import checksums
+from ccnet_jax.engine.folder import RunFolder
 from experiments import markdown, published
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 PATH = ROOT / "experiments" / "results" / "published_scores.json"
 SPLIT = "val"

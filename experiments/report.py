@@ -28,10 +28,10 @@ import re
 import sys
 from typing import Any
 
-from ccnet_jax import command_line
-from ccnet_jax.errors import UserError, write_whole
+from ccnet_jax.common.errors import UserError, write_whole
+from ccnet_jax.config import command_line
 from experiments import corrections, markdown, published
-from kernels.measure import ROOT
+from kernels.bench.measure import ROOT
 
 BEGIN, END = "<!-- table: ", "<!-- end of table -->"
 TABLE = re.compile(rf"^{BEGIN}(?P<name>\S+) -->\n(?P<old>.*?)^{END}$", re.DOTALL | re.MULTILINE)

@@ -14,18 +14,18 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from kernels import aot  # before JAX starts
+from kernels.bench import aot  # before JAX starts
 
 import jax  # isort: skip
 import jax.numpy as jnp
 import numpy as np
 
-from ccnet_jax.devices import compiler_options
+from ccnet_jax.common.devices import compiler_options
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.models.detection import roi_align as ours
 from ccnet_jax.models.detection.mask_rcnn import ROI_LEVELS, STRIDES
-from ccnet_jax.progress import progress_bar
 from experiments import markdown
-from kernels.measure import ROOT, result_head, sources, write_result
+from kernels.bench.measure import ROOT, result_head, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "roi_align.json"
 CHANNELS, CELLS = 256, 7

@@ -6,9 +6,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ccnet_jax.progress import progress_bar
-from ccnet_jax.run.folder import RunFolder
-from kernels.measure import ROOT
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import records
+from ccnet_jax.engine.folder import RunFolder
+from kernels.bench.measure import ROOT
 
 Cell = tuple[str, int]  # what is compared, and the seed
 
@@ -61,7 +62,7 @@ def measured_rows(
 def is_scored(run: RunFolder, split: str, ms_flip: bool = False) -> bool:
     """Whether the run is trained to the end, and the file with the scores of its last checkpoint is there."""
     file = run.scores_file(f"{split}-ms-flip" if ms_flip else split)
-    return file.is_file() and json.loads(file.read_text())["step"] == run.load_config().steps
+    return file.is_file() and json.loads(file.read_text())["step"] == records.load_config(run).steps
 
 
 def trained_by(run: RunFolder) -> str:
@@ -72,7 +73,7 @@ def trained_by(run: RunFolder) -> str:
 
 def training_hours(run: RunFolder) -> float:
     """The time that the run's steps took, without compilation, validation and checkpoints."""
-    config, hours, before = run.load_config(), 0.0, 0
+    config, hours, before = records.load_config(run), 0.0, 0
     for line in run.metrics_file.read_text().splitlines():
         values = json.loads(line)
         if "images_per_second" in values:

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from ccnet_jax import command_line
-from ccnet_jax.errors import UserError
-from ccnet_jax.progress import progress_bar
-from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.run.metric_log import logged
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
+from ccnet_jax.engine.folder import RunFolder
+from ccnet_jax.engine.metric_log import logged
 from experiments import markdown
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 PATH = ROOT / "experiments" / "results" / "soak.json"
 SETTINGS: dict[str, Any] = {

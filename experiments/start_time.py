@@ -18,12 +18,12 @@ import tempfile
 import time
 from typing import Any
 
-from ccnet_jax import command_line
-from ccnet_jax.errors import UserError
-from ccnet_jax.progress import progress_bar
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
+from ccnet_jax.engine.folder import RunFolder
 from experiments import markdown
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "start_time.json"
 CONFIG = "demo"

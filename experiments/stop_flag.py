@@ -4,9 +4,9 @@
 
 Two processes on this machine train the smallest network together, as in `ccnet_jax.train`. In every round
 they make so many updates without asking, with the question that training asks after each update (see
-`ccnet_jax.hosts.agreement`), with this question and the mark by which a process without a batch lets the
-update change nothing (`ccnet_jax.training.withdrawing`), and with a flag that all processes gather after each
-update, which is the usual way to stop. Writes experiments/results/stop_flag.json.
+`ccnet_jax.engine.hosts.agreement`), with this question and the mark by which a process without a batch lets
+the update change nothing (`ccnet_jax.engine.withdrawing`), and with a flag that all processes gather after
+each update, which is the usual way to stop. Writes experiments/results/stop_flag.json.
 """
 
 import argparse
@@ -26,18 +26,19 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ccnet_jax import command_line, devices
-from ccnet_jax.config import Config, parse
-from ccnet_jax.config_files import ConfigName, load
-from ccnet_jax.errors import UserError
-from ccnet_jax.hosts.config import HostsConfig
-from ccnet_jax.hosts.join import joined
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.config import command_line
+from ccnet_jax.config.config import Config, parse
+from ccnet_jax.config.config_files import ConfigName, load
+from ccnet_jax.engine.hosts.config import HostsConfig
+from ccnet_jax.engine.hosts.join import joined
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.step import WITHDRAWN, make_initial_state, make_train_step
 from experiments import markdown
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 PATH = ROOT / "experiments" / "results" / "stop_flag.json"
 WAYS = {

@@ -15,11 +15,12 @@ import statistics
 from collections.abc import Iterable
 from typing import Any
 
-from ccnet_jax import figures, inference
+from ccnet_jax import figures
 from ccnet_jax.data.datasets.streets import CONTEXT_CLASSES, Streets
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
+from ccnet_jax.weights import inference
 from experiments import markdown, runs
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 RESULTS = ROOT / "experiments" / "results"
 VARIANTS: dict[str, dict[str, str | int]] = {

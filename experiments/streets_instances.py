@@ -15,10 +15,10 @@ import statistics
 from typing import Any
 
 from ccnet_jax.data.datasets.streets_instances import CONTEXT_CLASSES
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from experiments import markdown, runs
 from experiments.streets_context import mean_and_spread, with_commits
-from kernels.measure import ROOT, result_head, write_result
+from kernels.bench.measure import ROOT, result_head, write_result
 
 RESULTS = ROOT / "experiments" / "results"
 VARIANTS = {"none": "none", "non-local block": "nonlocal", "RCCA, 2 loops": "rcca"}  # {name: of the config}

@@ -6,25 +6,25 @@ For 19 and for 150 classes, float32, batch 1: whole, in windows of 769x769 by 51
 multi-scale ratios (1.75, whole, probabilities summed). Of every step of a prediction it adds up what lies in
 memory: weights, picture, sums, logits and the step's temporaries; the largest step counts. Prints GB, and
 writes experiments/results/testing_memory.json after every row; started again, it keeps the rows of the same
-versions and sources. What compiling for a GPU needs is in `kernels.aot`.
+versions and sources. What compiling for a GPU needs is in `kernels.bench.aot`.
 """
 
 import argparse
 from typing import Any
 
-from ccnet_jax.costs.memory import plan_testing
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.progress import progress_bar
+from ccnet_jax.tools.costs.memory import plan_testing
 from experiments import markdown
-from kernels import aot
-from kernels.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench import aot
+from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "testing_memory.json"
 # What the rows depend on.
 SOURCES = (
-    *("kernels", "ccnet_jax/models", "ccnet_jax/evaluation", "ccnet_jax/costs"),
+    *("kernels", "ccnet_jax/models", "ccnet_jax/evaluation", "ccnet_jax/tools/costs"),
     "experiments/testing_memory.py",
 )
 PICTURE = (1024, 2048)

@@ -19,13 +19,13 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from ccnet_jax import command_line, config_files
-from ccnet_jax import config as configuration
-from ccnet_jax.config import Config
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import command_line, config_files, records
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data.fitting import classes_of_source
-from ccnet_jax.run.checkpoints import Checkpoints
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.checkpoints import Checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.step import State
 from tests import compiling
@@ -79,8 +79,8 @@ def with_gamma(variables, gamma: float):
 def write_run(folder: pathlib.Path, config: Config, source) -> Any:
     """A run's folder as training leaves it, of a random network; its variables. `source` has the classes."""
     run_folder = RunFolder(folder)
-    run_folder.save_config(config)
-    run_folder.save_classes(classes_of_source(source))
+    records.save_config(run_folder, config)
+    records.save_classes(run_folder, classes_of_source(source))
     variables = random_variables(TASKS[config.task].network(config, len(source.classes)))
     with Checkpoints(run_folder) as checkpoints:
         checkpoints.save_last(3, variables, {"momentum": jnp.zeros(1)})

@@ -4,10 +4,10 @@ import flax.linen as nn
 import numpy as np
 import optax
 
+from ccnet_jax.common.labels import Classes
 from ccnet_jax.config import default
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import DataSet
-from ccnet_jax.labels import Classes
 from ccnet_jax.models.backbones import BACKBONES, Backbone
 from ccnet_jax.models.contexts import CONTEXTS
 from ccnet_jax.training.losses import LOSSES, cross_entropy

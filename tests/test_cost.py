@@ -7,9 +7,9 @@ import cv2
 import pytest
 
 from ccnet_jax import cost
-from ccnet_jax.costs import memory
-from ccnet_jax.errors import UserError
-from kernels import aot
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.tools.costs import memory
+from kernels.bench import aot
 from tests.helpers import TINY_FLAGS, fresh_python
 
 TINY = ["demo", "--config.data.crop=64,64", "--batch=2"]
@@ -33,7 +33,7 @@ def test_a_config_is_planned_for_a_gpu():
     code = f"""if True:
         import sys
         from ccnet_jax import cost
-        from ccnet_jax.costs import memory
+        from ccnet_jax.tools.costs import memory
         memory.largest_batch = lambda planned, first, limit: (first[0], dict([first]))
         sys.argv = ["cost", *{TINY + TINY_FLAGS!r}, "--gpu=a10", "--inference=64x96", "--json"]
         cost.main()

@@ -345,4 +345,4 @@ def test_every_derivative_that_is_written_by_hand_stands_in_a_chain():
         names = hand_written(ast.parse(file.read_text()))
         found |= {(str(file.relative_to(ROOT)), name) for name in names}
     tried = {rule for link in LINKS.values() for rule in link.rules}
-    assert found - {("ccnet_jax/costs/flops.py", "_attention")} == tried
+    assert found - {("ccnet_jax/tools/costs/flops.py", "_attention")} == tried

@@ -6,9 +6,9 @@ import socket
 import pytest
 
 from ccnet_jax import explore
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.errors import UserError
-from ccnet_jax.page.own_pictures import OwnPictures
+from ccnet_jax.tools.page.own_pictures import OwnPictures
 from tests import helpers
 
 

@@ -11,11 +11,12 @@ import pytest
 
 import ccnet_jax
 from ccnet_jax import export
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import records
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.errors import UserError
-from ccnet_jax.exporting import FORMATS, stablehlo
-from ccnet_jax.exporting.formats import Disagrees
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
+from ccnet_jax.tools.exporting import FORMATS, stablehlo
+from ccnet_jax.tools.exporting.formats import Disagrees
 from tests.helpers import fresh_python, load_config, ran, write_run
 from tests.test_instances import SMALL as SMALL_INSTANCES
 
@@ -82,7 +83,7 @@ def served(form, path, arguments, tmp_path, **environment):
 
 WANTED = """
 import sys, jax, numpy as np, ccnet_jax
-from ccnet_jax.semantic_model import Model
+from ccnet_jax.tasks.semantic_model import Model
 model, images = ccnet_jax.load(sys.argv[1]), np.load(sys.argv[2])
 probabilities = jax.jit(lambda model, images: jax.nn.softmax(Model.__call__(model, images)))(model, images)
 np.savez(sys.argv[3], classes=jax.jit(model)(images).argmax(-1), probabilities=probabilities)
@@ -90,7 +91,7 @@ np.savez(sys.argv[3], classes=jax.jit(model)(images).argmax(-1), probabilities=p
 
 
 def test_a_process_with_jax_alone_computes_every_bit_of_the_model(runs, tmp_path):
-    """As XLA compiles for users: see exporting/test_stablehlo.py."""
+    """As XLA compiles for users: see tools/exporting/test_stablehlo.py."""
     path, pictures, results = (str(tmp_path / name) for name in ("a.stablehlo", "pictures.npy", "wanted.npz"))
     out = fresh_python(
         "-m",
@@ -247,4 +248,4 @@ def test_a_run_that_is_tested_in_windows_is_told_of(tmp_path, exported, capsys):
     write_run(tmp_path / "run", load_config("demo", **changes), Streets("val"))
     exported("run", "--to", "stablehlo", "--size", "33,49", "--batch", "1", "--dtype", "bfloat16")
     assert "this run is tested otherwise (slide 64x64/32x32)" in capsys.readouterr().out
-    assert RunFolder.at("run").load_config().dtype == "float32"
+    assert records.load_config(RunFolder.at("run")).dtype == "float32"

@@ -12,15 +12,17 @@ from pycocotools import mask as coco_mask
 from safetensors.numpy import save_file
 
 import ccnet_jax
-from ccnet_jax import convert, devices, eval, predict, train, visualize
-from ccnet_jax.data import preview
-from ccnet_jax.errors import UserError
+from ccnet_jax import convert, eval, predict, preview, train
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import records
+from ccnet_jax.engine.checkpoints import load_variables, variables_like
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.detection.mask_rcnn import is_trained_where_frozen
-from ccnet_jax.run.checkpoints import load_variables, variables_like
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tasks.sentences import random_weights_warnings
+from ccnet_jax.tasks.messages import random_weights_warnings
+from ccnet_jax.weights import visualize
 from tests import shared_programs
 from tests.helpers import load_config, ran
 from tests.miniatures import write_coco
@@ -48,7 +50,7 @@ SMALL = {
 
 def variables_of(run):
     """The variables of a run's last checkpoint, by their names."""
-    config = run.load_config()
+    config = records.load_config(run)
     network = TASKS[config.task].network(config, 5)
     variables, _ = load_variables(run, "last", variables_like(network, devices.data_mesh()))
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(variables)}
@@ -87,7 +89,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(runs):
 
 
 def test_frozen_parameters_stay_and_all_others_change(runs):
-    config = runs["whole"].load_config()
+    config = records.load_config(runs["whole"])
     network = TASKS["instance"].network(config, 5)
     start = jax.jit(network.init)(jax.random.key(config.seed), np.zeros((1, 64, 64, 3), np.float32))
     before = {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(start)}
@@ -189,8 +191,8 @@ def test_classes_of_another_file_are_found_by_their_names(runs, coco, tmp_path, 
     path.parent.mkdir()
     path.write_text(json.dumps({**content, "categories": categories, "annotations": annotations}))
     (tmp_path / "val2017").symlink_to(coco / "val2017")
-    classes = runs["whole"].load_classes().names
-    assert runs["whole"].load_config().data.classes is None
+    classes = records.load_classes(runs["whole"]).names
+    assert records.load_config(runs["whole"]).data.classes is None
     data = load_config("coco", data__dir=str(tmp_path)).data
     assert TASKS["instance"].open(data, "val2017").classes == classes[::-1]  # in the order of their ids
     scores = []
@@ -303,7 +305,7 @@ def test_a_run_of_the_other_task_gets_a_sentence(runs, coco, tmp_path):
     demo = load_config("demo", steps=6)
     with pytest.raises(UserError, match=r"holds a run with task='instance', not 'semantic'"):
         train.train(demo, runs["whole"])
-    RunFolder(tmp_path).save_config(demo)
+    records.save_config(RunFolder(tmp_path), demo)
     (tmp_path / "checkpoints" / "last" / "1").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds a run with task='semantic', not 'instance'"):
         train.train(load_config("coco:r50-rcca", **changes), RunFolder(tmp_path))

@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccnet_jax import figures, predict
-from ccnet_jax.data import pipeline, prepare
+from ccnet_jax import figures, predict, prepare
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import UNKNOWN, VOID
+from ccnet_jax.config import records
+from ccnet_jax.data import pipeline
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_indices
 from ccnet_jax.data.sources import Location
-from ccnet_jax.errors import UserError
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.evaluate import evaluate
-from ccnet_jax.labels import UNKNOWN, VOID
-from ccnet_jax.page.answers import Explorer, Question
-from ccnet_jax.page.networks import Network, Way
-from ccnet_jax.page.own_pictures import OwnPictures
-from ccnet_jax.page.uploads import Limits
-from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.semantic_model import Model, Prediction
 from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks.semantic_model import Model, Prediction
+from ccnet_jax.tools.page.answers import Explorer, Question
+from ccnet_jax.tools.page.networks import Network, Way
+from ccnet_jax.tools.page.own_pictures import OwnPictures
+from ccnet_jax.tools.page.uploads import Limits
 from tests import helpers
 from tests.miniatures import WRITERS, scene, write
 
@@ -95,9 +96,9 @@ def test_what_is_written_is_read_as_labels_of_the_data_set(kind, tmp_path, monke
     assert set(source.numbers.tolist()) == PUBLISHED.get(kind, set(source.numbers.tolist()))
 
     run = RunFolder(tmp_path / "run")
-    run.write_records(config, classes)
+    records.write_records(run, config, classes)
     network = TASKS["semantic"].network(config, len(classes.names))
-    model = TASKS["semantic"].model(config, network, {"params": jnp.zeros(1)}, run.load_classes())
+    model = TASKS["semantic"].model(config, network, {"params": jnp.zeros(1)}, records.load_classes(run))
     label = (np.arange(40 * 60) % len(classes.names)).reshape(40, 60).astype(np.uint8)
     shares = np.full((40, 60, len(classes.names)), 0.5, np.float32)
     np.put_along_axis(shares, label[..., None].astype(int), 1, -1)
@@ -153,11 +154,11 @@ def test_a_written_label_map_is_a_label_file_of_its_folder(tmp_path):
 def test_runs_from_before_the_numbers_were_kept(tmp_path):
     run = RunFolder(tmp_path)
     for name, first in (("cityscapes", 7), ("ade20k", 1), ("folder", 0)):
-        run.save_config(helpers.load_config(name))
+        records.save_config(run, helpers.load_config(name))
         names = ("a", "b") if name == "folder" else DATASETS[name].classes.names
         values = {"classes": list(names), "palette": [[0, 0, 0]] * len(names)}
         run.classes_file.write_text(json.dumps(values))
-        found = run.load_classes()
+        found = records.load_classes(run)
         assert found.names == names
         assert found.numbers[0] == first
         assert (found.label_ids[found.numbers] == np.arange(len(names))).all()
@@ -167,11 +168,11 @@ def test_numbers_come_back_and_are_checked(tmp_path):
     run = RunFolder(tmp_path)
     root = DATA["void first"][1](tmp_path / "data")
     source = pipeline.open_source(helpers.load_config("folder", data__dir=str(root)).data, "val")
-    run.save_classes(source.label_classes)
-    assert run.load_classes().numbers.tolist() == [1, 2, 3]
-    assert run.load_classes().label_ids[0] == UNKNOWN  # void has no number that is kept
+    records.save_classes(run, source.label_classes)
+    assert records.load_classes(run).numbers.tolist() == [1, 2, 3]
+    assert records.load_classes(run).label_ids[0] == UNKNOWN  # void has no number that is kept
     values = json.loads(run.classes_file.read_text())
     for numbers in ([1, 2], [1, 1, 2], [1, 2, 256], ["1", 2, 3], 7, None):
         run.classes_file.write_text(json.dumps(values | {"numbers": numbers}))
         with pytest.raises(UserError, match=r"classes.json cannot be read.*restore it"):
-            run.load_classes()
+            records.load_classes(run)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ccnet_jax import completion, config_files
+from ccnet_jax.config import completion, config_files
 from ccnet_jax.data.datasets.streets import Streets
 from tests import helpers
 from tests.helpers import ROOT
@@ -46,8 +46,8 @@ def test_it_holds_every_module_inside_one_package(site):
     wanted = modules(ROOT / "ccnet_jax", ROOT)
     wanted |= {f"ccnet_jax/{name}" for top in ("kernels", "configs") for name in modules(ROOT / top, ROOT)}
     assert modules(site, site) == wanted
-    assert (site / "ccnet_jax" / "kernels" / "gpus" / "h200.txtpb").is_file()
-    page = pathlib.Path("ccnet_jax/page/static")
+    assert (site / "ccnet_jax" / "kernels" / "bench" / "gpus" / "h200.txtpb").is_file()
+    page = pathlib.Path("ccnet_jax/tools/page/static")
     assert {path.name for path in (site / page).iterdir()} == {path.name for path in (ROOT / page).iterdir()}
 
 
@@ -92,7 +92,8 @@ def test_configs_are_found_by_name_and_the_command_starts_programs(beside_anothe
 PROGRAMS = """
 import sys
 import ccnet_jax
-from ccnet_jax import completion, export, share
+from ccnet_jax import export, share
+from ccnet_jax.config import completion
 share.main([sys.argv[1], "--to", "shared"])
 assert ccnet_jax.load("shared").classes == ccnet_jax.load(sys.argv[1]).classes
 for form in ("stablehlo", "onnx"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ccnet_jax
-from ccnet_jax import config_files
+from ccnet_jax.config import config_files
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.contexts import CONTEXTS

@@ -5,10 +5,11 @@ import pytest
 from PIL import Image
 
 import ccnet_jax
-from ccnet_jax import command_line, predict
+from ccnet_jax import predict
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import command_line
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.errors import UserError
-from ccnet_jax.pictures import read_picture
+from ccnet_jax.data.pictures import read_picture
 from tests import helpers
 from tests.miniatures import ORIENTATION, scene, write
 

@@ -14,8 +14,8 @@ import pytest
 
 import ccnet_jax
 from ccnet_jax import eval as evaluation
-from ccnet_jax.errors import UserError
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.engine.folder import RunFolder
 from tests import helpers
 from tests.miniatures import write_camvid
 
@@ -107,8 +107,8 @@ def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
         ("convert", "--source"),
         ("cost", "--inference"),
         ("explore", "--megapixels"),
-        ("data.preview", "--crops"),
-        ("data.prepare", "--shard-megabytes"),
+        ("preview", "--crops"),
+        ("prepare", "--shard-megabytes"),
     ],
 )
 def test_help(program, flag, folder):

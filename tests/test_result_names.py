@@ -14,13 +14,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ccnet_jax import eval, outputs, predict
+from ccnet_jax import eval, predict
+from ccnet_jax.common import outputs
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.outputs import distinct_names
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
-from ccnet_jax.errors import UserError
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.evaluate import DRAWN, evaluate, result_names
-from ccnet_jax.outputs import distinct_names
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from tests import helpers, test_floors
 from tests.miniatures import scene, write, write_camvid, write_coco

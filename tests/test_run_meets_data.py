@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from ccnet_jax import eval, explore, train
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import numbered_names
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import numbered_names
+from ccnet_jax.config import records
+from ccnet_jax.config.programs import PROGRAMS
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.backbones import BACKBONES
-from ccnet_jax.programs import PROGRAMS
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS, run_data
 from tests import helpers, test_floors
 from tests.miniatures import scene, write, write_coco
@@ -225,8 +226,8 @@ OPEN_WITHOUT_A_RUN = {
     "ccnet_jax.tasks.semantic",
     "ccnet_jax.tasks.instance",
     "ccnet_jax.data.pipeline",
-    "ccnet_jax.data.preview",
-    "ccnet_jax.data.prepare",
+    "ccnet_jax.preview",
+    "ccnet_jax.prepare",
     "ccnet_jax.train",
     "experiments.data_throughput",
 }
@@ -251,7 +252,7 @@ def test_no_other_code_opens_data():
         if any(map(opens_data, ast.walk(ast.parse(path.read_text())))):
             found.add(module)
     assert found <= OPEN_WITHOUT_A_RUN
-    assert found >= {"ccnet_jax.tasks.run_data", "ccnet_jax.train", "ccnet_jax.data.preview"}  # it sees them
+    assert found >= {"ccnet_jax.tasks.run_data", "ccnet_jax.train", "ccnet_jax.preview"}  # it sees them
 
 
 CASES = [
@@ -267,9 +268,9 @@ def test_one_function_answers_for_all_programs(runs, kind, name, fits, tmp_path,
     """`run_data.opened`: the labels are the run's classes, whatever the data's numbers; or both lists."""
     make = RUNS[kind][2 if fits else 3][name]
     run, root = runs[kind], make(tmp_path / "data")
-    config = run.load_config()
+    config = records.load_config(run)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(root)))
-    classes = run.load_classes()
+    classes = records.load_classes(run)
     if fits:
         found = run_data.opened(config, config.data.eval_split, classes, run)
         assert found.classes == classes.names
@@ -292,8 +293,8 @@ def test_one_function_answers_for_all_programs(runs, kind, name, fits, tmp_path,
 
 def assert_same_truth(run, found):
     """The data have the same pictures and classes as those of the run's training, label by label."""
-    config, names = run.load_config(), found.classes
-    own = run_data.opened(config, config.data.eval_split, run.load_classes(), run)
+    config, names = records.load_config(run), found.classes
+    own = run_data.opened(config, config.data.eval_split, records.load_classes(run), run)
     for i in range(2):
         if config.task == "instance":
             pairs = [found.objects(i).classes, own.objects(i).classes]
@@ -318,19 +319,19 @@ def test_names_in_another_order_are_met_by_all_programs(runs, kind, program, tmp
         assert "none of the run's own pictures" not in out
     if program == "eval":
         report = json.loads((tmp_path / "scores.json").read_text())
-        assert tuple(report["classes"]) == run.load_classes().names
+        assert tuple(report["classes"]) == records.load_classes(run).names
         if kind == "class file":
-            evaluated(run, run.load_config().data.dir, monkeypatch, tmp_path)
+            evaluated(run, records.load_config(run).data.dir, monkeypatch, tmp_path)
             assert json.loads((tmp_path / "scores.json").read_text())["confusion"] == report["confusion"]
 
 
 def test_a_run_that_begins_again_has_the_classes_of_its_records(runs, tmp_path):
     """The same command after the class file was put into another order."""
     run, root = runs["class file"], named("tree", "void", "road", "house")(tmp_path / "data")
-    config = run.load_config()
+    config = records.load_config(run)
     config = dataclasses.replace(config, eval_every=1, data=dataclasses.replace(config.data, dir=str(root)))
     began = train.data_of(config, run)
-    assert all(x.classes == run.load_classes().names for x in began)
+    assert all(x.classes == records.load_classes(run).names for x in began)
     fresh = train.data_of(config, RunFolder(tmp_path / "new"))
     assert [x.classes for x in fresh] == [("tree", "road", "house")] * 2
     for one, other in zip(began, fresh, strict=True):
@@ -341,8 +342,8 @@ def test_a_run_that_begins_again_has_the_classes_of_its_records(runs, tmp_path):
 def test_a_split_whose_pictures_have_no_labels_can_be_predicted_by_a_run_without_names(runs, tmp_path):
     root = tmp_path / "data"
     write(root / "images/test/0.png", scene(0, 48, 64)[0])
-    config = runs["numbers"].load_config()
+    config = records.load_config(runs["numbers"])
     place = {"dir": str(root), "images": "images/{split}", "labels": "labels/{split}"}
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **place))
-    found = run_data.opened(config, "test", runs["numbers"].load_classes(), "a run", unlabelled=True)
+    found = run_data.opened(config, "test", records.load_classes(runs["numbers"]), "a run", unlabelled=True)
     assert found.classes == numbered_names(4)

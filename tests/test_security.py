@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 
 import ccnet_jax
-from ccnet_jax.data import pipeline, prepare
+from ccnet_jax import prepare
+from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import coco
 from ccnet_jax.data.sources import Location
@@ -61,7 +62,7 @@ def test_nothing_that_is_read_is_unpickled(tmp_path, pickles):
         )[0]
     assert pickles == []
     pickle.loads(pickle.dumps(tilings["tiles"]))  # the hook does see them
-    assert pickles == ["ccnet_jax.data.prepare.Tiling"]
+    assert pickles == ["ccnet_jax.prepare.Tiling"]
 
 
 def test_a_test_that_reaches_for_the_network_fails():

@@ -14,12 +14,12 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Literal
 
 from ccnet_jax import train
-from ccnet_jax.config import KEYS, is_read_by
-from ccnet_jax.costs.parts import variable_shapes
+from ccnet_jax.config.config import KEYS, is_read_by
+from ccnet_jax.engine.checkpoints import Checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.detector import detect
-from ccnet_jax.run.checkpoints import Checkpoints
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS, semantic
+from ccnet_jax.tools.costs.parts import variable_shapes
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.step import GUARDED, State, initial_state, split_batch
 from tests.helpers import ROOT, TINY, load_config
@@ -282,12 +282,12 @@ ELSEWHERE = {
     "skip_nonfinite": "tests/test_train.py",
     "profile": "tests/test_train.py",
     "pretrained": "tests/weights/test_pretrained.py",
-    "distributed": "tests/hosts/test_training.py",
-    "hosts.coordinator": "tests/hosts/test_training.py",
-    "hosts.processes": "tests/hosts/test_training.py",
-    "hosts.process": "tests/hosts/test_training.py",
-    "hosts.wait_seconds": "tests/hosts/test_meeting.py",
-    "hosts.silence_seconds": "tests/hosts/test_link.py",
+    "distributed": "tests/engine/hosts/test_training.py",
+    "hosts.coordinator": "tests/engine/hosts/test_training.py",
+    "hosts.processes": "tests/engine/hosts/test_training.py",
+    "hosts.process": "tests/engine/hosts/test_training.py",
+    "hosts.wait_seconds": "tests/engine/hosts/test_meeting.py",
+    "hosts.silence_seconds": "tests/engine/hosts/test_link.py",
     "data.dir": "tests/test_train.py",
     "data.images": "tests/data/datasets/test_folder.py",
     "data.labels": "tests/data/datasets/test_folder.py",
@@ -295,8 +295,8 @@ ELSEWHERE = {
     "data.palette": "tests/data/datasets/test_folder.py",
     "data.val_share": "tests/data/datasets/test_folder.py",
     "data.skip_damaged": "tests/data/test_stream.py",
-    "data.source": "tests/data/test_prepare.py",
-    "data.features": "tests/data/test_prepare.py",
+    "data.source": "tests/test_prepare.py",
+    "data.features": "tests/test_prepare.py",
     "data.workers": "tests/data/test_pipeline.py",
 }
 

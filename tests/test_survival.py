@@ -12,14 +12,16 @@ import jax
 import numpy as np
 import pytest
 
-from ccnet_jax import devices, train
-from ccnet_jax.errors import UserError
-from ccnet_jax.run.checkpoints import Checkpoints, load_arrays, step_folder
-from ccnet_jax.run.folder import RunFolder
-from ccnet_jax.run.metric_log import MetricLog, points
-from ccnet_jax.tasks import TASKS, sentences
-from ccnet_jax.tasks.sentences import fitting, sentences_for_updates
-from ccnet_jax.training.stopping import Stopped, StopSignal
+from ccnet_jax import train
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import records
+from ccnet_jax.engine.checkpoints import Checkpoints, load_arrays, step_folder
+from ccnet_jax.engine.folder import RunFolder
+from ccnet_jax.engine.metric_log import MetricLog, points
+from ccnet_jax.engine.stopping import Stopped, StopSignal
+from ccnet_jax.tasks import TASKS, messages
+from ccnet_jax.tasks.messages import fitting, sentences_for_updates
 from tests.helpers import TINY, load_config
 from tests.miniatures import write_camvid
 
@@ -53,7 +55,7 @@ def logged(run):
     return [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
 
 
-def records(run):
+def left_in(run):
     """What an undisturbed run leaves, without times."""
     lines = [{name: line[name] for name in DETERMINED if name in line} for line in logged(run)]
     scalars = sorted(point for point in points(run) if point[1] in DETERMINED)
@@ -63,7 +65,7 @@ def records(run):
 
 
 def assert_same(one, other):
-    assert records(one) == records(other)
+    assert left_in(one) == left_in(other)
     for which in "last", "best":
         a, b = (load_arrays(step_folder(run, which)) for run in (one, other))
         jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -107,9 +109,9 @@ def test_a_run_that_is_disturbed_everywhere_leaves_the_records_of_one_that_is_no
     assert [line["step"] for line in logged(parts)] == [3, 4, 6]  # the last evaluation is missing
     train.train(config, parts)
     assert_same(whole, parts)
-    before = records(parts)
+    before = left_in(parts)
     train.train(config, parts)  # nothing to train
-    assert records(parts) == before
+    assert left_in(parts) == before
 
 
 def test_a_run_in_a_store_goes_on_upon_another_machine(config, tmp_path, monkeypatch):
@@ -197,7 +199,7 @@ def test_an_update_that_is_not_finite_names_its_pictures_and_is_not_made(config,
 
 def test_a_folder_that_was_emptied_gets_its_records_again(config, tmp_path):
     run, source = RunFolder(tmp_path / "run"), TASKS["semantic"].open(config.data, "train")
-    run.write_records(config, source.label_classes)
+    records.write_records(run, config, source.label_classes)
     names = {path.name for path in run.path.iterdir()}
     with MetricLog(run, 0) as log:
         log.write(1, {"loss": 2.0})
@@ -209,7 +211,7 @@ def test_a_folder_that_was_emptied_gets_its_records_again(config, tmp_path):
         train.keep_records(config, source, run, log)
         log.write(3, {"loss": 0.5})
     assert names < {path.name for path in run.path.iterdir()}
-    run.check_same_run(run.load_config())
+    records.check_same_run(run, records.load_config(run))
     assert logged(run) == [{"step": n, "loss": 2 ** (2.0 - n)} for n in (1, 2, 3)]
     assert [point[0] for point in sorted(points(run))] == [1, 2, 3]
 
@@ -246,7 +248,7 @@ def test_memory_that_is_planned_and_there_is_told(config, tmp_path, monkeypatch)
         return step
 
     monkeypatch.setattr(train, "make_train_step", without_memory)
-    monkeypatch.setattr(sentences, "memory_limit", lambda: 5_000_000)
+    monkeypatch.setattr(messages, "memory_limit", lambda: 5_000_000)
     told = r"allocating 5 bytes\.\): XLA plans \S+ GB, and the device has 0\.005 GB; lower --config"
     with pytest.raises(UserError, match=told) as error:
         train.train(config, RunFolder(tmp_path / "run"))

@@ -9,16 +9,17 @@ import numpy as np
 import optax
 import pytest
 
-from ccnet_jax import devices, train
+from ccnet_jax import train
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.errors import UserError
+from ccnet_jax.engine.checkpoints import Checkpoints, load_variables, variables_like
+from ccnet_jax.engine.folder import RunFolder
+from ccnet_jax.engine.stopping import StopSignal
 from ccnet_jax.models.config import build_network
-from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.training import step as training_step
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
-from ccnet_jax.training.stopping import StopSignal
 from tests import shared_programs
 from tests.helpers import TINY, load_config, random_state, random_variables, with_gamma
 from tests.miniatures import write_camvid

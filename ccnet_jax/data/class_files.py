@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import UNKNOWN, VOID, Classes, numbered_palette
 from ccnet_jax.data.sources import OtherClasses
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import UNKNOWN, VOID, Classes, numbered_palette
 
 FILES = ("classes.txt", "classes.json", "class_names.txt", "labelmap.txt")
 MOST = 254  # indices 0 to 253; 254 and 255 have other meanings

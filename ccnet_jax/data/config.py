@@ -3,10 +3,10 @@
 import dataclasses
 import os
 
+from ccnet_jax.common.fields import nearest, setting
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.data.sources import Location
-from ccnet_jax.settings import nearest, setting
 
 SOURCES = ("folder", "tfds")  # where a data set's files come from
 

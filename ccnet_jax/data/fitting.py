@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes, numbered_palette
 from ccnet_jax.data.instances import InstanceSource, Objects
 from ccnet_jax.data.sources import LazySource, Source, files_of
 from ccnet_jax.data.tiles import TiledPicture
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import Classes, numbered_palette
 
 
 def fitted(source: Any, classes: Classes, run: object, data: object) -> Any:

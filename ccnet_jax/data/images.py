@@ -10,10 +10,10 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import UNKNOWN, VOID, Classes
 from ccnet_jax.data.picture_sizes import check_header
 from ccnet_jax.data.stored_png import stored_png
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import UNKNOWN, VOID, Classes
 
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 

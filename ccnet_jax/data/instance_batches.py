@@ -11,12 +11,12 @@ from typing import Any
 import grain.python as grain
 import numpy as np
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import stream, transforms
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instances import MASK_CELLS, InstanceSource, Objects, cell_shares
 from ccnet_jax.data.sizes import scaled_size
 from ccnet_jax.data.stream import TrainBatches
-from ccnet_jax.errors import UserError
 
 MULTIPLE = 32  # of which a canvas's sides are multiples: the strides of the feature pyramid
 

@@ -7,8 +7,8 @@ import os
 import pathlib
 from collections.abc import Iterator
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.sources import Location, MissingSplit, read_lines
-from ccnet_jax.errors import UserError
 
 SPELLINGS = {
     "train": ("train", "training"),

@@ -9,7 +9,7 @@ import struct
 
 from PIL import Image
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 
 MOST_PIXELS = 178_956_970  # of a picture or a label: Pillow's own bound, 13,377 x 13,377
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's markers of the kinds of coding

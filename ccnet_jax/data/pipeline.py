@@ -10,6 +10,8 @@ from typing import Any
 import grain.python as grain
 import numpy as np
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import VOID
 from ccnet_jax.data import stream, transforms
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
@@ -18,8 +20,6 @@ from ccnet_jax.data.images import DamagedPicture
 from ccnet_jax.data.sizes import LARGEST, SMALLEST, scaled_size
 from ccnet_jax.data.sources import JoinedSource, LazySource, Source, files_of
 from ccnet_jax.data.stream import TrainBatches
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import VOID
 
 
 def open_source(data: DataConfig, split: str) -> Source:

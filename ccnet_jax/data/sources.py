@@ -9,11 +9,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.fields import setting
+from ccnet_jax.common.labels import Classes
 from ccnet_jax.data.images import decode_sample, read_bytes
 from ccnet_jax.data.tiles import TiledPicture
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import Classes
-from ccnet_jax.settings import setting
 
 Pair = tuple[pathlib.Path, pathlib.Path | None]  # files of a picture and of its label, None without one
 
@@ -92,7 +92,7 @@ class Source(Protocol):
 
 @runtime_checkable
 class FileSource(Source, Protocol):
-    """A `Source` that can also give each pair as the bytes of two files, as `data.prepare` needs them."""
+    """A `Source` that can also give each pair as the bytes of two files, as `prepare` needs them."""
 
     def read(self, index: int) -> tuple[bytes, bytes | None]:
         """The bytes of the picture's file and of its label's, None where there is no label."""

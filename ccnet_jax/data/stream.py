@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import grain.python as grain
 import numpy as np
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.progress import write_line
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.images import DamagedPicture
 from ccnet_jax.data.workers import Workers
-from ccnet_jax.errors import UserError
-from ccnet_jax.progress import write_line
 
 EPOCHS = 10**9  # for ever; Grain's own "for ever" overflows where a batch is one picture
 _DAMAGED = "damaged"  # beside the arrays of a sample: {number of a damaged picture: sentence}

@@ -2,7 +2,7 @@
 
 What TFDS keeps of a picture are the bytes of its file. They are decoded here as those of a folder are, and
 not by TFDS, which would take a palette PNG's colours for its labels: the pixels are the same either way.
-Of data sets that `data.prepare --tiles` wrote, only the tiles are decoded that a crop needs.
+Of data sets that `prepare --tiles` wrote, only the tiles are decoded that a crop needs.
 """
 
 import bisect
@@ -22,20 +22,20 @@ from array_record.python import array_record_data_source
 from tensorflow_datasets.core import example_parser, naming, read_only_builder
 from tensorflow_datasets.core.utils import file_utils, version
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes, numbered_palette
 from ccnet_jax.data.class_files import check_same_classes, read_class_file
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import DamagedPicture, decode_image, decode_indices, decode_sample
 from ccnet_jax.data.sources import NoClasses, OtherClasses
 from ccnet_jax.data.tiles import TiledPicture
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import Classes, numbered_palette
 
-_PREPARE = "python -m ccnet_jax.data.prepare"
+_PREPARE = "python -m ccnet_jax.prepare"
 _OWN_CLASSES = "tensorflow_datasets.core.features."
 _FEATURES = "--config.data.features=IMAGE,LABEL"
 
-# What `data.prepare --tiles` writes. TFDS has no feature for files of a format that it cannot decode itself.
+# What `prepare --tiles` writes. TFDS has no feature for files of a format that it cannot decode itself.
 TILE_FEATURES = tfds.features.FeaturesDict(
     {
         "image_tiles": tfds.features.Sequence(
@@ -128,7 +128,7 @@ class TfdsSource(_Records):
 
 
 class TiledSource(_Records):
-    """A `LazySource` of records that hold pictures and label maps in tiles, as `data.prepare` writes them."""
+    """A `LazySource` of records that hold pictures and label maps in tiles, as `prepare` writes them."""
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         return {key: picture.whole() for key, picture in self.lazy(index).items()}
@@ -333,7 +333,7 @@ def _classes(data: DataConfig, label: Any, folder: pathlib.Path) -> Classes:
     Args:
       data: `config.data`.
       label: TFDS's feature of the label maps; None of tiles, which name no classes.
-      folder: of the data set; `data.prepare` leaves a classes.json there.
+      folder: of the data set; `prepare` leaves a classes.json there.
 
     Raises:
       OtherClasses: the config names others than the data set.

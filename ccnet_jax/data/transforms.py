@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from ccnet_jax.common.labels import VOID
 from ccnet_jax.data.sizes import scaled_size
 from ccnet_jax.data.tiles import TiledPicture
-from ccnet_jax.labels import VOID
 
 # ImageNet's mean colour, which both flavours subtract: padding is close to 0 after normalisation.
 MEAN_COLOUR = (123, 117, 104)

@@ -29,8 +29,8 @@ import grain.python as grain
 import numpy as np
 import psutil
 
-from ccnet_jax.errors import UserError
-from ccnet_jax.progress import write_line
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.progress import write_line
 
 STUCK_AFTER = 45.0  # seconds in which a worker does nothing while its batch is waited for
 RESTARTS = 5  # of one worker, without a batch in between

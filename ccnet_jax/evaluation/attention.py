@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.kernels import criss_cross_attention
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.variables import Variables
-from kernels import criss_cross_attention
 
 
 def attention_maps(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import Array, Num
 
-from ccnet_jax.devices import compiler_options
+from ccnet_jax.common.devices import compiler_options
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import Detections, MaskRCNN
 

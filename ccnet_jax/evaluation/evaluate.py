@@ -10,14 +10,15 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import UInt8
 
-from ccnet_jax import devices, figures, outputs
+from ccnet_jax import figures
+from ccnet_jax.common import devices, outputs
+from ccnet_jax.common.labels import VOID
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.sources import Source
 from ccnet_jax.evaluation import metrics
 from ccnet_jax.evaluation.prediction import NotFinite, Predict
-from ccnet_jax.labels import VOID
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.progress import progress_bar
 
 DRAWN = 8  # pictures an evaluation draws
 

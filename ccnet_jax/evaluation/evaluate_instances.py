@@ -10,11 +10,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from ccnet_jax import devices, figures
+from ccnet_jax import figures
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import write_whole
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instance_batches import evaluation_batches
 from ccnet_jax.data.instances import InstanceSource
-from ccnet_jax.errors import write_whole
 from ccnet_jax.evaluation.detector import Detect
 from ccnet_jax.evaluation.evaluate import DRAWN, result_names
 from ccnet_jax.evaluation.instance_scores import (
@@ -29,7 +31,6 @@ from ccnet_jax.evaluation.prediction import NotFinite
 from ccnet_jax.figures.instances import instance_comparison, instance_overlay
 from ccnet_jax.models.detection.mask_rcnn import Detections
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.progress import progress_bar
 
 DETECTIONS = "detections.json"
 

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 import numpy as np
 from jaxtyping import Float, Int64, Integer
 
-from ccnet_jax.labels import VOID
+from ccnet_jax.common.labels import VOID
 
 
 class Scores(TypedDict):

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Num, UInt8
 
-from ccnet_jax.devices import compiler_options
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.devices import compiler_options
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.evaluation.sliding_window import sliding_window_logits
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
 from ccnet_jax.evaluation.upsampling import add_upsampled, largest, largest_upsampled, row_blocks

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, UInt8
 
-from ccnet_jax.labels import VOID
+from ccnet_jax.common.labels import VOID
 from ccnet_jax.models.upsampling import Upsampling, split_rows, upsampled_block
 
 BLOCK_BYTES = 2**27  # of full-size float32 logits in one block of rows

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from ccnet_jax.labels import VOID
+from ccnet_jax.common.labels import VOID
 
 HATCH_LINE, HATCH_GROUND = 80, 190  # grey values of the hatching, light enough to differ from black
 _PERIOD, _THICKNESS = 8, 3  # of the hatching's lines, in pixels along a row

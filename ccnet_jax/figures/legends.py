@@ -3,9 +3,9 @@
 import cv2
 import numpy as np
 
+from ccnet_jax.common.labels import VOID
 from ccnet_jax.figures.colours import hatching
 from ccnet_jax.figures.text import LINE, shortened, text_width, write
-from ccnet_jax.labels import VOID
 
 _SWATCH = 16  # pixels, the side of a colour patch
 _BESIDE = 30  # pixels of a column that are not the name: the patch and the gaps

@@ -10,13 +10,13 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ccnet_jax.common.fields import nearest
+from ccnet_jax.common.kernels import IMPLEMENTATIONS
 from ccnet_jax.models.backbones import BACKBONES, BackboneSettings
 from ccnet_jax.models.backbones.resnet import STEMS
 from ccnet_jax.models.contexts import CONTEXTS, ContextSettings
 from ccnet_jax.models.flavours import FLAVOURS, normalize
 from ccnet_jax.models.layers import REMAT, ConvNorm, Dense, recomputed, resize_bilinear, scaled
-from ccnet_jax.settings import nearest
-from kernels.criss_cross import IMPLEMENTATIONS
 
 _DTYPES = ("float32", "bfloat16", "float64")
 

@@ -4,14 +4,14 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from ccnet_jax.common.fields import setting
+from ccnet_jax.common.kernels import IMPLEMENTATIONS
 from ccnet_jax.models.backbones import BACKBONES, all_depths
 from ccnet_jax.models.backbones.resnet import STEMS
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.contexts import CONTEXTS
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.layers import REMAT
-from ccnet_jax.settings import setting
-from kernels.criss_cross import IMPLEMENTATIONS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,10 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from kernels.criss_cross import packed_criss_cross_attention
+try:  # installed, `kernels` lies inside the package
+    from ccnet_jax.kernels.criss_cross import packed_criss_cross_attention
+except ModuleNotFoundError:  # in a clone, and in your own project
+    from kernels.criss_cross import packed_criss_cross_attention
 
 
 class _Projection(nn.Module):

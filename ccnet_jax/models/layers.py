@@ -12,9 +12,9 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from ccnet_jax.common.kernels import device
 from ccnet_jax.models.batch_norm import BatchNorm
 from ccnet_jax.models.upsampling import bilinear_weights, upsampled_block
-from kernels.criss_cross import device
 
 # Kaiming-normal over fan-out, as PyTorch's ResNets start.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")

@@ -5,7 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ccnet_jax.config import Config
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes
+from ccnet_jax.config.config import Config
 from ccnet_jax.data import instance_batches
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
@@ -13,16 +15,14 @@ from ccnet_jax.data.fitting import as_opened
 from ccnet_jax.data.instances import MASK_CELLS, InstanceSource
 from ccnet_jax.data.statistics import evenly_spread
 from ccnet_jax.data.stream import TrainBatches
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.detector import detector
 from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
 from ccnet_jax.evaluation.instance_scores import KINDS, table
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.instance_model import InstanceModel
-from ccnet_jax.labels import Classes
 from ccnet_jax.models.detection.config import build_mask_rcnn
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, is_trained_where_frozen
 from ccnet_jax.models.variables import Variables
+from ccnet_jax.tasks.instance_model import InstanceModel
 from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.instance_losses import make_instance_loss
 from ccnet_jax.training.optimizers import IsTrained

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, Sharding
 
-from ccnet_jax import devices
-from ccnet_jax.config import Config
-from ccnet_jax.errors import UserError
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config.config import Config
 from ccnet_jax.models.statistics import SingleValue, every_norm_checked
 from ccnet_jax.tasks.task import Task
 from ccnet_jax.training.step import WITHDRAWN

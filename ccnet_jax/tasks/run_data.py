@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from ccnet_jax.config import Config
+from ccnet_jax.common.labels import Classes, numbered_names
+from ccnet_jax.config.config import Config
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.fitting import fitted
 from ccnet_jax.data.sources import NoClasses, OtherClasses
-from ccnet_jax.labels import Classes, numbered_names
 from ccnet_jax.tasks import TASKS
 
 

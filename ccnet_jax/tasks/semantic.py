@@ -5,21 +5,21 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from ccnet_jax import config as configuration
-from ccnet_jax.config import Config
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.sources import Source
 from ccnet_jax.data.stream import TrainBatches
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation import metrics
 from ccnet_jax.evaluation.evaluate import evaluate
 from ccnet_jax.evaluation.prediction import predictor
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.labels import Classes
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.semantic_model import Model
+from ccnet_jax.tasks.semantic_model import Model
 from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import Loss

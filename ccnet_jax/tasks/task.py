@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 import jax
 
-from ccnet_jax.config import Config
+from ccnet_jax.common.labels import Classes
+from ccnet_jax.config.config import Config
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.labels import Classes
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.training.optimizers import IsTrained
 from ccnet_jax.training.step import Loss

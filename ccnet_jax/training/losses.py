@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Integer
 
-from ccnet_jax.labels import VOID
-from ccnet_jax.settings import setting
+from ccnet_jax.common.fields import setting
+from ccnet_jax.common.labels import VOID
 from ccnet_jax.training.means import Mean
 from ccnet_jax.training.upsampled import UpsampledLogits
 

@@ -7,7 +7,7 @@ import jax
 import optax
 from jaxtyping import PyTree
 
-from ccnet_jax.settings import setting
+from ccnet_jax.common.fields import setting
 from ccnet_jax.training.schedules import ScheduleConfig, build_schedule
 
 IsTrained = Callable[[tuple[str, ...]], bool]  # of a parameter's names from the root: whether it changes

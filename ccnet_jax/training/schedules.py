@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import optax
 
-from ccnet_jax.settings import setting
+from ccnet_jax.common.fields import setting
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,14 +13,18 @@ import optax
 from jax.sharding import Sharding
 from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray, PyTree, Shaped
 
-from ccnet_jax.devices import compiler_options
+from ccnet_jax.common.devices import compiler_options
+from ccnet_jax.common.kernels import device
 from ccnet_jax.training.means import Mean
-from kernels.criss_cross import device
 
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float[Array, ""]]
 WITHDRAWN = "withdrawn"  # bool [B] in a batch: rows of a process that has none, so that no update is made
-GUARDED = ("loss", "gradient_norm", "parameter_norm")  # what has to be finite
+GUARDED = {  # the metrics that have to be finite, and what to call them
+    "loss": "the loss",
+    "gradient_norm": "the gradient's norm",
+    "parameter_norm": "the new weights' norm",
+}
 Divisors = dict[str, Num[Array, ""]]  # what the sum of each mean is divided by
 
 

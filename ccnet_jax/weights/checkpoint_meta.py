@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ccnet_jax.common.labels import Classes
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.labels import Classes
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.weights.tensor_files import Meta
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.models.config import ModelConfig, build_network
 from ccnet_jax.weights import values
 from ccnet_jax.weights.detection import DetectedNetwork

@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 from collections.abc import Iterable
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.layers import scaled

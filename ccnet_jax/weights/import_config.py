@@ -4,13 +4,13 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from ccnet_jax import config as configuration
-from ccnet_jax.config import Config
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes, numbered_names, numbered_palette
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config.config import Config
+from ccnet_jax.config.recipes import RECIPES
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import Classes, numbered_names, numbered_palette
 from ccnet_jax.models.config import build_network
-from ccnet_jax.recipes import RECIPES
 from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, data_set_of, known_names
 from ccnet_jax.weights.detection import DetectedNetwork
 

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from ccnet_jax import config_files
-from ccnet_jax.config import Config, parse
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes, numbered_names, numbered_palette
+from ccnet_jax.config import config_files, records
+from ccnet_jax.config.config import Config, parse
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import Classes, numbered_names, numbered_palette
+from ccnet_jax.engine.checkpoints import Checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.detection.config import build_mask_rcnn
-from ccnet_jax.run.checkpoints import Checkpoints
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.weights.naming import Key, Naming, StateDict, is_counter
@@ -252,8 +252,8 @@ def import_instances(
     variables, used = instance_variables(tensors, names, network, source)
     with new_folder(out) as folder:
         run = RunFolder(folder)
-        run.save_config(config)
-        run.save_classes(Classes(tuple(named), numbered_palette(classes + 1)[1:]))
+        records.save_config(run, config)
+        records.save_classes(run, Classes(tuple(named), numbered_palette(classes + 1)[1:]))
         run.add_versions()
         trained = TASKS[config.task].is_trained(config)
         optimizer = build_optimizer(config.optimizer, config.steps, trained)

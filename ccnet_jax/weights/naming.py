@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 
 Key = tuple[str, ...]  # of one of our variables: ("params", "backbone", "layer1_0", "norm2", "scale")
 StateDict = Mapping[str, np.ndarray]  # PyTorch's word for {name: tensor}

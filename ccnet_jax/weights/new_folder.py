@@ -6,8 +6,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from ccnet_jax.errors import UserError
-from kernels.whole_file import UMASK
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.kernels import UMASK
 
 
 @contextlib.contextmanager

@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.engine import checkpoints, hub, weights_file
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.run import checkpoints, hub, weights_file
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.naming import Key, Naming, StateDict, is_counter, naming_of
 from ccnet_jax.weights.resnet_depth import depth_of, resnet_title

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ccnet_jax.errors import UserError, write_whole
+from ccnet_jax.common.errors import UserError, write_whole
 
 if typing.TYPE_CHECKING:
     import torch

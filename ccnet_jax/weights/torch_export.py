@@ -5,13 +5,14 @@ import pathlib
 
 from flax import traverse_util
 
-from ccnet_jax.config import Config
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import Classes
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes
+from ccnet_jax.config import records
+from ccnet_jax.config.config import Config
+from ccnet_jax.engine import checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.run import checkpoints
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.weights import tensor_files
 from ccnet_jax.weights.checkpoint_meta import written_meta
 from ccnet_jax.weights.naming import HEAD_NAMES, Naming
@@ -34,7 +35,7 @@ def export_weights(
         not finite, or `out` cannot be made.
     """
     _check_out(out)
-    config = run.load_config()
+    config = records.load_config(run)
     _check_exportable(config, run, in_place)
     folder = checkpoints.step_folder(run, checkpoint)
     if folder is None:
@@ -96,5 +97,5 @@ def _check_exportable(config: Config, run: RunFolder, in_place: bool) -> None:
 def _classes_of(run: RunFolder) -> Classes | None:
     """The classes of the run; None of an old run that keeps no names and whose data set is not known here."""
     with contextlib.suppress(UserError):
-        return run.load_classes()
+        return records.load_classes(run)
     return None

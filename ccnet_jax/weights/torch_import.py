@@ -5,14 +5,15 @@ from collections.abc import Collection, Mapping
 
 from flax import traverse_util
 
-from ccnet_jax.config import Config
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import records
+from ccnet_jax.config.config import Config
+from ccnet_jax.engine import checkpoints
+from ccnet_jax.engine.checkpoints import Checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.variables import Variables
-from ccnet_jax.run import checkpoints
-from ccnet_jax.run.checkpoints import Checkpoints
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, read_meta
@@ -86,8 +87,8 @@ def import_weights(
     classes = classes_from_weights(config, network.num_classes, meta)
     with new_folder(out) as folder:
         run = RunFolder(folder)
-        run.save_config(config)
-        run.save_classes(classes)
+        records.save_config(run, config)
+        records.save_classes(run, classes)
         run.add_versions()
         optimizer = build_optimizer(config.optimizer, config.steps).init(variables["params"])
         with Checkpoints(run) as saved:

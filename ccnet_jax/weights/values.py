@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.weights.naming import COUNTER, Key, Naming, StateDict, is_counter
 

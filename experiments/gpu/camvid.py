@@ -16,11 +16,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ccnet_jax.run.checkpoints import Checkpoints
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.checkpoints import Checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from experiments import markdown
-from kernels.measure import result_head, resumed, sources, write_result
-from kernels.programs import result_file
+from kernels.bench.measure import result_head, resumed, sources, write_result
+from kernels.bench.programs import result_file
 
 STEPS, CHECKPOINT_EVERY = 6000, 500
 TEST_SHARE, TEST_SECONDS = 0.3, 90.0  # of the time, and at most: for the test

@@ -1,4 +1,4 @@
-"""The table of the block sizes that `kernels.criss_cross.tune` found on a GPU."""
+"""The table of the block sizes that `kernels.bench.tune` found on a GPU."""
 
 from typing import Any
 

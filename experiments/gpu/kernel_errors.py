@@ -1,4 +1,4 @@
-"""The table of what `kernels.criss_cross.check` found on a GPU."""
+"""The table of what `kernels.bench.check` found on a GPU."""
 
 from typing import Any
 

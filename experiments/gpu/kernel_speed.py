@@ -1,4 +1,4 @@
-"""The table of what `kernels.criss_cross.bench` measured on a GPU."""
+"""The table of what `kernels.bench` measured on a GPU."""
 
 from typing import Any
 

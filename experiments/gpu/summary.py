@@ -5,7 +5,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from experiments import gradient_cases, gradients, markdown, model_speed
-from kernels.criss_cross import bench_pytorch
+from kernels.bench import bench_pytorch
 
 SHAPE = ("8x97x97", "bfloat16")  # the paper's
 FASTER_THAN_EINSUM, FASTER_THAN_COMPILE = 4.0, 1.25
@@ -59,7 +59,7 @@ def gradient_errors(report: dict[str, Any] | None) -> list[Claim]:
 
 
 def kernel_errors(report: dict[str, Any] | None) -> Claim:
-    """Whether every case of `kernels.criss_cross.check` is within its bound."""
+    """Whether every case of `kernels.bench.check` is within its bound."""
     claim = Claim("kernels equal the float32 reference", "every error within its bound")
     if report is None or not report["rows"]:
         return claim

@@ -10,9 +10,9 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from ccnet_jax.exporting import FORMATS
-from ccnet_jax.exporting.program import PictureShape, semantic_program
 from ccnet_jax.models.config import build_network
+from ccnet_jax.tools.exporting import FORMATS
+from ccnet_jax.tools.exporting.program import PictureShape, semantic_program
 from experiments.speed import cases
 from experiments.speed.cases import Case
 from experiments.speed.weights import load_variables, model_config

@@ -25,7 +25,7 @@ def in_jax(path: pathlib.Path, images: np.ndarray, default_options: bool) -> Con
     import jax
     from jax import export
 
-    from ccnet_jax.devices import compiler_options
+    from ccnet_jax.common.devices import compiler_options
 
     program = export.deserialize(bytearray(path.read_bytes()))
     call = jax.jit(program.call, compiler_options={} if default_options else compiler_options())

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccnet_jax import devices
+from ccnet_jax.common import devices
 from ccnet_jax.data.instances import MASK_CELLS
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.detection.config import DetectionConfig, build_mask_rcnn

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ccnet_jax import devices
+from ccnet_jax.common import devices
 from ccnet_jax.evaluation.prediction import predictor, scorer
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network

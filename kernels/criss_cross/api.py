@@ -5,11 +5,11 @@ from typing import Literal, overload
 import jax
 from jaxtyping import Array, Float
 
-from kernels.criss_cross import reference
-from kernels.criss_cross.backend import Backend, absent
+from . import reference
+from .backend import Backend, absent
 
 try:
-    from kernels.criss_cross import pallas_triton
+    from . import pallas_triton
 except ImportError:
     _triton = _triton_interpret = absent("needs Pallas's Triton backend, which this version of JAX lacks")
 else:

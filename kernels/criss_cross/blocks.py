@@ -29,7 +29,7 @@ class Blocks:
 
 # (generation, "forward" or "backward", bytes a number, longest line) -> blocks. A row is for lines of that
 # length and down to half of it; `default_blocks` decides where there is none.
-# `python -m kernels.criss_cross.tune` measures candidates and prints such rows.
+# `python -m kernels.bench.tune` measures candidates and prints such rows.
 Key = tuple[str, str, int, int]
 TABLE: dict[Key, Blocks] = {
     ("hopper", "forward", 2, 128): Blocks(64, 128, 64, 4, 3),  # H200: 137 us, default 143 us

@@ -29,10 +29,10 @@ from jax.experimental.pallas import triton as plgpu
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 
-from kernels.criss_cross import device
-from kernels.criss_cross.backend import Backend
-from kernels.criss_cross.blocks import Blocks, choose_blocks, power_of_two
-from kernels.criss_cross.factor import Factor
+from . import device
+from .backend import Backend
+from .blocks import Blocks, choose_blocks, power_of_two
+from .factor import Factor
 
 Ref: TypeAlias = Any  # device memory, as Pallas hands it to a kernel
 Index: TypeAlias = Any  # a whole number, or one that the kernel computes

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from kernels.criss_cross.backend import DTYPES, Backend, separated
+from .backend import DTYPES, Backend, separated
 
 
 def attend(

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ccnet_jax.data import pipeline, prepare
+from ccnet_jax import prepare
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import UNKNOWN, VOID, Classes, numbered_names, numbered_palette
+from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.fitting import as_opened, classes_of_source, fitted
 from ccnet_jax.data.sources import LazySource, Location, Source, files_of
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import UNKNOWN, VOID, Classes, numbered_names, numbered_palette
 from tests.miniatures import WRITERS, write_camvid, write_coco
 
 

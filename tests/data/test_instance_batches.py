@@ -4,6 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets.streets_instances import StreetsInstances
 from ccnet_jax.data.images import DamagedPicture
@@ -17,7 +18,6 @@ from ccnet_jax.data.instance_batches import (
     train_batches,
 )
 from ccnet_jax.data.instances import Objects
-from ccnet_jax.errors import UserError
 
 COCO = DataConfig(resize=(1333, 800))
 PLAIN = DataConfig()

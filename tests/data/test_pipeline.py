@@ -4,13 +4,13 @@ import itertools
 import numpy as np
 import pytest
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes
 from ccnet_jax.data import config, pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.sources import DataSet
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import Classes
 
 
 class Numbered:

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from ccnet_jax.common.labels import VOID, Classes, numbered_names, numbered_palette
 from ccnet_jax.data import transforms
 from ccnet_jax.data.class_files import NamedClass, classes_of
 from ccnet_jax.data.images import decode_indices, decode_label
-from ccnet_jax.labels import VOID, Classes, numbered_names, numbered_palette
 
 FEW = settings(max_examples=30, deadline=None)
 COUNTS = st.integers(2, 254)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import images, pipeline, sources
 from ccnet_jax.data.config import DataConfig
-from ccnet_jax.errors import UserError
 from tests.miniatures import ORIENTATION, WRITERS, scene, write
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.images import decode_image
 from ccnet_jax.data.stored_png import stored_png
-from ccnet_jax.errors import UserError
 
 
 def picture(height=37, width=53):

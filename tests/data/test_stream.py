@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.images import DamagedPicture
-from ccnet_jax.errors import UserError
 from ccnet_jax.tasks import TASKS
 from tests.helpers import load_config
 from tests.miniatures import write_camvid

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.images import decode_image, decode_label
 from ccnet_jax.data.tiles import SIDE, TiledPicture, label_tiles, picture_tiles
-from ccnet_jax.errors import UserError
 from tests.miniatures import scene
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import psutil
 import pytest
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import workers
 from ccnet_jax.data.workers import Workers
-from ccnet_jax.errors import UserError
 
 
 @pytest.fixture

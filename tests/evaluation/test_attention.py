@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax import CCNet, visualize
-from ccnet_jax.errors import UserError
+from ccnet_jax import CCNet
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.evaluation.attention import attention_maps
-from ccnet_jax.semantic_model import Model
+from ccnet_jax.tasks.semantic_model import Model
+from ccnet_jax.weights import visualize
 from kernels import criss_cross_attention
 from tests.helpers import random_variables
 

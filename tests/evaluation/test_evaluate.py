@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from ccnet_jax import eval
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import VOID, Classes
+from ccnet_jax.config import records
 from ccnet_jax.data import pipeline
-from ccnet_jax.errors import UserError
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.evaluate import evaluate
-from ccnet_jax.labels import VOID, Classes
-from ccnet_jax.run.folder import RunFolder
 from tests import helpers
 from tests.miniatures import write_camvid, write_cityscapes
 
@@ -110,12 +111,12 @@ def test_windows_that_mean_nothing_are_refused(arguments, words):
 def test_a_missing_folder_of_data_is_told_in_the_words_of_the_programs_own_flag(tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "run")
     for task, name in (("semantic", "camvid"), ("instance", "coco")):
-        run.save_config(helpers.load_config(name, data__dir="/nowhere"))
-        run.save_classes(Mixed.label_classes)
+        records.save_config(run, helpers.load_config(name, data__dir="/nowhere"))
+        records.save_classes(run, Mixed.label_classes)
         for flags in ((), ("--data-dir", "/nope")):
             with pytest.raises(UserError, match=rf"^/no\w+ is not a folder; --data-dir for {name} must hold"):
                 helpers.ran(monkeypatch, eval, run, *flags)
-        assert run.load_config().task == task
+        assert records.load_config(run).task == task
 
 
 def test_a_test_servers_folder_holds_every_prediction_in_the_data_sets_own_numbers(tmp_path):

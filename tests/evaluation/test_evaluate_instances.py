@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instances import Objects
-from ccnet_jax.errors import UserError
 from ccnet_jax.evaluation.evaluate_instances import DETECTIONS, evaluate_instances, in_picture
 from ccnet_jax.models.detection.mask_rcnn import Detections
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax import CCNet, devices
+from ccnet_jax import CCNet
+from ccnet_jax.common import devices
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.evaluation import upsampling
 from ccnet_jax.evaluation.prediction import predictor, scorer

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ccnet_jax import devices
+from ccnet_jax.common import devices
 from ccnet_jax.evaluation.sliding_window import sliding_window_logits, window_starts
 
 

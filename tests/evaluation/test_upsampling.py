@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import export
 
+from ccnet_jax.common.labels import VOID
 from ccnet_jax.evaluation import upsampling
-from ccnet_jax.labels import VOID
 from ccnet_jax.models.layers import resize_bilinear
 from ccnet_jax.models.upsampling import bilinear_weights, resizing_matrix, upsampling_matrices
 

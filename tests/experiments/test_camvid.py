@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from ccnet_jax import inference
 from ccnet_jax.data.datasets import camvid as data_set
 from ccnet_jax.data.sources import Location
+from ccnet_jax.weights import inference
 from experiments import camvid
 from tests import helpers
 from tests.experiments import reports

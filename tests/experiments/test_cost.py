@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from experiments import cost, published
 
 

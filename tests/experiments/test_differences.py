@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ccnet_jax.errors import UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.evaluation.instance_scores import pasted
 from experiments import differences
 

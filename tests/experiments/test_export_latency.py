@@ -4,11 +4,11 @@ import json
 import numpy as np
 import pytest
 
-from ccnet_jax.exporting import FORMATS
+from ccnet_jax.tools.exporting import FORMATS
 from experiments import export_latency
 from experiments.speed import exported_side, worker
 from experiments.speed.cases import TOY_CASES, Case
-from tests.exporting.programs import PictureShape, small_program
+from tests.tools.exporting.programs import PictureShape, small_program
 
 CASE = Case("inference", 10, 1, 33, 49, "float32", 0.125)
 

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from ccnet_jax.config import default, parse
+from ccnet_jax.config.config import default, parse
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.tasks import TASKS
 from experiments import instance_speed

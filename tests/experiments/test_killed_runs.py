@@ -4,7 +4,7 @@ import types
 import numpy as np
 import pytest
 
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from experiments import killed_runs
 from tests.helpers import ran
 

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from experiments import camvid, markdown, report
-from kernels.measure import ROOT
+from kernels.bench.measure import ROOT
 from tests.experiments import reports
 
 # Functions whose numbers are measured as ratios, round by round, and are named so above them.

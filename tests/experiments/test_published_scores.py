@@ -6,9 +6,9 @@ import types
 
 import pytest
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.cityscapes import DATA_SET
-from ccnet_jax.errors import UserError
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.weights.torch_export import export_weights
 from experiments import published, published_scores
 from tests import helpers

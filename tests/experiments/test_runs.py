@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.config import records
+from ccnet_jax.engine.folder import RunFolder
 from experiments import runs
 from tests.helpers import load_config
 
@@ -11,7 +12,7 @@ from tests.helpers import load_config
 def run(tmp_path):
     """A run of three steps of two pictures."""
     folder = RunFolder(tmp_path)
-    folder.save_config(load_config("demo", steps=3, batch_size=2))
+    records.save_config(folder, load_config("demo", steps=3, batch_size=2))
     return folder
 
 

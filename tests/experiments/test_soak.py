@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from experiments import soak
 
 

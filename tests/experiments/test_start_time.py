@@ -1,7 +1,7 @@
 import pytest
 
-from ccnet_jax.errors import UserError
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.engine.folder import RunFolder
 from experiments import start_time
 from tests.experiments import reports
 

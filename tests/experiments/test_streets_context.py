@@ -3,6 +3,7 @@ import json
 import cv2
 import pytest
 
+from ccnet_jax.config import records
 from ccnet_jax.data.datasets.streets import CLASSES, CONTEXT_CLASSES, Streets
 from ccnet_jax.models.contexts import CONTEXTS
 from experiments import runs, streets_context
@@ -32,7 +33,7 @@ def test_a_finished_network_is_read_and_not_trained(tmp_path, monkeypatch):
     assert run.path == tmp_path / "RCCA-2loops-1"
     assert not streets_context.is_finished(run)
     run.path.mkdir()
-    run.save_config(helpers.load_config("demo", steps=3))
+    records.save_config(run, helpers.load_config("demo", steps=3))
     run.versions_file.write_text(json.dumps([{"commit": "a"}]))
     scores = {"step": 3, "mIoU": 0.5, "classes": CLASSES, "IoU": [0.25] * len(CLASSES)}
     run.scores_file("val").write_text(json.dumps(scores))

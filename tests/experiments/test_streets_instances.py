@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from ccnet_jax.config import records
 from ccnet_jax.data.datasets.streets_instances import CLASSES, CONTEXT_CLASSES
 from experiments import runs, streets_instances
 from tests import helpers
@@ -32,7 +33,7 @@ def test_a_finished_network_is_read_and_not_trained(tmp_path, monkeypatch):
     assert run.path == tmp_path / "nonlocal-1"
     assert not streets_instances.is_finished(run)
     run.path.mkdir()
-    run.save_config(helpers.load_config("streets_instances:nonlocal", steps=200))
+    records.save_config(run, helpers.load_config("streets_instances:nonlocal", steps=200))
     run.versions_file.write_text(json.dumps([{"commit": "a"}]))
     run.scores_file("val").write_text(json.dumps({"step": 200, **scores_of(0.2)}))
     assert streets_instances.is_finished(run)

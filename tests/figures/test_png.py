@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ccnet_jax import figures
-from ccnet_jax.errors import UserError, write_whole
+from ccnet_jax.common.errors import UserError, write_whole
 
 
 def test_pictures_are_saved_as_they_are(tmp_path):

@@ -6,7 +6,7 @@ python tests/kernels/compile_for_gpu.py h200,a100 bfloat16 8x97x97 2x128x256
 import json
 import sys
 
-from kernels import aot  # before JAX starts
+from kernels.bench import aot  # before JAX starts
 
 import jax  # isort: skip
 import jax.numpy as jnp

@@ -4,7 +4,7 @@ import sys
 import jax
 import pytest
 
-from kernels import aot
+from kernels.bench import aot
 from tests.helpers import fresh_python
 
 needs_compiler = pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
@@ -69,7 +69,7 @@ def test_two_loops_of_rcca_stay_within_their_memory():
 
 
 EIGHT_GPUS = """if True:
-    from kernels import aot
+    from kernels.bench import aot
     import jax, jax.numpy as jnp
     from jax.sharding import PartitionSpec as P
     from kernels import criss_cross_attention
@@ -115,7 +115,7 @@ def test_eight_gpus_keep_their_own_images_and_sum_the_gradients_of_what_they_sha
 @needs_compiler
 def test_what_is_donated_is_not_counted_twice():
     code = """if True:
-        from kernels import aot
+        from kernels.bench import aot
         import jax, jax.numpy as jnp
 
         def update(state, gradient):

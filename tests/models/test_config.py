@@ -1,8 +1,8 @@
 import pytest
 
+from ccnet_jax.common.fields import keys_of
 from ccnet_jax.models.backbones import BACKBONES, Backbone
 from ccnet_jax.models.config import ModelConfig, build_network
-from ccnet_jax.settings import keys_of
 
 KEYS = {key.name: key for key in keys_of(ModelConfig)}
 

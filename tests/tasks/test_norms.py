@@ -7,14 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from ccnet_jax import devices, train
-from ccnet_jax.costs.parts import training_operations
-from ccnet_jax.errors import UserError
+from ccnet_jax import train
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.backbones import BACKBONES, Backbone
 from ccnet_jax.models.contexts import CONTEXTS
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tasks.norms import check_norms
+from ccnet_jax.tools.costs.parts import training_operations
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.step import make_initial_state, make_train_step
 from tests.helpers import TINY, load_config

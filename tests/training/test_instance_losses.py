@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from ccnet_jax import devices
+from ccnet_jax.common import devices
 from ccnet_jax.models.detection.boxes import encoded
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, RPNOutput

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax import devices
+from ccnet_jax.common import devices
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.training import step as training_step
 from ccnet_jax.training.losses import LossConfig, cross_entropy, ohem_cross_entropy

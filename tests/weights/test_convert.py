@@ -13,16 +13,18 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from ccnet_jax import CCNet, convert, devices, train
-from ccnet_jax import config as configuration
+from ccnet_jax import CCNet, convert, train
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import config as configuration
+from ccnet_jax.config import records
+from ccnet_jax.config.recipes import RECIPES
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.errors import UserError
+from ccnet_jax.engine import checkpoints
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.recipes import RECIPES
-from ccnet_jax.run import checkpoints
-from ccnet_jax.run.folder import RunFolder
 from ccnet_jax.tasks import semantic
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, data_set_of, read_meta
@@ -64,8 +66,8 @@ def exported(folder, out, which="last", in_place=False):
 
 def run_in(folder):
     run = RunFolder.at(folder)
-    config = run.load_config()
-    network = build_network(config.model, len(run.load_classes().names), config.dtype)
+    config = records.load_config(run)
+    network = build_network(config.model, len(records.load_classes(run).names), config.dtype)
     like = checkpoints.variables_like(network, devices.data_mesh(jax.devices()[:1]))
     variables, step = checkpoints.load_variables(run, "last", like)
     return config, traverse_util.flatten_dict(variables, sep="/"), step
@@ -178,7 +180,7 @@ def test_a_checkpoint_becomes_a_run_and_the_way_back_is_exact(tmp_path, capsys, 
     _, again, _ = imported(back, tmp_path / "again")
     assert all((again[name] == value).all() for name, value in variables.items())
     if flavour == "mmseg":
-        assert RunFolder(tmp_path / "again").load_classes().names[:2] == ("road", "sidewalk")
+        assert records.load_classes(RunFolder(tmp_path / "again")).names[:2] == ("road", "sidewalk")
 
 
 def test_in_place_norms(tmp_path, capsys):
@@ -232,7 +234,7 @@ def test_what_mmsegmentation_notes_is_used(tmp_path, suffix):
     assert (config.model.loops, config.model.align_corners) == (3, True)
     assert (config.data.name, config.data.source) == ("unknown", "tfds")
     assert config.data.classes == ("ground", "tree", "lake")
-    classes = RunFolder(tmp_path / "run").load_classes()
+    classes = records.load_classes(RunFolder(tmp_path / "run"))
     assert (classes.names, classes.palette.tolist()) == (("ground", "tree", "lake"), meta["PALETTE"])
     back = tmp_path / f"back{suffix}"
     _, noted = exported(tmp_path / "run", back)
@@ -356,7 +358,7 @@ def test_a_backbone_alone_is_for_pretrained(tmp_path, capsys, naming, source):
     got = of_file["params"]["backbone"]["layer2_0"]["downsample_conv"]["kernel"]
     np.testing.assert_array_equal(got[0, 0], state["layer2.0.downsample.0.weight"][:, :, 0, 0].T)
     with pytest.raises(UserError, match="is not a run: it has no config.json"):
-        RunFolder(tmp_path / "backbone").load_config()
+        records.load_config(RunFolder(tmp_path / "backbone"))
     other = checkpoints.variables_like(
         CCNet(3, 10, flavour, width=1 / 16, stem="deep" if stem == "7x7" else "7x7"),
         devices.data_mesh(jax.devices()[:1]),
@@ -469,13 +471,13 @@ def test_files_and_folders_that_cannot_be(tmp_path, monkeypatch):
     assert "is not a run" in said(tmp_path, "b.safetensors")
     assert "holds no checkpoint best" in said(out, "b.safetensors", which="best")
     assert "omit --inplace-abn" in said(out, "b.safetensors", in_place=True)
-    config = RunFolder(out).load_config()
+    config = records.load_config(RunFolder(out))
     psp = dataclasses.replace(config, model=dataclasses.replace(config.model, context="psp"))
-    RunFolder(out).save_config(psp)
+    records.save_config(RunFolder(out), psp)
     assert "only rcca" in said(out, "b.safetensors")
     monkeypatch.setitem(BACKBONES, "toy", BACKBONES["resnet"])
     toy = dataclasses.replace(config, model=dataclasses.replace(config.model, backbone="toy"))
-    RunFolder(out).save_config(toy)
+    records.save_config(RunFolder(out), toy)
     assert "only resnet" in said(out, "b.safetensors")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "choose a .safetensors" in said(out, "b.pth")

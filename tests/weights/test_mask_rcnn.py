@@ -10,9 +10,10 @@ import pytest
 from safetensors.numpy import save_file
 
 import ccnet_jax
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.config import records
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
-from ccnet_jax.errors import UserError
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.weights.instance_import import (
     COCO_LABELS,
     INSTANCE_NAMES,
@@ -110,7 +111,7 @@ def test_weights_become_a_run(source, tmp_path, capsys):
     model = ccnet_jax.load(tmp_path / "run")
     assert len(model.classes) == 5
     jax.tree.map(np.testing.assert_array_equal, model.variables, variables)
-    config = RunFolder(tmp_path / "run").load_config()
+    config = records.load_config(RunFolder(tmp_path / "run"))
     assert (config.task, config.model.depth, config.model.context) == ("instance", 18, "none")
 
 

@@ -9,10 +9,11 @@ import pytest
 import safetensors.numpy
 from flax import traverse_util
 
-from ccnet_jax import CCNet, devices, train
-from ccnet_jax.errors import UserError
-from ccnet_jax.run.checkpoints import Checkpoints, load_variables, variables_like
-from ccnet_jax.run.folder import RunFolder
+from ccnet_jax import CCNet, train
+from ccnet_jax.common import devices
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.engine.checkpoints import Checkpoints, load_variables, variables_like
+from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks import semantic
 from ccnet_jax.training.step import GUARDED
 from ccnet_jax.weights.pretrained import check_path, load_backbone

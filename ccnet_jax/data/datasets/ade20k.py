@@ -10,6 +10,8 @@ How it must lie in `data.dir`, which may also be the folder that holds ADEChalle
 
 import numpy as np
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import UNKNOWN, VOID, Classes
 from ccnet_jax.data.sources import (
     DataSet,
     FolderSource,
@@ -20,8 +22,6 @@ from ccnet_jax.data.sources import (
     paired,
     visible,
 )
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import UNKNOWN, VOID, Classes
 
 # Name and colour (as 0xRRGGBB) of labels 1 to 150: the benchmark's.
 _CLASSES = (

@@ -9,6 +9,8 @@ the 11 classes of SegNet (Badrinarayanan et al., 2017), 480x360. How it must lie
 
 import numpy as np
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes
 from ccnet_jax.data.sources import (
     DataSet,
     FolderSource,
@@ -19,8 +21,6 @@ from ccnet_jax.data.sources import (
     paired,
     visible,
 )
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import Classes
 
 CLASSES = (
     "sky",

@@ -11,6 +11,8 @@ leftImg8bit_trainextra.zip and gtCoarse.zip too. How it must lie in `data.dir`:
 
 import numpy as np
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import UNKNOWN, VOID, Classes
 from ccnet_jax.data.sources import (
     DataSet,
     FolderSource,
@@ -21,8 +23,6 @@ from ccnet_jax.data.sources import (
     paired,
     visible,
 )
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import UNKNOWN, VOID, Classes
 
 CLASSES = (
     "road",

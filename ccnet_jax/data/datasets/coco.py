@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from ccnet_jax.common.errors import UserError, read_json
+from ccnet_jax.common.labels import numbered_palette
 from ccnet_jax.data.images import DamagedPicture, decode_image, read_bytes
 from ccnet_jax.data.instances import Objects
 from ccnet_jax.data.picture_sizes import check_size
 from ccnet_jax.data.sources import DataSet, Location, MissingSplit, OtherClasses, data_folder
-from ccnet_jax.errors import UserError, read_json
-from ccnet_jax.labels import numbered_palette
 
 LAYOUT = "annotations/instances_SPLIT.json and SPLIT/NAME.jpg, for example with SPLIT train2017"
 _PREFIX, _UNLABELLED = "instances_", "image_info_"

@@ -25,6 +25,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import UNKNOWN, VOID, Classes, numbered_names, numbered_palette
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.data.class_files import (
     MOST,
     NamedClass,
@@ -51,9 +54,6 @@ from ccnet_jax.data.sources import (
     data_folder,
 )
 from ccnet_jax.data.statistics import class_table
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import UNKNOWN, VOID, Classes, numbered_names, numbered_palette
-from ccnet_jax.progress import progress_bar
 
 LAYOUT = (
     "images/{train,val} and labels/{train,val}, or another layout that docs/data.md lists, or any for which "

@@ -24,8 +24,8 @@ import itertools
 import cv2
 import numpy as np
 
+from ccnet_jax.common.labels import VOID, Classes
 from ccnet_jax.data.sources import DataSet, Location, check_split
-from ccnet_jax.labels import VOID, Classes
 
 CLASSES = (
     "road",

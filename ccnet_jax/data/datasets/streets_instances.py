@@ -6,10 +6,10 @@ Whether a vehicle waits or moves is said by the signal on the other side of the 
 
 import numpy as np
 
+from ccnet_jax.common.labels import Classes
 from ccnet_jax.data.datasets import streets
 from ccnet_jax.data.instances import Objects
 from ccnet_jax.data.sources import DataSet, Location
-from ccnet_jax.labels import Classes
 
 CLASSES = ("person", "red signal", "green signal", "moving vehicle", "waiting vehicle")
 CONTEXT_CLASSES = ("moving vehicle", "waiting vehicle")

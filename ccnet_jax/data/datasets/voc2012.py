@@ -16,6 +16,8 @@ which may also be the folder that holds VOCdevkit:
 are the two forms in which people have the augmented training set.
 """
 
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.labels import Classes, numbered_palette
 from ccnet_jax.data.sources import (
     DataSet,
     FolderSource,
@@ -25,8 +27,6 @@ from ccnet_jax.data.sources import (
     paired,
     read_list,
 )
-from ccnet_jax.errors import UserError
-from ccnet_jax.labels import Classes, numbered_palette
 
 CLASSES = (
     "background",

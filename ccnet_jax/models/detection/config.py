@@ -4,9 +4,9 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from ccnet_jax.common.fields import setting
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN
-from ccnet_jax.settings import setting
 
 
 @dataclasses.dataclass(frozen=True)

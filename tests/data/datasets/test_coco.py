@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets import coco
 from ccnet_jax.data.images import DamagedPicture
 from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.data.sources import Location, MissingSplit
-from ccnet_jax.errors import UserError
 
 HEIGHT, WIDTH = 30, 40
 

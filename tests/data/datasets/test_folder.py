@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccnet_jax.data import layouts, pipeline, prepare
+from ccnet_jax import prepare
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.data import layouts, pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS, folder
 from ccnet_jax.data.images import DamagedPicture
 from ccnet_jax.data.sources import Location, MissingSplit, OtherClasses
-from ccnet_jax.errors import UserError
 from tests.miniatures import ORIENTATION, scene, write
 
 COLOURS = np.array([(10, 20, 30), (0, 255, 0), (200, 0, 0)], np.uint8)

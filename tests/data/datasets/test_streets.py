@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax import config_files
-from ccnet_jax.config import parse
-from ccnet_jax.config_files import ConfigName
+from ccnet_jax.config import config_files
+from ccnet_jax.config.config import parse
+from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data.datasets import streets
 from ccnet_jax.data.datasets.streets import (
     CLASSES,

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets import CLASSES as LABELS
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.datasets.streets_instances import CLASSES, SMALLEST, StreetsInstances
 from ccnet_jax.data.instances import InstanceSource
-from ccnet_jax.errors import UserError
 
 VAL = StreetsInstances("val")
 SCENES = range(20)

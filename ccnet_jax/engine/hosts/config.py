@@ -1,0 +1,60 @@
+"""The settings of training on several hosts."""
+
+import dataclasses
+
+from ccnet_jax.common.fields import setting
+
+_WAIT = 300  # seconds; a machine of a cloud takes two or three minutes to start
+_SILENCE = 60  # seconds; above the pauses of a loaded machine, and the others end within two minutes
+
+
+@dataclasses.dataclass(frozen=True)
+class HostsConfig:
+    """`config.hosts`: where the processes of a run meet, with `config.distributed`."""
+
+    coordinator: str | None = setting(
+        None,
+        "HOST:PORT at which process 0 waits for the others; None: JAX_COORDINATOR_ADDRESS, or what SLURM, "
+        "Open MPI or Kubernetes say",
+        resumable=True,
+        before=None,
+    )
+    processes: int | None = setting(
+        None,
+        "number of processes; None: JAX_NUM_PROCESSES, or what SLURM, Open MPI or Kubernetes say",
+        at_least=1,
+        resumable=True,
+        before=None,
+    )
+    process: int | None = setting(
+        None,
+        "number of this process, from 0; None: JAX_PROCESS_ID, or what SLURM, Open MPI or Kubernetes say",
+        at_least=0,
+        resumable=True,
+        before=None,
+    )
+    wait_seconds: int = setting(
+        _WAIT, "seconds to wait for the others at the start", at_least=1, resumable=True, before=_WAIT
+    )
+    silence_seconds: int = setting(
+        _SILENCE,
+        "seconds without a sign of life after which a process is lost, and all others end",
+        at_least=2,
+        resumable=True,
+        before=_SILENCE,
+    )
+
+    def complaints(self) -> list[str]:
+        """Sentences about settings that do not go together."""
+        found = []
+        _, colon, port = (self.coordinator or ":1").rpartition(":")
+        if not colon or not port.isdecimal() or not 0 < int(port) < 2**16:
+            found.append(
+                f"config.hosts.coordinator={self.coordinator} must be HOST:PORT, for example node1:12345"
+            )
+        if self.process is not None and self.processes is not None and self.process >= self.processes:
+            found.append(
+                f"config.hosts.process={self.process} must be below config.hosts.processes={self.processes}; "
+                "processes are numbered from 0"
+            )
+        return found

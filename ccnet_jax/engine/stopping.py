@@ -1,0 +1,134 @@
+"""Ending training when the user, or the system, asks for it."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from ccnet_jax.engine.hosts.link import Link
+
+PATIENCE = 15.0  # seconds in which work that need not be saved may come to an end of its own
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_GO_ON = "all is saved, and the same command on all hosts goes on from there"
+
+
+class Stopped(Exception):
+    """A signal has come.
+
+    Attributes:
+      number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+class StopSignal:
+    """Inside `with`, a first Ctrl-C or SIGTERM is noted, so that training ends after a step, saved.
+
+    A second one ends the process at once, also where Python is waiting for compiled code, which no handler of
+    Python's can interrupt: a thread receives the signals. The process ends with code 128 + the signal's
+    number. Only in the main thread of a process.
+
+    Args:
+      tell: prints a line.
+      link: to the run's other processes, None where there are none.
+
+    Attributes:
+      nothing_to_save: while training has made no update that is not saved, what waits for the checkpoints
+        that are being written. Then a signal that is not obeyed within `PATIENCE` seconds ends the process,
+        and with it the run's others: compiling and evaluating take minutes. Otherwise None.
+    """
+
+    nothing_to_save: Callable[[], object] | None
+
+    def __init__(self, tell: Callable[[str], None] = print, link: Link | None = None):
+        self._tell, self._link = tell, link
+        self._received = 0
+        self._late_from: float | None = None
+        self.nothing_to_save = lambda: None
+        self._over = threading.Event()
+
+    def __enter__(self) -> "StopSignal":
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        self._over.set()
+        self._writer.close()  # ends the thread that reads
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._received = number
+
+    def _watch(self) -> None:
+        """Receive the numbers of signals, a byte each."""
+        first = True
+        with self._reader:
+            while data := self._reader.recv(1):
+                number = data[0]
+                if number not in _SIGNALS:
+                    continue
+                if not first:
+                    self._end(number)
+                first = False
+                self._tell("stopping: what is at work ends first; once more ends at once")
+                threading.Thread(target=self._lose_patience, args=(number,), daemon=True).start()
+                if self._link is not None:  # the main thread may be in an update that waits for the others
+                    self._link.ask(number)
+
+    def _lose_patience(self, number: int) -> None:
+        """End the process when something that need not be saved has taken long."""
+        began = time.monotonic()
+        while not self._over.wait(0.1):
+            finish = self.nothing_to_save
+            if finish is not None and time.monotonic() - began > PATIENCE:
+                with contextlib.suppress(Exception):  # no sentence is worth more than the end
+                    finish()
+                if self._link is not None:
+                    self._link.fail(
+                        f"it was stopped by {signal.Signals(number).name}; {_GO_ON}", 128 + number
+                    )
+                self._end(number)
+
+    def _end(self, number: int) -> None:
+        """At once: locks end with the process, and files are whole or not there."""
+        sys.stdout.flush()
+        os._exit(128 + number)
+
+    def check(self) -> None:
+        """Raise `Stopped` where a signal has come."""
+        if self._received:
+            raise Stopped(self._received)
+
+    def check_late(self) -> None:
+        """Raise `Stopped` where a stop, of this process or all, has been waited for `PATIENCE` seconds.
+
+        For a wait that may last, in which `agreed` cannot be called. The time is counted from the first call
+        that finds a stop.
+        """
+        number = self._received or (self._link.stopping if self._link is not None else 0)
+        if number:
+            self._late_from = self._late_from or time.monotonic() + PATIENCE
+            if time.monotonic() > self._late_from:
+                raise Stopped(number)
+
+    def agreed(self) -> int:
+        """The signal's number, 0 for none; the same in all processes, whichever of them received one.
+
+        All processes must call it equally often; it waits for the others only where one has a signal.
+        """
+        self._late_from = None  # data have come
+        return self._received if self._link is None else self._link.stop_by(self._received)

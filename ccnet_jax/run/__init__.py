@@ -1,1 +1,0 @@
-"""What lies in the folder of a run: config, classes, checkpoints, metrics, pictures."""

@@ -1,0 +1,1 @@
+"""Tools around a network, of optional packages; only programs import them."""

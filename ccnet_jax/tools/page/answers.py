@@ -1,0 +1,256 @@
+"""What the page answers: pictures, predictions and attention as bytes and JSON. Knows nothing of HTTP.
+
+Predictions go to the browser as planes of uint8, four a pixel, and not as numbers in JSON: two classes with
+their probabilities. `pack` puts a description in JSON before them.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import json
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+
+from ccnet_jax import figures
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.figures.sizes import resized_label
+from ccnet_jax.tasks.instance_model import Instances
+from ccnet_jax.tasks.semantic_model import Model, Prediction
+from ccnet_jax.tools.page.networks import Network, Programs, Way
+from ccnet_jax.tools.page.own_pictures import OwnPictures
+from ccnet_jax.tools.page.uploads import SIGNATURES, Gone, Limits, Picture, Store, read_upload
+
+_THUMBNAIL = 240  # pixels of the longer side
+_ROWS = 64  # of a picture, that are looked at together
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What a browser asks about.
+
+    Attributes:
+      picture: key of a picture that was added.
+      run: number of the network.
+      way: how it is run.
+    """
+
+    picture: str
+    run: int
+    way: Way
+
+
+class Explorer:
+    """Networks and pictures, and the answers about them. Predictions are for one thread at a time.
+
+    Args:
+      networks: one, or two to compare.
+      own: the pictures of the first network's data set.
+      limits: of pictures that are sent.
+    """
+
+    def __init__(self, networks: Sequence[Network], own: OwnPictures, limits: Limits):
+        self.networks, self.own, self.limits = list(networks), own, limits
+        self._pictures: Store[Picture] = Store("this picture")
+        self._predictions: Store[tuple[Labels | Instances, dict[str, Any]]] = Store("this prediction")
+        self._programs = Programs()
+
+    def describe(self) -> dict[str, Any]:
+        """What the page must know at its start, for JSON."""
+        scale = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], cv2.COLORMAP_INFERNO)
+        return {
+            "runs": [network.describe() for network in self.networks],
+            "own": self.own.names,
+            "own_missing": self.own.missing,
+            "limits": dataclasses.asdict(self.limits),
+            "kinds": list(SIGNATURES),
+            "scale": base64.b64encode(scale[:, 0, ::-1].tobytes()).decode(),  # RGB of 0 to 255
+        }
+
+    # ---------------------------------------------------------------- pictures
+    def add(self, data: bytes) -> dict[str, Any]:
+        """Keep the picture in a file's bytes. Raises UserError where it is none, or too large."""
+        return self._kept(read_upload(data, self.limits))
+
+    def add_own(self, index: int) -> dict[str, Any]:
+        """Keep one of the run's own pictures. Raises UserError where there is no such, or it is damaged."""
+        return self._kept(Picture.of(self.own.pixels(index), self.limits.side))
+
+    def _kept(self, picture: Picture) -> dict[str, Any]:
+        height, width = picture.pixels.shape[:2]
+        own_height, own_width = picture.own_size
+        return {
+            "picture": self._pictures.put(picture),
+            "height": height,
+            "width": width,
+            "own_height": own_height,
+            "own_width": own_width,
+        }
+
+    def picture_png(self, key: str) -> bytes:
+        """A picture that was added, as the network sees it. Raises Gone."""
+        return figures.picture_png(self._pictures.get(key).pixels)
+
+    def thumbnail_png(self, index: int) -> bytes:
+        """One of the run's own pictures, small. Raises UserError as `add_own` does."""
+        return figures.picture_png(Picture.of(self.own.pixels(index), _THUMBNAIL).pixels)
+
+    # ------------------------------------------------------------- predictions
+    def prediction(self, question: Question) -> bytes:
+        """A description and planes uint8 [H, W], see `pack`.
+
+        Of a network that labels pixels the planes are the most probable class, its probability (255 is 1),
+        the second class and its probability. Of one that finds instances there is one plane: the number of
+        the uppermost object, from 1; 0 where there is none.
+
+        Raises:
+          UserError: the picture is gone, or the network cannot be run so.
+        """
+        found, took = self._found(question)
+        if isinstance(found, Labels):
+            planes = [found.first, found.first_share, found.second, found.second_share]
+            head = {"kind": "labels", "areas": found.areas(len(self._network(question).model.classes))}
+        else:
+            planes = [uppermost(found)]
+            head = {"kind": "objects", "objects": objects_of(found)}
+        height, width = planes[0].shape
+        return pack(head | took | {"height": height, "width": width}, planes)
+
+    def label_png(self, question: Question) -> bytes:
+        """The label as a palette PNG, as `predict` writes it, at the size of the picture's own file.
+
+        Raises UserError where the network gives none.
+        """
+        found, _ = self._found(question)
+        if isinstance(found, Instances):
+            raise UserError(f"{self._network(question).name} finds instances, and labels no pixels")
+        label = resized_label(found.first, self._pictures.get(question.picture).own_size)
+        model = self._network(question).model
+        assert isinstance(model, Model)
+        return figures.labels_png(label, model.palette, model.numbers)
+
+    def overlay_png(self, question: Question, opacity: float) -> bytes:
+        """The picture under the classes' colours, or with its objects. Raises UserError."""
+        found, _ = self._found(question)
+        if isinstance(found, Instances):
+            return figures.picture_png(found.overlay)
+        pixels = self._pictures.get(question.picture).pixels
+        palette = self._network(question).model.palette
+        return figures.picture_png(figures.overlay(pixels, found.first, palette, opacity))
+
+    def attention(self, question: Question, point: tuple[int, int]) -> bytes:
+        """What a pixel attends to: one plane [h, w] a loop, 255 sqrt(weight / largest), see `pack`.
+
+        The root makes weights visible that are a hundredth of the largest, as in the paper's figures here.
+        Raises UserError where the network has no loops, or the point is no pixel.
+        """
+        picture, network = self._pictures.get(question.picture), self._network(question)
+        self._programs.about_to_run(("attention", question.run, question.way.loops, picture.pixels.shape), 1)
+        with _memory_told():
+            maps = network.attention(question.picture, picture, question.way, point)
+        largest = maps.max((1, 2))
+        planes = np.round(255 * np.sqrt(maps / np.maximum(largest, 1e-12)[:, None, None])).astype(np.uint8)
+        head = {"height": maps.shape[1], "width": maps.shape[2], "largest": largest.tolist()}
+        return pack(head, list(planes))
+
+    def _network(self, question: Question) -> Network:
+        if not 0 <= question.run < len(self.networks):
+            raise Gone(f"there is no run number {question.run} here; reload the page")
+        return self.networks[question.run]
+
+    def _found(self, question: Question) -> "tuple[Labels | Instances, dict[str, Any]]":
+        """What the network finds, and how long that took, for JSON. The last answers are kept."""
+        picture, network = self._pictures.get(question.picture), self._network(question)
+        known = self._predictions.find(question)
+        if known is not None:
+            return known
+        network.check(question.way)
+        key = "prediction", question.run, question.way, picture.pixels.shape
+        compiled = self._programs.about_to_run(key, network.sizes(question.way))
+        start = time.monotonic()
+        with _memory_told():
+            found = network.run(picture, question.way)
+        seconds = time.monotonic() - start
+        kept = Labels.of(found) if isinstance(found, Prediction) else found
+        answer = kept, {"seconds": round(seconds, 2 if seconds < 10 else 0), "compiled": compiled}
+        self._predictions.put(answer, question)
+        return answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """What is kept of a `Prediction`: all uint8 [H, W].
+
+    Attributes:
+      first, second: the most probable class of each pixel, and the next.
+      first_share, second_share: their probabilities; 255 is 1.
+    """
+
+    first: np.ndarray
+    first_share: np.ndarray
+    second: np.ndarray
+    second_share: np.ndarray
+
+    @classmethod
+    def of(cls, prediction: Prediction) -> "Labels":
+        """The two most probable classes; some rows at a time, since probabilities are large."""
+        parts = []
+        for start in range(0, len(prediction.label), _ROWS):
+            rows = slice(start, start + _ROWS)
+            left, first = prediction.probabilities[rows].copy(), prediction.label[rows]
+            first_share = _taken(left, first)
+            second = left.argmax(-1).astype(np.uint8)
+            parts.append((first, first_share, second, _taken(left, second)))
+        return cls(*(np.concatenate(planes) for planes in zip(*parts, strict=True)))
+
+    def areas(self, classes: int) -> list[float]:
+        """The share of the pixels that each class has."""
+        counts = np.bincount(self.first.ravel(), minlength=classes)
+        return (counts / self.first.size).tolist()
+
+
+def _taken(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The classes' probabilities as uint8 [H, W]; in `probabilities` [H, W, K] they become -1."""
+    place = classes[..., None].astype(np.intp)
+    shares = np.take_along_axis(probabilities, place, -1)[..., 0]
+    np.put_along_axis(probabilities, place, -1, -1)
+    return np.round(255 * shares.clip(0, 1)).astype(np.uint8)
+
+
+def objects_of(found: Instances) -> list[dict[str, Any]]:
+    """Class, score and box (x0, y0, x1, y1) in pixels of each object, for JSON; the best one first."""
+    rows = zip(found.classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
+    return [{"class": label, "score": score, "box": box} for label, score, box in rows]
+
+
+def uppermost(found: Instances) -> np.ndarray:
+    """uint8 [H, W]: the number of the best object over each pixel, from 1, or 0. At most 255 are shown."""
+    numbers = np.zeros(found.masks.shape[1:], np.uint8)
+    for i in range(min(len(found.masks), 255) - 1, -1, -1):
+        numbers[found.masks[i] == 1] = i + 1
+    return numbers
+
+
+def pack(head: dict[str, Any], planes: Sequence[np.ndarray]) -> bytes:
+    """The length of `head` as JSON (4 bytes, the lowest first), `head`, and the planes uint8, row by row."""
+    text = json.dumps(head).encode()
+    return b"".join([struct.pack("<I", len(text)), text, *(plane.tobytes() for plane in planes)])
+
+
+@contextlib.contextmanager
+def _memory_told() -> Iterator[None]:
+    """Inside, memory that is used up becomes a UserError."""
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            raise UserError(
+                "the network needs more memory for this picture than there is; send a smaller one, or start "
+                "the program with a smaller --side"
+            ) from None
+        raise

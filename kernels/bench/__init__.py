@@ -1,0 +1,1 @@
+"""What measures the op and checks it: benchmarks, block sizes, programs compiled without a GPU."""

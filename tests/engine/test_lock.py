@@ -1,0 +1,91 @@
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.engine import lock
+from ccnet_jax.engine.lock import DEAD_AFTER, locked
+from tests.helpers import ROOT
+
+HOLDER = """
+import pathlib, sys, time
+from ccnet_jax.engine.lock import locked
+with locked(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run" / "lock"
+
+
+def test_a_live_holder_is_named_and_a_killed_one_keeps_nothing(path):
+    command = [sys.executable, "-c", HOLDER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=rf"process {holder.pid} on .*, started 20.*, is at work in"):
+            locked(path).__enter__()
+        holder.kill()
+    with locked(path):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+        with pytest.raises(UserError, match=rf"process {os.getpid()} on"):
+            locked(path).__enter__()
+    assert path.read_text() == ""
+    with locked(path):
+        pass
+
+
+def test_another_hosts_holder_counts_as_dead_without_a_sign_of_life(path):
+    path.parent.mkdir()
+    path.write_text(json.dumps({"host": "elsewhere", "process": 7, "since": "yesterday"}))
+    with pytest.raises(UserError, match="process 7 on elsewhere, started yesterday, .*wait 120 s if it has"):
+        locked(path).__enter__()
+    old = path.stat().st_mtime - DEAD_AFTER - 1
+    os.utime(path, (old, old))
+    with locked(path):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+
+
+def test_a_clock_that_went_back_makes_no_holder_dead(path, monkeypatch):
+    path.parent.mkdir()
+    path.write_text(json.dumps({"host": "elsewhere", "process": 7, "since": "tomorrow"}))
+    monkeypatch.setattr(lock.time, "time", lambda: path.stat().st_mtime - 10 * DEAD_AFTER)
+    with pytest.raises(UserError, match=r"process 7 on elsewhere, .* its last sign of life is 0 s old"):
+        locked(path).__enter__()
+
+
+def test_without_locks_of_files_a_live_process_of_this_host_keeps_another_out(path, monkeypatch):
+    def unsupported(*_):
+        raise OSError(errno.ENOTSUP, "no locks here")
+
+    monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+    with locked(path), pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work in"):
+        locked(path).__enter__()
+    monkeypatch.setattr(lock.psutil, "pid_exists", lambda number: number != 7)
+    path.write_text(json.dumps({"host": socket.gethostname(), "process": 7, "since": "today"}))
+    with locked(path):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+
+
+def test_a_holder_gives_signs_of_life(path, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT", 0.05)
+    with locked(path):
+        os.utime(path, (0, 0))
+        for _ in range(200):
+            if path.stat().st_mtime > 0:
+                break
+            lock.time.sleep(0.05)
+        assert path.stat().st_mtime > 0
+
+
+def test_where_no_folder_can_be_made_a_sentence_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written .*choose another --workdir"):
+        locked(tmp_path / "file" / "run" / "lock").__enter__()

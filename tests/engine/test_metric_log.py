@@ -1,0 +1,66 @@
+"""What a run logged: read again where it goes on, and told where it cannot be."""
+
+import json
+
+import pytest
+
+from ccnet_jax.common.errors import UserError
+from ccnet_jax.engine.folder import RunFolder
+from ccnet_jax.engine.metric_log import MetricLog, logged, points
+from tests.helpers import small_files_only
+
+
+def test_lines_after_the_start_and_damaged_ones_are_dropped(tmp_path):
+    run = RunFolder(tmp_path)
+    whole = [json.dumps({"step": step, "loss": 1.0}) for step in (1, 2, 3)]
+    damaged = ["[1]", "3", '{"loss": 1}', '{"step": "2"}', '{"step": 2, "lo', "[" * 100_000, "\xff"]
+    run.metrics_file.write_bytes("\n".join([whole[0], *damaged, *whole[1:]]).encode("latin-1"))
+    with MetricLog(run, 2) as log:
+        log.write(3, {"loss": 2.0})
+    lines = run.metrics_file.read_text().splitlines()
+    assert lines == [*whole[:2], json.dumps({"step": 3, "loss": 2.0})]
+
+
+def test_a_folder_in_its_place_is_one_sentence(tmp_path):
+    run = RunFolder(tmp_path)
+    run.metrics_file.mkdir()
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be read \(Is a directory\); move it away, or"):
+        MetricLog(run, 0)
+
+
+def test_what_a_full_disk_does_not_take_is_held_and_written_when_there_is_room(tmp_path):
+    run = RunFolder(tmp_path)
+    lines = [{"step": step, "loss": 0.5 * step, "rate": 0.25} for step in range(1, 41)]
+
+    def write(first, last):
+        for line in lines[first:last]:
+            log.write(line["step"], {"loss": line["loss"], "rate": line["rate"]})
+
+    with MetricLog(run, 0) as log:
+        write(0, 10)
+        with small_files_only(600):
+            for first in (10, 20):
+                write(first, first + 10)
+                with pytest.raises(UserError, match=r"metrics.jsonl cannot be written \(File too large"):
+                    log.flush()
+        write(30, 35)
+        log.flush()
+        write(35, 40)
+    assert logged(run) == lines
+    wanted = [(line["step"], name, line[name]) for line in lines for name in ("loss", "rate")]
+    assert sorted(points(run)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [(UserError("no data"), "no data"), (None, "metrics.jsonl cannot be written")]
+)
+def test_what_is_held_at_the_end_is_an_error_unless_there_is_another(error, words, tmp_path):
+    def logging_ends():
+        with MetricLog(RunFolder(tmp_path), 0) as log:
+            for step in range(100):
+                log.write(step, {"loss": 1.0})
+            if error:
+                raise error
+
+    with small_files_only(100), pytest.raises(UserError, match=words):
+        logging_ends()

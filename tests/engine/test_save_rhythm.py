@@ -1,0 +1,47 @@
+import time
+
+import pytest
+
+from ccnet_jax.engine import save_rhythm
+from ccnet_jax.engine.save_rhythm import RETRY, SaveRhythm
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Its `now` is the time."""
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(save_rhythm, "time", clock)
+    return clock
+
+
+def test_after_so_many_minutes(clock):
+    rhythm = SaveRhythm(minutes=5)
+    clock.now = 299
+    assert not rhythm.is_late()
+    clock.now = 300
+    assert rhythm.is_late()
+    rhythm.note_saved()
+    assert not rhythm.is_late()
+
+
+def test_one_that_failed_is_tried_again_after_a_while(clock):
+    rhythm = SaveRhythm(minutes=None)
+    rhythm.note_failed()
+    assert not rhythm.is_late()
+    clock.now = RETRY
+    assert rhythm.is_late()
+    rhythm.note_saved()
+    assert not rhythm.is_late()
+
+
+def test_a_clock_that_goes_backwards_holds_nothing_up(monkeypatch):
+    rhythm = SaveRhythm(minutes=1e-9)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert rhythm.is_late()
