@@ -11,43 +11,41 @@ run holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best
 
 import argparse
 import contextlib
+import functools
 import json
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from ccnet_jax.common import compilation_cache, devices
 from ccnet_jax.common.devices import say
-from ccnet_jax.common.errors import EndAfterSignal, UserError
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.kernels import IMPLEMENTATIONS
-from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line, config_files, records
 from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import files_of
-from ccnet_jax.engine.checkpoints import Checkpoints, OneHostFailed, set_damaged_aside
-from ccnet_jax.engine.clock import StepClock
+from ccnet_jax.engine.callbacks.log import Log
+from ccnet_jax.engine.callbacks.save import Save
+from ccnet_jax.engine.callbacks.stop import Stop
+from ccnet_jax.engine.checkpoints import Checkpoints
+from ccnet_jax.engine.engine import Callback, Engine
 from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.engine.hosts.join import joined
 from ccnet_jax.engine.hosts.link import Link
-from ccnet_jax.engine.lock import locked_for_all_hosts
-from ccnet_jax.engine.meter import Meter, NotFinite, Withdrawn
-from ccnet_jax.engine.metric_log import MetricLog, is_evaluated
-from ccnet_jax.engine.save_rhythm import SaveRhythm
+from ccnet_jax.engine.metric_log import is_evaluated
 from ccnet_jax.engine.shared import check_shared
-from ccnet_jax.engine.stopping import Stopped, StopSignal
-from ccnet_jax.engine.trace import Trace
-from ccnet_jax.engine.waiting import waiting
-from ccnet_jax.engine.withdrawing import withdrawing
-from ccnet_jax.evaluation.evaluate import DRAWN
 from ccnet_jax.tasks import TASKS, run_data
-from ccnet_jax.tasks.messages import fitting, random_weights_warnings, remarks, sentences_for_updates
+from ccnet_jax.tasks.callbacks.draw import Draw
+from ccnet_jax.tasks.callbacks.evaluate import Evaluate
+from ccnet_jax.tasks.callbacks.remark import Remark
+from ccnet_jax.tasks.messages import random_weights_warnings, sentences_for_updates
 from ccnet_jax.tasks.norms import check_norms
+from ccnet_jax.tasks.task import Task
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.schedules import build_schedule
 from ccnet_jax.training.step import (
@@ -66,222 +64,86 @@ def train(config: Config, run: RunFolder, link: Link | None = None) -> None:
 
     `link` connects several processes, which train together; None where there is one.
     """
-    # ---------------------------------------------------------------- set up
+    # ------------------------------------------------------------ what is trained, and on what
     began = time.perf_counter()
-    source = None
-    if config.pretrained and not Checkpoints.exists(run):
-        source = pretrained.located(config.pretrained, config.model)
-        pretrained.check_path(source)
-    process, processes = jax.process_index(), jax.process_count()
-    check_devices(config)
+    weights = pretrained_weights(config, run)
     task = TASKS[config.task]
+    check_devices(config)
     train_source, eval_source = data_of(config, run)
-    task.check(config, train_source, config.batch_size // processes)
-
-    # ------------------------------------------------- mesh, network, optimizer
-    mesh = devices.data_mesh(
-        jax.devices()[: math.gcd(config.batch_size // config.accumulate, jax.device_count())]
-    )
+    task.check(config, train_source, config.batch_size // jax.process_count())
+    mesh = devices.mesh_for(config.batch_size // config.accumulate)
     network = task.network(config, len(train_source.classes))
     optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
     schedule = build_schedule(config.optimizer, config.steps)
-    begin = make_initial_state(network, optimizer, config.seed, devices.replicated(mesh))
+    make_state = make_initial_state(network, optimizer, config.seed, devices.replicated(mesh))
     program = make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
-    check_norms(config, task, train_source, mesh, begin, program)
+    check_norms(config, task, train_source, mesh, make_state, program)
 
-    with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
-        stop = closing.enter_context(StopSignal(say, link))
-        closing.enter_context(locked_for_all_hosts(run, say))
-        if run.is_shared:
-            raise UserError(
-                f"{run} holds a network that was shared, and no run; choose another --workdir, and begin "
-                f"with that network's backbone by --config.pretrained={run.weights_file}"
-            )
+    # ------------------------------------------------------------ from the first step to the last
+    keep = functools.partial(keep_records, config, train_source, run)
+    with Engine(config, run, mesh, link, GUARDED, WITHDRAWN, keep, began) as engine:
         check_still_fits(config, train_source, run)
-        for sentence in set_damaged_aside(run):
-            say(sentence)
-        start = Checkpoints.last_step(run) or 0  # 0 of a converted checkpoint, too
-        if start > config.steps:
-            raise UserError(
-                f"{run} is trained to step {start}, which is beyond config.steps={config.steps}; raise "
-                "--config.steps, or choose another --workdir"
-            )
-        if start == config.steps and is_finished(config, run):
-            say(f"{run} is trained to its last step, {start}; nothing to train")
+        if engine.find_start() == config.steps and is_finished(config, run):
+            say(f"{run} is trained to its last step, {config.steps}; nothing to train")
             return
-        say(task.summary(config, train_source, config.data.train_split))
-        if eval_source is not None:
-            say(task.summary(config, eval_source, config.data.eval_split))
+        for source, split in (train_source, config.data.train_split), (eval_source, config.data.eval_split):
+            if source is not None:
+                say(task.summary(config, source, split))
         prepare_folder(config, train_source, eval_source, run)
-
-        def planned() -> int:
-            """Fails while there is no batch yet."""
-            return planned_bytes(program, state, batch)
-
-        closing.enter_context(sentences_for_updates(config, task, train_source, run, schedule, planned))
-        state = begin()
-        meter = Meter(start, GUARDED, WITHDRAWN, config.skip_nonfinite, config.loss_spike)
-
-        # ---------------------------------------------- resume, or pretrained
-        checkpoints = closing.enter_context(Checkpoints(run, config.keep_checkpoints, config.keep_every))
-        progress: dict[str, Any] = {}  # a converted checkpoint has none
-        if checkpoints.latest_step() is not None:
-            checkpoints.drop_best_after(start)
-            variables, buffers, progress = checkpoints.restore_last(state.variables, state.optimizer)
-            state = State(jax.device_put(jnp.int32(start), state.step.sharding), variables, buffers)
-            if progress:
-                meter.go_on_from(progress)
-            say(f"going on from step {start} of {run}")
-        elif source is not None:
-            variables = pretrained.load_backbone(source, state.variables)
-            state = State(state.step, variables, state.optimizer)
-        else:
-            for sentence in random_weights_warnings(config, task):
-                say(sentence)
-
-        # ------------------------------------------------------------- data
-        host_batches = task.batches(config, train_source, start, process, processes)
-        closing.callback(host_batches.close)
-        if "batches" in progress and process == 0:  # which alone wrote what it knew
-            host_batches.go_on_from(progress["batches"])
-        # hosts stop together, which they agree upon after an update, if data come for it
-        alone = processes == 1
-        batches = waiting(devices.prefetched(host_batches, mesh), stop.check if alone else stop.check_late)
-        if not alone:
-            rows, alike = config.batch_size // processes, config.data.crop is not None
-            batches = closing.enter_context(withdrawing(batches, WITHDRAWN, rows, mesh, alike))
-
-        # ------------------------------------------- what goes on beside steps
-        clock = closing.enter_context(StepClock(config.batch_size, start, config.steps, began))
-        train_step = clock.watched(program)
-        test = task.tester(config, network, config.test_mode())
-        log = closing.enter_context(MetricLog(run, start, enabled=process == 0))
-        parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
-        say(
-            f"{parameters:,} parameters, {mesh.size} of {jax.device_count()} devices "
-            f"({jax.devices()[0].device_kind}), run folder {run}"
-        )
-        bar = progress_bar(total=config.steps, initial=start, unit="step", disable=process != 0)
-        closing.enter_context(bar)
-        tell = bar.write if process == 0 else lambda line: None  # one host speaks for all
-        window = config.profile if process == 0 else None
-        trace = closing.enter_context(Trace(run, window, start, bar.write))
-        rhythm = SaveRhythm(config.checkpoint_minutes)
-
-        def guarded(step: int, write: Callable[[], object], needed: bool = False) -> None:
-            """Write checkpoints; what is not `needed` may fail, and is tried again."""
-            try:
-                with clock.paused(saving=True):
-                    write()
-            except UserError as error:
-                if needed or config.save_errors == "stop" or isinstance(error, OneHostFailed):
-                    raise
-                rhythm.note_failed()
-                tell(f"warning: at step {step} {error}; training goes on, and tries again")
-
-        def save(step: int, needed: bool) -> None:
-            """Write a checkpoint with all that training knows."""
-            guarded(step, lambda: keep_records(config, train_source, run, log), needed)
-            rhythm.note_saved()
-            progress = meter.progress() | {"batches": host_batches.progress(step)}
-            guarded(
-                step, lambda: checkpoints.save_last(step, state.variables, state.optimizer, progress), needed
+        engine.enter(
+            sentences_for_updates(
+                *(config, task, train_source, run, schedule),
+                planned=lambda: planned_bytes(program, engine.state, engine.batch),
             )
-            if needed:
-                guarded(step, checkpoints.finish, needed)
-
-        def evaluate(step: int) -> None:
-            """Score the weights on the validation split, all else being saved."""
-            split = config.data.eval_split
-            between = stop.check if alone else do_nothing
-            stop.nothing_to_save = checkpoints.finish
-            with clock.paused(), fitting("validation", "lower --config.eval_batch_size"):
-                result = test(state.variables, eval_source, pictures=run.pictures(split), between=between)
-            scores = task.scores(result)
-            noted = scores or {"pictures": result["pictures"]}
-            log.write(step, {f"{split}/{name}": value for name, value in noted.items()})
-            if scores:
-                name, score = next(iter(scores.items()))
-                tell(f"step {step}: {split} {name} {100 * score:.2f} %")
-                guarded(step, lambda: checkpoints.save_best(step, state.variables, score))
-
-        updating = False  # inside an update, the state's buffers are not to be read
-
-        def save_what_is_sound(kind: object, error: BaseException | None, trace: object) -> None:
-            """After an error outside an update. Hosts save together: only what all of them meet lets them."""
-            met_by_all = alone or isinstance(error, NotFinite | Withdrawn)
-            if isinstance(error, Exception) and met_by_all and not updating and meter.step > start:
-                checkpoints.met_by_all = error
-                with contextlib.suppress(Exception):  # the error itself is what is told
-                    save(meter.step, needed=True)
-                checkpoints.met_by_all = None
-
-        closing.push(save_what_is_sound)
-
-        # ------------------------------------------------------------ steps
-        try:
-            eval_due = eval_source is not None and is_due(config.eval_every, start, config.steps)
-            if start and eval_due and not is_evaluated(run, start, config.data.eval_split):
-                evaluate(start)
-            for step, batch in zip(range(start + 1, config.steps + 1), clock.arriving(batches), strict=False):
-                meter.settle()  # one step ahead of the devices and no more: a stop is prompt
-                updating = True
-                with trace.step(step):
-                    state, metrics = train_step(state, batch)
-                updating = False
-                meter.add(step, metrics)
-                stop.nothing_to_save = None
-                bar.update()
-                if step == start + 1 and process == 0:
-                    run.point_latest()
-                log_due = is_due(config.log_every, step, config.steps)
-                eval_due = eval_source is not None and is_due(config.eval_every, step, config.steps)
-                stopped_by = stop.agreed()
-
-                # ------------------------------------------------------ log
-                if log_due:
-                    meter.settle()
-                    values = meter.means() | clock.read(step) | host_batches.read(step)
-                    values["learning_rate"] = float(schedule(max(meter.made - 1, 0)))
-                    if (peak := devices.peak_memory(mesh)) is not None:
-                        values["peak_memory_bytes"] = peak
-                    log.write(step, values)
-                    bar.set_postfix_str(
-                        f"loss {values.get('loss', math.nan):.3f}, rate {values['learning_rate']:.2e}, "
-                        f"{values['images_per_second']:.1f} images/s",
-                        refresh=False,
-                    )
-                for line in (*clock.hints(), *remarks(meter, config, task, train_source)):
-                    tell(line)
-
-                # ---------------------------------- checkpoint, then evaluate
-                guarded(step, checkpoints.check)
-                late = rhythm.is_late() if alone else log_due and devices.as_first(rhythm.is_late())
-                final = step == config.steps
-                if final or eval_due or stopped_by or late or step % config.checkpoint_every == 0:
-                    meter.settle()
-                    save(step, needed=final or bool(stopped_by))
-                if stopped_by and not final:
-                    raise Stopped(stopped_by)
-                if eval_due:
-                    evaluate(step)
-        except Stopped as stopped:
-            if meter.step > start:  # in a wait for data, updates are not saved yet
-                meter.settle()
-                save(meter.step, needed=True)
-            bar.close()
-            say(f"stopped after step {meter.step}; the same command with --workdir {run} goes on from there")
-            raise EndAfterSignal(128 + stopped.number) from None
-
-        # ---------------------------------------------------------- the end
-        if not config.eval_every:  # no validation has drawn pictures
-            split = config.data.train_split
-            with fitting("drawing", "lower --config.eval_batch_size"):
-                test(state.variables, train_source, pictures=run.pictures(split), limit=DRAWN)
-        stopped_by = stop.agreed()
+        )
+        state = engine.restore_or(make_state(), functools.partial(begun, config, task, weights))
+        say_what_is_trained(state, mesh, run)
+        train_step = engine.watched(program)
+        test = task.tester(config, network, config.test_mode())
+        callbacks: list[Callback] = [
+            Log(engine, schedule),
+            Remark(engine, config, task, train_source),
+            Save(engine),
+            Stop(engine),
+            *[Evaluate(engine, config, task, test, eval_source)] * (eval_source is not None),
+            *[Draw(engine, config, test, train_source)] * (eval_source is None),  # as no evaluation does
+        ]
+        batches = task.batches(config, train_source, engine.start, jax.process_index(), jax.process_count())
+        for step, batch in engine.steps(batches, callbacks, have_one_shape=config.data.crop is not None):
+            state, metrics = train_step(state, batch)
+            engine.after(step, state, metrics)
     say(f"finished; pictures in {run.all_pictures}, scores: python -m ccnet_jax.eval --workdir {run}")
-    if stopped_by:  # since the last update: what was at work has ended
-        raise EndAfterSignal(128 + stopped_by)
+    engine.end_after_signal()
+
+
+def pretrained_weights(config: Config, run: RunFolder) -> Any:
+    """Where the weights are with which a new run begins; None where they are random, and for an old run.
+
+    Raises UserError where there are none.
+    """
+    if not config.pretrained or Checkpoints.exists(run):
+        return None
+    source = pretrained.located(config.pretrained, config.model)
+    pretrained.check_path(source)
+    return source
+
+
+def begun(config: Config, task: Task, weights: Any, state: State) -> State:
+    """The state with which a new run begins: random, or with the backbone's `weights`."""
+    if weights is not None:
+        return State(state.step, pretrained.load_backbone(weights, state.variables), state.optimizer)
+    for line in random_weights_warnings(config, task):
+        say(line)
+    return state
+
+
+def say_what_is_trained(state: State, mesh: Mesh, run: RunFolder) -> None:
+    """Print a line on the network, the devices and the folder."""
+    parameters = sum(x.size for x in jax.tree.leaves(state.variables["params"]))
+    say(
+        f"{parameters:,} parameters, {mesh.size} of {jax.device_count()} devices "
+        f"({jax.devices()[0].device_kind}), run folder {run}"
+    )
 
 
 def data_of(config: Config, run: RunFolder) -> tuple[Any, Any]:
@@ -304,21 +166,17 @@ def data_of(config: Config, run: RunFolder) -> tuple[Any, Any]:
 
 
 def check_still_fits(config: Config, source: Any, run: RunFolder) -> None:
-    """Raise UserError where another process has begun another run in the folder in the meantime."""
+    """Raise UserError where the folder holds no run, or another process has just begun another one there."""
+    if run.is_shared:
+        raise UserError(
+            f"{run} holds a network that was shared, and no run; choose another --workdir, and begin "
+            f"with that network's backbone by --config.pretrained={run.weights_file}"
+        )
     if not Checkpoints.exists(run):
         return
     records.check_same_run(run, config)
     if run.classes_file.exists() and records.load_classes(run).names != tuple(source.classes):
         raise UserError(f"another process has just begun {run}; the same command again goes on with its run")
-
-
-def do_nothing() -> None:
-    """For where nothing happens."""
-
-
-def is_due(every: int, step: int, steps: int) -> bool:
-    """Whether something that happens every so many updates, and after the last one, happens after `step`."""
-    return step == steps or step % every == 0
 
 
 def is_finished(config: Config, run: RunFolder) -> bool:
@@ -344,11 +202,10 @@ def check_devices(config: Config) -> None:
         )
 
 
-def keep_records(config: Config, source: Any, run: RunFolder, log: MetricLog) -> None:
-    """Everything but the checkpoint to disk; what is missing, since the folder was made anew, again."""
+def keep_records(config: Config, source: Any, run: RunFolder) -> None:
+    """Write what describes the run where it is missing, since the folder was made anew."""
     if jax.process_index() == 0 and run.checkpoints.is_dir() and not run.config_file.exists():
         records.write_records(run, config, classes_of_source(source))
-    log.flush()
 
 
 def prepare_folder(config: Config, source: Any, eval_source: Any, run: RunFolder) -> None:

@@ -15,6 +15,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 from ccnet_jax import train
 from ccnet_jax.config.config import KEYS, is_read_by
+from ccnet_jax.engine import engine
 from ccnet_jax.engine.checkpoints import Checkpoints
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.detector import detect
@@ -130,7 +131,7 @@ def lived(config):
         patch.setattr(train, "make_initial_state", scripted_state)
         patch.setattr(train, "check_norms", lambda *_: None)
         patch.setattr(semantic, "evaluate", scripted_evaluation)
-        patch.setattr(train, "progress_bar", SilentBar)
+        patch.setattr(engine, "progress_bar", SilentBar)
         save = Checkpoints.save_last
 
         def noted(self, step, *rest):

@@ -16,6 +16,7 @@ from ccnet_jax import train
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import records
+from ccnet_jax.engine import engine
 from ccnet_jax.engine.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.metric_log import MetricLog, points
@@ -74,7 +75,7 @@ def assert_same(one, other):
 def test_a_run_that_is_disturbed_everywhere_leaves_the_records_of_one_that_is_not(
     config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(train, "waiting", lambda batches, _: batches)  # so that `check` is the evaluation's
+    monkeypatch.setattr(engine, "waiting", lambda batches, _: batches)  # so that `check` is the evaluation's
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     train.train(config, whole)
     assert [line["step"] for line in logged(whole)] == [3, 4, 6, 6]
@@ -204,11 +205,13 @@ def test_a_folder_that_was_emptied_gets_its_records_again(config, tmp_path):
     with MetricLog(run, 0) as log:
         log.write(1, {"loss": 2.0})
         shutil.rmtree(run.path)
-        train.keep_records(config, source, run, log)
+        train.keep_records(config, source, run)
+        log.flush()
         assert not run.path.exists()  # a user who removes it is asked to make it again
         run.checkpoints.mkdir(parents=True)
         log.write(2, {"loss": 1.0})
-        train.keep_records(config, source, run, log)
+        train.keep_records(config, source, run)
+        log.flush()
         log.write(3, {"loss": 0.5})
     assert names < {path.name for path in run.path.iterdir()}
     records.check_same_run(run, records.load_config(run))

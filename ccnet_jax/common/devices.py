@@ -1,6 +1,7 @@
 """Where arrays live: one `data` axis over all devices, batches split along it, the rest on every device."""
 
 import functools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -17,6 +18,11 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDU
 def data_mesh(devices: list[jax.Device] | None = None) -> Mesh:
     """All devices of all processes (or those given) in a row named `data`."""
     return Mesh(np.array(devices if devices is not None else jax.devices()), ("data",))
+
+
+def mesh_for(rows: int) -> Mesh:
+    """The mesh of as many devices as can share a batch of so many rows evenly."""
+    return data_mesh(jax.devices()[: math.gcd(rows, jax.device_count())])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

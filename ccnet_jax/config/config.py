@@ -19,6 +19,7 @@ from ccnet_jax.common.fields import Key, fits, is_optional, is_tuple, keys_of, n
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
+from ccnet_jax.engine.config import EngineConfig
 from ccnet_jax.engine.hosts.config import HostsConfig
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.config import ModelConfig
@@ -29,7 +30,7 @@ from ccnet_jax.training.optimizers import OptimizerConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(EngineConfig):
     """Everything that a run is made from."""
 
     task: str = setting(
@@ -38,8 +39,6 @@ class Config:
         choices=lambda: dict.fromkeys(data_set.task for data_set in DATASETS.values()),
         before="semantic",
     )
-    steps: int = setting(40_000, "updates", at_least=1, resumable=True)
-    batch_size: int = setting(8, "pictures of an update, over all devices", at_least=1)
     accumulate: int = setting(
         1,
         "parts of a batch that go through the network one after the other; their gradients are added up",
@@ -51,7 +50,6 @@ class Config:
         0, "of initial weights, order, augmentation and dropout", at_least=0, at_most=2**31 - 1
     )
     dtype: str = setting("float32", "of the computation", choices=("float32", "bfloat16"))
-    log_every: int = setting(20, "updates from one logged line to the next", at_least=1, resumable=True)
     eval_every: int = setting(
         5000, "updates from one validation to the next; 0 validates never", at_least=0, resumable=True
     )
@@ -71,52 +69,6 @@ class Config:
         sides="(down, across) in pixels",
         at_least=1,
         at_most=LARGEST,
-        resumable=True,
-        before=None,
-    )
-    checkpoint_every: int = setting(
-        1000, "updates from one checkpoint to the next", at_least=1, resumable=True
-    )
-    checkpoint_minutes: float | None = setting(
-        None, "and at most so many minutes; None for no such limit", above=0, resumable=True, before=None
-    )
-    keep_checkpoints: int = setting(
-        2, "number of the newest checkpoints that are kept", at_least=1, resumable=True, before=2
-    )
-    keep_every: int | None = setting(
-        None,
-        "checkpoints of updates that are multiples of it are kept for ever; None for none",
-        at_least=1,
-        resumable=True,
-        before=None,
-    )
-    save_errors: str = setting(
-        "retry",
-        "where a checkpoint cannot be written: `retry` goes on and tries again, `stop` ends",
-        choices=("retry", "stop"),
-        resumable=True,
-        before="retry",
-    )
-    skip_nonfinite: int = setting(
-        0,
-        "updates whose loss or gradient may be not finite; they change nothing, and one more ends training",
-        at_least=0,
-        resumable=True,
-        before=0,
-    )
-    loss_spike: float | None = setting(
-        10.0,
-        "multiple of the median loss from which an update is told, with its pictures; None tells none",
-        above=1,
-        resumable=True,
-        before=10.0,
-    )
-    profile: tuple[int, int] | None = setting(
-        None,
-        "updates of which a trace is written: --config.profile=100:5 traces five, from step 100",
-        sides="STEP:COUNT, in files (step, count)",
-        separator=":",
-        at_least=1,
         resumable=True,
         before=None,
     )
