@@ -203,3 +203,11 @@ def test_only_the_engine_builds_paths_in_a_run():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
                 assert not any(name in ast.unparse(node) for name in names), f"{module}: {ast.unparse(node)}"
+
+
+def test_training_is_a_story_on_a_page():
+    tree = ast.parse(MODULES["ccnet_jax.train"].read_text())
+    assert sum(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree)) <= 20
+    (train,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train")
+    assert train.end_lineno - train.lineno < 80
+    assert not any(isinstance(node, ast.FunctionDef) for node in ast.walk(train) if node is not train)

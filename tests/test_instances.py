@@ -22,7 +22,7 @@ from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.detection.mask_rcnn import is_trained_where_frozen
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tasks.messages import random_weights_warnings
-from ccnet_jax.weights import visualize
+from ccnet_jax.weights import pretrained, visualize
 from tests import shared_programs
 from tests.helpers import load_config, ran
 from tests.miniatures import write_coco
@@ -75,7 +75,7 @@ def runs(coco, said, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         shared_programs.share(patch)
-        patch.setattr(train, "say", said.append)
+        patch.setattr(pretrained, "say", said.append)
         whole, resumed = RunFolder(folder / "whole"), RunFolder(folder / "resumed")
         train.train(config(steps=4), whole)
         train.train(config(steps=3), resumed)

@@ -17,7 +17,7 @@ from ccnet_jax.config import records
 from ccnet_jax.config.programs import PROGRAMS
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.backbones import BACKBONES
-from ccnet_jax.tasks import TASKS, run_data
+from ccnet_jax.tasks import TASKS, preparation, run_data
 from tests import helpers, test_floors
 from tests.miniatures import scene, write, write_coco
 from tests.test_instances import SMALL
@@ -228,7 +228,7 @@ OPEN_WITHOUT_A_RUN = {
     "ccnet_jax.data.pipeline",
     "ccnet_jax.preview",
     "ccnet_jax.prepare",
-    "ccnet_jax.train",
+    "ccnet_jax.tasks.preparation",
     "experiments.data_throughput",
 }
 
@@ -252,7 +252,11 @@ def test_no_other_code_opens_data():
         if any(map(opens_data, ast.walk(ast.parse(path.read_text())))):
             found.add(module)
     assert found <= OPEN_WITHOUT_A_RUN
-    assert found >= {"ccnet_jax.tasks.run_data", "ccnet_jax.train", "ccnet_jax.preview"}  # it sees them
+    assert found >= {
+        "ccnet_jax.tasks.run_data",
+        "ccnet_jax.tasks.preparation",
+        "ccnet_jax.preview",
+    }  # it sees them
 
 
 CASES = [
@@ -330,9 +334,9 @@ def test_a_run_that_begins_again_has_the_classes_of_its_records(runs, tmp_path):
     run, root = runs["class file"], named("tree", "void", "road", "house")(tmp_path / "data")
     config = records.load_config(run)
     config = dataclasses.replace(config, eval_every=1, data=dataclasses.replace(config.data, dir=str(root)))
-    began = train.data_of(config, run)
+    began = preparation.data_of(config, run)
     assert all(x.classes == records.load_classes(run).names for x in began)
-    fresh = train.data_of(config, RunFolder(tmp_path / "new"))
+    fresh = preparation.data_of(config, RunFolder(tmp_path / "new"))
     assert [x.classes for x in fresh] == [("tree", "road", "house")] * 2
     for one, other in zip(began, fresh, strict=True):
         names = [np.array([*x.classes, *[""] * 253])[x[0]["label"]] for x in (one, other)]

@@ -21,7 +21,7 @@ from ccnet_jax.engine.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.metric_log import MetricLog, points
 from ccnet_jax.engine.stopping import Stopped, StopSignal
-from ccnet_jax.tasks import TASKS, messages
+from ccnet_jax.tasks import TASKS, messages, preparation
 from ccnet_jax.tasks.messages import fitting, sentences_for_updates
 from tests.helpers import TINY, load_config
 from tests.miniatures import write_camvid
@@ -205,12 +205,12 @@ def test_a_folder_that_was_emptied_gets_its_records_again(config, tmp_path):
     with MetricLog(run, 0) as log:
         log.write(1, {"loss": 2.0})
         shutil.rmtree(run.path)
-        train.keep_records(config, source, run)
+        preparation.keep_records(config, source, run)
         log.flush()
         assert not run.path.exists()  # a user who removes it is asked to make it again
         run.checkpoints.mkdir(parents=True)
         log.write(2, {"loss": 1.0})
-        train.keep_records(config, source, run)
+        preparation.keep_records(config, source, run)
         log.flush()
         log.write(3, {"loss": 0.5})
     assert names < {path.name for path in run.path.iterdir()}

@@ -17,8 +17,8 @@ from ccnet_jax.common.errors import EndAfterSignal, UserError, user_error_in
 from ccnet_jax.common.fields import nearest
 from ccnet_jax.common.kernels import ending_well, fail
 from ccnet_jax.common.version import __version__
-from ccnet_jax.config import config_files
-from ccnet_jax.config.config import Config, parse
+from ccnet_jax.config import config_files, records
+from ccnet_jax.config.config import Config, parse, to_dict
 from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.engine.hosts.link import end_process, leave
@@ -140,6 +140,31 @@ def run_of(arguments: argparse.Namespace) -> RunFolder:
     if len(given) > 1:
         raise UserError(f"the command line names two runs, {given[0]} and {given[1]}; name one")
     return RunFolder.at(given[0] if given else LATEST)
+
+
+def run_and_config(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
+    """The run that the command line of training asks for, and its config."""
+    return resumed_run(arguments) if arguments.resume is not None else named_run(arguments)
+
+
+def named_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
+    """The folder and the config that --workdir and --config name."""
+    config = config_of(arguments)
+    if arguments.workdir is not None:
+        return RunFolder.at(arguments.workdir), config
+    if config.distributed:
+        raise UserError("with --config.distributed=True pass --workdir, so that all hosts share one folder")
+    return RunFolder.new(config_name(arguments).title), config
+
+
+def resumed_run(arguments: argparse.Namespace) -> tuple[RunFolder, Config]:
+    """The run that --resume names, and its config with the changes on the command line."""
+    if any(given is not None for given in (arguments.workdir, arguments.config, arguments.named)):
+        raise UserError("--resume takes config and folder from the run; omit --config and --workdir")
+    run_parts(arguments)
+    run = RunFolder.at(arguments.resume)
+    config = records.load_config(run)
+    return run, parse(to_dict(config), arguments.overrides)
 
 
 def run_parts(arguments: argparse.Namespace) -> None:

@@ -9,11 +9,16 @@ import jax
 import numpy as np
 from flax import traverse_util
 
+from ccnet_jax.common.devices import say
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.config.config import Config
 from ccnet_jax.engine import checkpoints, hub, weights_file
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.variables import Variables
+from ccnet_jax.tasks.messages import random_weights_warnings
+from ccnet_jax.tasks.task import Task
+from ccnet_jax.training.step import State
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.naming import Key, Naming, StateDict, is_counter, naming_of
 from ccnet_jax.weights.resnet_depth import depth_of, resnet_title
@@ -197,3 +202,24 @@ def _step_folder(source: pathlib.Path) -> pathlib.Path:
             f"config.pretrained={source} is a folder without a checkpoint; give a run's folder or a file"
         )
     return folder
+
+
+def weights_for(config: Config, run: RunFolder) -> Any:
+    """Where the weights are with which a new run begins; None where they are random, and for an old run.
+
+    Raises UserError where there are none.
+    """
+    if not config.pretrained or checkpoints.Checkpoints.exists(run):
+        return None
+    source = located(config.pretrained, config.model)
+    check_path(source)
+    return source
+
+
+def begun(config: Config, task: Task, weights: Any, state: State) -> State:
+    """The state with which a new run begins: random, or with the backbone's `weights`."""
+    if weights is not None:
+        return State(state.step, load_backbone(weights, state.variables), state.optimizer)
+    for line in random_weights_warnings(config, task):
+        say(line)
+    return state

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ccnet_jax import eval, prepare, preview, train
+from ccnet_jax import eval, prepare, preview
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import records
@@ -10,7 +10,7 @@ from ccnet_jax.data.datasets import camvid as camvid_data
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import Location
 from ccnet_jax.engine.folder import RunFolder
-from ccnet_jax.tasks import TASKS
+from ccnet_jax.tasks import TASKS, preparation
 from tests.helpers import load_config, ran
 from tests.miniatures import write_camvid, write_coco
 from tests.test_instances import SMALL
@@ -82,9 +82,9 @@ def test_training_in_the_folder_of_the_data_replaces_none_of_them(tmp_path):
     with pytest.raises(
         UserError, match=r"--workdir .*camvid would replace .*/pictures/.*0.png, which this pro"
     ):
-        train.prepare_folder(config, *sources, RunFolder(data))
+        preparation.prepare_folder(config, *sources, RunFolder(data))
     assert content(data) == before
-    train.prepare_folder(config, *sources, RunFolder(tmp_path / "elsewhere"))
+    preparation.prepare_folder(config, *sources, RunFolder(tmp_path / "elsewhere"))
 
 
 def test_a_preview_is_a_png_and_replaces_no_picture(camvid, coco, monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ from ccnet_jax.config import config_files, records
 from ccnet_jax.config.config import KEYS, Config, parse
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.engine.folder import RunFolder
-from ccnet_jax.train import check_devices
+from ccnet_jax.tasks.preparation import check_devices
 from tests.helpers import ROOT, load_config
 
 
