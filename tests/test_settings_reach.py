@@ -280,6 +280,7 @@ ELSEWHERE = {
     "data.name": "tests/test_train.py",
     "model.backbone": "tests/my_parts.py",
     "save_errors": "tests/test_survival.py",
+    "average_decay": "tests/engine/test_average.py",
     "skip_nonfinite": "tests/test_train.py",
     "profile": "tests/test_train.py",
     "pretrained": "tests/weights/test_pretrained.py",

@@ -29,6 +29,9 @@ from ccnet_jax.engine.hosts.join import comes_from_others
 
 Progress = dict[str, Any]  # what training knows beside arrays, as JSON
 _LAST_ITEMS = ("variables", "optimizer")
+AVERAGE = (
+    "average"  # the item of averaged variables, which are used instead of the newest where there are any
+)
 
 
 def _let_one_device_write() -> None:
@@ -112,9 +115,16 @@ class Checkpoints:
         )
 
     def save_last(
-        self, step: int, variables: dict[str, Any], optimizer: Any, progress: Progress | None = None
+        self,
+        step: int,
+        variables: dict[str, Any],
+        optimizer: Any,
+        progress: Progress | None = None,
+        others: dict[str, Any] | None = None,
     ) -> None:
         """Write everything, while training goes on. `step` is the number of updates so far.
+
+        `others` are more arrays by name, which `restore_item` gives back.
 
         Raises UserError where it cannot be written; see `check`.
         """
@@ -124,9 +134,12 @@ class Checkpoints:
         self._finish_where_hosts_wait()
         save = ocp.args.StandardSave
         args = ocp.args.Composite(
-            variables=save(variables), optimizer=save(optimizer), progress=ocp.args.JsonSave(progress or {})
+            variables=save(variables),
+            optimizer=save(optimizer),
+            progress=ocp.args.JsonSave(progress or {}),
+            **{name: save(arrays) for name, arrays in (others or {}).items()},
         )
-        self._check_room((variables, optimizer))
+        self._check_room((variables, optimizer, others))
         self._guarded("last", lambda manager: manager.save(step, args=args))
 
     def save_best(self, step: int, variables: dict[str, Any], score: float) -> None:
@@ -245,23 +258,41 @@ class Checkpoints:
     def restore_last(self, variables: dict[str, Any], optimizer: Any) -> tuple[Any, Any, Progress]:
         """The last checkpoint's (variables, optimizer, progress), on the devices of the arrays given.
 
-        Version 0.1 wrote no progress: {}. Raises UserError where it cannot be read.
+        A converted checkpoint has no progress: {}. Raises UserError where it cannot be read.
         """
-        step = self._managers["last"].latest_step()
         restore = ocp.args.StandardRestore
         items: dict[str, Any] = {"variables": restore(variables), "optimizer": restore(optimizer)}
-        folder = self._root / "last" / str(step)
-        if (folder / "progress").is_dir():
+        if self._has("progress"):
             items["progress"] = ocp.args.JsonRestore()
-        try:
-            restored = self._managers["last"].restore(step, args=ocp.args.Composite(**items))
-        except Exception as error:
-            raise UserError(
-                f"{folder} cannot be read as a checkpoint of this network ({first_line(error)}); move it out "
-                "of the run's folder, and the same command goes on from the one before"
-            ) from None
+        restored = self._restored(items)
         progress = dict(restored["progress"]) if "progress" in items else {}
         return restored["variables"], restored["optimizer"], progress
+
+    def restore_item(self, name: str, like: Any) -> Any:
+        """One of the `others` of the last checkpoint, on the devices of `like`; None where it has none.
+
+        Raises UserError where it cannot be read.
+        """
+        if not self._has(name):
+            return None
+        return self._restored({name: ocp.args.StandardRestore(like)})[name]
+
+    def _has(self, item: str) -> bool:
+        """Whether the last checkpoint has an item."""
+        step = self.latest_step()
+        return step is not None and (self._root / "last" / str(step) / item).is_dir()
+
+    def _restored(self, items: dict[str, Any]) -> Any:
+        """Items of the last checkpoint. Raises UserError."""
+        step = self.latest_step()
+        try:
+            return self._managers["last"].restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:
+            raise UserError(
+                f"{self._root / 'last' / str(step)} cannot be read as a checkpoint of this network "
+                f"({first_line(error)}); move it out of the run's folder, and the same command goes on from "
+                "the one before"
+            ) from None
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -364,7 +395,7 @@ def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | No
         return _shared(run, like)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
-            variables = checkpointer.restore(root / "variables", like)
+            variables = checkpointer.restore(_variables_in(root), like)
         except Exception as error:  # of Orbax, TensorStore or the file system: each has its own class
             raise UserError(
                 f"{root} is damaged, or of another network than its config describes ({first_line(error)}); "
@@ -403,11 +434,12 @@ def load_arrays(folder: pathlib.Path) -> Any:
     """
     if (folder / weights_file.NAME).is_file():
         return weights_file.read(folder / weights_file.NAME)[0]
-    check_names(folder / "variables")
+    variables = _variables_in(folder)
+    check_names(variables)
     with ocp.PyTreeCheckpointer() as checkpointer:
-        tree = checkpointer.metadata(folder / "variables").item_metadata.tree
+        tree = checkpointer.metadata(variables).item_metadata.tree
         kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        return checkpointer.restore(folder / "variables", ocp.args.PyTreeRestore(restore_args=kinds))
+        return checkpointer.restore(variables, ocp.args.PyTreeRestore(restore_args=kinds))
 
 
 def step_folder(run: RunFolder, which: str) -> pathlib.Path | None:
@@ -437,6 +469,12 @@ def variables_like(model: nn.Module, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.replicated(mesh)), variables
     )
+
+
+def _variables_in(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of the variables of a checkpoint: the average, where one was kept."""
+    average = folder / AVERAGE
+    return average if average.is_dir() else folder / "variables"
 
 
 def _checkpoint_folder(run: RunFolder, which: str) -> pathlib.Path:

@@ -58,3 +58,12 @@ class EngineConfig:
         resumable=True,
         before=None,
     )
+    average_decay: float | None = setting(
+        None,
+        "decay of an exponential moving average of the weights, which is evaluated, kept as the best and "
+        "exported instead of the newest; as 0.999; None for none",
+        above=0,
+        below=1,
+        resumable=True,
+        before=None,
+    )

@@ -76,6 +76,9 @@ class Callback:
         """Whether it asks for a checkpoint of this step, since it takes long."""
         return False
 
+    def computed(self, state: Any) -> None:
+        """As soon as a step has a state, before anything else may fail."""
+
     def after_step(self, step: int, state: Any) -> None:
         """After a step, in the order of the callbacks."""
 
@@ -87,6 +90,14 @@ class Callback:
 
     def end(self, state: Any) -> None:
         """After the last step."""
+
+    def arrays(self) -> dict[str, Any]:
+        """{name: arrays} that belong into a checkpoint; see `Engine.restored`."""
+        return {}
+
+    def variables(self) -> Any:
+        """What is evaluated, drawn and kept as the best instead of the state's variables; None for those."""
+        return None
 
 
 class Engine:
@@ -256,6 +267,8 @@ class Engine:
     def after(self, step: int, state: Any, metrics: Metrics) -> None:
         """Note what a step has computed, which the devices may not have finished; then all callbacks."""
         self.state = state
+        for callback in self._callbacks:
+            callback.computed(state)
         self.meter.add(step, metrics)
         self.stop.nothing_to_save = None
         self.bar.update()
@@ -270,6 +283,15 @@ class Engine:
         return step == self.config.steps or step % every == 0
 
     # ------------------------------------------------------------------ what callbacks use
+    def restored(self, name: str, like: Any) -> Any:
+        """The arrays of a callback in the checkpoint from which the run goes on; None where it has none."""
+        return self.checkpoints.restore_item(name, like)
+
+    def variables(self) -> Any:
+        """What is evaluated, drawn and kept as the best: the newest variables, or a callback's."""
+        found = [callback.variables() for callback in self._callbacks]
+        return next((variables for variables in found if variables is not None), self.state.variables)
+
     def tell(self, line: str) -> None:
         """Print a line above the progress bar; one host speaks for all."""
         if self.is_first:
@@ -301,10 +323,11 @@ class Engine:
         state = self.state
         self.attempt(step, self._write_records, needed)
         self.rhythm.note_saved()
+        others = {name: x for callback in self._callbacks for name, x in callback.arrays().items()}
         progress = self.meter.progress() | {"batches": self.batches.progress(step)}
         self.attempt(
             step,
-            lambda: self.checkpoints.save_last(step, state.variables, state.optimizer, progress),
+            lambda: self.checkpoints.save_last(step, state.variables, state.optimizer, progress, others),
             needed,
         )
         if needed:
@@ -325,6 +348,9 @@ class Engine:
         if isinstance(error, Stopped):
             self._end_stopped(error)
         met_by_all = self.is_alone or isinstance(error, NotFinite | Withdrawn)
+        if met_by_all and not self._computing:
+            with contextlib.suppress(Exception):  # the state is that of the newest step
+                self.meter.settle()
         sound = not self._computing and self.meter.step > self.start
         if isinstance(error, Exception) and met_by_all and sound:
             self.checkpoints.met_by_all = error

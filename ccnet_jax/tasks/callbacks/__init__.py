@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from ccnet_jax.config.config import Config
+from ccnet_jax.engine.callbacks.average import Average
 from ccnet_jax.engine.callbacks.log import Log
 from ccnet_jax.engine.callbacks.save import Save
 from ccnet_jax.engine.callbacks.stop import Stop
@@ -36,6 +37,7 @@ def callbacks(
       eval_source: those of the validation split, None where nothing is validated.
     """
     return [
+        *([Average(engine, config.average_decay)] if config.average_decay is not None else []),
         Log(engine, schedule),
         Remark(engine, config, task, train_source),
         Save(engine),

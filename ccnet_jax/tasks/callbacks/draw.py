@@ -27,4 +27,4 @@ class Draw(Callback):
         """Draw."""
         pictures = self.engine.run.pictures(self._split)
         with fitting("drawing", "lower --config.eval_batch_size"):
-            self._test(state.variables, self._source, pictures=pictures, limit=DRAWN)
+            self._test(self.engine.variables(), self._source, pictures=pictures, limit=DRAWN)

@@ -30,7 +30,7 @@ class Evaluate(Callback):
         """Where a run was stopped before its evaluation, make up for it."""
         start, split = self.engine.start, self._config.data.eval_split
         if start and self.is_due(start) and not is_evaluated(self.engine.run, start, split):
-            self._evaluate(start, state)
+            self._evaluate(start)
 
     def is_due(self, step: int) -> bool:
         """Whether it evaluates after this step."""
@@ -39,22 +39,22 @@ class Evaluate(Callback):
     def after_step(self, step: int, state: Any) -> None:
         """Evaluate, all else being saved."""
         if self.is_due(step):
-            self._evaluate(step, state)
+            self._evaluate(step)
 
-    def _evaluate(self, step: int, state: Any) -> None:
+    def _evaluate(self, step: int) -> None:
         engine, split = self.engine, self._config.data.eval_split
         between = engine.stop.check if engine.is_alone else _do_nothing
         engine.stop.nothing_to_save = engine.checkpoints.finish
-        pictures = engine.run.pictures(split)
+        variables, pictures = engine.variables(), engine.run.pictures(split)
         with engine.clock.paused(), fitting("validation", _REMEDY):
-            result = self._test(state.variables, self._source, pictures=pictures, between=between)
+            result = self._test(variables, self._source, pictures=pictures, between=between)
         scores = self._task.scores(result)
         noted = scores or {"pictures": result["pictures"]}
         engine.write_values(step, {f"{split}/{name}": value for name, value in noted.items()})
         if scores:
             name, score = next(iter(scores.items()))
             engine.tell(f"step {step}: {split} {name} {100 * score:.2f} %")
-            engine.attempt(step, lambda: engine.checkpoints.save_best(step, state.variables, score))
+            engine.attempt(step, lambda: engine.checkpoints.save_best(step, variables, score))
 
 
 def _do_nothing() -> None:
