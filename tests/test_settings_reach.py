@@ -281,6 +281,7 @@ ELSEWHERE = {
     "model.backbone": "tests/my_parts.py",
     "save_errors": "tests/test_survival.py",
     "average_decay": "tests/engine/test_average.py",
+    "tracker": "tests/engine/test_trackers.py",
     "skip_nonfinite": "tests/test_train.py",
     "profile": "tests/test_train.py",
     "pretrained": "tests/weights/test_pretrained.py",

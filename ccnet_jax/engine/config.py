@@ -67,3 +67,10 @@ class EngineConfig:
         resumable=True,
         before=None,
     )
+    tracker: str | None = setting(
+        None,
+        "where every logged value is sent, too: `wandb` or `mlflow`; None for nowhere",
+        choices=("wandb", "mlflow"),
+        resumable=True,
+        before=None,
+    )

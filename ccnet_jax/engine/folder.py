@@ -99,6 +99,11 @@ class RunFolder:
         return self.path / "versions.json"
 
     @property
+    def tracker_file(self) -> pathlib.Path:
+        """The run's name in a tracker of experiments, as JSON."""
+        return self.path / "tracker.json"
+
+    @property
     def metrics_file(self) -> pathlib.Path:
         """What training logged: one JSON object a line."""
         return self.path / "metrics.jsonl"
@@ -121,7 +126,13 @@ class RunFolder:
     @property
     def own_files(self) -> list[pathlib.Path]:
         """The files without which a run is no run, or not the same: no result may replace them."""
-        files = [self.config_file, self.classes_file, self.versions_file, self.metrics_file]
+        files = [
+            self.config_file,
+            self.classes_file,
+            self.versions_file,
+            self.metrics_file,
+            self.tracker_file,
+        ]
         return [*files, self.weights_file]
 
     @property

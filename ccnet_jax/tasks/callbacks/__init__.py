@@ -4,16 +4,21 @@ from typing import Any
 
 import optax
 
-from ccnet_jax.config.config import Config
+from ccnet_jax.config.config import Config, flat, to_dict
 from ccnet_jax.engine.callbacks.average import Average
 from ccnet_jax.engine.callbacks.log import Log
 from ccnet_jax.engine.callbacks.save import Save
 from ccnet_jax.engine.callbacks.stop import Stop
+from ccnet_jax.engine.callbacks.track_mlflow import MLflow
+from ccnet_jax.engine.callbacks.track_wandb import WeightsAndBiases
+from ccnet_jax.engine.callbacks.tracker import Tracker
 from ccnet_jax.engine.engine import Callback, Engine
 from ccnet_jax.tasks.callbacks.draw import Draw
 from ccnet_jax.tasks.callbacks.evaluate import Evaluate
 from ccnet_jax.tasks.callbacks.remark import Remark
 from ccnet_jax.tasks.task import Task, Tester
+
+TRACKERS: dict[str, type[Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases}  # of `config.tracker`
 
 
 def callbacks(
@@ -37,6 +42,7 @@ def callbacks(
       eval_source: those of the validation split, None where nothing is validated.
     """
     return [
+        *([TRACKERS[config.tracker](engine, flat(to_dict(config)))] if config.tracker is not None else []),
         *([Average(engine, config.average_decay)] if config.average_decay is not None else []),
         Log(engine, schedule),
         Remark(engine, config, task, train_source),
