@@ -9,7 +9,7 @@ import pathlib
 
 import pytest
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, fresh_python
 
 FLOORS = {
     "kernels": 0,
@@ -211,3 +211,32 @@ def test_training_is_a_story_on_a_page():
     (train,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "train")
     assert train.end_lineno - train.lineno < 80
     assert not any(isinstance(node, ast.FunctionDef) for node in ast.walk(train) if node is not train)
+
+
+def test_nothing_changes_at_import():
+    """Handlers of signals, the collector, JAX, Orbax, logging and the environment are the user's."""
+    code = f"""if True:
+        import gc, importlib, logging, os, signal, sys, threading
+        import absl.logging, cv2, flax, jax, orbax.checkpoint as ocp  # what they do themselves is theirs
+
+        def state():
+            return {{
+                "signals": {{number: str(signal.getsignal(number)) for number in signal.valid_signals()}},
+                "collector": (gc.isenabled(), gc.get_threshold(), gc.get_freeze_count()),
+                "environment": dict(os.environ),
+                "loggers": {{name: logging.getLogger(name).level for name in ("root", "absl", "jax")}},
+                "hooks": (sys.excepthook, sys.unraisablehook, threading.excepthook, sys.displayhook),
+                "threads": threading.active_count(),
+                "orbax": vars(ocp.type_handlers.get_type_handler(jax.Array)).get("_use_replica_parallel"),
+                "jax": dict(jax.config.values),
+                "cv2": cv2.getNumThreads(),
+            }}
+
+        before = state()
+        for module in {sorted(name for name in MODULES if name.startswith(("kernels", "ccnet_jax")))}:
+            if not module.endswith("__main__") and not module.endswith("saved_model"):  # TensorFlow's own
+                importlib.import_module(module)
+        after = state()
+        print({{name: (before[name], after[name]) for name in before if before[name] != after[name]}})
+    """
+    assert fresh_python("-c", code).strip() == "{}"

@@ -5,6 +5,7 @@ a process killed at any moment leaves the ones before. One whose files are not w
 """
 
 import contextlib
+import functools
 import logging
 import pathlib
 import shutil
@@ -34,8 +35,9 @@ AVERAGE = (
 )
 
 
+@functools.cache
 def _let_one_device_write() -> None:
-    """Every device holds the weights whole, and one of them writes them.
+    """From now on, in this process: every device holds the weights whole, and one of them writes them.
 
     Orbax would let each write a slice. Programs of their own, one for each shape, cut the slices out: with
     eight devices training would stand still for seconds.
@@ -46,9 +48,6 @@ def _let_one_device_write() -> None:
     logger.setLevel(logging.ERROR)
     ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
     logger.setLevel(level)
-
-
-_let_one_device_write()
 
 
 class OneHostFailed(UserError):
@@ -74,6 +73,7 @@ class Checkpoints:
     """
 
     def __init__(self, run: RunFolder, keep: int = 2, keep_every: int | None = None):
+        _let_one_device_write()
         self._root = run.checkpoints.resolve()
         with writing(self._root, "choose another --workdir"):
             for name in ("last", "best"):
