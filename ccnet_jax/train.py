@@ -24,7 +24,7 @@ from ccnet_jax.engine.engine import Engine
 from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.engine.hosts.join import Link, joined
 from ccnet_jax.tasks import TASKS, preparation
-from ccnet_jax.tasks.callbacks import callbacks
+from ccnet_jax.tasks.callbacks import Training, callbacks
 from ccnet_jax.tasks.messages import sentences_for_updates
 from ccnet_jax.tasks.norms import check_norms
 from ccnet_jax.training.optimizers import build_optimizer
@@ -72,7 +72,7 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
         preparation.say_what_is_trained(state, mesh, run)
         train_step = engine.watched(program)
         test = task.tester(config, network, config.test_mode())
-        beside = callbacks(engine, config, task, test, schedule, train_source, eval_source)
+        beside = callbacks(Training(engine, config, task, test, schedule, train_source, eval_source))
         batches = task.batches(config, train_source, engine.start, jax.process_index(), jax.process_count())
         for step, batch in engine.steps(batches, beside, have_one_shape=config.data.crop is not None):
             state, metrics = train_step(state, batch)

@@ -8,8 +8,10 @@ from ccnet_jax.common.labels import Classes
 from ccnet_jax.config import default
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sources import DataSet
+from ccnet_jax.engine.engine import Callback
 from ccnet_jax.models.backbones import BACKBONES, Backbone
 from ccnet_jax.models.contexts import CONTEXTS
+from ccnet_jax.tasks.callbacks import CALLBACKS
 from ccnet_jax.training.losses import LOSSES, cross_entropy
 from ccnet_jax.training.optimizers import OPTIMIZERS
 from ccnet_jax.training.schedules import SCHEDULES
@@ -78,6 +80,19 @@ def doubled(logits, labels):
 LOSSES["doubled"] = lambda config: doubled
 OPTIMIZERS["plain"] = lambda config, schedule: optax.sgd(schedule)
 SCHEDULES["constant"] = lambda config, steps: optax.constant_schedule(config.learning_rate)
+
+
+# ------------------------------------------------------------------------------------------- a callback
+class Spreadsheet(Callback):
+    """loss.csv in the run's folder."""
+
+    def logged(self, step, values):
+        if "loss" in values and self.engine.is_first:
+            with (self.engine.run.path / "loss.csv").open("a") as file:
+                file.write(f"{step},{values['loss']}\n")
+
+
+CALLBACKS["spreadsheet"] = lambda training: Spreadsheet(training.engine)
 IMPLEMENTATIONS["renamed"] = IMPLEMENTATIONS["xla"]
 
 

@@ -345,6 +345,7 @@ def registries():
         "ccnet_jax.models.backbones": "BACKBONES",
         "ccnet_jax.models.contexts": "CONTEXTS",
         "ccnet_jax.tasks": "TASKS",
+        "ccnet_jax.tasks.callbacks": "CALLBACKS",
         "ccnet_jax.training.losses": "LOSSES",
         "ccnet_jax.training.optimizers": "OPTIMIZERS",
         "ccnet_jax.training.schedules": "SCHEDULES",

@@ -14,6 +14,7 @@ from ccnet_jax.config import config_files
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.models.backbones import BACKBONES
 from ccnet_jax.models.contexts import CONTEXTS
+from ccnet_jax.tasks.callbacks import CALLBACKS
 from ccnet_jax.training.losses import LOSSES
 from ccnet_jax.training.optimizers import OPTIMIZERS
 from ccnet_jax.training.schedules import SCHEDULES
@@ -40,6 +41,8 @@ def test_training_used_them(folder):
     lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 2]
     assert lines[0]["learning_rate"] == lines[1]["learning_rate"]  # the constant schedule
+    sheet = [line.split(",") for line in (folder / "run/loss.csv").read_text().split()]
+    assert [(int(step), float(loss)) for step, loss in sheet] == [(x["step"], x["loss"]) for x in lines[:2]]
     config = json.loads((folder / "run/config.json").read_text())
     assert config["model"]["backbone"] == "patches"
     assert config["optimizer"]["name"] == "plain"
@@ -67,7 +70,16 @@ def test_a_run_with_them_is_resumed(folder):
 def registered_for_one_test():
     """What the test registers in this process is gone after it."""
     with contextlib.ExitStack() as restored:
-        for table in (BACKBONES, CONTEXTS, DATASETS, IMPLEMENTATIONS, LOSSES, OPTIMIZERS, SCHEDULES):
+        for table in (
+            BACKBONES,
+            CALLBACKS,
+            CONTEXTS,
+            DATASETS,
+            IMPLEMENTATIONS,
+            LOSSES,
+            OPTIMIZERS,
+            SCHEDULES,
+        ):
             restored.enter_context(mock.patch.dict(table))
         yield
 

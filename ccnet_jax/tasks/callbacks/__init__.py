@@ -1,5 +1,7 @@
 """What happens beside the steps of a training: the list, and a class and a file for what knows the task."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -18,21 +20,12 @@ from ccnet_jax.tasks.callbacks.evaluate import Evaluate
 from ccnet_jax.tasks.callbacks.remark import Remark
 from ccnet_jax.tasks.task import Task, Tester
 
-TRACKERS: dict[str, type[Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases}  # of `config.tracker`
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What a callback may need to know.
 
-def callbacks(
-    engine: Engine,
-    config: Config,
-    task: Task,
-    test: Tester,
-    schedule: optax.Schedule,
-    train_source: Any,
-    eval_source: Any,
-) -> list[Callback]:
-    """All of them, in the order in which they are called after a step.
-
-    Args:
+    Attributes:
       engine: of the run.
       config: of the run.
       task: of the config.
@@ -41,14 +34,53 @@ def callbacks(
       train_source: the images that are trained on.
       eval_source: those of the validation split, None where nothing is validated.
     """
-    return [
-        *([TRACKERS[config.tracker](engine, flat(to_dict(config)))] if config.tracker is not None else []),
-        *([Average(engine, config.average_decay)] if config.average_decay is not None else []),
-        Log(engine, schedule),
-        Remark(engine, config, task, train_source),
-        Save(engine),
-        Stop(engine),
-        Evaluate(engine, config, task, test, eval_source)
-        if eval_source is not None
-        else Draw(engine, config, test, train_source),  # as no evaluation does
-    ]
+
+    engine: Engine
+    config: Config
+    task: Task
+    test: Tester
+    schedule: optax.Schedule
+    train_source: Any
+    eval_source: Any
+
+
+TRACKERS: dict[str, type[Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiases}  # of `config.tracker`
+
+
+def _tracker(training: Training) -> Callback | None:
+    name, settings = training.config.tracker, flat(to_dict(training.config))
+    return None if name is None else TRACKERS[name](training.engine, settings)
+
+
+def _average(training: Training) -> Callback | None:
+    decay = training.config.average_decay
+    return None if decay is None else Average(training.engine, decay)
+
+
+def _evaluate(training: Training) -> Callback | None:
+    known = training.engine, training.config, training.task, training.test
+    return None if training.eval_source is None else Evaluate(*known, training.eval_source)
+
+
+def _draw(training: Training) -> Callback | None:  # where no evaluation does
+    known = training.engine, training.config, training.test
+    return Draw(*known, training.train_source) if training.eval_source is None else None
+
+
+# In the order in which they are called after a step. None: not in this training.
+CALLBACKS: dict[str, Callable[[Training], Callback | None]] = {
+    "tracker": _tracker,
+    "average": _average,
+    "log": lambda training: Log(training.engine, training.schedule),
+    "remark": lambda training: Remark(training.engine, training.config, training.task, training.train_source),
+    "save": lambda training: Save(training.engine),
+    "stop": lambda training: Stop(training.engine),
+    "evaluate": _evaluate,
+    "draw": _draw,
+}
+
+
+def callbacks(training: Training) -> list[Callback]:
+    """Those of a training, in their order."""
+    found = [make(training) for make in CALLBACKS.values()]
+    return [callback for callback in found if callback is not None]
