@@ -29,7 +29,7 @@ from ccnet_jax.tasks.messages import sentences_for_updates
 from ccnet_jax.tasks.norms import check_norms
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.schedules import build_schedule
-from ccnet_jax.training.step import GUARDED, WITHDRAWN, make_initial_state, make_train_step, planned_bytes
+from ccnet_jax.training.step import BATCH_MISSING, GUARDED, make_initial_state, make_train_step, planned_bytes
 from ccnet_jax.weights import pretrained
 
 
@@ -55,7 +55,7 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
 
     # ------------------------------------------------------------ from the first step to the last
     keep = functools.partial(preparation.keep_records, config, train_source, run)
-    with Engine(config, run, mesh, link, GUARDED, WITHDRAWN, keep, began) as engine:
+    with Engine(config, run, mesh, link, GUARDED, BATCH_MISSING, keep, began) as engine:
         preparation.check_still_fits(config, train_source, run)
         if engine.find_start() == config.steps and preparation.is_finished(config, run):
             devices.say(f"{run} is trained to its last step, {config.steps}; nothing to train")

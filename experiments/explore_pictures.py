@@ -106,10 +106,10 @@ def click_pixel(tab: Any, pixel: tuple[int, int]) -> None:
     box = tab.locator(".stage").first.bounding_box()
     y, x = ((at + 0.5) / side for at, side in zip(pixel, size, strict=True))
     tab.locator(".stage").first.click(position={"x": x * box["width"], "y": y * box["height"]})
-    settle(tab)
+    wait_for_page(tab)
 
 
-def settle(tab: Any) -> None:
+def wait_for_page(tab: Any) -> None:
     """Wait until nothing on the page is at work; what is, says so before a click or a key returns."""
     tab.locator("[aria-busy=true]").first.wait_for(state="detached")
 
@@ -128,9 +128,9 @@ def main() -> None:
         for name, size in VIEWS.items():
             tab = open_page(running, address, size)
             tab.locator("#strip button").nth(arguments.picture - 1).click()
-            settle(tab)
+            wait_for_page(tab)
             tab.locator("#compare").set_checked(name == "compare")
-            settle(tab)
+            wait_for_page(tab)
             click_pixel(tab, pixel)
             path = RESULTS / f"explore_{name}.png"
             tab.evaluate("scrollTo(0, 0)")

@@ -5,7 +5,7 @@
 Two processes on this machine train the smallest network together, as in `ccnet_jax.train`. In every round
 they make so many updates without asking, with the question that training asks after each update (see
 `ccnet_jax.engine.hosts.agreement`), with this question and the mark by which a process without a batch lets
-the update change nothing (`ccnet_jax.engine.withdrawing`), and with a flag that all processes gather after
+the update change nothing (`ccnet_jax.engine.missing_batch`), and with a flag that all processes gather after
 each update, which is the usual way to stop. Writes experiments/results/stop_flag.json.
 """
 
@@ -36,7 +36,7 @@ from ccnet_jax.engine.hosts.config import HostsConfig
 from ccnet_jax.engine.hosts.join import joined
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
-from ccnet_jax.training.step import WITHDRAWN, make_initial_state, make_train_step
+from ccnet_jax.training.step import BATCH_MISSING, make_initial_state, make_train_step
 from experiments import markdown
 from kernels.bench.measure import ROOT, result_head, write_result
 
@@ -69,7 +69,7 @@ def measured(settings: HostsConfig, updates: int, rounds: int) -> dict[str, Any]
         rng = np.random.default_rng(jax.process_index())
         images = rng.integers(0, 256, (BATCH // PROCESSES, SIDE, SIDE, 3), dtype=np.uint8)
         batch = devices.put_batch({"image": images, "label": images[..., 0] % CLASSES}, mesh)
-        mark = devices.put_batch({WITHDRAWN: np.zeros(len(images), bool)}, mesh)
+        mark = devices.put_batch({BATCH_MISSING: np.zeros(len(images), bool)}, mesh)
         ask: dict[str, Callable[[], object]] = {
             "none": lambda: None,
             "question": lambda: link.stop_by(0),

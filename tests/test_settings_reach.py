@@ -290,7 +290,7 @@ ELSEWHERE = {
     "hosts.processes": "tests/engine/hosts/test_training.py",
     "hosts.process": "tests/engine/hosts/test_training.py",
     "hosts.wait_seconds": "tests/engine/hosts/test_meeting.py",
-    "hosts.silence_seconds": "tests/engine/hosts/test_link.py",
+    "hosts.timeout_seconds": "tests/engine/hosts/test_link.py",
     "data.dir": "tests/test_train.py",
     "data.images": "tests/data/datasets/test_folder.py",
     "data.labels": "tests/data/datasets/test_folder.py",

@@ -75,7 +75,8 @@ def assert_same(one, other):
 def test_a_run_that_is_disturbed_everywhere_leaves_the_records_of_one_that_is_not(
     config, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(engine, "waiting", lambda batches, _: batches)  # so that `check` is the evaluation's
+    # so that `check` is the evaluation's
+    monkeypatch.setattr(engine, "interruptible", lambda batches, _: batches)
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     train.train(config, whole)
     assert [line["step"] for line in logged(whole)] == [3, 4, 6, 6]

@@ -68,8 +68,8 @@ class Checkpoints:
       UserError: the folder cannot be made.
 
     Attributes:
-      met_by_all: the error that ends training, where all hosts have it and save together after it. After any
-        other one, a host waits for no other.
+      met_by_all_hosts: the error that ends training, where all hosts have it and save together after it.
+        After any other one, a host waits for no other.
     """
 
     def __init__(self, run: RunFolder, keep: int = 2, keep_every: int | None = None):
@@ -82,7 +82,7 @@ class Checkpoints:
             "last": {"max_to_keep": keep, "keep_period": keep_every},
             "best": {"max_to_keep": 1, "best_fn": _score},
         }
-        self.met_by_all: BaseException | None = None
+        self.met_by_all_hosts: BaseException | None = None
         self._failed: set[str] = set()  # where this one of several hosts could not write
         self._managers = {name: self._manager(name) for name in self._options}
 
@@ -100,7 +100,7 @@ class Checkpoints:
         def meet(*, key: str, timeout_ms: int) -> None:
             """Where Orbax lets hosts wait for one another: for nobody, after a failure, as nobody comes."""
             error = sys.exc_info()[1]
-            if error not in (None, self.met_by_all) and jax.process_count() > 1:
+            if error not in (None, self.met_by_all_hosts) and jax.process_count() > 1:
                 self._failed.add(name)
                 raise error
             hosts_meet(key=key, timeout_ms=timeout_ms)

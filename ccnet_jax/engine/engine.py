@@ -30,14 +30,14 @@ from ccnet_jax.engine.clock import StepClock
 from ccnet_jax.engine.config import EngineConfig
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.hosts.link import Link
+from ccnet_jax.engine.interruptible import interruptible
 from ccnet_jax.engine.lock import locked_for_all_hosts
-from ccnet_jax.engine.meter import Meter, NotFinite, Withdrawn
+from ccnet_jax.engine.meter import BatchMissing, Meter, NotFinite
 from ccnet_jax.engine.metric_log import MetricLog
-from ccnet_jax.engine.save_rhythm import SaveRhythm
+from ccnet_jax.engine.missing_batch import with_missing_batches
+from ccnet_jax.engine.save_timer import SaveTimer
 from ccnet_jax.engine.stopping import Stopped, StopSignal
 from ccnet_jax.engine.trace import Trace
-from ccnet_jax.engine.waiting import waiting
-from ccnet_jax.engine.withdrawing import withdrawing
 
 Batch = dict[str, Any]
 Metrics = dict[str, Any]
@@ -109,7 +109,7 @@ class Engine:
       mesh: the devices that train.
       link: to the run's other processes, None where there are none.
       guarded: {metric: what to call it} of those that have to be finite; "loss" is one of them.
-      withdrawn: the metric, and the batch's mark, of a process that has no batch to take part with.
+      missing: the metric, and the batch's mark, of a process that has no batch to take part with.
       keep_records: writes what describes the run into its folder, where that is missing.
       began: when the program began, by `time.perf_counter()`.
 
@@ -133,16 +133,16 @@ class Engine:
         mesh: Mesh,
         link: Link | None,
         guarded: Mapping[str, str],
-        withdrawn: str,
+        missing: str,
         keep_records: Callable[[], object],
         began: float,
     ):
         self.config, self.run, self.mesh = config, run, mesh
-        self._guarded, self._withdrawn = guarded, withdrawn
+        self._guarded, self._missing = guarded, missing
         self._keep_records, self._began = keep_records, began
         self.is_first = jax.process_index() == 0
         self.is_alone = jax.process_count() == 1
-        self.rhythm = SaveRhythm(config.checkpoint_minutes)
+        self.save_timer = SaveTimer(config.checkpoint_minutes)
         self.stop = StopSignal(say, link)
         self.stopped_by = 0
         self._callbacks: Sequence[Callback] = ()
@@ -190,9 +190,7 @@ class Engine:
           begin: makes the state with which a new run begins from that.
         """
         config, enter = self.config, self._closing.enter_context
-        self.meter = Meter(
-            self.start, self._guarded, self._withdrawn, config.skip_nonfinite, config.loss_spike
-        )
+        self.meter = Meter(self.start, self._guarded, self._missing, config.skip_nonfinite, config.loss_spike)
         self.checkpoints = enter(Checkpoints(self.run, config.keep_checkpoints, config.keep_every))
         if self.checkpoints.latest_step() is None:
             state = begin(state)
@@ -244,7 +242,7 @@ class Engine:
         left = range(self.start + 1, self.config.steps + 1)
         for step, batch in zip(left, self.clock.arriving(arriving), strict=False):
             self._step, self.batch = step, batch
-            self.meter.settle()  # one step ahead of the devices and no more: a stop is prompt
+            self.meter.wait()  # one step ahead of the devices and no more: a stop is prompt
             yield step, batch
         for callback in callbacks:
             callback.end(self.state)
@@ -257,11 +255,11 @@ class Engine:
             self.batches.go_on_from(self._progress["batches"])
         # hosts stop together, which they agree upon after a step, if data come for it
         between = self.stop.check if self.is_alone else self.stop.check_late
-        arriving = waiting(devices.prefetched(self.batches, self.mesh), between)
+        arriving = interruptible(devices.prefetched(self.batches, self.mesh), between)
         if self.is_alone:
             return arriving
         rows = self.config.batch_size // jax.process_count()
-        taking_part = withdrawing(arriving, self._withdrawn, rows, self.mesh, have_one_shape)
+        taking_part = with_missing_batches(arriving, self._missing, rows, self.mesh, have_one_shape)
         return self._closing.enter_context(taking_part)
 
     def after(self, step: int, state: Any, metrics: Metrics) -> None:
@@ -315,14 +313,14 @@ class Engine:
         except UserError as error:
             if needed or self.config.save_errors == "stop" or isinstance(error, OneHostFailed):
                 raise
-            self.rhythm.note_failed()
+            self.save_timer.note_failed()
             self.tell(f"warning: at step {step} {error}; training goes on, and tries again")
 
     def save(self, step: int, needed: bool) -> None:
         """Write a checkpoint with all that training knows; where it is `needed`, wait until it is on disk."""
         state = self.state
         self.attempt(step, self._write_records, needed)
-        self.rhythm.note_saved()
+        self.save_timer.note_saved()
         others = {name: x for callback in self._callbacks for name, x in callback.arrays().items()}
         progress = self.meter.progress() | {"batches": self.batches.progress(step)}
         self.attempt(
@@ -347,22 +345,22 @@ class Engine:
         """
         if isinstance(error, Stopped):
             self._end_stopped(error)
-        met_by_all = self.is_alone or isinstance(error, NotFinite | Withdrawn)
-        if met_by_all and not self._computing:
+        met_by_all_hosts = self.is_alone or isinstance(error, NotFinite | BatchMissing)
+        if met_by_all_hosts and not self._computing:
             with contextlib.suppress(Exception):  # the state is that of the newest step
-                self.meter.settle()
+                self.meter.wait()
         sound = not self._computing and self.meter.step > self.start
-        if isinstance(error, Exception) and met_by_all and sound:
-            self.checkpoints.met_by_all = error
+        if isinstance(error, Exception) and met_by_all_hosts and sound:
+            self.checkpoints.met_by_all_hosts = error
             with contextlib.suppress(Exception):  # the error itself is what is told
                 self.save(self.meter.step, needed=True)
-            self.checkpoints.met_by_all = None
+            self.checkpoints.met_by_all_hosts = None
 
     def _end_stopped(self, stopped: Stopped) -> None:
         """Save, and raise EndAfterSignal."""
         try:
             if self.meter.step > self.start:  # in a wait for data, steps are not saved yet
-                self.meter.settle()
+                self.meter.wait()
                 self.save(self.meter.step, needed=True)
         except Exception as error:
             self._save_what_is_sound(type(error), error, None)

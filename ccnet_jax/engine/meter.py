@@ -28,7 +28,7 @@ class NotFinite(Exception):
         self.step, self.made, self.words = step, made, words
 
 
-class Withdrawn(EndsElsewhere):
+class BatchMissing(EndsElsewhere):
     """An update in which a process had no batch to take part with; it changed nothing."""
 
 
@@ -38,7 +38,7 @@ class Meter:
     Args:
       start: updates before this process began.
       guarded: {metric: what to call it} of those that have to be finite; "loss" is one of them.
-      withdrawn: the metric that is not 0 where a process had no batch.
+      missing: the metric that is not 0 where a process had no batch.
       skip: updates of the run that may be not finite.
       spike: multiple of the median loss from which one is told; None tells of none.
 
@@ -50,12 +50,12 @@ class Meter:
         self,
         start: int,
         guarded: Mapping[str, str],
-        withdrawn: str,
+        missing: str,
         skip: int = 0,
         spike: float | None = None,
     ):
         self.step = start
-        self._guarded, self._withdrawn = guarded, withdrawn
+        self._guarded, self._missing = guarded, missing
         self._skip, self._spike = skip, spike
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._sums: dict[str, float] = {}
@@ -67,18 +67,18 @@ class Meter:
         """Note the metrics of an update, which the devices may not have finished."""
         self._pending = step, metrics
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait for the update that was added last, and take its metrics.
 
-        Raises Withdrawn where a process had no batch for it, and NotFinite where they are not finite and no
-        more updates may be skipped.
+        Raises BatchMissing where a process had no batch for it, and NotFinite where they are not finite and
+        no more updates may be skipped.
         """
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if values.pop(self._withdrawn, 0):
-            raise Withdrawn(f"step {step}: a process had no batch")
+        if values.pop(self._missing, 0):
+            raise BatchMissing(f"step {step}: a process had no batch")
         if words := self._not_finite(values):
             if self._skipped >= self._skip:
                 raise NotFinite(step, self.made, words)

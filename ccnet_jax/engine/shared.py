@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from ccnet_jax.common.errors import UserError, write_whole
 from ccnet_jax.engine.folder import RunFolder
 
-PATIENCE = 60  # seconds in which a network's file system shows a new file on all hosts
+TIMEOUT = 60  # seconds in which a network's file system shows a new file on all hosts
 
 
 def check_shared(run: RunFolder) -> None:
@@ -43,7 +43,7 @@ def check_shared(run: RunFolder) -> None:
 
 def _appears(folder: os.PathLike[str], name: str) -> bool:
     """Whether a folder holds a name, now or soon."""
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while True:
         if os.path.isdir(folder) and name in os.listdir(folder):
             return True

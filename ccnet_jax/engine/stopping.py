@@ -12,7 +12,7 @@ from types import FrameType
 
 from ccnet_jax.engine.hosts.link import Link
 
-PATIENCE = 15.0  # seconds in which work that need not be saved may come to an end of its own
+TIMEOUT = 15.0  # seconds in which work that need not be saved may come to an end of its own
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _GO_ON = "all is saved, and the same command on all hosts goes on from there"
 
@@ -42,7 +42,7 @@ class StopSignal:
 
     Attributes:
       nothing_to_save: while training has made no update that is not saved, what waits for the checkpoints
-        that are being written. Then a signal that is not obeyed within `PATIENCE` seconds ends the process,
+        that are being written. Then a signal that is not obeyed within `TIMEOUT` seconds ends the process,
         and with it the run's others: compiling and evaluating take minutes. Otherwise None.
     """
 
@@ -85,16 +85,16 @@ class StopSignal:
                     self._end(number)
                 first = False
                 self._tell("stopping: what is at work ends first; once more ends at once")
-                threading.Thread(target=self._lose_patience, args=(number,), daemon=True).start()
+                threading.Thread(target=self._end_after_timeout, args=(number,), daemon=True).start()
                 if self._link is not None:  # the main thread may be in an update that waits for the others
                     self._link.ask(number)
 
-    def _lose_patience(self, number: int) -> None:
+    def _end_after_timeout(self, number: int) -> None:
         """End the process when something that need not be saved has taken long."""
         began = time.monotonic()
         while not self._over.wait(0.1):
             finish = self.nothing_to_save
-            if finish is not None and time.monotonic() - began > PATIENCE:
+            if finish is not None and time.monotonic() - began > TIMEOUT:
                 with contextlib.suppress(Exception):  # no sentence is worth more than the end
                     finish()
                 if self._link is not None:
@@ -114,14 +114,14 @@ class StopSignal:
             raise Stopped(self._received)
 
     def check_late(self) -> None:
-        """Raise `Stopped` where a stop, of this process or all, has been waited for `PATIENCE` seconds.
+        """Raise `Stopped` where a stop, of this process or all, has been waited for `TIMEOUT` seconds.
 
         For a wait that may last, in which `agreed` cannot be called. The time is counted from the first call
         that finds a stop.
         """
         number = self._received or (self._link.stopping if self._link is not None else 0)
         if number:
-            self._late_from = self._late_from or time.monotonic() + PATIENCE
+            self._late_from = self._late_from or time.monotonic() + TIMEOUT
             if time.monotonic() > self._late_from:
                 raise Stopped(number)
 

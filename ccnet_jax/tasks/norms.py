@@ -13,7 +13,7 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.config.config import Config
 from ccnet_jax.models.statistics import SingleValue, every_norm_checked
 from ccnet_jax.tasks.task import Task
-from ccnet_jax.training.step import WITHDRAWN
+from ccnet_jax.training.step import BATCH_MISSING
 
 
 def check_norms(config: Config, task: Task, source: Any, mesh: Mesh, begin: Any, train_step: Any) -> None:
@@ -36,7 +36,7 @@ def check_norms(config: Config, task: Task, source: Any, mesh: Mesh, begin: Any,
     for size in task.sizes(config, source):
         batch = task.shapes(config, size, config.batch_size)
         if jax.process_count() > 1:
-            batch |= {WITHDRAWN: jax.ShapeDtypeStruct((config.batch_size,), jnp.bool)}
+            batch |= {BATCH_MISSING: jax.ShapeDtypeStruct((config.batch_size,), jnp.bool)}
         with single_values_refused(config):
             train_step.eval_shape(state, _on(devices.batch_sharding(mesh), batch))
 

@@ -21,7 +21,7 @@ _NAMES = ("objectness_loss", "proposal_loss", "class_loss", "box_loss", "mask_lo
 ANCHOR_OVERLAP = (0.7, 0.3)  # from which an anchor stands for an object, and below which for background
 REGION_OVERLAP = (0.5, 0.5)
 POSITIVE_ANCHORS, POSITIVE_REGIONS = 0.5, 0.25  # largest shares of those that are looked at
-_RPN_BEND, _BOX_BEND = 1 / 9, 1.0  # where smooth L1 turns from a square to a line
+_PROPOSAL_BETA, _BOX_BETA = 1 / 9, 1.0  # where smooth L1 turns from a square to a line
 
 # {"image": uint8 [B, H, W, 3], "size": int [B, 2], "boxes": float32 [B, N, 4], "classes": int [B, N],
 #  "used": bool [B, N], "masks": uint8 [B, N, M, M]}; masks are shares, of 255, of M x M cells of a box
@@ -82,7 +82,7 @@ def proposal_losses(rpn: RPNOutput, batch: InstanceBatch, keys: Key[Array, " B"]
         is_object = chosen & (match >= 0)
         objectness = optax.sigmoid_binary_cross_entropy(logits[places], is_object)
         wanted = encoded(boxes[match], anchors[places], RPN_WEIGHTS)
-        shift = smooth_l1(deltas[places] - wanted, _RPN_BEND).sum(-1)
+        shift = smooth_l1(deltas[places] - wanted, _PROPOSAL_BETA).sum(-1)
         return (objectness * chosen).sum(), (shift * is_object).sum(), chosen.sum()
 
     sums = jax.vmap(of_picture)(logits, deltas, batch["boxes"], batch["used"], keys)
@@ -121,7 +121,7 @@ def box_losses(
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
     boxes = jnp.take_along_axis(batch["boxes"], objects[..., None], 1)
     of_class = jnp.take_along_axis(deltas, classes[..., None, None], 2)[:, :, 0]
-    shift = smooth_l1(of_class - encoded(boxes, regions, BOX_WEIGHTS), _BOX_BEND).sum(-1)
+    shift = smooth_l1(of_class - encoded(boxes, regions, BOX_WEIGHTS), _BOX_BETA).sum(-1)
     number = chosen.sum()
     return {
         "class_loss": Mean((entropy * chosen).sum(), number),
@@ -176,7 +176,7 @@ def region_masks(
     return shares >= 0.5
 
 
-def smooth_l1(x: Num[Array, "*n"], bend: float) -> Float32[Array, "*n"]:
-    """x^2 / (2 bend) up to |x| = bend, then |x| - bend / 2."""
+def smooth_l1(x: Num[Array, "*n"], beta: float) -> Float32[Array, "*n"]:
+    """x^2 / (2 beta) up to |x| = beta, then |x| - beta / 2."""
     size = jnp.abs(x)
-    return jnp.where(size < bend, size**2 / (2 * bend), size - bend / 2)
+    return jnp.where(size < beta, size**2 / (2 * beta), size - beta / 2)

@@ -19,7 +19,7 @@ from ccnet_jax.training.means import Mean
 
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float[Array, ""]]
-WITHDRAWN = "withdrawn"  # bool [B] in a batch: rows of a process that has none, so that no update is made
+BATCH_MISSING = "batch_missing"  # bool [B] in a batch: rows of a process that has none; no update is made
 GUARDED = {  # the metrics that have to be finite, and what to call them
     "loss": "the loss",
     "gradient_norm": "the gradient's norm",
@@ -117,7 +117,7 @@ def make_train_step(
     batch statistics are those of the global batch on any number of devices. The state's buffers are reused.
 
     An update whose loss, gradient or result is not finite changes nothing but the number of the step: no
-    state ever holds a number that is not finite. Neither does one of a batch with `WITHDRAWN` anywhere.
+    state ever holds a number that is not finite. Neither does one of a batch with `BATCH_MISSING` anywhere.
 
     With `accumulate` the batch goes through the network in so many parts, one after the other. The sums of
     all parts are divided by what those of the whole batch are divided by: loss, metrics and gradients are the
@@ -167,7 +167,7 @@ def make_train_step(
     @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
         batch = dict(batch)
-        withdrawn = batch.pop(WITHDRAWN, None)
+        missing = batch.pop(BATCH_MISSING, None)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         params = state.variables["params"]
         of_batch = gradients_of if accumulate == 1 else accumulated
@@ -179,10 +179,10 @@ def make_train_step(
         new = {"params": params, "batch_stats": batch_stats}, buffers
         old = state.variables, state.optimizer
         counts = is_finite(metrics)
-        if withdrawn is not None:
+        if missing is not None:
             # XLA joins a float32 sum to the all-reduce of the gradients; `any` would be one of its own
-            metrics[WITHDRAWN] = withdrawn.astype(jnp.float32).sum()
-            counts &= metrics[WITHDRAWN] == 0
+            metrics[BATCH_MISSING] = missing.astype(jnp.float32).sum()
+            counts &= metrics[BATCH_MISSING] == 0
         variables, buffers = jax.tree.map(functools.partial(jnp.where, counts), new, old)
         return State(state.step + 1, variables, buffers), metrics
 

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import pytest
 
 from ccnet_jax.engine.meter import Meter, NotFinite
-from ccnet_jax.training.step import GUARDED, WITHDRAWN
+from ccnet_jax.training.step import BATCH_MISSING, GUARDED
 
-new_meter = functools.partial(Meter, guarded=GUARDED, withdrawn=WITHDRAWN)
+new_meter = functools.partial(Meter, guarded=GUARDED, missing=BATCH_MISSING)
 NORMS = {"gradient_norm": 1, "parameter_norm": 2}
 
 
@@ -19,7 +19,7 @@ def metrics(loss, norm=1.0):
 def take(meter, losses, first=1):
     for step, loss in enumerate(losses, first):
         meter.add(step, metrics(loss))
-        meter.settle()
+        meter.wait()
 
 
 def test_what_is_logged_are_means_over_the_interval():
@@ -44,7 +44,7 @@ def test_a_process_that_goes_on_knows_the_same():
     assert first.remarks() + second.remarks() == whole.remarks() != []
     second.add(41, metrics(float("nan")))
     with pytest.raises(NotFinite):
-        second.settle()
+        second.wait()
 
 
 def test_what_is_kept_stays_as_it_was_while_training_goes_on():
@@ -60,7 +60,7 @@ def test_an_update_that_is_not_finite_stops_unless_it_may_be_skipped():
     for values in metrics(float("nan")), metrics(1.0, float("inf")):
         meter = new_meter(6, skip=1)
         meter.add(7, values)
-        meter.settle()
+        meter.wait()
         assert meter.step == 7
         ((step, words),) = meter.remarks()
         assert step == 7
@@ -70,7 +70,7 @@ def test_an_update_that_is_not_finite_stops_unless_it_may_be_skipped():
         assert meter.means() == {"loss": 2, "skipped_updates": 1} | NORMS
         meter.add(9, values)
         with pytest.raises(NotFinite) as trouble:
-            meter.settle()
+            meter.wait()
         assert (trouble.value.step, trouble.value.made) == (9, 7)  # of 1 to 8 one was skipped
         assert (meter.step, meter.made) == (8, 7)  # the state is that after it
 
@@ -79,7 +79,7 @@ def test_only_the_numbers_that_are_not_finite_are_named():
     meter = new_meter(0)
     meter.add(1, metrics(3.59) | {"parameter_norm": jnp.float32("inf")})
     with pytest.raises(NotFinite) as trouble:
-        meter.settle()
+        meter.wait()
     assert trouble.value.words == "the new weights' norm is inf"
 
 

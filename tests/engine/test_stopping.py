@@ -45,7 +45,7 @@ def test_a_first_signal_is_noted_and_told_and_the_handlers_come_back(ended):
 
 def test_in_a_wait_that_may_last_a_stop_is_obeyed_late(ended, monkeypatch):
     link = types.SimpleNamespace(stopping=0)
-    monkeypatch.setattr(stopping, "PATIENCE", 0.2)
+    monkeypatch.setattr(stopping, "TIMEOUT", 0.2)
     stop = StopSignal(link=link)
     stop.check_late()
     link.stopping = signal.SIGTERM  # another process has received it
@@ -70,7 +70,7 @@ def test_a_second_signal_ends_the_process_at_once(ended):
 
 def test_where_nothing_is_to_be_saved_a_signal_is_obeyed_in_time(ended, monkeypatch):
     codes, event = ended
-    monkeypatch.setattr(stopping, "PATIENCE", 0.2)
+    monkeypatch.setattr(stopping, "TIMEOUT", 0.2)
     finished = threading.Event()
     with StopSignal(lambda _: None) as stop:
         stop.nothing_to_save = None
@@ -84,7 +84,7 @@ def test_where_nothing_is_to_be_saved_a_signal_is_obeyed_in_time(ended, monkeypa
 
 def test_where_nothing_is_to_be_saved_a_process_ends_the_others_with_it(ended, monkeypatch):
     _, event = ended
-    monkeypatch.setattr(stopping, "PATIENCE", 0.2)
+    monkeypatch.setattr(stopping, "TIMEOUT", 0.2)
     told, order = [], []
 
     class Others:

@@ -25,7 +25,7 @@ class Log(Callback):
         engine = self.engine
         if not engine.is_due(engine.config.log_every, step):
             return
-        engine.meter.settle()
+        engine.meter.wait()
         values = engine.meter.means() | engine.clock.read(step) | engine.batches.read(step)
         values["learning_rate"] = float(self._learning_rate(max(engine.meter.made - 1, 0)))
         if (peak := devices.peak_memory(engine.mesh)) is not None:

@@ -36,7 +36,7 @@ class HostsConfig:
     wait_seconds: int = setting(
         _WAIT, "seconds to wait for the others at the start", at_least=1, resumable=True, before=_WAIT
     )
-    silence_seconds: int = setting(
+    timeout_seconds: int = setting(
         _SILENCE,
         "seconds without a sign of life after which a process is lost, and all others end",
         at_least=2,

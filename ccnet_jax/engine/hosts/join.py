@@ -40,7 +40,7 @@ def joined(settings: HostsConfig, shared: Mapping[str, str]) -> Iterator[Link]:
         peers = meet(place, settings.wait_seconds, shared)
     except KeyboardInterrupt:  # which is how a user ends waiting
         raise SystemExit(_INTERRUPTED) from None
-    link = Link(place.process, peers, settings.silence_seconds)
+    link = Link(place.process, peers, settings.timeout_seconds)
     link.start()
     try:
         _connect_jax(place, settings)
@@ -53,7 +53,7 @@ def joined(settings: HostsConfig, shared: Mapping[str, str]) -> Iterator[Link]:
         if isinstance(error, EndsElsewhere):
             link.wait_for_loss()  # or for what ended the other one, which may take its time to close
         elif comes_from_others(error):
-            link.wait_for_loss(settings.silence_seconds + 10)
+            link.wait_for_loss(settings.timeout_seconds + 10)
         _fail(link, error)
         raise
     else:
@@ -74,7 +74,7 @@ def _connect_jax(place: Place, settings: HostsConfig) -> None:
             cluster_detection_method="deactivate",
             initialization_timeout=_CONNECT,
             # A loss is the link's to notice. It must come first, since JAX aborts.
-            heartbeat_timeout_seconds=10 * settings.silence_seconds,
+            heartbeat_timeout_seconds=10 * settings.timeout_seconds,
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

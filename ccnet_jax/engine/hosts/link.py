@@ -16,7 +16,7 @@ from ccnet_jax.engine.hosts.meeting import Peer
 from ccnet_jax.engine.hosts.wire import Message
 
 _BEAT = 5  # seconds from one sign of life to the next, at most
-_FAREWELL = 5  # seconds in which the others read why a process ends
+_LAST_SECONDS = 5  # seconds in which the others read why a process ends
 _AGAIN = "start the same command again on all hosts, and it goes on from the last checkpoint"
 
 
@@ -47,7 +47,7 @@ class Link:
     Args:
       process: number of this process.
       peers: from `meet`.
-      silence: seconds after which a process that says nothing is lost.
+      timeout: seconds after which a process that says nothing is lost.
       end: called with the sentence and the exit code, in the thread.
     """
 
@@ -55,11 +55,11 @@ class Link:
         self,
         process: int,
         peers: list[Peer],
-        silence: float,
+        timeout: float,
         end: Callable[[str, int], None] = end_process,
     ):
-        self._process, self._peers, self._silence, self._end = process, list(peers), silence, end
-        self._beat = min(_BEAT, silence / 4)
+        self._process, self._peers, self._timeout, self._end = process, list(peers), timeout, end
+        self._beat = min(_BEAT, timeout / 4)
         self._open = {peer.process: peer for peer in peers}
         self._finished: set[int] = set()  # processes whose connection may end
         self._failing = False
@@ -103,7 +103,7 @@ class Link:
             return
         self._tell({"failed": sentence, "code": code})
         if self._process == 0:
-            until = time.monotonic() + _FAREWELL
+            until = time.monotonic() + _LAST_SECONDS
             while self._open and time.monotonic() < until:
                 time.sleep(0.05)
 
@@ -111,7 +111,7 @@ class Link:
         """Wait for this process to be ended because another one is lost or failed; return if none is."""
         self._thread.join(seconds)
         if self._failing:  # another thread has told the others, whose end was met here, and ends this process
-            time.sleep(2 * _FAREWELL)
+            time.sleep(2 * _LAST_SECONDS)
 
     # -------------------------------------------------------------- messages
     def _tell(self, message: Message) -> None:
@@ -164,15 +164,15 @@ class Link:
                     self._read(key.data, selector)
                 now = time.monotonic()
                 if now - looked > 2 * self._beat:  # this process itself stood still
-                    self._forgive(now)
+                    self._restart_timeouts(now)
                 looked = now
                 if now - beaten >= self._beat:
                     beaten = now
                     for peer in self._peers:
                         peer.wire.send({"alive": True})
-                self._note_silence(now)
+                self._check_timeouts(now)
                 if self._verdict is not None and not self._failing:
-                    until = until or now + (_FAREWELL if self._process == 0 else 0)
+                    until = until or now + (_LAST_SECONDS if self._process == 0 else 0)
                     if now >= until:
                         break
         if self._verdict is not None and not self._failing:
@@ -189,14 +189,14 @@ class Link:
         for message in messages or ():
             self._handle(peer.process, message)
 
-    def _note_silence(self, now: float) -> None:
+    def _check_timeouts(self, now: float) -> None:
         for peer in list(self._open.values()):
-            if now - peer.wire.heard > self._silence:
+            if now - peer.wire.heard > self._timeout:
                 del self._open[peer.process]  # nobody waits for it to hang up
-                seconds = f"{self._silence:g} s (config.hosts.silence_seconds)"
+                seconds = f"{self._timeout:g} s (config.hosts.timeout_seconds)"
                 self._lose(peer, f"nothing was heard of it for {seconds}")
 
-    def _forgive(self, now: float) -> None:
+    def _restart_timeouts(self, now: float) -> None:
         for peer in self._open.values():
             peer.wire.heard = now
 

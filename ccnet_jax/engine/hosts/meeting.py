@@ -76,13 +76,13 @@ class _Gathering:
                         self._open(listener, selector)
                     else:
                         self._read(key.data, selector)
-            for stranger in self._strangers(selector):
-                stranger.close()
+            for refused in self._refused_connections(selector):
+                refused.close()
         for peer in self._come.values():
             peer.wire.send({"host": socket.gethostname()})
         return list(self._come.values())
 
-    def _strangers(self, selector: selectors.BaseSelector) -> list[Wire]:
+    def _refused_connections(self, selector: selectors.BaseSelector) -> list[Wire]:
         ours = [None, *(peer.wire for peer in self._come.values())]
         return [key.data for key in selector.get_map().values() if key.data not in ours]
 
@@ -93,7 +93,7 @@ class _Gathering:
 
     def _read(self, wire: Wire, selector: selectors.BaseSelector) -> None:
         messages = wire.receive()
-        if messages is None:  # a stranger, or a process that has ended, which may be started again
+        if messages is None:  # a refused, or a process that has ended, which may be started again
             self._come = {number: peer for number, peer in self._come.items() if peer.wire is not wire}
             selector.unregister(wire)
             wire.close()
@@ -105,7 +105,7 @@ class _Gathering:
             case {"process": int(number), "processes": int(count), "host": str(host), "shared": dict(shared)}:
                 peer = Peer(number, host, wire)
             case _:
-                return  # a stranger
+                return  # a refused
         if mistake := self._mistake_of(peer, count, shared):
             raise self._refused(UserError(mistake), peer)
         self._come[number] = peer

@@ -13,29 +13,29 @@ import time
 _AGAIN = 0.1  # seconds
 
 
-def relayed(address: tuple[str, int], patience: float) -> str:
+def relayed(address: tuple[str, int], timeout: float) -> str:
     """HOST:PORT on this machine that leads to `address`, as long as this process lives.
 
     Args:
       address: host and port.
-      patience: seconds in which the service must answer at `address` when something connects.
+      timeout: seconds in which the service must answer at `address` when something connects.
     """
     listener = socket.create_server(("127.0.0.1", 0))
-    threading.Thread(target=_accept, args=(listener, address, patience), name="relay", daemon=True).start()
+    threading.Thread(target=_accept, args=(listener, address, timeout), name="relay", daemon=True).start()
     return f"127.0.0.1:{listener.getsockname()[1]}"
 
 
-def _accept(listener: socket.socket, address: tuple[str, int], patience: float) -> None:
+def _accept(listener: socket.socket, address: tuple[str, int], timeout: float) -> None:
     while True:
         near, _ = listener.accept()
-        threading.Thread(target=_join, args=(near, address, patience), name="relay", daemon=True).start()
+        threading.Thread(target=_join, args=(near, address, timeout), name="relay", daemon=True).start()
 
 
-def _join(near: socket.socket, address: tuple[str, int], patience: float) -> None:
+def _join(near: socket.socket, address: tuple[str, int], timeout: float) -> None:
     """Pass on what comes from `near`, and what comes back, until `near` ends."""
     with near:
         try:
-            far = _connected(address, patience)
+            far = _connected(address, timeout)
         except OSError:
             return  # so that JAX tries again
         with far:
@@ -45,9 +45,9 @@ def _join(near: socket.socket, address: tuple[str, int], patience: float) -> Non
                 far.shutdown(socket.SHUT_RDWR)  # ends the other thread
 
 
-def _connected(address: tuple[str, int], patience: float) -> socket.socket:
+def _connected(address: tuple[str, int], timeout: float) -> socket.socket:
     """A connection to the service, which may still be starting. Raises OSError."""
-    until = time.monotonic() + patience
+    until = time.monotonic() + timeout
     while True:
         try:
             return socket.create_connection(address, timeout=None)

@@ -16,14 +16,14 @@ class Wire:
 
     Args:
       connection: to the other process; the wire closes it.
-      patience: seconds after which sending to a process that does not read is given up.
+      timeout: seconds after which sending to a process that does not read is given up.
 
     Attributes:
       heard: when something came from the other end, by `time.monotonic()`; at first, now.
     """
 
-    def __init__(self, connection: socket.socket, patience: float = 30):
-        connection.settimeout(patience)
+    def __init__(self, connection: socket.socket, timeout: float = 30):
+        connection.settimeout(timeout)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = connection
         self._sending = threading.Lock()

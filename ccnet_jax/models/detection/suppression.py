@@ -28,10 +28,10 @@ def not_suppressed(
 
     # Each round settles at least the best box that is not settled: kept boxes whose better ones are settled
     # stay as they are. Chains of boxes that suppress one another are short, and so is the loop.
-    def settle(state: tuple[Bool[Array, " n"], Bool[Array, ""]]) -> tuple[jax.Array, jax.Array]:
+    def next_round(state: tuple[Bool[Array, " n"], Bool[Array, ""]]) -> tuple[jax.Array, jax.Array]:
         kept, _ = state
         settled = used & ~(suppresses & kept[:, None]).any(0)
         return settled, (settled != kept).any()
 
-    kept, _ = jax.lax.while_loop(lambda state: state[1], settle, (used, jnp.array(True)))
+    kept, _ = jax.lax.while_loop(lambda state: state[1], next_round, (used, jnp.array(True)))
     return jnp.zeros_like(kept).at[order].set(kept)

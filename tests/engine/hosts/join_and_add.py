@@ -22,11 +22,11 @@ from tests.evaluation.test_evaluate_instances import DATA, SOURCE, imperfect
 
 
 def main():
-    coordinator, process, silence = sys.argv[1:]
-    settings = HostsConfig(coordinator, 2, int(process), 60, int(silence))
+    coordinator, process, timeout = sys.argv[1:]
+    settings = HostsConfig(coordinator, 2, int(process), 60, int(timeout))
     with joined(settings, {}):
         check_shared(RunFolder.at("shared"))
-        shared.PATIENCE = 0.5
+        shared.TIMEOUT = 0.5
         try:
             check_shared(RunFolder.at(f"of-{process}"))
         except UserError as error:

@@ -32,10 +32,10 @@ def main():
             try:
                 raise ArithmeticError("not finite")
             except ArithmeticError as error:
-                checkpoints.met_by_all = error
+                checkpoints.met_by_all_hosts = error
                 checkpoints.save_last(2, values, values)
                 checkpoints.finish()
-                checkpoints.met_by_all = None
+                checkpoints.met_by_all_hosts = None
             with small_files_only() if process == "0" else contextlib.nullcontext():
                 checkpoints.save_last(3, values, values)
                 while True:

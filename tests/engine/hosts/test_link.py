@@ -17,8 +17,8 @@ from ccnet_jax.engine.hosts.wire import Wire
 class Run:
     """Links of several processes; `ended` has the sentence and the code of those that were ended."""
 
-    def __init__(self, processes, silence=30.0):
-        self.silence, self.ended = silence, {}
+    def __init__(self, processes, timeout=30.0):
+        self.timeout, self.ended = timeout, {}
         self.pairs = {i: pair() for i in range(1, processes)}
         self.links = [self.link(0, [Peer(i, f"host{i}", Wire(near)) for i, (near, _) in self.pairs.items()])]
         self.links += [self.link(i, [Peer(0, "host0", Wire(far))]) for i, (_, far) in self.pairs.items()]
@@ -28,7 +28,7 @@ class Run:
             self.ended[process] = verdict
             self.kill(process)
 
-        return Link(process, peers, self.silence, end)
+        return Link(process, peers, self.timeout, end)
 
     def start(self, *processes):
         for process in processes or range(len(self.links)):
@@ -75,11 +75,11 @@ def test_process_0_is_missed_too():
 
 
 def test_a_process_that_says_nothing_is_lost():
-    run = Run(3, silence=1).start(0, 1)  # process 2 is frozen, with its connection open
+    run = Run(3, timeout=1).start(0, 1)  # process 2 is frozen, with its connection open
     run.wait_until_ended(0, 1)
     for sentence, _ in run.ended.values():
         assert (
-            "process 2 (host2) is lost: nothing was heard of it for 1 s (config.hosts.silence_seconds)"
+            "process 2 (host2) is lost: nothing was heard of it for 1 s (config.hosts.timeout_seconds)"
             in sentence
         )
 

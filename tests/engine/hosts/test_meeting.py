@@ -29,7 +29,7 @@ class Meeting:
         place = Place(self.coordinator, processes or self.processes, process)
         return self.threads.submit(meet, place, wait, shared)
 
-    def stranger(self):
+    def refused(self):
         """A connection to process 0, once that waits."""
         address = Place(self.coordinator, 1, 0).address
         while True:
@@ -88,14 +88,14 @@ def test_the_program_ends_with_one_sentence_and_an_exit_code_of_its_own(capsys):
 def test_strangers_are_left_alone_and_a_process_may_come_again():
     meeting = Meeting(2)
     first = meeting.come(0)
-    with meeting.stranger() as stranger, meeting.stranger() as another:
-        stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    with meeting.refused() as refused, meeting.refused() as another:
+        refused.sendall(b"GET / HTTP/1.1\r\n\r\n")
         another.sendall(b'{"process": "one"}\n')
-        with meeting.stranger() as killed:
+        with meeting.refused() as killed:
             killed.sendall(b'{"process": 1, "processes": 2, "host": "here", "shared": {}}')  # no end of line
         second = meeting.come(1)
         assert [peer.process for peer in first.result()] == [1]
-        assert stranger.recv(1) == b""
+        assert refused.recv(1) == b""
         close(first.result(), second.result())
 
 
@@ -113,7 +113,7 @@ def test_strangers_are_left_alone_and_a_process_may_come_again():
 def test_processes_that_do_not_go_together_all_say_so(other, words):
     meeting = Meeting(3)
     first = meeting.come(0, steps="10")
-    with meeting.stranger() as second:  # which is none
+    with meeting.refused() as second:  # which is none
         hello = {"process": 2, "processes": 3, "host": "here", "shared": {"steps": "10"}}
         second.sendall(json.dumps(hello).encode() + b"\n")
         wrong = meeting.come(**({"steps": "10"} | other))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.explore_pictures import browser, chromium, click_pixel, open_page, served, settle
+from experiments.explore_pictures import browser, chromium, click_pixel, open_page, served, wait_for_page
 from tests import compiling
 from tests.miniatures import scene, write
 from tests.wheel import unpacked_wheel
@@ -45,7 +45,7 @@ def tab(server):
         tab.on("request", lambda request: tab.hosts.add(urllib.parse.urlsplit(request.url).netloc))
         tab.reload()
         tab.locator(".legend li").first.wait_for()
-        settle(tab)
+        wait_for_page(tab)
         yield tab
 
 
@@ -95,7 +95,7 @@ def test_keys(tab):
         tab.keyboard.press(key)
     assert "row 11, column 29" in tab.locator(".readout").first.text_content()
     tab.keyboard.press("Enter")
-    settle(tab)
+    wait_for_page(tab)
     assert "Row 11, column 29" in tab.locator(".attention-hint").first.text_content()
     for _ in range(30):
         tab.keyboard.press("Shift+ArrowUp")
@@ -113,11 +113,11 @@ def test_loops_and_legend(tab):
     click_pixel(tab, (10, 20))
     for loops in (3, 0, 1):
         first.locator(".segments label").nth(loops).click()
-        settle(tab)
+        wait_for_page(tab)
         assert maps(first) == loops
     assert "Without a loop" not in first.locator(".attention-hint").text_content()
     first.locator(".segments label").nth(2).click()
-    settle(tab)
+    wait_for_page(tab)
     row = first.locator(".legend button").first
     row.click()
     assert row.get_attribute("aria-pressed") == "true"
@@ -130,7 +130,7 @@ def test_a_file_is_shown_and_downloaded(tab, tmp_path):
     write(tmp_path / "street.png", image)
     tab.locator("#file").set_input_files(tmp_path / "street.png")
     tab.get_by_text("96 x 32 pixels, shrunk from 120 x 40").wait_for()
-    settle(tab)
+    wait_for_page(tab)
     tab.locator("#opacity").fill("80")
     assert tab.locator(".overlay").first.evaluate("canvas => canvas.style.opacity") == "0.8"
     saved = {}
@@ -156,7 +156,7 @@ def test_a_bad_file_is_a_sentence_and_the_page_works_on(tab, tmp_path):
     tab.get_by_text("The file has more than 1 MB").wait_for()
     tab.locator("#strip button").nth(2).click()
     message.wait_for(state="hidden")
-    settle(tab)
+    wait_for_page(tab)
     click_pixel(tab, (3, 3))
     assert maps(panes(tab)[0]) == 2
 
@@ -183,7 +183,7 @@ def test_dropped_and_pasted_files(tab, made, width, told):
         }}"""
     )
     tab.get_by_text(told).wait_for()
-    settle(tab)
+    wait_for_page(tab)
     assert not tab.locator("#message").is_visible()
 
 
@@ -191,7 +191,7 @@ def test_the_webcam(tab):
     tab.locator("#webcam").click()
     tab.locator("#take").click()
     tab.get_by_text("pixels, shrunk from 640 x 480").wait_for()
-    settle(tab)
+    wait_for_page(tab)
     tab.locator("#stop").click()
     assert tab.locator("#webcam").is_visible()
     assert not tab.locator("#video").is_visible()
@@ -212,7 +212,7 @@ def test_one_pane_and_a_phone(tab):
                 assert button.bounding_box()["height"] >= 40
     tab.set_viewport_size({"width": 1280, "height": 900})
     tab.locator("#compare").check()
-    settle(tab)
+    wait_for_page(tab)
     assert len(panes(tab)) == 2
 
 

@@ -8,13 +8,13 @@ import pytest
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import EndsElsewhere, UserError, user_error_in
 from ccnet_jax.engine.meter import Meter
+from ccnet_jax.engine.missing_batch import with_missing_batches
 from ccnet_jax.engine.stopping import Stopped
-from ccnet_jax.engine.withdrawing import withdrawing
 from ccnet_jax.training.means import Mean
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
-from ccnet_jax.training.step import GUARDED, WITHDRAWN, Loss, State, make_train_step
+from ccnet_jax.training.step import BATCH_MISSING, GUARDED, Loss, State, make_train_step
 
-new_meter = functools.partial(Meter, guarded=GUARDED, withdrawn=WITHDRAWN)
+new_meter = functools.partial(Meter, guarded=GUARDED, missing=BATCH_MISSING)
 ROWS = 8
 
 
@@ -32,15 +32,15 @@ def batches(mesh, count, reason):
 
 def train(update, meter, batches, mesh, alike=True):
     """`update`, a batch -> its metrics, until an error ends it."""
-    with withdrawing(batches, WITHDRAWN, ROWS, mesh, alike) as marked:
+    with with_missing_batches(batches, BATCH_MISSING, ROWS, mesh, alike) as marked:
         for number, batch in enumerate(marked, 1):
-            meter.settle()
+            meter.wait()
             meter.add(number, update(batch))
 
 
-def metrics_of(withdrawn):
-    names = ("loss", "gradient_norm", "parameter_norm", WITHDRAWN)
-    return dict.fromkeys(names, jnp.float32(withdrawn))
+def metrics_of(missing):
+    names = ("loss", "gradient_norm", "parameter_norm", BATCH_MISSING)
+    return dict.fromkeys(names, jnp.float32(missing))
 
 
 def means(params, batch_stats, batch, key):
@@ -72,7 +72,7 @@ def test_the_update_without_a_batch_changes_nothing_and_ends_training_with_the_r
         train(update, meter, batches(mesh, 3, reason), mesh)
     assert error.value is reason
     assert meter.step == 3
-    assert WITHDRAWN not in meter.means()
+    assert BATCH_MISSING not in meter.means()
     assert len(after) == 4
     jax.tree.map(np.testing.assert_array_equal, after[3], after[2])
     assert after[2][0]["params"]["w"] < after[1][0]["params"]["w"]
@@ -80,11 +80,11 @@ def test_the_update_without_a_batch_changes_nothing_and_ends_training_with_the_r
 
 
 def test_the_other_processes_end_with_it(mesh):
-    """Their batches come; the metrics of the second update say that a process has withdrawn."""
+    """Their batches come; the metrics of the second update say that a process has missing."""
     told, meter = iter([0, 1]), new_meter(0)
 
     def update(batch):
-        assert not batch[WITHDRAWN].any()
+        assert not batch[BATCH_MISSING].any()
         return metrics_of(next(told))
 
     with pytest.raises(EndsElsewhere, match="step 2"):
@@ -95,7 +95,7 @@ def test_the_other_processes_end_with_it(mesh):
 def test_a_signal_while_no_data_come_has_its_own_code(mesh):
     with pytest.raises(UserError, match="stopped by SIGTERM while no data came; the same command") as error:
         train(
-            lambda batch: metrics_of(batch[WITHDRAWN].any()),
+            lambda batch: metrics_of(batch[BATCH_MISSING].any()),
             new_meter(0),
             batches(mesh, 2, Stopped(15)),
             mesh,
@@ -106,7 +106,7 @@ def test_a_signal_while_no_data_come_has_its_own_code(mesh):
 @pytest.mark.parametrize(("count", "alike"), [(0, True), (2, False)])
 def test_without_a_batch_of_a_known_shape_the_error_is_raised_at_once(mesh, count, alike):
     def update(batch):
-        assert not batch[WITHDRAWN].any()
+        assert not batch[BATCH_MISSING].any()
         return metrics_of(0)
 
     with pytest.raises(OSError, match="the drive is gone"):
@@ -120,5 +120,7 @@ def test_the_error_keeps_its_cause(mesh):
     reason = RuntimeError("a worker has failed")
     reason.__cause__ = UserError("a.png is damaged")
     with pytest.raises(RuntimeError) as error:
-        train(lambda batch: metrics_of(batch[WITHDRAWN].any()), new_meter(0), batches(mesh, 1, reason), mesh)
+        train(
+            lambda batch: metrics_of(batch[BATCH_MISSING].any()), new_meter(0), batches(mesh, 1, reason), mesh
+        )
     assert user_error_in(error.value) is reason.__cause__

@@ -2,12 +2,12 @@ import threading
 
 import pytest
 
-from ccnet_jax.engine.waiting import waiting
+from ccnet_jax.engine.interruptible import interruptible
 
 
 def test_items_come_in_their_order_and_then_end():
-    assert list(waiting(iter(range(5)), pytest.fail)) == list(range(5))
-    assert list(waiting([], pytest.fail)) == []
+    assert list(interruptible(iter(range(5)), pytest.fail)) == list(range(5))
+    assert list(interruptible([], pytest.fail)) == []
 
 
 def test_an_error_reaches_the_one_who_waits():
@@ -15,7 +15,7 @@ def test_an_error_reaches_the_one_who_waits():
         yield 1
         raise OSError("the drive is gone")
 
-    found = waiting(items(), pytest.fail)
+    found = interruptible(items(), pytest.fail)
     assert next(found) == 1
     with pytest.raises(OSError, match="the drive is gone"):
         next(found)
@@ -32,5 +32,5 @@ def test_a_wait_can_be_ended():
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        next(waiting(items(), end))
+        next(interruptible(items(), end))
     released.set()

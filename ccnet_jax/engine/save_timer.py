@@ -5,7 +5,7 @@ import time
 RETRY = 60.0  # seconds from a checkpoint that could not be written to the next try
 
 
-class SaveRhythm:
+class SaveTimer:
     """A checkpoint at the latest after so many minutes, and again after one that failed.
 
     Args:

@@ -2,8 +2,8 @@ import time
 
 import pytest
 
-from ccnet_jax.engine import save_rhythm
-from ccnet_jax.engine.save_rhythm import RETRY, SaveRhythm
+from ccnet_jax.engine import save_timer
+from ccnet_jax.engine.save_timer import RETRY, SaveTimer
 
 
 @pytest.fixture
@@ -17,12 +17,12 @@ def clock(monkeypatch):
             return self.now
 
     clock = Clock()
-    monkeypatch.setattr(save_rhythm, "time", clock)
+    monkeypatch.setattr(save_timer, "time", clock)
     return clock
 
 
 def test_after_so_many_minutes(clock):
-    rhythm = SaveRhythm(minutes=5)
+    rhythm = SaveTimer(minutes=5)
     clock.now = 299
     assert not rhythm.is_late()
     clock.now = 300
@@ -32,7 +32,7 @@ def test_after_so_many_minutes(clock):
 
 
 def test_one_that_failed_is_tried_again_after_a_while(clock):
-    rhythm = SaveRhythm(minutes=None)
+    rhythm = SaveTimer(minutes=None)
     rhythm.note_failed()
     assert not rhythm.is_late()
     clock.now = RETRY
@@ -42,6 +42,6 @@ def test_one_that_failed_is_tried_again_after_a_while(clock):
 
 
 def test_a_clock_that_goes_backwards_holds_nothing_up(monkeypatch):
-    rhythm = SaveRhythm(minutes=1e-9)
+    rhythm = SaveTimer(minutes=1e-9)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     assert rhythm.is_late()

@@ -11,7 +11,7 @@ _POLL = 0.2  # seconds between two calls while nothing comes
 _END = object()
 
 
-def waiting(items: Iterable[T], between: Callable[[], object]) -> Iterator[T]:
+def interruptible(items: Iterable[T], between: Callable[[], object]) -> Iterator[T]:
     """The items, each made by a thread while this one waits and calls `between`, which may raise.
 
     After that the thread is left to itself, with the item at which it is.

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.engine.meter import Withdrawn
+from ccnet_jax.engine.meter import BatchMissing
 from ccnet_jax.engine.stopping import Stopped
 
 Batch = dict[str, Any]
@@ -36,19 +36,19 @@ class StoppedAlone(UserError):
 
 
 @contextlib.contextmanager
-def withdrawing(
-    batches: Iterable[Batch], withdrawn: str, rows: int, mesh: Mesh, alike: bool = True
+def with_missing_batches(
+    batches: Iterable[Batch], missing: str, rows: int, mesh: Mesh, alike: bool = True
 ) -> Iterator[Iterator[Batch]]:
-    """Inside, the batches with a mark `withdrawn`, which is False until one fails to come.
+    """Inside, the batches with a mark `missing`, which is False until one fails to come.
 
-    From then on the batch before comes again and again, with the mark True; `Meter` raises `Withdrawn` for
+    From then on the batch before comes again and again, with the mark True; `Meter` raises `BatchMissing` for
     its update in all processes. On leaving, that becomes the error for which the batch did not come, in the
     process that has one. An error is raised at once before the first batch, since nothing is lost by it, and
     where batches have several shapes, since that of the others' update is not known.
 
     Args:
       batches: of this process.
-      withdrawn: name of the mark, bool [B], by which a step knows that it is to change nothing.
+      missing: name of the mark, bool [B], by which a step knows that it is to change nothing.
       rows: pictures of this process in a batch.
       mesh: of the devices of all processes.
       alike: whether all batches have the same shape.
@@ -56,7 +56,7 @@ def withdrawing(
     reason: list[Exception] = []
 
     def marked() -> Iterator[Batch]:
-        mark = {value: devices.put_batch({withdrawn: np.full(rows, value)}, mesh) for value in (False, True)}
+        mark = {value: devices.put_batch({missing: np.full(rows, value)}, mesh) for value in (False, True)}
         batch = None
         try:
             for batch in batches:
@@ -72,9 +72,9 @@ def withdrawing(
 
     try:
         yield marked()
-    except Withdrawn:
+    except BatchMissing:
         if not reason:
             raise
     else:
         return
-    raise reason[0]  # outside of what handles `Withdrawn`, so that the error keeps its own cause
+    raise reason[0]  # outside of what handles `BatchMissing`, so that the error keeps its own cause
