@@ -17,7 +17,7 @@ from flax import traverse_util
 from ccnet_jax.models.backbones.resnet import max_pool
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.contexts.psp import adaptive_average_pool
-from ccnet_jax.models.layers import resize_bilinear
+from ccnet_jax.models.resize import resize_bilinear
 from ccnet_jax.training.losses import LossConfig
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss

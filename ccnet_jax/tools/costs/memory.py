@@ -10,11 +10,11 @@ import jax.numpy as jnp
 
 from ccnet_jax.common.kernels import GPUS, Report, aot
 from ccnet_jax.config.config import Config
+from ccnet_jax.evaluation.prediction import add_upsampled, largest_upsampled, row_blocks
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows, window_starts
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.evaluation.upsampling import add_upsampled, largest_upsampled, row_blocks
 from ccnet_jax.models.ccnet import CCNet
-from ccnet_jax.models.upsampling import Upsampling, upsampling_matrices
+from ccnet_jax.models.resize import Upsampling, upsampling_matrices
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tools.costs.parts import batch_on_one_gpu, tested, training_step, variable_shapes
