@@ -6,6 +6,7 @@ a process killed at any moment leaves the ones before. One whose files are not w
 
 import contextlib
 import logging
+import operator
 import pathlib
 import shutil
 import sys
@@ -77,7 +78,7 @@ class Checkpoints:
                 (self._root / name).mkdir(parents=True, exist_ok=True)
         self._options: dict[str, dict[str, Any]] = {
             "last": {"max_to_keep": keep, "keep_period": keep_every},
-            "best": {"max_to_keep": 1, "best_fn": _score},
+            "best": {"max_to_keep": 1, "best_fn": operator.itemgetter("score")},
         }
         self.met_by_all: BaseException | None = None
         self._failed: set[str] = set()  # where this one of several hosts could not write
@@ -134,7 +135,7 @@ class Checkpoints:
         self._make_ready("best")  # and with it the score of the one before is written
         self._finish_where_hosts_wait()
         best = self._managers["best"].best_step()
-        if best is None or score > _score(self._managers["best"].metrics(best)):
+        if best is None or score > self._managers["best"].metrics(best)["score"]:
             args = ocp.args.Composite(variables=ocp.args.StandardSave(variables))
             self._check_room(variables)
             self._guarded(
@@ -245,23 +246,22 @@ class Checkpoints:
     def restore_last(self, variables: dict[str, Any], optimizer: Any) -> tuple[Any, Any, Progress]:
         """The last checkpoint's (variables, optimizer, progress), on the devices of the arrays given.
 
-        Version 0.1 wrote no progress: {}. Raises UserError where it cannot be read.
+        Raises UserError where it cannot be read.
         """
         step = self._managers["last"].latest_step()
         restore = ocp.args.StandardRestore
-        items: dict[str, Any] = {"variables": restore(variables), "optimizer": restore(optimizer)}
+        items = ocp.args.Composite(
+            variables=restore(variables), optimizer=restore(optimizer), progress=ocp.args.JsonRestore()
+        )
         folder = self._root / "last" / str(step)
-        if (folder / "progress").is_dir():
-            items["progress"] = ocp.args.JsonRestore()
         try:
-            restored = self._managers["last"].restore(step, args=ocp.args.Composite(**items))
+            restored = self._managers["last"].restore(step, args=items)
         except Exception as error:
             raise UserError(
                 f"{folder} cannot be read as a checkpoint of this network ({first_line(error)}); move it out "
                 "of the run's folder, and the same command goes on from the one before"
             ) from None
-        progress = dict(restored["progress"]) if "progress" in items else {}
-        return restored["variables"], restored["optimizer"], progress
+        return restored["variables"], restored["optimizer"], dict(restored["progress"])
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -333,11 +333,6 @@ def _set_aside(folder: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
 def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
     """What Orbax is writing, or has left, below `folder`."""
     return [path for path in folder.glob("*.orbax-checkpoint-tmp*") if path.is_dir()]
-
-
-def _score(metrics: Any) -> float:
-    """What a checkpoint scored; up to version 0.1 it was noted as "mIoU"."""
-    return metrics["score"] if "score" in metrics else metrics["mIoU"]
 
 
 def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | None]:

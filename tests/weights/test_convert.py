@@ -584,7 +584,7 @@ def test_the_program(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("flag", "scale"), [("--noinplace-abn", -1), ("--no-inplace-abn", -1), (None, 1)])
+@pytest.mark.parametrize(("flag", "scale"), [("--no-inplace-abn", -1), (None, 1)])
 def test_the_flags(tmp_path, monkeypatch, capsys, flag, scale):
     state = random_state("official")
     state["bn1.weight"] = -np.ones_like(state["bn1.weight"])
