@@ -31,7 +31,8 @@ _GAP = 6  # pixels between panels, and between the pictures of a sheet
 _SWATCH = 16  # pixels, the side of a colour patch
 _BESIDE = 30  # pixels of a column that are not the name: the patch and the gaps
 _LONGEST_NAME = 160  # pixels of a name; a longer one is shortened
-_SMALLEST_IN_SHEET = 96  # pixels: a picture's longer side in the sheet is this or more
+_SHEET_WIDTH = 1600  # pixels, about the largest
+_SMALLEST_IN_SHEET = 96  # pixels: a picture's longer side is this or more, and at most a quarter of the width
 _BAR_WIDTH, _BAR_HEIGHT = 256, 14  # pixels of the colour scale
 _GREY = 0.4  # the share of the picture's grey in a map; the rest is the scale's colour
 _BOX_LINE = 2  # pixels, of a box
@@ -156,15 +157,15 @@ def _patch(colour: np.ndarray) -> np.ndarray:
     return np.full((_SWATCH, _SWATCH, 3), colour, np.uint8)
 
 
-def picture_sheet(pictures: Sequence[np.ndarray], title: str, width: int = 1600) -> np.ndarray:
-    """Pictures in rows below a title: RGB uint8, the largest side of each at most a third of `width`."""
+def picture_sheet(pictures: Sequence[np.ndarray], title: str) -> np.ndarray:
+    """Pictures in rows below a title: RGB uint8, the largest side of each at most a third of the width."""
     height, side = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
-    zoom = min(1.0, width / 3 / max(height, side))
+    zoom = min(1.0, _SHEET_WIDTH / 3 / max(height, side))
     cells = []
     for picture in pictures:
         small = resized(picture, (round(picture.shape[0] * zoom), round(picture.shape[1] * zoom)))
         cells.append(padded(small, round(height * zoom) + _GAP, round(side * zoom) + _GAP))
-    columns = max(1, min(len(cells), width // cells[0].shape[1]))
+    columns = max(1, min(len(cells), _SHEET_WIDTH // cells[0].shape[1]))
     return _titled([title], _in_rows(cells, columns))
 
 
@@ -181,7 +182,7 @@ def _titled(lines: list[str], sheet: np.ndarray) -> np.ndarray:
 
 
 def contact_sheet(
-    images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], palette: np.ndarray, width: int = 1600
+    images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], palette: np.ndarray
 ) -> np.ndarray:
     """Pictures in rows, each beside itself with its labels over it, above the legend.
 
@@ -189,13 +190,12 @@ def contact_sheet(
       images: uint8 [N, H, W, 3] RGB, one or more.
       labels: class ids [N, H, W]; 255 is void, which is hatched.
       classes, palette: of the data set: names, and uint8 [classes, 3] RGB.
-      width: about the largest width of the sheet in pixels; a picture's side is at most a quarter of it.
 
     Returns:
       RGB uint8.
     """
-    size = fitted_size(labels.shape[1], labels.shape[2], _SMALLEST_IN_SHEET, width // 4)
-    columns = max(1, min(len(images), width // (2 * size[1])))
+    size = fitted_size(labels.shape[1], labels.shape[2], _SMALLEST_IN_SHEET, _SHEET_WIDTH // 4)
+    columns = max(1, min(len(images), _SHEET_WIDTH // (2 * size[1])))
     cells = []
     for image, label in zip(images, labels, strict=True):
         small = resized(image, size)

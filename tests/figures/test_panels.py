@@ -13,7 +13,6 @@ GAP = 6  # pixels between panels
 SIZES = [(1, 1), (3, 5000), (5000, 3), (48, 80), (1024, 2048), (375, 1242), (1, 300), (769, 769)]
 NAMES = ("car", "a very long name of a class that is wider than the picture is by far, whatever it means")
 GREEN_AND_RED = np.array([[0, 200, 0], [200, 0, 0]], np.uint8)
-IMAGE = np.full((80, 120, 3), 100, np.uint8)
 DARK = np.array([(100, 0, 0), (0, 120, 0)], np.uint8)
 
 
@@ -264,7 +263,8 @@ def test_maps_of_zeros_are_drawn():
     assert np.ptp(panels(figure, (320, 400), 2)[1][200:]) < 60
 
 
-def overlay_of(boxes, labels, scores=None, image=IMAGE):
+def overlay_of(boxes, labels, scores=None):
+    image = np.full((80, 120, 3), 100, np.uint8)
     masks = np.zeros((len(boxes), *image.shape[:2]), np.uint8)
     for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
         mask[y0:y1, x0:x1] = 1

@@ -15,8 +15,8 @@ from ccnet_jax.models.flavours import FLAVOURS, normalize
 from tests.helpers import random_variables, with_gamma
 
 
-def abstract(model, size=(64, 64), dtype=jnp.uint8):
-    images = jax.ShapeDtypeStruct((1, *size, 3), dtype)
+def abstract(model, dtype=jnp.uint8):
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), dtype)
     return jax.eval_shape(lambda x: model.init(jax.random.key(0), x), images)
 
 

@@ -61,10 +61,10 @@ def torch_state(variables, flavour, network):
     return {name: value for name, value in sorted(state.items()) if not is_counter(name)}
 
 
-def assert_same(got, wanted, tolerance=TOLERANCE):
-    """Equal but for `tolerance` of the largest."""
+def assert_same(got, wanted):
+    """Equal but for `TOLERANCE` of the largest."""
     assert got.shape == wanted.shape
-    assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max()
+    assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 
 # ---------------------------------------------------------------------------------------------- networks
