@@ -15,7 +15,7 @@ DEMO := runs/demo
 FAST := tests/test_floors.py tests/config/test_config.py tests/test_docs.py tests/common/test_progress.py \
   tests/figures tests/engine tests/training tests/experiments/test_report.py tests/data/test_sources.py \
   tests/data/test_transforms.py tests/tools/exporting tests/tools/page/test_app.py tests/tools/page/test_uploads.py \
-  tests/evaluation/test_metrics.py tests/evaluation/test_test_mode.py tests/evaluation/test_upsampling.py
+  tests/evaluation/test_metrics.py tests/evaluation/test_test_mode.py tests/models/test_resize.py
 # of which these are slow
 SLOW := tests/engine/hosts
 

@@ -90,9 +90,6 @@ def flags() -> command_line.Parser:
         help="whether the norms of official weights are the authors' in-place ABN (scale |weight| + 1e-5); "
         "default: reading, as the weights tell; writing, no",
     )
-    parser.add_argument(
-        "--noinplace-abn", dest="inplace_abn", action="store_false", default=None, help=argparse.SUPPRESS
-    )
     parser.add_parts()
     return parser
 

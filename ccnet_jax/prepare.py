@@ -55,6 +55,7 @@ from ccnet_jax.data.images import decode_sample
 from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSplit, Source, files_of
 from ccnet_jax.data.tfds_source import TILE_FEATURES
 from ccnet_jax.data.tiles import SIDE, label_tiles, picture_tiles
+from ccnet_jax.engine.checksums import digest
 
 VERSION = "1.0.0"  # of what these data sets hold and how
 CHECKSUMS = "checksums.json"
@@ -393,7 +394,7 @@ def _write_shard(path: pathlib.Path, records: Iterator[bytes], count: Callable[[
             writer.write(record)
             count()
         writer.close()
-        return {"bytes": temporary.stat().st_size, "sha256": _sha256(temporary)}
+        return {"bytes": temporary.stat().st_size, "sha256": digest(temporary)}
 
 
 def _write_metadata(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
@@ -498,16 +499,11 @@ def _good_shards(folder: pathlib.Path, checksums: dict[str, Any]) -> list[str]:
         for name, checksum in checksums.items():
             path = folder / name
             with contextlib.suppress(OSError):
-                if path.stat().st_size == checksum["bytes"] and _sha256(path) == checksum["sha256"]:
+                if path.stat().st_size == checksum["bytes"] and digest(path) == checksum["sha256"]:
                     good.append(name)
             bar.update(checksum["bytes"])
             check_ctrl_c()
     return good
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_space(folder: pathlib.Path, plan: Plan, done: dict[str, Any]) -> None:

@@ -24,7 +24,6 @@ from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.data.sources import Source
 from ccnet_jax.data.statistics import class_table, evenly_spread, sizes_text
 from ccnet_jax.evaluation.instance_scores import pasted
-from ccnet_jax.figures.instances import instance_overlay
 from ccnet_jax.tasks import TASKS
 
 
@@ -98,7 +97,7 @@ def drawn_objects(batch: dict[str, np.ndarray], row: int, source: InstanceSource
     shares = batch["masks"][row][used].astype(np.float32) / 255
     masks = [pasted(mask, box, image.shape[:2]) for mask, box in zip(shares, boxes, strict=True)]
     whole = np.array(masks, np.uint8).reshape(-1, *image.shape[:2])
-    return instance_overlay(image, boxes, labels, whole, source.classes, source.palette)
+    return figures.instance_overlay(image, boxes, labels, whole, source.classes, source.palette)
 
 
 def not_negative(text: str) -> int:

@@ -25,7 +25,7 @@ from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import label_pixels
 from ccnet_jax.evaluation.instance_scores import pasted
 from ccnet_jax.evaluation.metrics import confusion_matrix, scores
-from ccnet_jax.models.layers import resize_bilinear
+from ccnet_jax.models.resize import resize_bilinear
 from ccnet_jax.tasks.semantic_model import Model
 from ccnet_jax.weights.inference import load
 from experiments import markdown

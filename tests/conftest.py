@@ -5,6 +5,7 @@ No test reaches the network, and none that tries passes.
 
 import gc
 import os
+import pathlib
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -68,6 +69,15 @@ def shared_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     from tests import shared_programs  # which imports what trains: only where it is used
 
     shared_programs.share(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def miniatures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
+    """{name: folder} of every data set; not to be changed."""
+    from tests.miniatures import WRITERS
+
+    root = tmp_path_factory.mktemp("miniatures")
+    return {name: write(root / name) for name, write in WRITERS.items()}
 
 
 @pytest.fixture

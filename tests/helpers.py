@@ -163,3 +163,13 @@ def small_files_only(size=4096):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, before)
+
+
+class RunsCode:
+    """What makes the folder `marker` where a pickle of it is read without care."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)

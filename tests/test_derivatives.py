@@ -27,8 +27,8 @@ from ccnet_jax.models.layers import (
     JoinedConv,
     convolution_by_phases,
     relu_of_sum,
-    resize_bilinear,
 )
+from ccnet_jax.models.resize import resize_bilinear
 from ccnet_jax.training.losses import cross_entropy, ohem_cross_entropy
 from ccnet_jax.training.upsampled import UpsampledLogits
 from kernels import criss_cross_attention, packed_criss_cross_attention

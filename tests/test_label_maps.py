@@ -14,7 +14,6 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import UNKNOWN, VOID
 from ccnet_jax.config import records
 from ccnet_jax.data import pipeline
-from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_indices
 from ccnet_jax.data.sources import Location
 from ccnet_jax.engine.folder import RunFolder
@@ -149,19 +148,6 @@ def test_a_written_label_map_is_a_label_file_of_its_folder(tmp_path):
         figures.save_labels(path, predicted, source.palette, source.numbers.tolist())
     again = pipeline.open_source(config.data, "val")
     np.testing.assert_array_equal(again[0]["label"], predicted)
-
-
-def test_runs_from_before_the_numbers_were_kept(tmp_path):
-    run = RunFolder(tmp_path)
-    for name, first in (("cityscapes", 7), ("ade20k", 1), ("folder", 0)):
-        records.save_config(run, helpers.load_config(name))
-        names = ("a", "b") if name == "folder" else DATASETS[name].classes.names
-        values = {"classes": list(names), "palette": [[0, 0, 0]] * len(names)}
-        run.classes_file.write_text(json.dumps(values))
-        found = records.load_classes(run)
-        assert found.names == names
-        assert found.numbers[0] == first
-        assert (found.label_ids[found.numbers] == np.arange(len(names))).all()
 
 
 def test_numbers_come_back_and_are_checked(tmp_path):

@@ -23,6 +23,7 @@ from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.sources import Location, OtherClasses
 from tests import helpers, miniatures
+from tests.data.test_pipeline import assert_same
 
 SHARD_BYTES = 30_000  # two or three pictures of the miniatures
 SPLITS = {  # splits that are there, and one more as recipes write it
@@ -136,11 +137,6 @@ def test_batches_are_the_same_whatever_makes_them(request, folders, form, worker
 
     def batches(source, data, **process):
         return list(itertools.islice(pipeline.train_batches(source, data, 4, seed=3, **process), 4))
-
-    def assert_same(a, b):
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x["image"], y["image"])
-            np.testing.assert_array_equal(x["label"], y["label"])
 
     augmentation = {"scale": (0.5, 2.0), "crop": (48, 48), "cat_max_ratio": 0.5, "distort": True}
     data = settings("camvid", folders["camvid"], "folder", **augmentation)

@@ -172,9 +172,9 @@ def test_a_config_is_named_as_a_user_would(folder):
     assert code == 0
     assert json.loads(out)["steps"] == 7
     changed = ("--config=configs/demo.py", "--config.data.crop=(64, 64)", "--config.data.crop=(96, 128)")
-    code, out, _ = helpers.told("ccnet_jax.train", *changed, "--config.model.remat", "--show", cwd=folder)
+    code, out, _ = helpers.told("ccnet_jax.train", *changed, "--config.data.distort", "--show", cwd=folder)
     assert json.loads(out)["data"]["crop"] == [96, 128]  # the last one counts
-    assert json.loads(out)["model"]["remat"] == "blocks"
+    assert json.loads(out)["data"]["distort"] is True
     two = helpers.told("ccnet_jax.train", "demo", "--config=camvid", cwd=folder)
     assert_one_sentence(two, "two configs, camvid and demo")
 

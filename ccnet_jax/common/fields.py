@@ -34,8 +34,6 @@ class Setting:
       local: whether the allowed values depend on what is installed here. A run that was made elsewhere may
         hold another value.
       before: what runs did before the key existed; a config without the key has this value.
-      old_name: the key's earlier name in the same group.
-      old_values: {earlier value: value}, None where the values stayed the same.
     """
 
     meaning: str
@@ -49,8 +47,6 @@ class Setting:
     resumable: bool = False
     local: bool = False
     before: Any = _REQUIRED
-    old_name: str | None = None
-    old_values: dict[Any, Any] | None = None
 
     @property
     def required(self) -> bool:

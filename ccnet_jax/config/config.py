@@ -159,11 +159,6 @@ _ONLY_SEMANTIC = (
 # What each process of a run may have its own of: its number, and what its machine has.
 _OF_EACH_PROCESS = ("hosts.", "data.dir", "data.workers", "pretrained", "profile")
 KEYS: dict[str, Key] = {key.name: key for key in keys_of(Config)}
-OLD_NAMES = {
-    ".".join([*name.split(".")[:-1], key.setting.old_name]): name
-    for name, key in KEYS.items()
-    if key.setting.old_name is not None
-}
 _BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 # What other tools call a key.
 _ELSEWHERE = {
@@ -251,8 +246,8 @@ def parse(
     """The checked config.
 
     Args:
-      values: nested, as `default()` or a config.json. Earlier names of keys are understood, and keys that an
-        earlier version did not have get the value of what it did.
+      values: nested, as `default()` or a config.json. Keys that an earlier version did not have get the value
+        of what it did.
       overrides: {dotted key: text}, from the command line.
       made_elsewhere: the config is that of a run: it may name a data set, a backend, a loss, an optimizer or
         a schedule that this installation does not have, since a trained network does not need them.
@@ -260,20 +255,18 @@ def parse(
     Raises:
       UserError: one sentence for each mistake.
     """
-    found = {OLD_NAMES.get(name, name): _renamed(name, value) for name, value in flat(values).items()}
-    found = {name: _plain_value(value) for name, value in found.items()}
+    found = {name: _without_lists(value) for name, value in flat(values).items()}
     complaints = [_unknown(name) for name in found if name not in KEYS]
     wrong = 0  # keys that exist and have no allowed value
     for name, text in (overrides or {}).items():
-        new_name = OLD_NAMES.get(name, name)
-        if new_name not in KEYS:
+        if name not in KEYS:
             complaints.append(_unknown(name))
             continue
         try:
-            found[new_name] = value_from_text(text, name)
+            found[name] = value_from_text(text, name)
         except ValueError:
             given = f"not {text!r}" if text else "and has no value"
-            complaints.append(f"config.{name} must be {KEYS[new_name].wanted()}, {given}")
+            complaints.append(f"config.{name} must be {KEYS[name].wanted()}, {given}")
             wrong += 1
     for name, key in KEYS.items():
         if name not in found and key.setting.required:
@@ -360,36 +353,24 @@ def _built(group: type, values: dict[str, Any], prefix: str = "") -> Any:
     return group(**arguments)
 
 
-def _plain_value(value: Any) -> Any:
-    """Lists, JSON's form of tuples, as tuples; (None,) as None, an earlier form of None."""
-    if isinstance(value, list | tuple):
-        value = tuple(map(_plain_value, value))
-        return None if value == (None,) else value
-    return value
-
-
-def _renamed(name: str, value: Any) -> Any:
-    """The value that an earlier one stands for, of a key under its present or its earlier name."""
-    key = KEYS.get(OLD_NAMES.get(name, name))
-    values = key.setting.old_values if key is not None else None
-    return values[value] if values and isinstance(value, bool) and value in values else value
+def _without_lists(value: Any) -> Any:
+    """Lists, JSON's form of tuples, as tuples."""
+    return tuple(map(_without_lists, value)) if isinstance(value, list | tuple) else value
 
 
 def value_from_text(text: str, name: str) -> Any:
-    """The value that a text on the command line means for a key, also under the key's earlier name.
+    """The value that a text on the command line means for a key.
 
     Raises ValueError where the text is none of the key's type.
     """
-    key = KEYS[OLD_NAMES.get(name, name)]
+    key = KEYS[name]
     hint = plain(key.hint)
-    if key.setting.old_values and text.lower() in ("", *_BOOLEANS):
-        hint = bool  # the key, or its earlier name, was a switch
     if text == "None" and is_optional(key.hint):
         return None
     if hint is bool:
         if (text or "true").lower() not in _BOOLEANS:  # a key without a value turns it on
             raise ValueError(text)
-        return _renamed(name, _BOOLEANS[(text or "true").lower()])
+        return _BOOLEANS[(text or "true").lower()]
     if not text:
         raise ValueError(text)
     if hint is str:
@@ -400,7 +381,7 @@ def value_from_text(text: str, name: str) -> Any:
         value = ast.literal_eval(text.replace(key.setting.separator, ","))
     except (ValueError, SyntaxError):
         value = tuple(part.strip() for part in text.split(","))  # names without quotation marks
-    value = _plain_value(value if isinstance(value, list | tuple) else (value,))
+    value = _without_lists(value if isinstance(value, list | tuple) else (value,))
     if not fits(value, key.hint):
         raise ValueError(text)
     return value

@@ -13,7 +13,6 @@ from ccnet_jax.common.kernels import IMPLEMENTATIONS
 from ccnet_jax.common.labels import Classes
 from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
-from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.engine.folder import RunFolder
 
 
@@ -89,36 +88,14 @@ def save_classes(run: RunFolder, classes: Classes) -> None:
 
 
 def load_classes(run: RunFolder) -> Classes:
-    """The classes of the run; of a run from before classes.json those of its data set.
-
-    A run from before the numbers were kept has those of its data set, if that one is known here, else 0,
-    1, 2 and so on.
-
-    Raises UserError where neither tells.
-    """
-    values = read_json(run.classes_file, "restore it") if os.path.lexists(run.classes_file) else None
-    if values is None:
-        name = load_config(run).data.name
-        classes = DATASETS[name].classes if name in DATASETS else None
-        if classes is None:
-            raise UserError(f"{run} has no classes.json and {name} names no classes; restore that file")
-        return classes
+    """The classes of the run, by its classes.json. Raises UserError where that cannot be read."""
+    if not os.path.lexists(run.classes_file):
+        raise UserError(f"{run} has no classes.json; restore that file")
+    values = read_json(run.classes_file, "restore it")
     try:
         names, palette = values["classes"], np.array(values["palette"], np.uint8)
         if not all(isinstance(name, str) for name in names) or palette.shape != (len(names), 3):
             raise ValueError("one name and one colour for each class are needed")
-        if "numbers" not in values:
-            return _with_known_numbers(run, Classes(tuple(names), palette))
         return Classes.with_numbers(tuple(names), palette, values["numbers"])
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{run.classes_file} cannot be read ({error!r}); restore it") from None
-
-
-def _with_known_numbers(run: RunFolder, classes: Classes) -> Classes:
-    """The classes with the numbers of the run's data set, where it is known and has these classes."""
-    config = _saved_config(run)
-    known = DATASETS[config.data.name].classes if config and config.data.name in DATASETS else None
-    if known is None or sorted(known.names) != sorted(classes.names):
-        return classes
-    numbers = known.in_order(classes.names).numbers
-    return Classes.with_numbers(classes.names, classes.palette, numbers.tolist())

@@ -31,7 +31,6 @@ class DataConfig(Location):
         at_least=SMALLEST,
         at_most=LARGEST,
         before=None,
-        old_name="fit",
     )
     scale: tuple[float, float] | None = setting(
         None,

@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.data.images import DamagedPicture
-from ccnet_jax.data.picture_sizes import check_size
+from ccnet_jax.data.images import DamagedPicture, check_size
 
 SIDE = 128  # in pixels; smaller tiles decode less around a window, larger ones compress better
 

@@ -7,6 +7,7 @@ a process killed at any moment leaves the ones before. One whose files are not w
 import contextlib
 import functools
 import logging
+import operator
 import pathlib
 import shutil
 import sys
@@ -80,7 +81,7 @@ class Checkpoints:
                 (self._root / name).mkdir(parents=True, exist_ok=True)
         self._options: dict[str, dict[str, Any]] = {
             "last": {"max_to_keep": keep, "keep_period": keep_every},
-            "best": {"max_to_keep": 1, "best_fn": _score},
+            "best": {"max_to_keep": 1, "best_fn": operator.itemgetter("score")},
         }
         self.met_by_all_hosts: BaseException | None = None
         self._failed: set[str] = set()  # where this one of several hosts could not write
@@ -147,7 +148,7 @@ class Checkpoints:
         self._make_ready("best")  # and with it the score of the one before is written
         self._finish_where_hosts_wait()
         best = self._managers["best"].best_step()
-        if best is None or score > _score(self._managers["best"].metrics(best)):
+        if best is None or score > self._managers["best"].metrics(best)["score"]:
             args = ocp.args.Composite(variables=ocp.args.StandardSave(variables))
             self._check_room(variables)
             self._guarded(
@@ -258,15 +259,12 @@ class Checkpoints:
     def restore_last(self, variables: dict[str, Any], optimizer: Any) -> tuple[Any, Any, Progress]:
         """The last checkpoint's (variables, optimizer, progress), on the devices of the arrays given.
 
-        A converted checkpoint has no progress: {}. Raises UserError where it cannot be read.
+        Raises UserError where it cannot be read.
         """
         restore = ocp.args.StandardRestore
-        items: dict[str, Any] = {"variables": restore(variables), "optimizer": restore(optimizer)}
-        if self._has("progress"):
-            items["progress"] = ocp.args.JsonRestore()
-        restored = self._restored(items)
-        progress = dict(restored["progress"]) if "progress" in items else {}
-        return restored["variables"], restored["optimizer"], progress
+        items = {"variables": restore(variables), "optimizer": restore(optimizer)}
+        restored = self._restored(items | {"progress": ocp.args.JsonRestore()})
+        return restored["variables"], restored["optimizer"], dict(restored["progress"])
 
     def restore_item(self, name: str, like: Any) -> Any:
         """One of the `others` of the last checkpoint, on the devices of `like`; None where it has none.
@@ -364,11 +362,6 @@ def _set_aside(folder: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
 def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
     """What Orbax is writing, or has left, below `folder`."""
     return [path for path in folder.glob("*.orbax-checkpoint-tmp*") if path.is_dir()]
-
-
-def _score(metrics: Any) -> float:
-    """What a checkpoint scored; up to version 0.1 it was noted as "mIoU"."""
-    return metrics["score"] if "score" in metrics else metrics["mIoU"]
 
 
 def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | None]:

@@ -25,7 +25,7 @@ def seal(folder: pathlib.Path) -> None:
 def damage(folder: pathlib.Path) -> str | None:
     """What is wrong with the files below `folder`, in words that follow its name; None if nothing is.
 
-    A folder with neither SHA256SUMS nor `progress`, as version 0.1 wrote it, is not checked.
+    A folder with neither SHA256SUMS nor `progress`, as that of a converted backbone, is not checked.
     """
     sums = folder / SUMS
     if not sums.exists():

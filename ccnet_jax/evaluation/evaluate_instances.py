@@ -28,7 +28,6 @@ from ccnet_jax.evaluation.instance_scores import (
     runs_of,
 )
 from ccnet_jax.evaluation.prediction import NotFinite
-from ccnet_jax.figures.instances import instance_comparison, instance_overlay
 from ccnet_jax.models.detection.mask_rcnn import Detections
 from ccnet_jax.models.variables import Variables
 
@@ -155,10 +154,10 @@ def comparison(source: InstanceSource, index: int, found: Found) -> np.ndarray:
     names = source.classes, source.palette
     masks = np.array([mask_of(runs) for runs in found["masks"]], np.uint8).reshape(-1, *image.shape[:2])
     true_masks = np.array(truth.masks, np.uint8).reshape(-1, *image.shape[:2])
-    return instance_comparison(
+    return figures.instance_comparison(
         {
-            "truth": instance_overlay(image, truth.boxes, truth.classes, true_masks, *names),
-            "prediction": instance_overlay(
+            "truth": figures.instance_overlay(image, truth.boxes, truth.classes, true_masks, *names),
+            "prediction": figures.instance_overlay(
                 image, found["boxes"], found["classes"], masks, *names, scores=found["scores"]
             ),
         }

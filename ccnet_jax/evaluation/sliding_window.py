@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
-from ccnet_jax.models.layers import resize_bilinear
+from ccnet_jax.models.resize import resize_bilinear
 
 WINDOWS_AT_ONCE = 4  # windows of each picture in one batch of the network
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ccnet_jax.common.errors import write_whole
 from ccnet_jax.common.labels import VOID
-from ccnet_jax.figures.colours import HATCH_GROUND
+from ccnet_jax.figures.canvas import HATCH_GROUND
 
 _LEVEL = 3  # of compression, 0 to 9; figures are much larger at OpenCV's own, and higher ones take long
 

@@ -16,7 +16,8 @@ from ccnet_jax.models.backbones import BACKBONES, BackboneSettings
 from ccnet_jax.models.backbones.resnet import STEMS
 from ccnet_jax.models.contexts import CONTEXTS, ContextSettings
 from ccnet_jax.models.flavours import FLAVOURS, normalize
-from ccnet_jax.models.layers import REMAT, ConvNorm, Dense, recomputed, resize_bilinear, scaled
+from ccnet_jax.models.layers import REMAT, ConvNorm, Dense, recomputed, scaled
+from ccnet_jax.models.resize import resize_bilinear
 
 _DTYPES = ("float32", "bfloat16", "float64")
 

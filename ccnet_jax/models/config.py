@@ -48,7 +48,6 @@ class ModelConfig:
         "activations; `blocks`, the backbone's blocks and RCCA's projections too",
         choices=REMAT,
         resumable=True,
-        old_values={False: "none", True: "blocks"},
     )
 
     def complaints(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What every part of the network is made of: convolution + norm + activation, and bilinear resizing."""
+"""What every part of the network is made of: convolution + norm + activation."""
 
 import functools
 import itertools
@@ -14,7 +14,6 @@ from jaxtyping import Array, Float
 
 from ccnet_jax.common.kernels import device
 from ccnet_jax.models.batch_norm import BatchNorm
-from ccnet_jax.models.upsampling import bilinear_weights, upsampled_block
 
 # Kaiming-normal over fan-out, as PyTorch's ResNets start.
 conv_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -239,26 +238,3 @@ class ConvNorm(nn.Module):
             )(x)
         out = BatchNorm(not train, dtype=self.dtype, name="norm")(out)
         return nn.leaky_relu(out, self.negative_slope)
-
-
-def resize_bilinear(
-    x: Float[Array, "B h w C"], size: Sequence[int], align_corners: bool
-) -> Float[Array, "B H W C"]:
-    """Bilinear resizing without antialiasing, as PyTorch's `interpolate`.
-
-    Args:
-      x: [B, h, w, C].
-      size: (height, width) of the result.
-      align_corners: True puts the centres of the corner pixels on one another; False the image's edges.
-
-    Returns:
-      [B, height, width, C] in x's dtype.
-    """
-    if x.shape[1:3] == tuple(size):
-        return x
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    rows, columns = (
-        bilinear_weights(side, out, align_corners, wide).astype(x.dtype)
-        for side, out in zip(x.shape[1:3], size, strict=True)
-    )
-    return upsampled_block(x, rows, columns)

@@ -21,7 +21,7 @@ from ccnet_jax.evaluation.detector import detect, detector
 from ccnet_jax.evaluation.evaluate_instances import in_picture
 from ccnet_jax.evaluation.instance_scores import mask_of
 from ccnet_jax.evaluation.prediction import NotFinite
-from ccnet_jax.figures.instances import instance_overlay
+from ccnet_jax.figures import instance_overlay
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import Detections, MaskRCNN
 from ccnet_jax.models.variables import Variables

@@ -27,8 +27,6 @@ class LossConfig:
         "loss of the main head: `cross_entropy`, or `ohem`, which counts hard pixels only",
         choices=lambda: LOSSES,
         local=True,
-        old_name="ohem",
-        old_values={False: "cross_entropy", True: "ohem"},
     )
     average_over: str = setting(
         "labelled",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
 from ccnet_jax.common.labels import VOID
-from ccnet_jax.models.upsampling import split_rows, upsampled_block, upsampling_matrices
+from ccnet_jax.models.resize import split_rows, upsampled_block, upsampling_matrices
 
 BLOCK_BYTES = 2**22  # of one picture's full-size float32 logits in one block of rows
 

@@ -14,7 +14,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ccnet_jax.common.errors import UserError, write_whole
+from ccnet_jax.common.errors import UserError, first_line, write_whole
 
 if typing.TYPE_CHECKING:
     import torch
@@ -81,7 +81,7 @@ def _read_safetensors(source: pathlib.Path) -> TensorFile:
         RecursionError,  # of lists in lists in lists, without end
     ) as error:
         raise UserError(
-            f"{source} cannot be read as .safetensors ({_first_line(error)}); fetch it again"
+            f"{source} cannot be read as .safetensors ({first_line(error)}); fetch it again"
         ) from None
     return TensorFile(tensors, meta if isinstance(meta, dict) else {})
 
@@ -106,7 +106,7 @@ def _read_torch(source: pathlib.Path) -> TensorFile:
     except MemoryError:
         raise
     except Exception as error:  # whatever PyTorch's reader finds in a damaged file
-        raise UserError(f"{source} cannot be read ({_first_line(error)}); fetch it again") from None
+        raise UserError(f"{source} cannot be read ({first_line(error)}); fetch it again") from None
     return TensorFile(tensors, meta if isinstance(meta, dict) else {})
 
 
@@ -148,10 +148,6 @@ def _array(tensor: "torch.Tensor") -> np.ndarray:
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ValueError("a tensor has more numbers than are stored")
     return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [f"{type(error).__name__}, with no reason given"])[0]
 
 
 # -------------------------------------------------------------------------------------------------- write

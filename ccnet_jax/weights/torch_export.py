@@ -95,7 +95,7 @@ def _check_exportable(config: Config, run: RunFolder, in_place: bool) -> None:
 
 
 def _classes_of(run: RunFolder) -> Classes | None:
-    """The classes of the run; None of an old run that keeps no names and whose data set is not known here."""
+    """The classes of the run; None where its classes.json is gone."""
     with contextlib.suppress(UserError):
         return records.load_classes(run)
     return None

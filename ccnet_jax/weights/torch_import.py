@@ -140,7 +140,9 @@ def _print_tensors(
     print(f"{source} holds a {network}")
     print(f"{len(used)} of its {len(tensors)} tensors used; {_unused(set(tensors) - used)}")
     if in_place:
-        print("its norms are taken for in-place ABN: their scales are |weight| + 1e-5 (else --noinplace-abn)")
+        print(
+            "its norms are taken for in-place ABN: their scales are |weight| + 1e-5 (else --no-inplace-abn)"
+        )
 
 
 def _unused(names: Collection[str]) -> str:

@@ -10,7 +10,6 @@ CLASSES = 19
 VOID = 255
 SQUARE = 32  # pixels a side
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, AUXILIARY_WEIGHT = 1e-2, 0.9, 5e-4, 0.4
-TASKS = ("training", "inference")
 # {name: the program that times it}. PyTorch's three differ in how a user would call the same network.
 CONTENDERS = {
     "jax": "experiments.speed.jax_side",

@@ -18,7 +18,7 @@ from ccnet_jax.training.step import State, initial_state, make_train_step
 from ccnet_jax.weights.instance_import import INSTANCE_NAMES, instance_variables
 from experiments.speed import cases, instance_cases, worker
 from experiments.speed.cases import Case
-from experiments.speed.jax_side import peak_bytes
+from experiments.speed.jax_side import contender
 from experiments.speed.worker import Contender
 
 STEPS = 90_000  # of the schedule, of which the first few run
@@ -44,16 +44,7 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
     state = jax.device_put(state, devices.replicated(mesh))
     step = make_train_step(make_instance_loss(network, config), optimizer, seed=0)
     batch = devices.put_batch(objects(case, config) | {"image": cases.pictures(case)}, mesh)
-
-    def call() -> Any:
-        nonlocal state
-        state, metrics = step(state, batch)
-        return metrics
-
-    def wait(metrics: Any) -> None:
-        jax.block_until_ready((state, metrics))
-
-    return Contender(call, wait, peak_bytes, loss=lambda metrics: float(metrics["loss"]))
+    return contender(step, state, batch)
 
 
 def variables(network: MaskRCNN, weights: pathlib.Path) -> Any:

@@ -47,7 +47,11 @@ def training(network: CCNet, variables: Any, batch: Any, mesh: jax.sharding.Mesh
     loss = make_loss(network, LossConfig(auxiliary_weight=cases.AUXILIARY_WEIGHT))
     step = make_train_step(loss, optimizer, seed=0)
     state = State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
-    state = jax.device_put(state, devices.replicated(mesh))
+    return contender(step, jax.device_put(state, devices.replicated(mesh)), batch)
+
+
+def contender(step: Any, state: State, batch: Any) -> Contender:
+    """Updates, one after the other, of the same batch."""
 
     def call() -> Any:
         nonlocal state

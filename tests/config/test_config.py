@@ -52,9 +52,8 @@ def test_the_promised_keys_exist():
         f"optimizer.{key}"
         for key in ["learning_rate", "momentum", "weight_decay", "power", "min_learning_rate"]
     ]
-    promised += ["loss.auxiliary_weight", "loss.ohem", "data.fit"]
-    for name in promised:
-        assert name in KEYS or name in configuration.OLD_NAMES, name
+    promised += ["loss.auxiliary_weight"]
+    assert set(promised) <= set(KEYS)
 
 
 def test_the_manuals_table_of_keys_is_not_stale():
@@ -70,11 +69,10 @@ def test_a_saved_config_comes_back_as_it_was(name, tmp_path):
 
 
 def old_config(tmp_path):
-    """A run's config.json as the first version wrote it."""
+    """A run's config.json from before there were any keys that a config may lack."""
     new = configuration.flat(configuration.to_dict(load_config("demo")))
     lacking = {name for name, key in KEYS.items() if not key.setting.required}
     old = {name: value for name, value in new.items() if name not in lacking}
-    old["loss.ohem"] = {"ohem": True, "cross_entropy": False}[old.pop("loss.name")]
     nested = {}
     for name, value in old.items():
         group, _, leaf = name.rpartition(".")
@@ -82,16 +80,11 @@ def old_config(tmp_path):
     return nested
 
 
-def test_a_run_of_the_first_version_loads(tmp_path):
+def test_a_run_without_the_newer_keys_loads(tmp_path):
     old, run = old_config(tmp_path), RunFolder(tmp_path)
     run.config_file.write_text(json.dumps(old))
     assert records.load_config(run) == load_config("demo")
     records.check_same_run(run, load_config("demo"))
-    old["loss"]["ohem"] = True
-    old["data"]["fit"] = [2048, 512]
-    run.config_file.write_text(json.dumps(old))
-    assert records.load_config(run).loss.name == "ohem"
-    assert records.load_config(run).data.resize == (2048, 512)
 
 
 def test_a_config_that_lacks_what_every_version_had_is_damaged(tmp_path):
@@ -235,8 +228,7 @@ def test_keys_of_other_tools_lead_to_ours(elsewhere, here):
         ("data.classes", "('sky', 'road')", ("sky", "road")),
         ("data.classes", "sky, road", ("sky", "road")),
         ("data.palette", "((0, 0, 0), (1, 2, 3))", ((0, 0, 0), (1, 2, 3))),
-        ("data.fit", "(2048, 512)", (2048, 512)),
-        ("model.remat", "true", "blocks"),
+        ("data.resize", "(2048, 512)", (2048, 512)),
         ("model.remat", "norms", "norms"),
         ("profile", "100:5", (100, 5)),
         ("profile", "(100, 5)", (100, 5)),
@@ -244,7 +236,6 @@ def test_keys_of_other_tools_lead_to_ours(elsewhere, here):
         ("model.align_corners", "None", None),
         ("optimizer.learning_rate", "1", 1.0),
         ("steps", "60_000", 60_000),
-        ("loss.ohem", "True", "ohem"),
         ("loss.name", "ohem", "ohem"),
         ("pretrained", "None", None),
     ],
@@ -256,9 +247,8 @@ def test_values_on_the_command_line(key, text, value):
     if key in ("data.classes", "data.palette"):
         overrides |= {"data.classes": "sky, road", "data.name": "folder"} | {key: text}
     values = configuration.flat(configuration.to_dict(parse(configuration.default(), overrides)))
-    found = values[configuration.OLD_NAMES.get(key, key)]
-    assert found == value
-    assert type(found) is type(value)
+    assert values[key] == value
+    assert type(values[key]) is type(value)
 
 
 def values_of(key):
@@ -297,7 +287,7 @@ def test_every_allowed_value_survives_the_command_line_and_json(name):
     def check(value):
         assert key.complaint(value) is None
         assert configuration.value_from_text(str(value), name) == value
-        assert configuration._plain_value(json.loads(json.dumps(value))) == value
+        assert configuration._without_lists(json.loads(json.dumps(value))) == value
 
     check()
 
@@ -358,17 +348,10 @@ def test_a_group_and_a_key_without_a_value_are_told_apart():
         parse(configuration.default(), {"optimizer": "3"})
     with pytest.raises(UserError, match="config.steps must be a whole number .* and has no value"):
         parse(configuration.default(), {"steps": ""})
-    assert parse(configuration.default(), {"model.remat": ""}).model.remat == "blocks"
+    assert parse(configuration.default(), {"data.distort": ""}).data.distort is True
 
 
 def test_a_batch_that_cannot_be_accumulated_gets_a_sentence():
     assert parse(configuration.default(), {"accumulate": "4"}).accumulate == 4
     with pytest.raises(UserError, match="batch_size=8 cannot be split into config.accumulate=3 equal parts"):
         parse(configuration.default(), {"accumulate": "3"})
-
-
-def test_runs_and_commands_with_remat_as_a_switch_are_read():
-    values = configuration.to_dict(parse(configuration.default()))
-    for before, now in ((True, "blocks"), (False, "none"), ("norms", "norms")):
-        values["model"]["remat"] = before
-        assert parse(values).model.remat == now

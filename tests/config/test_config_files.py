@@ -17,7 +17,6 @@ from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import initial_state, make_train_step
 from tests.helpers import ROOT, load_config
-from tests.miniatures import WRITERS
 
 NAMES = config_files.names()
 SCORES = {
@@ -27,13 +26,6 @@ SCORES = {
 }
 VARIANTS = [name for name in SCORES if load_config(name).task == "semantic"]
 PUBLISHED = [name for name in VARIANTS if not name.startswith("camvid:")]  # recipes of others
-
-
-@pytest.fixture(scope="module")
-def miniatures(tmp_path_factory):
-    """{name: folder} of every data set."""
-    root = tmp_path_factory.mktemp("miniatures")
-    return {name: write(root / name) for name, write in WRITERS.items()}
 
 
 @functools.cache

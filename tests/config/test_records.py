@@ -65,17 +65,6 @@ def test_classes_come_back(tmp_path):
     np.testing.assert_array_equal(classes.palette, source.palette)
 
 
-def test_classes_of_a_run_from_before_they_were_kept_are_its_data_sets(tmp_path):
-    run = RunFolder(tmp_path)
-    records.save_config(run, load_config("cityscapes"))
-    assert records.load_classes(run).names[:2] == ("road", "sidewalk")
-    values = to_dict(load_config("cityscapes"))
-    values["data"]["name"] = "mine"
-    run.config_file.write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"has no classes.json and mine names no classes; restore that file"):
-        records.load_classes(run)
-
-
 @pytest.mark.parametrize(
     "text",
     [

@@ -20,9 +20,9 @@ from ccnet_jax.data.sources import LazySource, Location, Source, files_of
 from tests.miniatures import WRITERS, write_camvid, write_coco
 
 
-def turned(classes, by=3):
+def turned(classes):
     """The classes in another order."""
-    return classes.in_order([*classes.names[by:], *classes.names[:by]])
+    return classes.in_order([*classes.names[3:], *classes.names[:3]])
 
 
 def same_truth(first, second):

@@ -18,13 +18,6 @@ from ccnet_jax.data.config import DataConfig
 from tests.miniatures import ORIENTATION, WRITERS, scene, write
 
 
-@pytest.fixture(scope="module")
-def miniatures(tmp_path_factory):
-    """{name: folder} of every data set; not to be changed."""
-    root = tmp_path_factory.mktemp("miniatures")
-    return {name: write_one(root / name) for name, write_one in WRITERS.items()}
-
-
 def open_source(name, folder, split="train"):
     data = DataConfig(name=name, dir=str(folder) if folder else None)
     return pipeline.open_source(data, split)

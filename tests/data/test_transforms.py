@@ -109,15 +109,15 @@ def test_crops_of_nearly_one_class_are_avoided():
     image = np.zeros((40, 40, 3), np.uint8)
     rng = np.random.default_rng(0)
 
-    def tally(limit, draws=1500):
+    def tally(limit):
         """How many crops are of (nearly) one class, and how many of those or of void alone."""
         single = void = 0
-        for _ in range(draws):
+        for _ in range(1500):
             _, part = transforms.random_window(image, label, (40, 40), (10, 10), limit, rng)
             counts = np.bincount(part[part != 255], minlength=2)
             single += counts.sum() > 0 and counts.max() >= 0.75 * counts.sum()
             void += counts.sum() == 0
-        return single / draws, (single + void) / draws
+        return single / 1500, (single + void) / 1500
 
     single, rejected = tally(1.0)
     assert 0.6 < single < rejected < 0.95

@@ -147,14 +147,6 @@ def test_reading_programs_tell_of_damage_and_move_nothing(run, capsys):
     assert (run.checkpoints / "last" / "6").is_dir()
 
 
-def test_one_from_before_the_checksums_is_read(run):
-    for path in run.checkpoints.rglob(SUMS):
-        path.unlink()
-    shutil.rmtree(run.checkpoints / "last" / "6" / "progress")
-    step, *_, progress, told = restored(run)
-    assert (step, progress, told) == (6, {}, [])
-
-
 def test_one_whose_checksums_are_gone_is_incomplete(run):
     (run.checkpoints / "last" / "6" / SUMS).unlink()
     found = restored(run)

@@ -4,13 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ccnet_jax import CCNet
 from ccnet_jax.common import devices
+from ccnet_jax.common.labels import VOID
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.evaluation import upsampling
+from ccnet_jax.evaluation import prediction
 from ccnet_jax.evaluation.prediction import predictor, scorer
 from ccnet_jax.evaluation.test_mode import TestMode
+from ccnet_jax.models.resize import resize_bilinear, upsampling_matrices
 
 
 def network():
@@ -148,7 +152,7 @@ def test_rows_are_upsampled_in_blocks(settings, monkeypatch):
     model, mode = Toy(8), TestMode(**settings)
     images = jnp.asarray(Streets("val")[0]["image"][None, :50, :81])
     whole = np.asarray(scorer(model, mode)({}, images))
-    monkeypatch.setattr(upsampling, "BLOCK_BYTES", 2**15)  # 50 rows in four blocks of 13
+    monkeypatch.setattr(prediction, "BLOCK_BYTES", 2**15)  # 50 rows in four blocks of 13
     np.testing.assert_allclose(scorer(model, mode)({}, images), whole, atol=1e-5)
     got = np.asarray(predictor(model, mode)({}, images))
     assert got.shape == (1, 50, 81)
@@ -189,3 +193,28 @@ def test_ccnet_is_tested_so_too():
     mode = TestMode(scales=(1.0,), flip=True)
     mirrored = predictor(model, mode)(variables, jnp.asarray(image[None]))
     assert_classes(np.asarray(mirrored)[0], loop_by_hand(apply, image, mode, True))
+
+
+@given(st.integers(1, 4), st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 256))
+def test_blocks_cover_all_rows_and_stay_small(batch, height, width, num_classes):
+    count, rows = prediction.row_blocks((batch, height, width, 3), num_classes)
+    assert count * rows >= height
+    bytes_of_a_row = batch * width * num_classes * 4
+    assert (rows - 1) * bytes_of_a_row <= prediction.BLOCK_BYTES
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_largest_and_sum_of_upsampled_logits(align_corners):
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6, 5)), jnp.float32)
+    wanted = resize_bilinear(logits, (13, 11), align_corners)
+    matrices = upsampling_matrices([(4, 6), (13, 11)], align_corners, (3, 5))
+    largest = prediction.largest_upsampled(logits, matrices)
+    assert largest.shape == (2, 15, 11)
+    assert largest.dtype == jnp.uint8
+    np.testing.assert_array_equal(largest[:, :13], wanted.argmax(-1))
+    for wrong in (jnp.nan, jnp.inf):  # of one class, at one place of the first picture
+        spoilt = prediction.largest_upsampled(logits.at[0, 1, 2, 3].set(wrong), matrices)[:, :13]
+        assert (spoilt[0] == VOID).any()
+        np.testing.assert_array_equal(spoilt[1], largest[1, :13])
+    total = prediction.add_upsampled(jnp.ones((2, 3, 5, 11, 5)), logits, matrices, probabilities=False)
+    np.testing.assert_allclose(total.reshape(2, 15, 11, 5)[:, :13], 1 + wanted, atol=1e-5)

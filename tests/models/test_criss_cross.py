@@ -160,9 +160,9 @@ def test_remat_keeps_the_attention_and_computes_the_projections_again():
     assert kept[1] == 0 < recomputed[1]
 
 
-def dependence(loops, height=4, width=5):
+def dependence(loops):
     """[H, W, H, W]: whether output pixel (y, x) changes with input pixel (i, j)."""
-    x = jax.random.normal(jax.random.key(1), (1, height, width, 8))
+    x = jax.random.normal(jax.random.key(1), (1, 4, 5, 8))
     variables = with_gamma(RCCA(loops).init(jax.random.key(0), x), 1.0)
     jacobian = jax.jit(jax.jacobian(lambda image: RCCA(loops).apply(variables, image[None])[0]))(x[0])
     return np.abs(jacobian).max((2, 5)) > 0

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax.models.layers import resize_bilinear
+from ccnet_jax.models.resize import resize_bilinear
 from ccnet_jax.training import upsampled
 from ccnet_jax.training.losses import AVERAGES, LOSSES, LossConfig, cross_entropy, ohem_cross_entropy
 from ccnet_jax.training.upsampled import UpsampledLogits

@@ -202,10 +202,10 @@ def spread(length: int, count: int) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, min(length, count)).round().astype(int))
 
 
-def excerpt(x: np.ndarray, pixels: int = 5, channels: int = 19) -> np.ndarray:
+def excerpt(x: np.ndarray, pixels: int = 5) -> np.ndarray:
     """[B, H, W, C] -> float32 [B, h, w, c]: a grid of pixels with the corners, and some channels."""
     return np.asarray(x, np.float32)[:, spread(x.shape[1], pixels)][:, :, spread(x.shape[2], pixels)][
-        ..., spread(x.shape[3], channels)
+        ..., spread(x.shape[3], 19)
     ]
 
 

@@ -1,7 +1,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import struct
 import sys
 import zipfile
@@ -485,14 +484,6 @@ def test_files_and_folders_that_cannot_be(tmp_path, monkeypatch):
     assert "pip install torch" in refused(tmp_path / "w.pth", tmp_path / "other")
 
 
-class RunsCode:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
-
-
 @needs_torch
 @pytest.mark.parametrize("modern", [True, False])
 def test_a_pickle_runs_no_code_and_truncated_ones_are_told(tmp_path, modern):
@@ -500,7 +491,7 @@ def test_a_pickle_runs_no_code_and_truncated_ones_are_told(tmp_path, modern):
 
     path, out = tmp_path / "w.pth", tmp_path / "run"
     state = {name: torch.tensor(value) for name, value in random_state("mmseg").items()}
-    harmful = {"state_dict": state, "meta": {"config": RunsCode(tmp_path / "marker")}}
+    harmful = {"state_dict": state, "meta": {"config": helpers.RunsCode(tmp_path / "marker")}}
     torch.save(harmful, path, _use_new_zipfile_serialization=modern)
     assert "would be code and is not run" in refused(path, out)
     assert not (tmp_path / "marker").exists()
@@ -584,7 +575,7 @@ def test_the_program(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("flag", "scale"), [("--noinplace-abn", -1), ("--no-inplace-abn", -1), (None, 1)])
+@pytest.mark.parametrize(("flag", "scale"), [("--no-inplace-abn", -1), (None, 1)])
 def test_the_flags(tmp_path, monkeypatch, capsys, flag, scale):
     state = random_state("official")
     state["bn1.weight"] = -np.ones_like(state["bn1.weight"])

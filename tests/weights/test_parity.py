@@ -17,7 +17,7 @@ from flax import traverse_util
 from ccnet_jax.models.backbones.resnet import max_pool
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.contexts.psp import adaptive_average_pool
-from ccnet_jax.models.layers import resize_bilinear
+from ccnet_jax.models.resize import resize_bilinear
 from ccnet_jax.training.losses import LossConfig
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
 from ccnet_jax.training.semantic_loss import make_loss
@@ -61,10 +61,10 @@ def torch_state(variables, flavour, network):
     return {name: value for name, value in sorted(state.items()) if not is_counter(name)}
 
 
-def assert_same(got, wanted, tolerance=TOLERANCE):
-    """Equal but for `tolerance` of the largest."""
+def assert_same(got, wanted):
+    """Equal but for `TOLERANCE` of the largest."""
     assert got.shape == wanted.shape
-    assert np.abs(got - wanted).max() <= tolerance * np.abs(wanted).max()
+    assert np.abs(got - wanted).max() <= TOLERANCE * np.abs(wanted).max()
 
 
 # ---------------------------------------------------------------------------------------------- networks

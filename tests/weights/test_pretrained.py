@@ -1,5 +1,4 @@
 import importlib.util
-import os
 import shutil
 
 import jax
@@ -17,7 +16,7 @@ from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks import semantic
 from ccnet_jax.training.step import GUARDED
 from ccnet_jax.weights.pretrained import check_path, load_backbone
-from tests.helpers import load_config
+from tests.helpers import RunsCode, load_config
 from tests.miniatures import write_camvid
 
 HERE = importlib.util.find_spec("torch") is not None
@@ -192,14 +191,6 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"w.pth .*pip install torch.*\.safetensors"):
         check_path(str(tmp_path / "w.pth"))
-
-
-class RunsCode:
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.marker),)
 
 
 @needs_torch

@@ -26,9 +26,8 @@ from pycocotools import mask as coco_mask
 
 from ccnet_jax.common.errors import UserError, read_json
 from ccnet_jax.common.labels import numbered_palette
-from ccnet_jax.data.images import DamagedPicture, decode_image, read_bytes
+from ccnet_jax.data.images import DamagedPicture, check_size, decode_image, read_bytes
 from ccnet_jax.data.instances import Objects
-from ccnet_jax.data.picture_sizes import check_size
 from ccnet_jax.data.sources import DataSet, Location, MissingSplit, OtherClasses, data_folder
 
 LAYOUT = "annotations/instances_SPLIT.json and SPLIT/NAME.jpg, for example with SPLIT train2017"

@@ -12,7 +12,7 @@ picture lie a hatched lane and a few vehicles, and the signal's colour alone dec
 Both names of a pair are drawn by the very same code from the same random numbers, so nothing near
 the lane or the vehicle tells them apart. The signal stays within the outermost `SIGNAL_REACH` = 24
 columns and above row `SIGNAL_BOTTOM` = 44; lanes and vehicles stay within the `FAR_REACH` = 64
-outermost columns of the other side and below row `FAR_TOP` = 46. So at least `CONTEXT_DISTANCE` =
+outermost columns of the other side and below row `FAR_TOP` = 46. So at least
 192 - 24 - 64 = 104 columns lie between a pixel and the signal that names it, and they share neither row
 nor column. The demo's ResNet-10 with its head sees 91 pixels to each side of a feature's centre, 99
 from a pixel of the upsampled logits; `tests/data/datasets/test_streets.py` checks with gradients that without
@@ -67,7 +67,6 @@ SIGNAL_REACH = 24
 SIGNAL_BOTTOM = 44
 FAR_REACH = 64
 FAR_TOP = 46
-CONTEXT_DISTANCE = WIDTH - SIGNAL_REACH - FAR_REACH
 
 SPLITS = {"train": 8000, "val": 100, "test": 400}  # scenes
 _SEEDS = {"train": 0, "val": 1, "test": 2}

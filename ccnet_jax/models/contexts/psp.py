@@ -8,7 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from ccnet_jax.models.contexts.settings import Context, ContextSettings
-from ccnet_jax.models.layers import ConvNorm, resize_bilinear
+from ccnet_jax.models.layers import ConvNorm
+from ccnet_jax.models.resize import resize_bilinear
 
 
 class PyramidPooling(nn.Module):

@@ -25,7 +25,6 @@ STRIDES = (4, 8, 16, 32, 64)  # of the levels P2 to P6
 ROI_LEVELS = 4  # P2 to P5 have the features of regions
 BOX_CELLS, MASK_CELLS = 7, 14  # of a region's grid; masks have twice as many
 FLAVOUR = FLAVOURS["mmseg"]  # its input and its max pool are torchvision's and mmdetection's
-STAGE3 = 1024  # channels of the third stage, where the context module stands
 
 
 def is_trained_where_frozen(path: tuple[str, ...]) -> bool:

@@ -10,12 +10,11 @@ import jax.numpy as jnp
 
 from ccnet_jax.common.kernels import GPUS, Report, aot
 from ccnet_jax.config.config import Config
+from ccnet_jax.evaluation.prediction import add_upsampled, largest_upsampled, row_blocks
 from ccnet_jax.evaluation.sliding_window import WINDOWS_AT_ONCE, add_windows, window_starts
 from ccnet_jax.evaluation.test_mode import TestMode
-from ccnet_jax.evaluation.upsampling import add_upsampled, largest_upsampled, row_blocks
 from ccnet_jax.models.ccnet import CCNet
-from ccnet_jax.models.upsampling import Upsampling, upsampling_matrices
-from ccnet_jax.models.variables import Variables
+from ccnet_jax.models.resize import Upsampling, upsampling_matrices
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.tools.costs.parts import batch_on_one_gpu, tested, training_step, variable_shapes
 
@@ -70,15 +69,13 @@ def plan_finding(config: Config, classes: int, picture: tuple[int, int], gpu: st
     return Plan({"network": report.peak_bytes}, report)
 
 
-def plan_testing(
-    network: CCNet, picture: tuple[int, int], mode: TestMode, gpu: str, variables: Variables | None = None
-) -> Plan:
+def plan_testing(network: CCNet, picture: tuple[int, int], mode: TestMode, gpu: str) -> Plan:
     """What testing one picture of (height, width) costs on one GPU, step by step as `predictor` runs them.
 
     Each step is a program of its own: weights, picture, sums and logits lie in memory beside its temporaries.
     Of several scales the largest counts.
     """
-    variables = variable_shapes(network) if variables is None else variables
+    variables = variable_shapes(network)
 
     def planned(function: Callable, *arguments: object) -> int:
         return aot.compile_for(gpu, function, *arguments).temporary_bytes

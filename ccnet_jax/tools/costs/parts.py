@@ -75,11 +75,9 @@ def training_operations(config: Config, classes: int, batch_size: int) -> dict[s
     return passes
 
 
-def inference_operations(
-    config: Config, classes: int, size: tuple[int, int], batch_size: int = 1
-) -> dict[str, Operations]:
-    """{part: its operations} of the network in testing, for pictures or windows of (height, width)."""
-    images = jax.ShapeDtypeStruct((batch_size, *size, 3), jnp.uint8)
+def inference_operations(config: Config, classes: int, size: tuple[int, int]) -> dict[str, Operations]:
+    """{part: its operations} of the network in testing, for a picture or window of (height, width)."""
+    images = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
     with counted_attention():
         network = TASKS[config.task].network(config, classes).clone(implementation=COUNTED)
         found = operations(tested(config, network), variable_shapes(network), images)

@@ -13,8 +13,7 @@ import numpy as np
 from ccnet_jax.tools.exporting.onnx_values import Convolution, Graph, Shape, Value, onnx_type
 
 Rule = Callable[[Graph, Sequence[Value], dict[str, Any], Any], Value]
-NHWC, HWIO = (0, 3, 1, 2), (3, 2, 0, 1)  # where JAX's arrays have batch, channels, rows, columns
-INT64 = np.dtype(np.int64)
+NHWC = (0, 3, 1, 2)  # where JAX's arrays have batch, channels, rows, columns
 
 
 # -------------------------------------------------------------------------------------------------- helpers

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float32, UInt8
 
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.evaluation.detector import detect
-from ccnet_jax.evaluation.upsampling import largest
+from ccnet_jax.evaluation.prediction import largest
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN

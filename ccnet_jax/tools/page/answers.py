@@ -19,7 +19,6 @@ import numpy as np
 
 from ccnet_jax import figures
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.figures.sizes import resized_label
 from ccnet_jax.tasks.instance_model import Instances
 from ccnet_jax.tasks.semantic_model import Model, Prediction
 from ccnet_jax.tools.page.networks import Network, Programs, Way
@@ -129,7 +128,7 @@ class Explorer:
         found, _ = self._found(question)
         if isinstance(found, Instances):
             raise UserError(f"{self._network(question).name} finds instances, and labels no pixels")
-        label = resized_label(found.first, self._pictures.get(question.picture).own_size)
+        label = figures.resized_label(found.first, self._pictures.get(question.picture).own_size)
         model = self._network(question).model
         assert isinstance(model, Model)
         return figures.labels_png(label, model.palette, model.numbers)

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.data.images import decode_image
-from ccnet_jax.data.picture_sizes import size_in_header
-from ccnet_jax.figures.sizes import resized
+from ccnet_jax.data.images import decode_image, size_in_header
+from ccnet_jax.figures import resized
 
 # What a file of each kind begins with. Other kinds are refused: OpenCV reads many, some by old code.
 SIGNATURES = {

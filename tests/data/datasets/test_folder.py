@@ -147,8 +147,8 @@ def test_a_test_split_needs_no_labels(tmp_path):
 # -------------------------------------------------------------- val_share
 
 
-def write_flat(root, count=40):
-    for i in range(count):
+def write_flat(root):
+    for i in range(40):
         write_pair(root / f"images/{i}.png", root / f"labels/{i}.png", i)
     return root
 
@@ -224,9 +224,9 @@ def test_names_come_from_a_file(tmp_path, name):
             open_folder(tmp_path, classes=given)
 
 
-def write_colours(root, colours=COLOURS, void=(0, 0, 0)):
+def write_colours(root, void=(0, 0, 0)):
     table = np.zeros((256, 3), np.uint8)
-    table[: len(colours)], table[255] = colours, void
+    table[: len(COLOURS)], table[255] = COLOURS, void
     for split in ("train", "val"):
         for i in range(3):
             write_pair(root / f"images/{split}/{i}.png", root / f"labels/{split}/{i}.png", i, table[ids(i)])

@@ -18,8 +18,8 @@ from ccnet_jax.tools.costs.flops import (
 from kernels.criss_cross import IMPLEMENTATIONS
 
 
-def shape(*sides, dtype="float32"):
-    return jax.ShapeDtypeStruct(sides, jnp.dtype(dtype))
+def shape(*sides):
+    return jax.ShapeDtypeStruct(sides, jnp.float32)
 
 
 def products(function, *arguments):

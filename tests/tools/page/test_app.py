@@ -16,7 +16,6 @@ from PIL import Image
 
 from ccnet_jax import figures
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.figures.sizes import resized
 from ccnet_jax.tools.page.guard import LOOPBACK
 from ccnet_jax.tools.page.networks import Network, Way
 from ccnet_jax.tools.page.uploads import TooLarge
@@ -39,7 +38,7 @@ def client(explorer):
 @pytest.fixture
 def shown():
     """The first of the run's own pictures, as the network sees it: uint8 [48, 96, 3]."""
-    return resized(Streets("val")[0]["image"], (48, 96))
+    return figures.resized(Streets("val")[0]["image"], (48, 96))
 
 
 def unpacked(answer):

@@ -10,6 +10,7 @@ import pytest
 import ccnet_jax
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import records
+from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.datasets.streets_instances import StreetsInstances
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.tasks.instance_model import Instances
@@ -108,6 +109,7 @@ def test_own_pictures_that_are_not_at_hand(tmp_path):
     config = helpers.load_config("camvid", data__dir=str(tmp_path / "moved"))
     run = helpers.RunFolder(tmp_path / "run")
     records.save_config(run, config)
+    records.save_classes(run, DATASETS["camvid"].classes)
     own = OwnPictures.of_run(str(run))
     assert own.names == []
     assert "moved" in own.missing

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ccnet_jax.tools.page.uploads import Gone, Limits, Picture, Store, TooLarge, read_upload
-from tests.data.test_picture_sizes import png
+from tests.data.test_images import png
 
 
 def test_the_longest_unused_goes_first():

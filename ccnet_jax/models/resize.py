@@ -1,4 +1,4 @@
-"""Logits upsampled to the pictures' own size, a block of rows at a time.
+"""Bilinear resizing, whole or a block of rows at a time.
 
 Bilinear resizing is linear in each direction: upsampled logits are rows times logits times columns, with one
 matrix for each direction. A block of the first matrix's rows gives a block of the picture's rows, so that the
@@ -15,6 +15,29 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Float64
+
+
+def resize_bilinear(
+    x: Float[Array, "B h w C"], size: Sequence[int], align_corners: bool
+) -> Float[Array, "B H W C"]:
+    """Bilinear resizing without antialiasing, as PyTorch's `interpolate`.
+
+    Args:
+      x: [B, h, w, C].
+      size: (height, width) of the result.
+      align_corners: True puts the centres of the corner pixels on one another; False the image's edges.
+
+    Returns:
+      [B, height, width, C] in x's dtype.
+    """
+    if x.shape[1:3] == tuple(size):
+        return x
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    rows, columns = (
+        bilinear_weights(side, out, align_corners, wide).astype(x.dtype)
+        for side, out in zip(x.shape[1:3], size, strict=True)
+    )
+    return upsampled_block(x, rows, columns)
 
 
 class Upsampling(NamedTuple):

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.data.images import decode_image, decode_label
-from ccnet_jax.data.picture_sizes import MOST_PIXELS, check_header
+from ccnet_jax.data.images import MOST_PIXELS, check_header, decode_image, decode_label
 from tests.miniatures import scene
 
 

@@ -8,8 +8,8 @@ from ccnet_jax import figures
 PALETTE = np.array([(0, 0, 0), (0, 255, 0), (100, 110, 120)], np.uint8)
 
 
-def plain(height, width, value, dtype=np.uint8):
-    return np.full((height, width), value, dtype)
+def plain(height, width, value):
+    return np.full((height, width), value, np.uint8)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])

@@ -1,4 +1,4 @@
-"""Upsampling by matrices, a block of rows at a time, against `resize_bilinear`."""
+"""Bilinear resizing against its formula, and its matrices against `resize_bilinear`."""
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jax import export
 
-from ccnet_jax.common.labels import VOID
-from ccnet_jax.evaluation import upsampling
-from ccnet_jax.models.layers import resize_bilinear
-from ccnet_jax.models.upsampling import bilinear_weights, resizing_matrix, upsampling_matrices
+from ccnet_jax.models.resize import bilinear_weights, resize_bilinear, resizing_matrix
 
 sides = st.lists(st.integers(1, 60), min_size=2, max_size=3).map(tuple)
 
@@ -43,31 +40,6 @@ def test_the_matrix_resizes_as_resize_bilinear_does(sides, align_corners):
     np.testing.assert_allclose(matrix @ column[0, :, 0], wanted[0, :, 0], atol=1e-4)
 
 
-@given(st.integers(1, 4), st.integers(1, 5000), st.integers(1, 5000), st.integers(1, 256))
-def test_blocks_cover_all_rows_and_stay_small(batch, height, width, num_classes):
-    count, rows = upsampling.row_blocks((batch, height, width, 3), num_classes)
-    assert count * rows >= height
-    bytes_of_a_row = batch * width * num_classes * 4
-    assert (rows - 1) * bytes_of_a_row <= upsampling.BLOCK_BYTES
-
-
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_largest_and_sum_of_upsampled_logits(align_corners):
-    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 6, 5)), jnp.float32)
-    wanted = resize_bilinear(logits, (13, 11), align_corners)
-    matrices = upsampling_matrices([(4, 6), (13, 11)], align_corners, (3, 5))
-    largest = upsampling.largest_upsampled(logits, matrices)
-    assert largest.shape == (2, 15, 11)
-    assert largest.dtype == jnp.uint8
-    np.testing.assert_array_equal(largest[:, :13], wanted.argmax(-1))
-    for wrong in (jnp.nan, jnp.inf):  # of one class, at one place of the first picture
-        spoilt = upsampling.largest_upsampled(logits.at[0, 1, 2, 3].set(wrong), matrices)[:, :13]
-        assert (spoilt[0] == VOID).any()
-        np.testing.assert_array_equal(spoilt[1], largest[1, :13])
-    total = upsampling.add_upsampled(jnp.ones((2, 3, 5, 11, 5)), logits, matrices, probabilities=False)
-    np.testing.assert_allclose(total.reshape(2, 15, 11, 5)[:, :13], 1 + wanted, atol=1e-5)
-
-
 @pytest.mark.usefixtures("without_shape_checks")
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_weights_of_open_sides_are_those_of_numbers_in_every_bit(align_corners):
@@ -81,3 +53,33 @@ def test_weights_of_open_sides_are_those_of_numbers_in_every_bit(align_corners):
     for side, out in ((8, 64), (6, 47), (7, 49), (97, 769)):
         found = program.call(np.zeros(side, np.uint8), np.zeros(out, np.uint8))
         np.testing.assert_array_equal(found, bilinear_weights(side, out, align_corners))
+
+
+def bilinear_by_hand(x, height, width, align_corners):
+    """Reads input coordinate by coordinate as PyTorch documents `interpolate`."""
+    out = np.zeros((height, width))
+    rows, columns = x.shape
+    for i in range(height):
+        for j in range(width):
+            where = []
+            for at, side, size in ((i, rows, height), (j, columns, width)):
+                if align_corners:
+                    position = at * (side - 1) / (size - 1) if size > 1 else 0.0
+                else:
+                    position = max((at + 0.5) * side / size - 0.5, 0.0)
+                low = min(int(position), side - 1)
+                where.append((low, min(low + 1, side - 1), position - low))
+            (y0, y1, v), (x0, x1, u) = where
+            top, bottom = (1 - u) * x[y0, x0] + u * x[y0, x1], (1 - u) * x[y1, x0] + u * x[y1, x1]
+            out[i, j] = (1 - v) * top + v * bottom
+    return out
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    ("small", "large"), [((5, 7), (33, 50)), ((4, 4), (32, 32)), ((1, 3), (8, 9)), ((3, 1), (5, 6))]
+)
+def test_bilinear_resizing_equals_the_formula(small, large, align_corners):
+    x = np.random.default_rng(0).standard_normal(small).astype(np.float32)
+    got = resize_bilinear(jnp.asarray(x)[None, :, :, None], large, align_corners)[0, :, :, 0]
+    np.testing.assert_allclose(got, bilinear_by_hand(x, *large, align_corners), rtol=1e-4, atol=1e-5)
