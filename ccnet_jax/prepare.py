@@ -33,8 +33,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 from typing import Any
@@ -56,6 +54,7 @@ from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSp
 from ccnet_jax.data.tfds_source import TILE_FEATURES
 from ccnet_jax.data.tiles import SIDE, label_tiles, picture_tiles
 from ccnet_jax.engine.checksums import digest
+from ccnet_jax.engine.stopping import Stopped, StopSignal
 
 VERSION = "1.0.0"  # of what these data sets hold and how
 CHECKSUMS = "checksums.json"
@@ -320,14 +319,14 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
     total = sum(plan.made_of["pictures"].values())
     written = total - sum(shard.stop - shard.start for shard in todo)
     with (
-        _noting_ctrl_c() as check_ctrl_c,
+        StopSignal() as stop,
         futures.ThreadPoolExecutor(_THREADS) as pool,
         progress_bar(total=total, initial=written, unit="image") as bar,
     ):
 
         def count() -> None:
             bar.update()
-            check_ctrl_c()
+            stop.check()
 
         try:
             for shard in todo:
@@ -493,7 +492,7 @@ def _good_shards(folder: pathlib.Path, checksums: dict[str, Any]) -> list[str]:
     total = sum(checksum["bytes"] for checksum in checksums.values())
     good = []
     with (
-        _noting_ctrl_c() as check_ctrl_c,
+        StopSignal() as stop,
         progress_bar(total=total, unit="B", unit_scale=True, desc="checking", leave=False) as bar,
     ):
         for name, checksum in checksums.items():
@@ -502,7 +501,7 @@ def _good_shards(folder: pathlib.Path, checksums: dict[str, Any]) -> list[str]:
                 if path.stat().st_size == checksum["bytes"] and digest(path) == checksum["sha256"]:
                     good.append(name)
             bar.update(checksum["bytes"])
-            check_ctrl_c()
+            stop.check()
     return good
 
 
@@ -546,31 +545,6 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
         os.close(handle)
 
 
-@contextlib.contextmanager
-def _noting_ctrl_c() -> Iterator[Callable[[], None]]:
-    """Inside, a first Ctrl-C is noted, and the function given raises KeyboardInterrupt for it.
-
-    Raised just where the program is, it may get lost: Python drops what is raised in callbacks of its
-    garbage collector, and JAX has one. A second Ctrl-C ends the process at once.
-    """
-    noted = threading.Event()
-
-    def note(*_: Any) -> None:
-        noted.set()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    def check() -> None:
-        if noted.is_set():
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield check
-        check()
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 # ------------------------------------------------------------------ program
 
 
@@ -593,9 +567,9 @@ def main(command: Sequence[str] | None = None) -> None:
                 raise UserError("--jpeg is the quality of tiles: pass --tiles too, or leave it out")
             tiling = Tiling(arguments.jpeg) if arguments.tiles else None
             prepare(arguments.dataset, location, arguments.out, splits, shard_bytes, tiling)
-    except KeyboardInterrupt:
+    except Stopped as stopped:
         print("\ninterrupted: the same command goes on where this one stopped")
-        raise SystemExit(130) from None
+        raise SystemExit(128 + stopped.number) from None
 
 
 def flags() -> command_line.Parser:

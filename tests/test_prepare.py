@@ -1,4 +1,3 @@
-import gc
 import hashlib
 import itertools
 import json
@@ -674,22 +673,8 @@ def test_what_cannot_be_written_is_one_sentence(folders, tmp_path, monkeypatch):
         prepare.verify("voc2012", str(tmp_path / "out"))
 
 
-def test_ctrl_c_is_not_lost_in_the_garbage_collector():
-    """Python drops a KeyboardInterrupt that is raised in a callback of its own."""
-    handler = signal.getsignal(signal.SIGINT)
-
-    def press(phase, info):
-        gc.callbacks.remove(press)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.raises(KeyboardInterrupt), prepare._noting_ctrl_c() as check:  # noqa: PT012
-        gc.callbacks.append(press)
-        gc.collect()
-        check()
-    assert signal.getsignal(signal.SIGINT) is handler
-
-
-def test_the_program_stopped_with_ctrl_c(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_program_stopped_by_a_signal(number, tmp_path):
     arguments = ["--dataset=streets", "--out=out", "--split=train", "--shard-megabytes=1"]
     process = helpers.start("ccnet_jax.prepare", *arguments, cwd=tmp_path)
     checksums = tmp_path / "out/streets/1.0.0.incomplete/checksums.json"
@@ -698,9 +683,9 @@ def test_the_program_stopped_with_ctrl_c(tmp_path):
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     said, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + number, err
     assert "interrupted: the same command goes on where this one stopped" in said
     assert "Traceback" not in err
     assert "image/s" in err  # the bar
