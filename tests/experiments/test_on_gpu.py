@@ -77,9 +77,11 @@ def test_every_program_knows_its_flags(is_toy, tmp_path, monkeypatch):
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parsed)
     for part in all_parts(tmp_path, ("toy", is_toy)):
-        for module, *flags in part.commands:
+        for name, *flags in part.commands:
+            module = importlib.import_module(name)
+            program = module if hasattr(module, "main") else importlib.import_module(f"{name}.__main__")
             with pytest.raises(Parsed) as found:
-                importlib.import_module(module).main([flag.format(minutes=1) for flag in flags])
+                program.main([flag.format(minutes=1) for flag in flags])
             assert found.value.args[0].toy == is_toy
             assert found.value.args[0].output.name == f"{part.name}.json"
 
