@@ -176,7 +176,8 @@ def test_training_that_is_cut_off_at_once_says_so(folder, tmp_path):
     assert (report["finished"], report["step"], report["test"]) == (False, 0, None)
 
 
-def test_what_a_part_started_ends_with_it():
+def test_what_a_part_started_ends_with_it(monkeypatch):
+    monkeypatch.setattr(on_gpu, "GRACE", 1.0)
     command = [sys.executable, "-m", "tests.experiments.endless_part"]
     process = subprocess.Popen(
         command, cwd=helpers.ROOT, process_group=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -191,7 +192,8 @@ def test_what_a_part_started_ends_with_it():
         time.sleep(0.01)
 
 
-def test_a_part_that_fails_or_takes_too_long_says_so(capfd):
+def test_a_part_that_fails_or_takes_too_long_says_so(capfd, monkeypatch):
+    monkeypatch.setattr(on_gpu, "GRACE", 1.0)
     assert on_gpu.run(on_gpu.Part("a", 1, 0, [["tests.experiments.nowhere"]]), 60) == "failed with status 1"
     assert on_gpu.run(on_gpu.Part("a", 1, 0, [["tests.experiments.endless_part"]]), 0).startswith("cut off")
 
