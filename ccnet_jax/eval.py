@@ -18,6 +18,7 @@ from typing import Any
 
 from ccnet_jax.common import compilation_cache, devices, outputs
 from ccnet_jax.common.errors import UserError, write_json
+from ccnet_jax.common.words import number_of
 from ccnet_jax.config import command_line, records
 from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
@@ -154,7 +155,8 @@ def main(command: Sequence[str] | None = None) -> None:
     write_json(output, without_nan(report))  # before it is printed: the reader of a pipe may be gone
     run.push()
     print(task.table(result, source.classes))
-    print(f"{result['pictures']} pictures, {result['images_per_second']:.1f} images/s with compilation")
+    rate = f"{result['images_per_second']:.1f} images/s with compilation"
+    print(f"{number_of(result['pictures'], 'picture')}, {rate}")
     print(f"scores in {output}, pictures in {pictures}")
 
 

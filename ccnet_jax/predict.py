@@ -27,6 +27,7 @@ from ccnet_jax import figures
 from ccnet_jax.common import compilation_cache, outputs
 from ccnet_jax.common.errors import UserError, write_json
 from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.common.words import number_of
 from ccnet_jax.config import command_line
 from ccnet_jax.data.layouts import PICTURE_SUFFIXES
 from ccnet_jax.data.pictures import read_picture
@@ -197,7 +198,7 @@ def main(command: Sequence[str] | None = None) -> None:
                 f"the network in {arguments.workdir} finds instances: omit --ms-flip, --attention and --loops"
             )
         others = label_all(files, lambda image, name: write_instances(model, image, out / name))
-        tell(f"objects of {len(files) - len(others)} pictures in {out}", others)
+        tell(f"objects of {number_of(len(files) - len(others), 'picture')} in {out}", others)
         return
     if arguments.ms_flip:
         model = model.replace(mode=model.mode.ms_flip(FLAVOURS[model.network.flavour]))
@@ -209,7 +210,7 @@ def main(command: Sequence[str] | None = None) -> None:
     others = label_all(
         files, lambda image, name: write_results(model, image, out / name, point, loops), point
     )
-    tell(f"{len(files) - len(others)} pictures labelled in {out}", others)
+    tell(f"{number_of(len(files) - len(others), 'picture')} labelled in {out}", others)
 
 
 def tell(done: str, complaints: list[str]) -> None:

@@ -47,6 +47,7 @@ from ccnet_jax.common.errors import UserError, write_json
 from ccnet_jax.common.kernels import whole_file
 from ccnet_jax.common.labels import VOID, Classes
 from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.common.words import number_of
 from ccnet_jax.config import command_line
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_sample
@@ -295,7 +296,7 @@ def _number_names(classes: Classes) -> list[str]:
 
 def _contents(plan: Plan) -> str:
     pictures = ", ".join(f"{split} {count:,}" for split, count in plan.made_of["pictures"].items())
-    return f"{pictures} pictures in {len(plan.shards)} files"
+    return f"{pictures} pictures in {number_of(len(plan.shards), 'file')}"
 
 
 # ------------------------------------------------------------------ writing

@@ -2,9 +2,9 @@
 
     python -m ccnet_jax.preview --config NAME[:VARIANT] [--output FILE] [--config.KEY=VALUE]
 
-Draws the first crops that training will see, augmented, each beside itself with its labels over it, and a
-legend; and prints how many pictures each split has, their sizes and how often each class occurs. Of instance
-segmentation it draws pictures with their objects, and counts objects.
+Draws the first augmented crops of training, each beside its labels, with a legend. Prints the number of
+pictures of each split, their sizes, and how often each class occurs. For instance segmentation it draws
+pictures with their objects, and counts the objects.
 """
 
 import collections
@@ -17,6 +17,7 @@ from ccnet_jax import figures
 from ccnet_jax.common import outputs
 from ccnet_jax.common.labels import VOID
 from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.common.words import number_of
 from ccnet_jax.config import command_line
 from ccnet_jax.config.config import Config
 from ccnet_jax.data import pipeline
@@ -76,7 +77,7 @@ def preview_objects(
     found = np.zeros(len(source.classes), np.int64)
     for index in progress_bar(pictures, unit="image", leave=False):
         found += np.bincount(source.objects(index).classes, minlength=len(found))
-    print(f"of {config.data.train_split}, {len(pictures)} pictures counted (--counted):")
+    print(f"of {config.data.train_split}, {number_of(len(pictures), 'picture')} counted (--counted):")
     wide = max(map(len, source.classes))
     print("\n".join(f"  {name:{wide}} {n:8,} objects" for name, n in zip(source.classes, found, strict=True)))
 
@@ -85,9 +86,9 @@ def preview_objects(
         drawn += [drawn_objects(batch, row, source) for row in range(config.batch_size)]
         if len(drawn) >= count:
             break
-    sheet = figures.picture_sheet(drawn[:count], f"{len(drawn[:count])} pictures of training")
+    sheet = figures.picture_sheet(drawn[:count], f"{number_of(len(drawn[:count]), 'picture')} of training")
     figures.save_picture(output, sheet)
-    print(f"the first {len(drawn[:count])} pictures of training are in {output}")
+    print(f"the first {number_of(len(drawn[:count]), 'picture')} of training: {output}")
 
 
 def drawn_objects(batch: dict[str, np.ndarray], row: int, source: InstanceSource) -> np.ndarray:
@@ -121,7 +122,7 @@ def main(command: Sequence[str] | None = None) -> None:
 
     if not pipeline.has_summary(data):
         pixels, sizes, count = statistics(source, arguments.counted)
-        print(f"of {data.train_split}, {count} pictures counted (--counted):")
+        print(f"of {data.train_split}, {number_of(count, 'picture')} counted (--counted):")
         print(sizes_text(sizes))
         print(class_table(source.classes, pixels))
 

@@ -68,7 +68,7 @@ def test_without_the_compiler_the_rest_is_reported(cost_of, monkeypatch, tmp_pat
     text = cost_of(f"--plot={chart}", "--gpu=rtx4090")
     assert "ptxas is not on the PATH; in a clone, pip install '.[cost]' brings all that is needed" in text
     assert "GB of" not in text
-    for word in ("stage 3", "context", "auxiliary head", "NVIDIA GeForce RTX 4090", "no measurement"):
+    for word in ("stage 3", "context", "auxiliary head", "NVIDIA GeForce RTX 4090", "not measurements"):
         assert word in text
     assert cv2.imread(str(chart)).shape[1] > 1000
     result = json.loads(cost_of("--json"))

@@ -322,7 +322,7 @@ def test_the_data_are_previewed(coco, tmp_path, monkeypatch, capsys):
     assert [line.split() for line in out.splitlines() if "person" in line] == [
         ["person", f"{people}", "objects"]
     ]
-    assert "the first 3 pictures of training are in" in out
+    assert "the first 3 pictures of training: " in out
     sheet = np.asarray(Image.open(output))
     assert sheet.shape[1] > 2 * 192
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100

@@ -88,7 +88,7 @@ def find_layout(root: pathlib.Path, location: Location) -> tuple[pathlib.Path, L
                 return folder, layout
     held = ", ".join(path.name + "/" * path.is_dir() for path in _folders(root, files=True)[:8])
     raise UserError(
-        f"{root} is laid out in no way that is known (it holds {held or 'nothing'}); {_SET}, without "
+        f"{root} has no folders of a known layout (it holds {held or 'nothing'}); {_SET}, without "
         "{split} where there are no splits"
     )
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import VOID
+from ccnet_jax.common.words import number_of
 from ccnet_jax.data import stream, transforms
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
@@ -73,7 +74,7 @@ def summary(data: DataConfig, source: Source, split: str | None = None) -> str:
       UserError: there is nothing to learn, or files are wrong.
     """
     name = data.name if split is None else f"{data.name}, {split}"
-    lines = [f"{name}: {len(source):,} pictures"]
+    lines = [f"{name}: {number_of(len(source), 'picture')}"]
     own_summary = _own_summary(data)
     if own_summary is not None:
         source = as_opened(source)

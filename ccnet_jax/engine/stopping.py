@@ -84,7 +84,7 @@ class StopSignal:
                 if not first:
                     self._end(number)
                 first = False
-                self._tell("stopping: what is at work ends first; once more ends at once")
+                self._tell("stopping: finishing the current work first; a second signal ends at once")
                 threading.Thread(target=self._end_after_timeout, args=(number,), daemon=True).start()
                 if self._link is not None:  # the main thread may be in an update that waits for the others
                     self._link.ask(number)

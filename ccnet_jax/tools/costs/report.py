@@ -183,8 +183,8 @@ def as_text(result: Costs, name: str) -> str:
         lines += ["", *_memory_lines(result)]
     lines += [
         "",
-        f"Bounds, no measurement, of {gpu.title} with {gpu.flops[result['dtype']] / 1e12:g} TFLOP/s and "
-        f"{gpu.bandwidth / 1e12:.3g} TB/s ({gpu.source}):",
+        f"Bounds on the time, not measurements, for {gpu.title} with "
+        f"{gpu.flops[result['dtype']] / 1e12:g} TFLOP/s and {gpu.bandwidth / 1e12:.3g} TB/s ({gpu.source}):",
         f"  a training step takes at least {1000 * training['seconds_at_least']:.3g} ms, by "
         f"{training['bound_by']}: at most {training['images_per_second_at_most']:.3g} images/s",
         f"  {_schedule(training)}",

@@ -22,7 +22,7 @@ def class_count(config: Config) -> int:
         count = len(COCO_CLASSES)
     else:
         raise UserError(
-            f"how many classes {config.data.name} has stands in its files; pass them as "
+            f"the number of classes of {config.data.name} is only in its files; pass the classes as "
             "--config.data.classes=NAME,NAME,..."
         )
     if complaints := config.loss.complaints_for(count):
@@ -36,7 +36,7 @@ def training_size(config: Config) -> tuple[int, int]:
     if config.task == "instance":
         if config.data.resize is None and (known is None or known.size is None):
             raise UserError(
-                f"config.data.resize is None, and the size of {config.data.name}'s pictures stands in its "
+                f"config.data.resize is None, and the size of {config.data.name}'s pictures is only in its "
                 "files; pass --config.data.resize=LONG,SHORT"
             )
         lying = sorted(config.data.resize or (1, 1))
@@ -45,7 +45,7 @@ def training_size(config: Config) -> tuple[int, int]:
         return config.data.crop
     if known is None or known.size is None:
         raise UserError(
-            f"config.data.crop is None, and the size of {config.data.name}'s pictures stands in its files; "
+            f"config.data.crop is None, and the size of {config.data.name}'s pictures is only in its files; "
             "pass --config.data.crop=HEIGHT,WIDTH"
         )
     return scaled_size(known.size, config.data.resize, 1.0)
