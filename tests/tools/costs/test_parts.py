@@ -103,7 +103,7 @@ def test_sizes_without_files():
     assert sizes.training_size(load_config("demo")) == (96, 192)
     assert sizes.class_count(load_config("folder", data__classes=("a", "b"))) == 2
     assert sizes.size_of("512x1024") == (512, 1024)
-    with pytest.raises(UserError, match=r"pass them as --config.data.classes"):
+    with pytest.raises(UserError, match=r"pass the classes as --config.data.classes"):
         sizes.class_count(load_config("folder"))
     with pytest.raises(UserError, match=r"pass --config.data.crop"):
         sizes.training_size(load_config("folder", data__crop=None, data__scale=None))
