@@ -92,7 +92,7 @@ class Callback:
         """After the last step."""
 
     def arrays(self) -> dict[str, Any]:
-        """{name: arrays} that belong into a checkpoint; see `Engine.restored`."""
+        """{name: arrays} that belong into a checkpoint; `Checkpoints.restore_item` gives them back."""
         return {}
 
     def variables(self) -> Any:
@@ -236,7 +236,7 @@ class Engine:
         """
         self.batches, self._callbacks = batches, callbacks
         arriving = self._delivered(have_one_shape)
-        self._closing.push(self._save_what_is_sound)
+        self._closing.push(self._save_at_the_end)
         for callback in callbacks:
             callback.begin(self.state)
         left = range(self.start + 1, self.config.steps + 1)
@@ -281,10 +281,6 @@ class Engine:
         return step == self.config.steps or step % every == 0
 
     # ------------------------------------------------------------------ what callbacks use
-    def restored(self, name: str, like: Any) -> Any:
-        """The arrays of a callback in the checkpoint from which the run goes on; None where it has none."""
-        return self.checkpoints.restore_item(name, like)
-
     def variables(self) -> Any:
         """What is evaluated, drawn and kept as the best: the newest variables, or a callback's."""
         found = [callback.variables() for callback in self._callbacks]
@@ -336,41 +332,39 @@ class Engine:
         self.log.flush()
 
     # ------------------------------------------------------------------ the end
-    def _save_what_is_sound(
+    def _save_at_the_end(
         self, kind: object, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        """After an error outside a step, or a signal.
-
-        Hosts save together: only what all of them meet lets them. Raises EndAfterSignal after a signal.
-        """
-        if isinstance(error, Stopped):
-            self._end_stopped(error)
-        met_by_all_hosts = self.is_alone or isinstance(error, NotFinite | BatchMissing)
-        if met_by_all_hosts and not self._computing:
-            with contextlib.suppress(Exception):  # the state is that of the newest step
-                self.meter.wait()
-        sound = not self._computing and self.meter.step > self.start
-        if isinstance(error, Exception) and met_by_all_hosts and sound:
-            self.checkpoints.met_by_all_hosts = error
-            with contextlib.suppress(Exception):  # the error itself is what is told
-                self.save(self.meter.step, needed=True)
-            self.checkpoints.met_by_all_hosts = None
-
-    def _end_stopped(self, stopped: Stopped) -> None:
-        """Save, and raise EndAfterSignal."""
+        """Save what is sound where an error ends training. Raises EndAfterSignal where a signal does."""
+        if not isinstance(error, Stopped):
+            self._save_after(error)
+            return
         try:
             if self.meter.step > self.start:  # in a wait for data, steps are not saved yet
                 self.meter.wait()
                 self.save(self.meter.step, needed=True)
-        except Exception as error:
-            self._save_what_is_sound(type(error), error, None)
+        except Exception as failure:
+            self._save_after(failure)
             raise
         step = self.meter.step
         for callback in self._callbacks:
             callback.stopped(step)
         self.bar.close()
         say(f"stopped after step {step}; the same command with --workdir {self.run} goes on from there")
-        raise EndAfterSignal(128 + stopped.number) from None
+        raise EndAfterSignal(128 + error.number) from None
+
+    def _save_after(self, error: BaseException | None) -> None:
+        """After an error outside a step. Hosts save together: only what all of them meet lets them."""
+        met_by_all_hosts = self.is_alone or isinstance(error, NotFinite | BatchMissing)
+        if self._computing or not isinstance(error, Exception) or not met_by_all_hosts:
+            return
+        with contextlib.suppress(Exception):  # the state is that of the newest step
+            self.meter.wait()
+        if self.meter.step > self.start:
+            self.checkpoints.met_by_all_hosts = error
+            with contextlib.suppress(Exception):  # the error itself is what is told
+                self.save(self.meter.step, needed=True)
+            self.checkpoints.met_by_all_hosts = None
 
     def end_after_signal(self) -> None:
         """Raise EndAfterSignal where one came after the last step: what was at work has ended."""

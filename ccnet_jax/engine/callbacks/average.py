@@ -29,7 +29,7 @@ class Average(Callback):
 
     def begin(self, state: Any) -> None:
         """Go on from the checkpoint's average; a new one begins as the state's variables."""
-        average = self.engine.restored(AVERAGE, state.variables)
+        average = self.engine.checkpoints.restore_item(AVERAGE, state.variables)
         self._average = jax.tree.map(jnp.copy, state.variables) if average is None else average
 
     def computed(self, state: Any) -> None:

@@ -48,8 +48,10 @@ TRACKERS: dict[str, type[Tracker]] = {"mlflow": MLflow, "wandb": WeightsAndBiase
 
 
 def _tracker(training: Training) -> Callback | None:
-    name, settings = training.config.tracker, flat(to_dict(training.config))
-    return None if name is None else TRACKERS[name](training.engine, settings)
+    config = training.config
+    return (
+        None if config.tracker is None else TRACKERS[config.tracker](training.engine, flat(to_dict(config)))
+    )
 
 
 def _average(training: Training) -> Callback | None:
