@@ -29,6 +29,7 @@ from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.step import State
 from tests import compiling
+from tests.miniatures import write_camvid
 
 ROOT = pathlib.Path(__file__).parents[1]
 # The keys that choose the backbone of `tests/tiny_backbone.py`, and the flags with which a program does.
@@ -41,6 +42,12 @@ def load_config(name: str, **changes) -> Config:
     """A config by name, NAME or NAME:VARIANT, with {"dotted__key": value}: double underscores are dots."""
     values = configuration.flat(config_files.load(ConfigName.of(name)))
     return configuration.parse(values | {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def tiny_camvid(folder: pathlib.Path, **changes) -> Config:
+    """`TINY` on a miniature of CamVid, written into the folder, with crops of 48x64, two at a time."""
+    data = {"data__name": "camvid", "data__dir": str(write_camvid(folder / "camvid")), "data__crop": (48, 64)}
+    return load_config("demo", **TINY, **data, batch_size=2, **changes)
 
 
 def random_variables(model, seed: int = 0):

@@ -1,6 +1,6 @@
 """Numbers in sentences."""
 
 
-def number_of(count: int, noun: str) -> str:
-    """ "1 image", "2 images", "1,000 images"; of nouns whose plural ends in s."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+def number_of(count: int, one: str, many: str | None = None) -> str:
+    """ "1 image", "2,000 images"; `many` where the plural is not `one` with an s."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

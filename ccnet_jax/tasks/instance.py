@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import Classes
+from ccnet_jax.common.words import number_of
 from ccnet_jax.config.config import Config
 from ccnet_jax.data import instance_batches
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
@@ -61,17 +62,17 @@ def summary(config: Config, source: InstanceSource, split: str) -> str:
     """
     counts = [source.count(i) for i in range(len(source))]
     known = [count for count in counts if count is not None]
-    text = f"{config.data.name}, {split}: {_amount(len(source), 'picture')}"
+    text = f"{config.data.name}, {split}: {number_of(len(source), 'picture')}"
     all_known, among = len(known) == len(counts), ""
     if all_known:
-        text += f", {_amount(sum(known), 'object')} of {_amount(len(source.classes), 'class', 'classes')}"
+        text += f", {number_of(sum(known), 'object')} of {number_of(len(source.classes), 'class', 'classes')}"
     lines = [text]
     if own_summary := DATASETS[config.data.name].summary:
         lines += own_summary(as_opened(source)).splitlines()
     if split == config.data.train_split:
         if not all_known:
             known = [_drawn_count(source, i) for i in evenly_spread(len(source), _COUNTED)]
-            among = f"of {_amount(len(known), 'picture')} counted, "
+            among = f"of {number_of(len(known), 'picture')} counted, "
         lines += [among + sentence for sentence in _not_trained_on(known, config.detection.objects)]
     return "\n  ".join(lines)
 
@@ -81,12 +82,12 @@ def _not_trained_on(counts: list[int], most: int) -> list[str]:
     found = []
     if empty := counts.count(0):
         words = "picture without an object is", "pictures without an object are"
-        found.append(f"{_amount(empty, *words)} not trained on")
+        found.append(f"{number_of(empty, *words)} not trained on")
     if crowded := [count for count in counts if count > most]:
-        left_out = sum(crowded) - most * len(crowded)
+        left_out = number_of(sum(crowded) - most * len(crowded), "object is", "objects are")
         found.append(
-            f"{_amount(len(crowded), 'picture has', 'pictures have')} more than {_amount(most, 'object')}, "
-            f"the largest of which are trained on: {_amount(left_out, 'object is', 'objects are')} left out; "
+            f"{number_of(len(crowded), 'picture has', 'pictures have')} more than "
+            f"{number_of(most, 'object')}, the largest of which are trained on: {left_out} left out; "
             "raise config.detection.objects"
         )
     return found
@@ -95,11 +96,6 @@ def _not_trained_on(counts: list[int], most: int) -> list[str]:
 def _drawn_count(source: InstanceSource, index: int) -> int:
     """The number of objects of a picture, without crowds."""
     return int((~source.objects(index).crowd).sum())
-
-
-def _amount(number: int, one: str, many: str | None = None) -> str:
-    """ "1 picture", "2,000 pictures"."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 def check(config: Config, source: InstanceSource, batch_size: int) -> None:

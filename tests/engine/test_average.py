@@ -13,8 +13,7 @@ from ccnet_jax.engine.checkpoints import AVERAGE, load_arrays, load_variables, s
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.stopping import StopSignal
 from ccnet_jax.tasks import TASKS, semantic
-from tests.helpers import TINY, load_config
-from tests.miniatures import write_camvid
+from tests.helpers import tiny_camvid
 
 pytestmark = pytest.mark.usefixtures("shared_programs", "tiny_backbone")
 DECAY = 0.4  # which (1 + step) / (10 + step) reaches after five steps
@@ -23,13 +22,8 @@ DECAY = 0.4  # which (1 + step) / (10 + step) reaches after five steps
 @pytest.fixture
 def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    data = {
-        "data__name": "camvid",
-        "data__dir": str(write_camvid(tmp_path / "camvid")),
-        "data__crop": (48, 64),
-    }
-    every = {"batch_size": 2, "steps": 8, "log_every": 4, "eval_every": 4, "checkpoint_every": 4}
-    return load_config("demo", **TINY, **data, **every, average_decay=DECAY)
+    every = {"steps": 8, "log_every": 4, "eval_every": 4, "checkpoint_every": 4}
+    return tiny_camvid(tmp_path, **every, average_decay=DECAY)
 
 
 def in_numpy(tree):

@@ -7,8 +7,7 @@ from ccnet_jax.engine.engine import Callback
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.stopping import StopSignal
 from ccnet_jax.tasks.callbacks import CALLBACKS
-from tests.helpers import TINY, load_config
-from tests.miniatures import write_camvid
+from tests.helpers import tiny_camvid
 
 pytestmark = pytest.mark.usefixtures("shared_programs", "tiny_backbone")
 
@@ -39,13 +38,8 @@ def test_moments_come_in_their_order(tmp_path, monkeypatch):
         def end(self, state):
             moments.append(("end", int(state.step)))
 
-    data = {
-        "data__name": "camvid",
-        "data__dir": str(write_camvid(tmp_path / "camvid")),
-        "data__crop": (48, 64),
-    }
-    every = {"batch_size": 2, "steps": 4, "log_every": 2, "eval_every": 4, "checkpoint_every": 100}
-    config, run = load_config("demo", **TINY, **data, **every), RunFolder(tmp_path / "run")
+    every = {"steps": 4, "log_every": 2, "eval_every": 4, "checkpoint_every": 100}
+    config, run = tiny_camvid(tmp_path, **every), RunFolder(tmp_path / "run")
     monkeypatch.setitem(CALLBACKS, "noting", lambda training: Noting(training.engine))
     saved = []
     monkeypatch.setattr(

@@ -11,8 +11,7 @@ from ccnet_jax.engine.callbacks import tracker
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.stopping import StopSignal
 from ccnet_jax.tasks.callbacks import TRACKERS
-from tests.helpers import TINY, load_config
-from tests.miniatures import write_camvid
+from tests.helpers import tiny_camvid
 
 pytestmark = pytest.mark.usefixtures("shared_programs", "tiny_backbone")
 SETTINGS = ("steps", "optimizer.learning_rate", "data.crop")
@@ -23,13 +22,8 @@ def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    data = {
-        "data__name": "camvid",
-        "data__dir": str(write_camvid(tmp_path / "camvid")),
-        "data__crop": (48, 64),
-    }
-    every = {"batch_size": 2, "steps": 4, "log_every": 1, "eval_every": 4, "checkpoint_every": 2}
-    return load_config("demo", **TINY, **data, **every)
+    every = {"steps": 4, "log_every": 1, "eval_every": 4, "checkpoint_every": 2}
+    return tiny_camvid(tmp_path, **every)
 
 
 def records_of(data):
