@@ -1,4 +1,4 @@
-# make demo   set up, train on the built-in scenes, evaluate, write pictures
+# make demo   set up, train on the built-in scenes, evaluate, write images
 # make test   set up, lint, run every test
 # make test-fast   the tests that need no training and no large network
 # make test-lowest   the same with the oldest versions that requirements.txt allows, on Python 3.11

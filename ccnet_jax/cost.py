@@ -27,9 +27,9 @@ def main(command: Sequence[str] | None = None) -> None:
     arguments = flags().parsed(command)
     config = command_line.config_of(arguments)
     name = arguments.config or arguments.named
-    picture = sizes.picture_size(config)
+    image = sizes.image_size(config)
     if arguments.inference is not None:
-        picture = sizes.size_of(arguments.inference)
+        image = sizes.size_of(arguments.inference)
     if arguments.plot is not None and not importlib.util.find_spec("matplotlib"):
         raise UserError("--plot needs matplotlib, which is not installed: pip install matplotlib")
     if arguments.plot is not None:
@@ -43,7 +43,7 @@ def main(command: Sequence[str] | None = None) -> None:
             bar.update()
 
         batch_size = arguments.batch or config.batch_size
-        costs = report.costs(config, batch_size, picture, arguments.gpu, compiling)
+        costs = report.costs(config, batch_size, image, arguments.gpu, compiling)
     if arguments.plot is not None:
         with writing(arguments.plot):
             report.plot(costs, name, pathlib.Path(arguments.plot))
@@ -58,11 +58,11 @@ def flags() -> command_line.Parser:
         "--batch",
         type=command_line.positive,
         metavar="N",
-        help="pictures of a step on one GPU; default config.batch_size, as if there were only one",
+        help="images of a step on one GPU; default config.batch_size, as if there were only one",
     )
     parser.add_argument("--gpu", choices=list(GPUS), default="h200", help="default %(default)s")
     parser.add_argument(
-        "--inference", metavar="HxW", help="a picture to test; default that of the data set, or a crop"
+        "--inference", metavar="HxW", help="an image to test; default that of the data set, or a crop"
     )
     parser.add_argument("--json", action="store_true", help="print JSON: bytes, seconds and operations")
     parser.add_argument(

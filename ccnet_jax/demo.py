@@ -24,8 +24,8 @@ def main(command: Sequence[str] | None = None) -> None:
     workdir = flags().parsed(command).workdir
     train.main(["--config", "demo", "--workdir", workdir])
     eval.main(["--workdir", workdir])
-    pictures = RunFolder.at(workdir, fetch=False).pictures("val")
-    print(f"Look at the pictures in {pictures}: input, truth and prediction side by side.")
+    images = RunFolder.at(workdir, fetch=False).images("val")
+    print(f"Look at the images in {images}: input, truth and prediction side by side.")
 
 
 if __name__ == "__main__":

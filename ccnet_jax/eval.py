@@ -4,9 +4,9 @@
     python -m ccnet_jax.eval --window 769,769                  # slides by two thirds of the window
     python -m ccnet_jax.eval --split test --labels DIR         # for Cityscapes' test server
 
-With no argument: the newest run (runs/latest) on the split it validates on, on whole pictures or in sliding
+With no argument: the newest run (runs/latest) on the split it validates on, on whole images or in sliding
 windows as its config says. Prints IoU and accuracy of each class, mIoU, mAcc and pixel accuracy, or of
-instances COCO's AP of boxes and masks, writes them as JSON, and draws the first pictures. --labels writes
+instances COCO's AP of boxes and masks, writes them as JSON, and draws the first images. --labels writes
 every prediction in the data set's own numbers, of instances as detections.json.
 """
 
@@ -36,7 +36,7 @@ def test_mode(arguments: argparse.Namespace, config: Config) -> TestMode:
     """How the command line asks to test: as the config says, where it says nothing else."""
     if not TASKS[config.task].modes and (arguments.ms_flip or arguments.window or arguments.stride):
         raise UserError(
-            f"a network of config.task={config.task!r} is tested on whole pictures at one scale: omit "
+            f"a network of config.task={config.task!r} is tested on whole images at one scale: omit "
             "--ms-flip, --window and --stride"
         )
     mode = config.test_mode(arguments.ms_flip)
@@ -75,13 +75,13 @@ def name_of(arguments: argparse.Namespace, split: str) -> str:
 
 
 def opened(config: Config, run: RunFolder, split: str, data_dir: str | None, unlabelled: bool) -> Any:
-    """The pictures of the split, whose labels may be missing where `unlabelled`; see `run_data.opened`.
+    """The images of the split, whose labels may be missing where `unlabelled`; see `run_data.opened`.
 
     Raises UserError in the words of this program's flags.
     """
     name = config.data.name
     if data_dir is not None and config.data.source == "folder" and DATASETS[name].layout is None:
-        raise UserError(f"--data-dir={data_dir}: the pictures of {name} lie in no folder; omit it")
+        raise UserError(f"--data-dir={data_dir}: the images of {name} lie in no folder; omit it")
     try:
         return run_data.opened(config, split, records.load_classes(run), run, unlabelled)
     except UserError as error:
@@ -128,7 +128,7 @@ def main(command: Sequence[str] | None = None) -> None:
     task = TASKS[config.task]
     source = opened(config, run, split, arguments.data_dir, unlabelled=labels is not None)
     name = name_of(arguments, split)
-    pictures = run.pictures(name)
+    images = run.images(name)
     asked = output is not None or labels is not None  # to write outside the run
     data = pipeline.files_of_all_splits(config.data, source) if asked else files_of(source)
     check_places(run, output, labels, name, data)
@@ -137,16 +137,16 @@ def main(command: Sequence[str] | None = None) -> None:
     variables, step = load_variables(run, arguments.checkpoint, variables_like(network, devices.data_mesh()))
     print(f"{run.path.resolve() if run.remote is None else run}, step {step}, split {split}, {mode}")
     test = task.tester(config, network, mode)
-    result = test(variables, source, pictures=pictures, limit=arguments.limit, labels=labels)
+    result = test(variables, source, drawings=images, limit=arguments.limit, labels=labels)
     run.push()
     if labels is not None:
-        print(f"{result['pictures']} predictions in {labels}")
+        print(f"{result['images']} predictions in {labels}")
     if not task.scores(result):
         if labels is not None:
             return  # what a test split is evaluated for
         raise UserError(
             f"split {split} of {config.data.name} has no labels to score; choose another with --split (what "
-            f"the network predicts for its first pictures is in {pictures})"
+            f"the network predicts for its first images is in {images})"
         )
 
     output = output or run.scores_file(name)
@@ -156,8 +156,8 @@ def main(command: Sequence[str] | None = None) -> None:
     run.push()
     print(task.table(result, source.classes))
     rate = f"{result['images_per_second']:.1f} images/s with compilation"
-    print(f"{number_of(result['pictures'], 'picture')}, {rate}")
-    print(f"scores in {output}, pictures in {pictures}")
+    print(f"{number_of(result['images'], 'image')}, {rate}")
+    print(f"scores in {output}, images in {images}")
 
 
 def flags() -> command_line.Parser:
@@ -179,7 +179,7 @@ def flags() -> command_line.Parser:
     )
     parser.add_argument("--stride", help="DOWN,ACROSS between windows; default two thirds of the window")
     parser.add_argument("--labels", help="folder for all predictions, as label files or detections.json")
-    parser.add_argument("--limit", type=command_line.positive, help="evaluate the first pictures only")
+    parser.add_argument("--limit", type=command_line.positive, help="evaluate the first images only")
     return parser
 
 

@@ -1,10 +1,10 @@
-"""A page in your browser: what a trained network sees in a picture, and what its pixels attend to.
+"""A page in your browser: what a trained network sees in an image, and what its pixels attend to.
 
     python -m ccnet_jax.explore [RUN] [--port N]
     python -m ccnet_jax.explore runs/demo runs/other     # two runs side by side
 
-Drop a picture on the page, take one of the run's own, or use the webcam. The page shows the classes over the
-picture, their areas, and the probabilities under the pointer. A click shows what that pixel attends to after
+Drop an image on the page, take one of the run's own, or use the webcam. The page shows the classes over the
+image, their areas, and the probabilities under the pointer. A click shows what that pixel attends to after
 each loop of RCCA. Loops, scales and the run can be changed.
 
 Everything stays on this machine: the page is served at 127.0.0.1, loads nothing from elsewhere, and writes no
@@ -25,7 +25,7 @@ from ccnet_jax.engine.folder import LATEST
 from ccnet_jax.tools.page.answers import Explorer
 from ccnet_jax.tools.page.guard import LOOPBACK
 from ccnet_jax.tools.page.networks import Network
-from ccnet_jax.tools.page.own_pictures import OwnPictures
+from ccnet_jax.tools.page.own_images import OwnImages
 from ccnet_jax.tools.page.uploads import Limits
 from ccnet_jax.weights.inference import load
 
@@ -49,7 +49,7 @@ def main(command: Sequence[str] | None = None) -> None:
     with listening(arguments.host, arguments.port) as server:
         compilation_cache.turn_on()
         runs = arguments.runs or [str(LATEST)]
-        own = OwnPictures.of_run(runs[0], arguments.data_dir)
+        own = OwnImages.of_run(runs[0], arguments.data_dir)
         networks = [Network(run, load(run, arguments.checkpoint)) for run in runs]
         limits = Limits(arguments.megabytes, arguments.megapixels, arguments.side)
         print(greeting(arguments.host, server.getsockname()[1], networks, own), flush=True)
@@ -89,11 +89,11 @@ def hosts_of(host: str) -> frozenset[str] | None:
     return None if host in _ANYWHERE else frozenset({host.lower()})
 
 
-def greeting(host: str, port: int, networks: list[Network], own: OwnPictures) -> str:
+def greeting(host: str, port: int, networks: list[Network], own: OwnImages) -> str:
     """What is printed when the page is ready."""
     lines = [network.summary() for network in networks]
     if own.missing:
-        lines.append(f"none of the run's own pictures: {own.missing}")
+        lines.append(f"none of the run's own images: {own.missing}")
     if host not in LOOPBACK:
         lines.append("warning: everybody who reaches this machine can use the page: it asks for no password")
     shown = "127.0.0.1" if host in _ANYWHERE else f"[{host}]" if ":" in host else host
@@ -153,7 +153,7 @@ def flags() -> command_line.Parser:
         "--side",
         type=side_length,
         default=Limits.side,
-        help="longest side in pixels that the network sees; larger pictures are shrunk; default %(default)s",
+        help="longest side in pixels that the network sees; larger images are shrunk; default %(default)s",
     )
     parser.add_argument(
         "--megabytes",
@@ -165,7 +165,7 @@ def flags() -> command_line.Parser:
         "--megapixels",
         type=command_line.positive,
         default=Limits.megapixels,
-        help="million pixels of the largest picture that the page takes; default %(default)s",
+        help="million pixels of the largest image that the page takes; default %(default)s",
     )
     return parser
 

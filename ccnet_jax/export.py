@@ -1,11 +1,11 @@
-"""A trained network as one file that a server runs without this package: pictures in, classes out.
+"""A trained network as one file that a server runs without this package: images in, classes out.
 
     python -m ccnet_jax.export RUN --to stablehlo|onnx|saved_model [--size H,W|any] [--batch N|any]
     python -m ccnet_jax.export runs/demo --to onnx --size 512,1024 --batch 1 --probabilities
 
 The file takes "images", uint8 RGB [B, H, W, 3], and gives "classes", uint8 [B, H, W]. --probabilities adds
 "probabilities", float32 [B, H, W, classes]. Weights, normalisation and upsampling are inside. It labels whole
-pictures in one pass, also where the run is tested in windows or at several scales.
+images in one pass, also where the run is tested in windows or at several scales.
 
     stablehlo    for JAX alone, on CPUs and NVIDIA's GPUs; the results are the jitted model's in every bit
     onnx         opset 18, for onnxruntime and others; logits are within 1e-4 of the largest
@@ -40,7 +40,7 @@ from ccnet_jax.evaluation.test_mode import WHOLE
 from ccnet_jax.tasks.instance_model import InstanceModel
 from ccnet_jax.tasks.semantic_model import Model
 from ccnet_jax.tools.exporting import FORMATS, Format
-from ccnet_jax.tools.exporting.program import PictureShape, Program, instance_program, semantic_program
+from ccnet_jax.tools.exporting.program import ImageShape, Program, instance_program, semantic_program
 from ccnet_jax.weights.inference import load
 from ccnet_jax.weights.new_folder import new_folder
 from ccnet_jax.weights.values import check_numbers
@@ -67,9 +67,9 @@ def main(command: Sequence[str] | None = None) -> None:
         check_memory(shape, len(model.classes))
         program = program_of(model, dtype, shape, arguments.probabilities)
         export(program, form, out)
-    print(f"{out}: {size_of(out) / 1e6:.1f} MB, pictures {shape} (batch x height x width), {dtype}")
+    print(f"{out}: {size_of(out) / 1e6:.1f} MB, images {shape} (batch x height x width), {dtype}")
     if isinstance(model, Model) and model.mode != WHOLE:
-        print(f"the file labels whole pictures in one pass; this run is tested otherwise ({model.mode})")
+        print(f"the file labels whole images in one pass; this run is tested otherwise ({model.mode})")
 
 
 # ------------------------------------------------------------------------------------------ what is asked for
@@ -88,14 +88,14 @@ def check_form(name: str, form: Format, config: Config, probabilities: bool) -> 
         )
 
 
-def semantic_shape(arguments: argparse.Namespace) -> PictureShape:
-    """The pictures of a network that labels pixels; any, unless the flags say otherwise. Raises UserError."""
+def semantic_shape(arguments: argparse.Namespace) -> ImageShape:
+    """The images of a network that labels pixels; any, unless the flags say otherwise. Raises UserError."""
     size = size_flag(arguments.size or ANY) or (None, None)
-    return PictureShape(batch_flag(arguments.batch or ANY), *size)
+    return ImageShape(batch_flag(arguments.batch or ANY), *size)
 
 
-def instance_shape(arguments: argparse.Namespace, config: Config) -> PictureShape:
-    """The pictures of a network that finds instances, by default one that lies. Raises UserError."""
+def instance_shape(arguments: argparse.Namespace, config: Config) -> ImageShape:
+    """The images of a network that finds instances, by default one that lies. Raises UserError."""
     known = [] if config.data.resize is None else canvases(config.data, [(1, 2), (2, 1)])
     words = " or ".join(f"{height},{width}" for height, width in known) or f"H,W in multiples of {MULTIPLE}"
     size = size_flag(arguments.size) if arguments.size else next(iter(known), None)
@@ -104,7 +104,7 @@ def instance_shape(arguments: argparse.Namespace, config: Config) -> PictureShap
     batch = batch_flag(arguments.batch or "1")
     if batch is None:
         raise UserError("this network finds instances in a batch of one size: pass --batch N")
-    return PictureShape(batch, *size)
+    return ImageShape(batch, *size)
 
 
 def size_flag(text: str) -> tuple[int, int] | None:
@@ -122,7 +122,7 @@ def size_flag(text: str) -> tuple[int, int] | None:
 
 
 def batch_flag(text: str) -> int | None:
-    """Pictures of --batch, None for any. Raises UserError."""
+    """Images of --batch, None for any. Raises UserError."""
     if text == ANY:
         return None
     if not text.isdecimal() or int(text) < 1:
@@ -151,13 +151,13 @@ def check_out(out: pathlib.Path, form: Format, run: RunFolder) -> None:
     outputs.check_file("--out", out, [*run.own_files, *inside], (form.suffix,))
 
 
-def check_memory(shape: PictureShape, classes: int) -> None:
-    """Raise UserError where the logits of such pictures would not fit into this machine's memory."""
+def check_memory(shape: ImageShape, classes: int) -> None:
+    """Raise UserError where the logits of such images would not fit into this machine's memory."""
     batch, height, width = max(shape.examples())
     needed, there = 12 * batch * height * width * classes, psutil.virtual_memory().total  # and two like them
     if needed > there:
         raise UserError(
-            f"pictures {shape} have {needed / 1e9:.0f} GB of logits, with which the file is to be tried, and "
+            f"images {shape} have {needed / 1e9:.0f} GB of logits, with which the file is to be tried, and "
             f"this machine has {there / 1e9:.0f} GB; choose smaller ones with --size or --batch"
         )
 
@@ -167,7 +167,7 @@ def check_memory(shape: PictureShape, classes: int) -> None:
 def on_the_cpu() -> Iterator[None]:
     """Inside, JAX computes on a CPU: a program that is traced for one runs on GPUs, too.
 
-    For a GPU the network would take other ways to the same results, which do not take pictures of any size.
+    For a GPU the network would take other ways to the same results, which do not take images of any size.
     """
     try:
         cpu = jax.devices("cpu")[0]
@@ -177,7 +177,7 @@ def on_the_cpu() -> Iterator[None]:
         yield
 
 
-def program_of(model: Model | InstanceModel, dtype: str, shape: PictureShape, probabilities: bool) -> Program:
+def program_of(model: Model | InstanceModel, dtype: str, shape: ImageShape, probabilities: bool) -> Program:
     """What the file is to compute. Raises UserError where the weights are damaged."""
     variables = jax.device_get(model.variables)
     for path, value in jax.tree_util.tree_leaves_with_path(variables):
@@ -214,13 +214,13 @@ def export(program: Program, form: Format, out: pathlib.Path) -> None:
             bar.update()
 
 
-def not_written(shape: PictureShape, error: Exception) -> Exception:
-    """The error of a network that cannot be traced; a UserError where it must know its pictures' size."""
+def not_written(shape: ImageShape, error: Exception) -> Exception:
+    """The error of a network that cannot be traced; a UserError where it must know its images' size."""
     kinds = (jax.errors.JAXTypeError, jax.errors.InconclusiveDimensionOperation)
     if not (shape.is_any and isinstance(error, kinds)):
         return error
     return UserError(
-        "this network must know the size of its pictures, as model.context=psp does; pass --size H,W and "
+        "this network must know the size of its images, as model.context=psp does; pass --size H,W and "
         f"--batch N (JAX says: {str(error).strip().splitlines()[0]})"
     )
 
@@ -237,8 +237,8 @@ def flags() -> command_line.Parser:
     parser = command_line.Parser("ccnet_jax.export", __doc__)
     parser.add_run("folder of the run, or of a converted checkpoint; default: the newest run")
     parser.add_argument("--to", required=True, choices=list(FORMATS), help="format of the file")
-    parser.add_argument("--size", metavar="H,W|any", help="of the pictures; default any")
-    parser.add_argument("--batch", metavar="N|any", help="pictures of a call; default any")
+    parser.add_argument("--size", metavar="H,W|any", help="of the images; default any")
+    parser.add_argument("--batch", metavar="N|any", help="images of a call; default any")
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16"], help="of the computation; default the run's, or float32"
     )

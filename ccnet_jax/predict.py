@@ -1,16 +1,16 @@
-"""Label pictures with a trained network.
+"""Label images with a trained network.
 
     python -m ccnet_jax.predict IMAGES_OR_FOLDER ... [--workdir DIR] [--out DIR] [--ms-flip]
     python -m ccnet_jax.predict street.jpg --attention 200,310
     python -m ccnet_jax.predict street.jpg --loops 1,2,3
 
-For every picture, of any size, OUT gets NAME.png, NAME-overlay.png, and NAME-figure.png: picture and
+For every image, of any size, OUT gets NAME.png, NAME-overlay.png, and NAME-figure.png: image and
 prediction side by side over the legend. NAME.png is a label map, a palette PNG whose pixels are the numbers
 that the label files of the run's data set have for the classes. --attention ROW,COLUMN adds
 NAME-attention.png, what that pixel attends to after each loop; --loops adds NAME-loops.png, predictions with
 these numbers of loops. Images of one name get longer names: street-png, street-jpg.
 
-A picture that cannot be labelled is named at the end, and the exit code is 1; the others are labelled.
+An image that cannot be labelled is named at the end, and the exit code is 1; the others are labelled.
 
 A network that finds instances leaves NAME-overlay.png, with boxes, names, scores and masks, and NAME.json: a
 list of {"class", "score", "box": [x0, y0, x1, y1] in pixels, "mask": COCO's compressed runs}.
@@ -29,8 +29,8 @@ from ccnet_jax.common.errors import UserError, write_json
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.common.words import number_of
 from ccnet_jax.config import command_line
-from ccnet_jax.data.layouts import PICTURE_SUFFIXES
-from ccnet_jax.data.pictures import read_picture
+from ccnet_jax.data.layouts import IMAGE_SUFFIXES
+from ccnet_jax.data.user_images import read_image
 from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.evaluation.instance_scores import runs_of
 from ccnet_jax.evaluation.prediction import NotFinite
@@ -39,49 +39,47 @@ from ccnet_jax.tasks.instance_model import InstanceModel
 from ccnet_jax.tasks.semantic_model import Model
 from ccnet_jax.weights.inference import attention_map, load, with_loops
 
-_FOLDERS = 4  # above a picture, that the names of its results may have at most
+_FOLDERS = 4  # above an image, that the names of its results may have at most
 _RESULTS = (".png", "-overlay.png", "-figure.png", "-attention.png", "-loops.png", ".json")
 
 
-def pictures(paths: Sequence[str]) -> dict[str, pathlib.Path]:
+def images(paths: Sequence[str]) -> dict[str, pathlib.Path]:
     """The files to label, by the names that their results get: {name: file}. A file is labelled once.
 
     A name is the file's without suffix; where results of two files would be one file, it is with the suffix,
     and where that does not help, with the names of the folders above.
 
     Args:
-      paths: files, and folders of which every picture is taken; "~" is the user's home.
+      paths: files, and folders of which every image is taken; "~" is the user's home.
 
     Raises:
-      UserError: a path does not exist, or a folder holds no picture.
+      UserError: a path does not exist, or a folder holds no image.
     """
     files: list[pathlib.Path] = []
     for path in (pathlib.Path(text).expanduser() for text in paths):
         if path.is_dir():
-            pictures_inside = sorted(p for p in path.iterdir() if is_picture(p))
-            if not pictures_inside:
-                raise UserError(
-                    f"{path} holds no picture ({', '.join(PICTURE_SUFFIXES)}); choose another folder"
-                )
-            files += pictures_inside
+            images_inside = sorted(p for p in path.iterdir() if is_image(p))
+            if not images_inside:
+                raise UserError(f"{path} holds no image ({', '.join(IMAGE_SUFFIXES)}); choose another folder")
+            files += images_inside
         elif path.is_file():
             files.append(path)
         else:
-            raise UserError(f"{path} does not exist; name pictures or folders of pictures")
+            raise UserError(f"{path} does not exist; name images or folders of images")
     files = list({os.path.abspath(path): path for path in files}.values())
     names = outputs.distinct_names([result_names(path) for path in files], _RESULTS)
     return dict(zip(names, files, strict=True))
 
 
 def result_names(path: pathlib.Path) -> list[str]:
-    """What the results of a picture may be called, the shortest name first."""
+    """What the results of an image may be called, the shortest name first."""
     parts = [part.replace(".", "-") for part in pathlib.Path(os.path.abspath(path)).parts[1:]]
     return [path.stem, *("-".join(parts[-count:]) for count in range(1, min(len(parts), _FOLDERS + 1) + 1))]
 
 
-def is_picture(path: pathlib.Path) -> bool:
-    """Whether a file's name is a picture's, and not that of a Mac's notes about one (`._NAME`)."""
-    return path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+def is_image(path: pathlib.Path) -> bool:
+    """Whether a file's name is an image's, and not that of a Mac's notes about one (`._NAME`)."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def label_all(
@@ -89,20 +87,20 @@ def label_all(
     write: Callable[[np.ndarray, str], None],
     point: tuple[int, int] | None = None,
 ) -> list[str]:
-    """Label every picture that can be; a sentence on each of the others.
+    """Label every image that can be; a sentence on each of the others.
 
     Args:
-      files: {name of the results: picture}.
-      write: labels a picture, uint8 [H, W, 3] RGB, and writes the results of that name.
-      point: (row, column) that a picture must have; None for none.
+      files: {name of the results: image}.
+      write: labels an image, uint8 [H, W, 3] RGB, and writes the results of that name.
+      point: (row, column) that an image must have; None for none.
 
     Raises:
-      UserError: no picture can be labelled, results cannot be written, or the network's output is not finite.
+      UserError: no image can be labelled, results cannot be written, or the network's output is not finite.
     """
     complaints = []
-    for name, path in progress_bar(files.items(), unit="picture"):
+    for name, path in progress_bar(files.items(), unit="image"):
         try:
-            image = read_picture(path)
+            image = read_image(path)
         except UserError as error:
             complaints.append(str(error))
             continue
@@ -126,11 +124,11 @@ def write_results(
     point: tuple[int, int] | None = None,
     loops: tuple[int, ...] = (),
 ) -> None:
-    """Label one picture and write the results.
+    """Label one image and write the results.
 
     Args:
       model: the network.
-      image: the picture, uint8 [H, W, 3] RGB.
+      image: the image, uint8 [H, W, 3] RGB.
       stem: OUT/NAME, what the results' paths begin with.
       point: (row, column) of the pixel whose attention is drawn, None for none.
       loops: numbers of loops to compare, () for no comparison.
@@ -141,22 +139,22 @@ def write_results(
 
     prediction = model.predict(image)
     figures.save_labels(result(""), prediction.label, model.palette, model.numbers)
-    figures.save_picture(result("-overlay"), prediction.overlay)
+    figures.save_image(result("-overlay"), prediction.overlay)
     figure = figures.prediction_figure(image, {"prediction": prediction.label}, model.classes, model.palette)
-    figures.save_picture(result("-figure"), figure)
+    figures.save_image(result("-figure"), figure)
     if point is not None:
         maps = attention_map(model, image, point)
-        figures.save_picture(result("-attention"), figures.attention_figure(image, maps, point))
+        figures.save_image(result("-attention"), figures.attention_figure(image, maps, point))
     if loops:
         labels = {_loops_title(n): with_loops(model, n).predict(image).label for n in loops}
         figure = figures.prediction_figure(image, labels, model.classes, model.palette)
-        figures.save_picture(result("-loops"), figure)
+        figures.save_image(result("-loops"), figure)
 
 
 def write_instances(model: InstanceModel, image: np.ndarray, stem: pathlib.Path) -> None:
-    """Find the objects of one picture and write NAME-overlay.png and NAME.json; arguments as above."""
+    """Find the objects of one image and write NAME-overlay.png and NAME.json; arguments as above."""
     found = model.predict(image)
-    figures.save_picture(stem.with_name(f"{stem.name}-overlay.png"), found.overlay)
+    figures.save_image(stem.with_name(f"{stem.name}-overlay.png"), found.overlay)
     rows = zip(found.classes, found.scores.tolist(), found.boxes.tolist(), found.masks, strict=True)
     objects = [
         {"class": model.classes[label], "score": score, "box": box, "mask": runs_of(mask)}
@@ -175,8 +173,8 @@ def main(command: Sequence[str] | None = None) -> None:
     compilation_cache.turn_on()
     command_line.run_parts(arguments)
     if not arguments.images:
-        raise UserError("name the pictures or folders to label, for example street.jpg")
-    files = pictures(arguments.images)
+        raise UserError("name the images or folders to label, for example street.jpg")
+    files = images(arguments.images)
     point: tuple[int, int] | None = None
     loops: tuple[int, ...] = ()
     if arguments.attention:
@@ -198,7 +196,7 @@ def main(command: Sequence[str] | None = None) -> None:
                 f"the network in {arguments.workdir} finds instances: omit --ms-flip, --attention and --loops"
             )
         others = label_all(files, lambda image, name: write_instances(model, image, out / name))
-        tell(f"objects of {number_of(len(files) - len(others), 'picture')} in {out}", others)
+        tell(f"objects of {number_of(len(files) - len(others), 'image')} in {out}", others)
         return
     if arguments.ms_flip:
         model = model.replace(mode=model.mode.ms_flip(FLAVOURS[model.network.flavour]))
@@ -210,7 +208,7 @@ def main(command: Sequence[str] | None = None) -> None:
     others = label_all(
         files, lambda image, name: write_results(model, image, out / name, point, loops), point
     )
-    tell(f"{number_of(len(files) - len(others), 'picture')} labelled in {out}", others)
+    tell(f"{number_of(len(files) - len(others), 'image')} labelled in {out}", others)
 
 
 def tell(done: str, complaints: list[str]) -> None:
@@ -225,7 +223,7 @@ def tell(done: str, complaints: list[str]) -> None:
 def flags() -> command_line.Parser:
     """The command line."""
     parser = command_line.Parser("ccnet_jax.predict", __doc__)
-    parser.add_argument("images", nargs="*", metavar="IMAGE", help="pictures or folders to label")
+    parser.add_argument("images", nargs="*", metavar="IMAGE", help="images or folders to label")
     parser.add_argument(
         "--workdir",
         default=str(LATEST),

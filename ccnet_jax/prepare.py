@@ -5,8 +5,8 @@
     python -m ccnet_jax.prepare --dataset cityscapes --out OUT --verify
     python -m ccnet_jax.prepare --dataset folder --source FOLDER --out OUT [--images PATTERN ...]
 
-Pictures and labels are kept as the bytes of their files, in the folder's order, after each pair was decoded
-and checked. A picture without a label, as in test splits, gets an 8-bit PNG that is 255 (void) everywhere,
+Images and labels are kept as the bytes of their files, in the folder's order, after each pair was decoded
+and checked. An image without a label, as in test splits, gets an 8-bit PNG that is 255 (void) everywhere,
 so that every reader can decode it. Labels of `folder`, whose numbers and colours only its classes.txt
 explains, become PNGs of class indices. What results in OUT/NAME/1.0.0 is a data set like any other of TFDS:
 
@@ -14,9 +14,9 @@ explains, become PNGs of class indices. What results in OUT/NAME/1.0.0 is a data
 
 though TFDS's own decoder makes colours of palette PNGs' labels (VOC's), where `ccnet_jax` reads the numbers.
 
-With --tiles pictures and labels are cut into tiles, without loss, and training decodes only the tiles that a
-crop needs: the same crops as from the folder, several times faster where pictures are large. Such a data set
-is read by `ccnet_jax` alone. --jpeg makes its pictures small, and changes their pixels a little.
+With --tiles images and labels are cut into tiles, without loss, and training decodes only the tiles that a
+crop needs: the same crops as from the folder, several times faster where images are large. Such a data set
+is read by `ccnet_jax` alone. --jpeg makes its images small, and changes their pixels a little.
 
 All is written in OUT/NAME/1.0.0.incomplete, which gets its name when nothing is missing. Stopped or killed,
 the same command goes on with the shards that are whole. `checksums.json` holds the SHA-256 of every shard
@@ -53,7 +53,7 @@ from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.images import decode_sample
 from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSplit, Source, files_of
 from ccnet_jax.data.tfds_source import TILE_FEATURES
-from ccnet_jax.data.tiles import SIDE, label_tiles, picture_tiles
+from ccnet_jax.data.tiles import SIDE, image_tiles, label_tiles
 from ccnet_jax.engine.checksums import digest
 from ccnet_jax.engine.stopping import Stopped, StopSignal
 
@@ -65,7 +65,7 @@ _THREADS = min(8, os.cpu_count() or 1)  # that read and decode
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:
-    """How pictures are written as tiles.
+    """How images are written as tiles.
 
     Attributes:
       jpeg: quality of JPEG files, 1 to 100; None keeps every pixel. Labels are always kept.
@@ -76,7 +76,7 @@ class Tiling:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A file to be written: pictures `start` to `stop` of a split."""
+    """A file to be written: images `start` to `stop` of a split."""
 
     file: str
     split: str
@@ -86,16 +86,16 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that is to be written, known before the first picture is read.
+    """Everything that is to be written, known before the first image is read.
 
     Attributes:
       sources: of every split.
       shards: in the order in which they are written.
       made_of: what must be the same for shards written before to be part of it: {"files": SHA-256 of names
-        and sizes, "shard_bytes": ..., "pictures": {split: ...}}; of data sets whose classes are found in
+        and sizes, "shard_bytes": ..., "images": {split: ...}}; of data sets whose classes are found in
         the data "classes", and of tiles "tiles".
       size: of all files read, in bytes.
-      tiling: None where pictures and labels keep the bytes of their files.
+      tiling: None where images and labels keep the bytes of their files.
     """
 
     sources: dict[str, FileSource]
@@ -120,7 +120,7 @@ def prepare(
       location: where it lies.
       out: TFDS's data_dir.
       splits: which; None takes all that exist and prints which do not.
-      shard_bytes: most bytes of the folder that go into one file, though a picture at least.
+      shard_bytes: most bytes of the folder that go into one file, though an image at least.
       tiling: how to cut tiles; None keeps the bytes of the folder's files.
 
     Raises:
@@ -197,7 +197,7 @@ def _sources(dataset: str, location: Location, splits: list[str] | None) -> dict
         if not isinstance(source, FileSource):
             raise UserError(
                 f"{dataset} cannot be prepared: its sources give no files; add to their class a method "
-                "read(index) -> (bytes of the picture's file, bytes of the label's file or None)"
+                "read(index) -> (bytes of the image's file, bytes of the label's file or None)"
             )
         sources[split] = source
     if not sources:
@@ -208,7 +208,7 @@ def _sources(dataset: str, location: Location, splits: list[str] | None) -> dict
 
 
 def _plan(dataset: str, sources: dict[str, FileSource], shard_bytes: int, tiling: Tiling | None) -> Plan:
-    """What is to be written: shards of at most `shard_bytes`, though of one picture at least."""
+    """What is to be written: shards of at most `shard_bytes`, though of one image at least."""
     shards, listed, total = [], {}, 0
     for split, source in sources.items():
         sizes = _sizes(source)
@@ -226,7 +226,7 @@ def _plan(dataset: str, sources: dict[str, FileSource], shard_bytes: int, tiling
     made_of = {
         "files": hashlib.sha256(json.dumps(listed).encode()).hexdigest(),
         "shard_bytes": shard_bytes,
-        "pictures": {split: len(source) for split, source in sources.items()},
+        "images": {split: len(source) for split, source in sources.items()},
     }
     if DATASETS[dataset].classes is None:
         made_of["classes"] = _class_file(next(iter(sources.values())).label_classes)
@@ -236,7 +236,7 @@ def _plan(dataset: str, sources: dict[str, FileSource], shard_bytes: int, tiling
 
 
 def _sizes(source: FileSource) -> list[tuple[int, int]]:
-    """The bytes of every picture's file and of its label's; of drawn scenes the first one's stand for all."""
+    """The bytes of every image's file and of its label's; of drawn scenes the first one's stand for all."""
     if not isinstance(source, FolderSource):
         image, label = source.read(0)
         return [(len(image), len(label or b""))] * len(source)
@@ -278,11 +278,11 @@ def _features(dataset: str, plan: Plan) -> tfds.features.FeaturesDict:
     classes = _written_classes(dataset, next(iter(plan.sources.values())))
     return tfds.features.FeaturesDict(
         {
-            "image": tfds.features.Image(shape=(None, None, 3), doc="the picture's file, unchanged"),
+            "image": tfds.features.Image(shape=(None, None, 3), doc="the image's file, unchanged"),
             "label": tfds.features.LabeledImage(
                 labels=_number_names(classes), shape=(None, None, 1), doc="the label's file; 255 is void"
             ),
-            "name": tfds.features.Text(doc="the picture's name, without folder and suffix"),
+            "name": tfds.features.Text(doc="the image's name, without folder and suffix"),
         }
     )
 
@@ -295,8 +295,8 @@ def _number_names(classes: Classes) -> list[str]:
 
 
 def _contents(plan: Plan) -> str:
-    pictures = ", ".join(f"{split} {count:,}" for split, count in plan.made_of["pictures"].items())
-    return f"{pictures} pictures in {number_of(len(plan.shards), 'file')}"
+    images = ", ".join(f"{split} {count:,}" for split, count in plan.made_of["images"].items())
+    return f"{images} images in {number_of(len(plan.shards), 'file')}"
 
 
 # ------------------------------------------------------------------ writing
@@ -317,7 +317,7 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
     if len(todo) < len(plan.shards):
         print(f"{folder} holds {len(plan.shards) - len(todo)} of {len(plan.shards)} files: going on")
     _check_space(folder, plan, checksums["shards"])
-    total = sum(plan.made_of["pictures"].values())
+    total = sum(plan.made_of["images"].values())
     written = total - sum(shard.stop - shard.start for shard in todo)
     with (
         StopSignal() as stop,
@@ -346,7 +346,7 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
 def _record_maker(
     dataset: str, source: FileSource, features: Any, tiling: Tiling | None
 ) -> Callable[[int], bytes]:
-    """The function from a picture's number to its record, as TFDS writes it, after a check of the pair."""
+    """The function from an image's number to its record, as TFDS writes it, after a check of the pair."""
     as_indices = DATASETS[dataset].classes is None
 
     def files(index: int) -> dict[str, Any]:
@@ -379,7 +379,7 @@ def _checked(source: FileSource, index: int, image: bytes, label: bytes | None) 
 def _in_tiles(sample: dict[str, np.ndarray], tiling: Tiling) -> dict[str, Any]:
     """A sample as `TILE_FEATURES` has it, without its name."""
     return {
-        "image_tiles": picture_tiles(sample["image"], tiling.jpeg),
+        "image_tiles": image_tiles(sample["image"], tiling.jpeg),
         "label_tiles": label_tiles(sample["label"]),
         "grid": np.array([*sample["label"].shape, SIDE], np.int32),
     }
@@ -388,7 +388,7 @@ def _in_tiles(sample: dict[str, np.ndarray], tiling: Tiling) -> dict[str, Any]:
 def _write_shard(path: pathlib.Path, records: Iterator[bytes], count: Callable[[], None]) -> dict[str, Any]:
     """Write a shard under another name, then give it its own; {"bytes", "sha256"} of the file."""
     with _writing(path), whole_file(path) as temporary:
-        # One record a group is what random access wants, and pictures need no further compression.
+        # One record a group is what random access wants, and images need no further compression.
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         for record in records:
             writer.write(record)
@@ -468,8 +468,8 @@ def _check_made_of(folder: pathlib.Path, plan: Plan) -> None:
         return
     if before["shard_bytes"] != now["shard_bytes"]:
         what = f"with --shard-megabytes={before['shard_bytes'] / 2**20:g}"
-    elif list(before["pictures"]) != list(now["pictures"]):
-        what = f"with --split={','.join(before['pictures'])}"
+    elif list(before["images"]) != list(now["images"]):
+        what = f"with --split={','.join(before['images'])}"
     elif before.get("tiles") != now.get("tiles"):
         what = _tiling_in_words(before.get("tiles"))
     elif before.get("classes") != now.get("classes"):
@@ -518,7 +518,7 @@ def _check_space(folder: pathlib.Path, plan: Plan, done: dict[str, Any]) -> None
 
 
 def _growth(plan: Plan) -> float:
-    """How many times the bytes of its files the data set takes; of tiles judged by the first picture."""
+    """How many times the bytes of its files the data set takes; of tiles judged by the first image."""
     if plan.tiling is None:
         return 1.0
     source = next(iter(plan.sources.values()))
@@ -597,7 +597,7 @@ def flags() -> command_line.Parser:
         "--jpeg",
         type=_quality,
         metavar="QUALITY",
-        help="with --tiles: pictures as JPEG of this quality, 1 to 100; default without loss",
+        help="with --tiles: images as JPEG of this quality, 1 to 100; default without loss",
     )
     parser.add_argument(
         "--verify", action="store_true", help="read a prepared data set again and compare its checksums"

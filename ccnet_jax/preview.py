@@ -3,8 +3,8 @@
     python -m ccnet_jax.preview --config NAME[:VARIANT] [--output FILE] [--config.KEY=VALUE]
 
 Draws the first augmented crops of training, each beside its labels, with a legend. Prints the number of
-pictures of each split, their sizes, and how often each class occurs. For instance segmentation it draws
-pictures with their objects, and counts the objects.
+images of each split, their sizes, and how often each class occurs. For instance segmentation it draws
+images with their objects, and counts the objects.
 """
 
 import collections
@@ -40,44 +40,44 @@ def first_crops(source: Source, config: Config, count: int) -> dict[str, np.ndar
 
 
 def statistics(source: Source, limit: int) -> tuple[np.ndarray, collections.Counter[tuple[int, int]], int]:
-    """Pixels of each class and of void [classes + 1], {(height, width): pictures}, pictures counted.
+    """Pixels of each class and of void [classes + 1], {(height, width): images}, images counted.
 
     Args:
-      source: the pictures.
+      source: the images.
       limit: how many to count, evenly spread; 0 is all.
     """
-    pictures = evenly_spread(len(source), limit)
+    images = evenly_spread(len(source), limit)
     pixels = np.zeros(256, np.int64)
     sizes: collections.Counter[tuple[int, int]] = collections.Counter()
-    for index in progress_bar(pictures, unit="image", leave=False):
+    for index in progress_bar(images, unit="image", leave=False):
         label = source[index]["label"]
         sizes[label.shape] += 1
         pixels += np.bincount(label.ravel(), minlength=256)
     classes = len(source.classes)
-    return np.append(pixels[:classes], pixels[VOID]), sizes, len(pictures)
+    return np.append(pixels[:classes], pixels[VOID]), sizes, len(images)
 
 
 def preview_objects(
     config: Config, source: InstanceSource, count: int, counted: int, output: pathlib.Path
 ) -> None:
-    """Print how many objects the classes have, and draw the first pictures of training with their objects.
+    """Print how many objects the classes have, and draw the first images of training with their objects.
 
     Args:
       config: of instance segmentation.
-      source: pictures to train on.
-      count: pictures to draw.
-      counted: pictures whose objects are counted by class, evenly spread; 0 is all.
+      source: images to train on.
+      count: images to draw.
+      counted: images whose objects are counted by class, evenly spread; 0 is all.
       output: PNG file.
 
     Raises:
       UserError: there is no object to train on.
     """
     TASKS[config.task].check(config, source, config.batch_size)
-    pictures = evenly_spread(len(source), counted)
+    images = evenly_spread(len(source), counted)
     found = np.zeros(len(source.classes), np.int64)
-    for index in progress_bar(pictures, unit="image", leave=False):
+    for index in progress_bar(images, unit="image", leave=False):
         found += np.bincount(source.objects(index).classes, minlength=len(found))
-    print(f"of {config.data.train_split}, {number_of(len(pictures), 'picture')} counted (--counted):")
+    print(f"of {config.data.train_split}, {number_of(len(images), 'image')} counted (--counted):")
     wide = max(map(len, source.classes))
     print("\n".join(f"  {name:{wide}} {n:8,} objects" for name, n in zip(source.classes, found, strict=True)))
 
@@ -86,13 +86,13 @@ def preview_objects(
         drawn += [drawn_objects(batch, row, source) for row in range(config.batch_size)]
         if len(drawn) >= count:
             break
-    sheet = figures.picture_sheet(drawn[:count], f"{number_of(len(drawn[:count]), 'picture')} of training")
-    figures.save_picture(output, sheet)
-    print(f"the first {number_of(len(drawn[:count]), 'picture')} of training: {output}")
+    sheet = figures.image_sheet(drawn[:count], f"{number_of(len(drawn[:count]), 'image')} of training")
+    figures.save_image(output, sheet)
+    print(f"the first {number_of(len(drawn[:count]), 'image')} of training: {output}")
 
 
 def drawn_objects(batch: dict[str, np.ndarray], row: int, source: InstanceSource) -> np.ndarray:
-    """One picture of a batch with its objects as training sees them."""
+    """One image of a batch with its objects as training sees them."""
     used, image = batch["used"][row], batch["image"][row]
     boxes, labels = batch["boxes"][row][used], batch["classes"][row][used]
     shares = batch["masks"][row][used].astype(np.float32) / 255
@@ -122,13 +122,13 @@ def main(command: Sequence[str] | None = None) -> None:
 
     if not pipeline.has_summary(data):
         pixels, sizes, count = statistics(source, arguments.counted)
-        print(f"of {data.train_split}, {number_of(count, 'picture')} counted (--counted):")
+        print(f"of {data.train_split}, {number_of(count, 'image')} counted (--counted):")
         print(sizes_text(sizes))
         print(class_table(source.classes, pixels))
 
     crops = first_crops(source, config, arguments.crops)
     sheet = figures.contact_sheet(crops["image"], crops["label"], source.classes, source.palette)
-    figures.save_picture(output, sheet)
+    figures.save_image(output, sheet)
     print(f"the first {len(crops['image'])} crops of training are in {output}")
 
 
@@ -144,7 +144,7 @@ def flags() -> command_line.Parser:
         "--counted",
         type=not_negative,
         default=200,
-        help="training pictures to count classes in, evenly spread; 0 is all (default: %(default)s)",
+        help="training images to count classes in, evenly spread; 0 is all (default: %(default)s)",
     )
     return parser
 

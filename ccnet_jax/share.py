@@ -4,7 +4,7 @@
     python -m ccnet_jax.share RUN --to hf:ORG/NAME [--private] [--no-example]
 
 The folder holds the weights (model.safetensors), the config, the classes, a model card written from the run's
-own records (README.md) and an example of what the network predicts, with a picture of the data set: see that
+own records (README.md) and an example of what the network predicts, with an image of the data set: see that
 its licence allows that. `ccnet_jax.load`, `eval`, `predict` and `--config.pretrained` take the folder and the
 name. The card's licence is "unknown": write yours.
 """
@@ -52,7 +52,7 @@ def main(command: Sequence[str] | None = None) -> None:
     print(f"uploaded to {address}; in Python: ccnet_jax.load({arguments.to!r})")
 
 
-def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, pictured: bool) -> None:
+def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, with_example: bool) -> None:
     """Write a network into a folder.
 
     Args:
@@ -60,7 +60,7 @@ def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, pict
       checkpoint: "last", "best", or the folder of one checkpoint.
       folder: to write into.
       title: the network's name on its card.
-      pictured: whether an example is added, if the run has one.
+      with_example: whether an example is added, if the run has one.
 
     Raises:
       UserError: there is no such run or checkpoint, or the folder cannot be written.
@@ -73,9 +73,9 @@ def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, pict
         variables, step = weights_file.read(run.weights_file)
     else:
         variables, step = load_arrays(source), int(source.name) if source.name.isdecimal() else None
-    example = next(iter(sorted(run.all_pictures.glob("*/*.png"))), None) if pictured else None
-    if pictured and example is None:
-        print(f"{run} has no pictures, so there is no example: python -m ccnet_jax.eval makes some")
+    example = next(iter(sorted(run.all_images.glob("*/*.png"))), None) if with_example else None
+    if with_example and example is None:
+        print(f"{run} has no images, so there is no example: python -m ccnet_jax.eval makes some")
     shared = RunFolder(folder)
     records.save_config(shared, dataclasses.replace(configuration.without_place(config), pretrained=None))
     records.save_classes(shared, classes)
@@ -95,7 +95,7 @@ def flags() -> command_line.Parser:
     parser.add_argument("--to", metavar="DIR|hf:ORG/NAME", help="a new folder, or a repository on the hub")
     parser.add_argument("--checkpoint", default="last", help="last, best, or the folder of a checkpoint")
     parser.add_argument(
-        "--no-example", dest="example", action="store_false", help="leave out the picture of the data set"
+        "--no-example", dest="example", action="store_false", help="leave out the image of the data set"
     )
     parser.add_argument("--private", action="store_true", help="make the repository, if new, a private one")
     return parser

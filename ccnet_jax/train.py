@@ -6,7 +6,7 @@
     python -m ccnet_jax.train --config NAME --show  # every key of a config
 
 The same command with the same --workdir goes on where the run was stopped, killed or cut off. The folder of a
-run holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best} and pictures/.
+run holds config.json, metrics.jsonl, TensorBoard events, checkpoints/{last,best} and images/.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
         for step, batch in engine.steps(batches, beside, have_one_shape=config.data.crop is not None):
             state, metrics = train_step(state, batch)
             engine.after(step, state, metrics)
-    devices.say(f"finished; pictures in {run.all_pictures}, scores: python -m ccnet_jax.eval --workdir {run}")
+    devices.say(f"finished; images in {run.all_images}, scores: python -m ccnet_jax.eval --workdir {run}")
     engine.end_after_signal()
 
 

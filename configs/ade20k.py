@@ -31,7 +31,7 @@ def get_config(variant: str = "official-r101-512x512-160k") -> ml_collections.Co
     Of ADE20K the paper's section 4.2 gives the rate of 1e-2 and five lengths from which the shorter side is
     drawn. It also says "batch size is 8", without a data set; crop, batch and steps of `official` are
     mmsegmentation's longest. There is no OHEM.
-    mmsegmentation resizes pictures into 2048x512 first, in testing too.
+    mmsegmentation resizes images into 2048x512 first, in testing too.
     """
     recipe, depth, steps, *_ = VARIANTS[variant]
     config = recipe()

@@ -1,4 +1,4 @@
-"""CamVid, 11 classes at 480x360: a small real data set for a first run on real pictures.
+"""CamVid, 11 classes at 480x360: a small real data set for a first run on real images.
 
     python -m ccnet_jax.train --config camvid --config.data.dir=/path/to/camvid
     python -m ccnet_jax.train --config camvid:small --config.data.dir=/path/to/camvid
@@ -19,7 +19,7 @@ def get_config(variant: str = "full") -> ml_collections.ConfigDict:
     """mmsegmentation's flavour and recipe.
 
     `full` is ResNet-50 on crops of 360x480. `small` is ResNet-18 of a quarter of the width on crops of
-    240x320, small enough for a CPU. Its pictures are not shrunk below the size of the crop, since padding
+    240x320, small enough for a CPU. Its images are not shrunk below the size of the crop, since padding
     would waste the time of a step.
     """
     config = mmseg()

@@ -33,7 +33,7 @@ def get_config(variant: str = "official-r101-769x769-60k") -> ml_collections.Con
     """A variant by its name: RECIPE-BACKBONE-CROP-STEPS.
 
     mmsegmentation tests its crops of 769x769 in sliding windows and aligns the corners of their logits; those
-    of 512x1024 it tests on whole pictures.
+    of 512x1024 it tests on whole images.
     """
     recipe, depth, crop, steps, *_ = VARIANTS[variant]
     config = recipe()

@@ -26,7 +26,7 @@ VARIANTS = {
 def get_config(variant: str = "r50-rcca") -> ml_collections.ConfigDict:
     """The "1x" recipe of the open code that the paper used.
 
-    800/1333 resize and mirroring, 16 pictures a step, SGD with momentum 0.9 and weight decay 1e-4 (biases:
+    800/1333 resize and mirroring, 16 images a step, SGD with momentum 0.9 and weight decay 1e-4 (biases:
     twice the rate, no decay), rate 0.02 after 500 updates from a third of it, a tenth of it after 60,000
     updates and again after 80,000 of 90,000. The backbone's norms, its stem and its first stage are kept.
     """

@@ -13,7 +13,7 @@ from ccnet_jax.config import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """ResNet-10 of an eighth of the width, whole 192x96 pictures."""
+    """ResNet-10 of an eighth of the width, whole 192x96 images."""
     config = default()
     config.steps = 1500
     config.batch_size = 4

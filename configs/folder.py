@@ -1,9 +1,9 @@
-"""Your own pictures and labels, without any Python.
+"""Your own images and labels, without any Python.
 
-    python -m ccnet_jax.train --config folder --config.data.dir=/path/to/pictures
+    python -m ccnet_jax.train --config folder --config.data.dir=/path/to/images
 
 finds `images/{train,val}` and `labels/{train,val}` or another usual layout in the folder; the manual's page
-docs/data.md has all of them, and what to set for any other. Small pictures and few of them train in minutes
+docs/data.md has all of them, and what to set for any other. Small images and few of them train in minutes
 on a CPU with --config.model.depth=18 --config.model.width=0.25. No published number.
 """
 

@@ -4,7 +4,7 @@
     python -m ccnet_jax.train --config streets_instances:none
     python -m ccnet_jax.train --config streets_instances:nonlocal
 
-Only the signal on the other side of a picture tells whether a vehicle waits or moves. docs/results.md has the
+Only the signal on the other side of an image tells whether a vehicle waits or moves. docs/results.md has the
 AP of each class with each context module.
 """
 
@@ -21,7 +21,7 @@ VARIANTS: dict[str, tuple[None, None]] = {
 
 
 def get_config(variant: str = "rcca") -> ml_collections.ConfigDict:
-    """ResNet-10 of an eighth of the width with a feature pyramid, whole 192x96 pictures, random weights."""
+    """ResNet-10 of an eighth of the width with a feature pyramid, whole 192x96 images, random weights."""
     config = default()
     config.task = "instance"
     config.data.name = "streets_instances"

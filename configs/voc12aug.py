@@ -30,7 +30,7 @@ def get_config(variant: str = "official-r101-512x512-40k") -> ml_collections.Con
     """A variant by its name: RECIPE-BACKBONE-CROP-STEPS.
 
     `official` has the optimizer and ratios of the paper's Cityscapes recipe, and its authors' loss; crop,
-    batch and steps are mmsegmentation's. mmsegmentation resizes pictures into 2048x512 first, in
+    batch and steps are mmsegmentation's. mmsegmentation resizes images into 2048x512 first, in
     testing too.
     """
     recipe, depth, steps, *_ = VARIANTS[variant]

@@ -1,4 +1,4 @@
-"""RCCA against no context module on real pictures: CamVid, a small network from random weights, on a CPU.
+"""RCCA against no context module on real images: CamVid, a small network from random weights, on a CPU.
 
     python -m experiments.camvid --camvid DIR [--runs runs/camvid]
 
@@ -7,7 +7,7 @@ else the same. Evaluates the last checkpoints on the test split, at one scale an
 writes experiments/results/camvid.json. DIR is described in ccnet_jax/data/datasets/camvid.py. An interrupted
 experiment goes on where it was; what is done is not repeated.
 
-Two figures are drawn, of three test pictures and of pixels that a rule chooses (`chosen_pictures`,
+Two figures are drawn, of three test images and of pixels that a rule chooses (`chosen_images`,
 `chosen_pixel`):
 
     loops       the paper's Figure 5: predictions with 0, 1 and 2 loops. 0 is the network without a context
@@ -46,7 +46,7 @@ NETWORKS: dict[str, dict[str, str | int]] = {
 }
 FOLDERS = {BASELINE: "none", RCCA: "rcca"}
 MODES = {"single": False, "ms_flip": True}  # {mode: whether several scales and mirror images are averaged}
-PICTURES = 3  # in a figure
+IMAGES = 3  # in a figure
 
 
 # --- Scores ---
@@ -100,10 +100,10 @@ def verdict(rows: list[dict]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What the figures show of one picture.
+    """What the figures show of one image.
 
     Attributes:
-      name: of the picture.
+      name: of the image.
       image: uint8 [H, W, 3] RGB.
       point: (row, column) of the pixel whose attention is shown.
       predictions: {title: class ids [H, W]}, for 0, 1 and 2 loops.
@@ -117,13 +117,13 @@ class Scene:
     maps: np.ndarray
 
 
-def chosen_pictures(count: int) -> list[int]:
-    """The middles of `PICTURES` equal parts of a split of `count` pictures, sorted by name."""
-    return [(2 * part + 1) * count // (2 * PICTURES) for part in range(PICTURES)]
+def chosen_images(count: int) -> list[int]:
+    """The middles of `IMAGES` equal parts of a split of `count` images, sorted by name."""
+    return [(2 * part + 1) * count // (2 * IMAGES) for part in range(IMAGES)]
 
 
 def chosen_pixel(label: np.ndarray, pixels: np.ndarray) -> tuple[int, int]:
-    """(row, column) of a pixel: of the picture's class that is rarest in the split, nearest to the centre.
+    """(row, column) of a pixel: of the image's class that is rarest in the split, nearest to the centre.
 
     Args:
       label: class ids [H, W]; 255 is void, which is not chosen.
@@ -137,7 +137,7 @@ def chosen_pixel(label: np.ndarray, pixels: np.ndarray) -> tuple[int, int]:
 
 
 def scene(baseline: Model, rcca: Model, source: Source, index: int, pixels: np.ndarray) -> Scene:
-    """A test picture with its predictions and the attention of its pixel."""
+    """A test image with its predictions and the attention of its pixel."""
     sample = source[index]
     point = chosen_pixel(sample["label"], pixels)
     once = rcca.replace(network=rcca.network.clone(loops=1))
@@ -152,24 +152,24 @@ def scene(baseline: Model, rcca: Model, source: Source, index: int, pixels: np.n
 
 
 def draw(scenes: list[Scene], model: Model, stem: pathlib.Path, photos: bool) -> None:
-    """Write both figures, with the pictures themselves, or with predictions in their place.
+    """Write both figures, with the images themselves, or with predictions in their place.
 
     Args:
       scenes: one below the other.
       model: has the names and colours of the classes.
       stem: what the paths of the files begin with: STEMloops.png, STEMattention.png.
-      photos: whether the pictures themselves are shown.
+      photos: whether the images themselves are shown.
     """
     of_loops, of_attention = [], []
     for shown in scenes:
         drawn = {x: figures.colourize(label, model.palette) for x, label in shown.predictions.items()}
         used = np.unique(np.stack(list(shown.predictions.values())))
-        row = figures.side_by_side({"picture": shown.image, **drawn} if photos else drawn)
+        row = figures.side_by_side({"image": shown.image, **drawn} if photos else drawn)
         of_loops += [row, figures.legend(model.classes, model.palette, row.shape[1], used)]
         ground = shown.image if photos else drawn["2 loops"]
         of_attention.append(figures.attention_figure(ground, shown.maps, shown.point))
-    figures.save_picture(stem.with_name(f"{stem.name}loops.png"), np.concatenate(of_loops))
-    figures.save_picture(stem.with_name(f"{stem.name}attention.png"), np.concatenate(of_attention))
+    figures.save_image(stem.with_name(f"{stem.name}loops.png"), np.concatenate(of_loops))
+    figures.save_image(stem.with_name(f"{stem.name}attention.png"), np.concatenate(of_attention))
 
 
 # --- The program ---
@@ -192,11 +192,11 @@ def main() -> None:
     run = work[RCCA]
     source = run_data.opened(records.load_config(run), SPLIT, records.load_classes(run), run)
     pixels = np.sum(runs.scores(work[RCCA], SPLIT)["confusion"], 1)
-    scenes = [scene(baseline, rcca, source, i, pixels) for i in chosen_pictures(len(source))]
+    scenes = [scene(baseline, rcca, source, i, pixels) for i in chosen_images(len(source))]
     draw(scenes, rcca, RESULTS / "camvid_", photos=False)
     draw(scenes, rcca, folder / "figures" / "camvid_", photos=True)
 
-    shown = [{"picture": x.name, "row": x.point[0], "column": x.point[1]} for x in scenes]
+    shown = [{"image": x.name, "row": x.point[0], "column": x.point[1]} for x in scenes]
     report = {**result_head(), "config": CONFIG, "split": SPLIT, "rows": rows, "figures": shown}
     write_result(RESULTS / "camvid.json", report)
     print("\n\n".join(tables(report).values()))

@@ -4,9 +4,9 @@
 
 Four parts, of which each takes minutes:
 
-  extra     the paper's Tables 3 and 5: operations and memory that a context module adds to the baseline for a
-            picture of 769x769, with PSP and ASPP
-  growth    the same against the side of the picture, from 257 to 2049 pixels
+  extra     the paper's Tables 3 and 5: operations and memory that a context module adds to the baseline, for
+            an image of 769x769, with PSP and ASPP
+  growth    the same against the side of the image, from 257 to 2049 pixels
   training  mmsegmentation's column "Mem (GB)", one row for each config of its model zoo
   remat     memory and operations of a training step under each `model.remat`
 
@@ -48,7 +48,7 @@ PATH = ROOT / "experiments" / "results" / "cost.json"
 GPU = "h200"
 CHANNELS = 512
 GPUS_OF_MMSEG = 4  # its batches of 8 and 16 are those of four GPUs
-SIDES = (257, 513, 769, 1025, 1537, 2049)  # of pictures; features have an eighth, and one more
+SIDES = (257, 513, 769, 1025, 1537, 2049)  # of images; features have an eighth, and one more
 DTYPES = ("float32", "bfloat16")
 
 # {name: (context, loops, backend)}; the backends "triton" and "xla" are the fused kernels and the einsums
@@ -79,9 +79,9 @@ Row = dict[str, Any]
 # --- Rows ---
 
 
-def features(picture: int) -> int:
-    """The side of the feature map of a picture whose side is 8 n + 1."""
-    return (picture - 1) // 8 + 1
+def features(image: int) -> int:
+    """The side of the feature map of an image whose side is 8 n + 1."""
+    return (image - 1) // 8 + 1
 
 
 def module_operations(name: str, side: int) -> int:
@@ -120,7 +120,7 @@ def _module(
 
 @functools.cache
 def step_peak(context: str, loops: int, backend: str | None) -> int:
-    """Planned memory of a training step of one picture of 769x769, ResNet-50, float32."""
+    """Planned memory of a training step of one image of 769x769, ResNet-50, float32."""
     config = _config("cityscapes:official-r50-769x769-60k")
     model = dataclasses.replace(config.model, context=context, loops=loops, implementation=backend)
     changed = dataclasses.replace(config, model=model)
@@ -128,7 +128,7 @@ def step_peak(context: str, loops: int, backend: str | None) -> int:
 
 
 def extra_row(name: str) -> Row:
-    """What a module adds to the baseline, for a picture of 769x769."""
+    """What a module adds to the baseline, for an image of 769x769."""
     context, loops, backend = MODULES[name]
     forward, both = module_bytes(name, features(769), "float32")
     of_paper = {"rcca": f"RCCA, R = {loops}", "nonlocal": "Non-local"}.get(context, "")
@@ -143,10 +143,10 @@ def extra_row(name: str) -> Row:
     }
 
 
-def growth_row(name: str, picture: int) -> Row:
-    """Operations and memory of a module alone, for a picture of picture x picture."""
-    forward, both = module_bytes(name, features(picture), "bfloat16")
-    products = module_operations(name, features(picture))
+def growth_row(name: str, image: int) -> Row:
+    """Operations and memory of a module alone, for an image of image x image."""
+    forward, both = module_bytes(name, features(image), "bfloat16")
+    products = module_operations(name, features(image))
     return {"products": products, "forward_bytes": forward, "forward_backward_bytes": both}
 
 
@@ -211,8 +211,8 @@ def _extra_table(rows: list[Row]) -> str:
 
 
 def _growth_table(rows: list[Row]) -> str:
-    pictures = list(dict.fromkeys(row["picture"] for row in rows))
-    cells = {(row["name"], row["picture"]): row for row in rows}
+    images = list(dict.fromkeys(row["image"] for row in rows))
+    cells = {(row["name"], row["image"]): row for row in rows}
 
     def cell(row: Row | None) -> str:
         if row is None:
@@ -220,10 +220,10 @@ def _growth_table(rows: list[Row]) -> str:
         return f"{row['products'] / 1e9:.1f} / {row['forward_backward_bytes'] / 1e6:.0f}"
 
     body = [
-        [name, *(cell(cells.get((name, picture))) for picture in pictures)]
+        [name, *(cell(cells.get((name, image))) for image in images)]
         for name in dict.fromkeys(row["name"] for row in rows)
     ]
-    return markdown.table(["GFLOP / MB", *(f"{picture}x{picture}" for picture in pictures)], body)
+    return markdown.table(["GFLOP / MB", *(f"{image}x{image}" for image in images)], body)
 
 
 def _training_table(rows: list[Row]) -> str:
@@ -235,7 +235,7 @@ def _training_table(rows: list[Row]) -> str:
         first = next(row for row in mine if row)
         planned = ["" if row is None else f"{row['peak_bytes'] / 1e9:.2f}" for row in mine]
         body.append([f"`{name}`", str(first["batch_size"]), _or_dash(first["published_gigabytes"]), *planned])
-    header = ["config", "pictures a GPU", "GB, mmsegmentation", *(f"GB planned, {x}" for x in dtypes)]
+    header = ["config", "images a GPU", "GB, mmsegmentation", *(f"GB planned, {x}" for x in dtypes)]
     return markdown.table(header, body)
 
 
@@ -258,7 +258,7 @@ def _remat_table(rows: list[Row]) -> str:
         body.append([*named, *numbers])
     header = [
         "config",
-        "pictures",
+        "images",
         "dtype",
         "`model.remat`",
         "GB beside the weights",
@@ -292,7 +292,7 @@ class Part(NamedTuple):
 PARTS = {
     "extra": Part([{"name": name} for name in MODULES], extra_row, _extra_table),
     "growth": Part(
-        [{"name": name, "picture": side} for name in GROWING for side in SIDES], growth_row, _growth_table
+        [{"name": name, "image": side} for name in GROWING for side in SIDES], growth_row, _growth_table
     ),
     "training": Part(
         [{"name": name, "dtype": dtype} for dtype in DTYPES for name in MMSEG], training_row, _training_table

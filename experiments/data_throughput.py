@@ -6,12 +6,12 @@ Three contenders: this pipeline with the tiles that `prepare --tiles` writes, th
 folder of PNGs, and the DataLoader with the same folder. All decode, resize by 0.5 to 2, crop 512x1024 with at
 most 75 % of one class, flip, distort colours and pad; all hand over uint8 batches of 4 from the same number
 of worker processes. They run in turn, so that a change in the machine's speed meets all of a round.
-The DataLoader does what segmentation code bases do, in their order: OpenCV decodes, the whole picture is
-resized, then cropped. Without --data-dir the pictures are `streets` scenes, enlarged to 2048x1024 with noise
-until a PNG is as large as a Cityscapes one (about 2.4 MB). Of --data-dir the first --pictures are read.
+The DataLoader does what segmentation code bases do, in their order: OpenCV decodes, the whole image is
+resized, then cropped. Without --data-dir the images are `streets` scenes, enlarged to 2048x1024 with noise
+until a PNG is as large as a Cityscapes one (about 2.4 MB). Of --data-dir the first --images are read.
 
 Prints samples a second and worker, bytes on disk, where the time of one sample goes, what other ways to store
-pictures would cost, and how long decoders take; writes experiments/results/data_throughput.json after each of
+images would cost, and how long decoders take; writes experiments/results/data_throughput.json after each of
 these, and started again makes those that are missing. Times of single stages are of the processor, in one
 thread. Needs PyTorch's CPU build.
 """
@@ -52,13 +52,13 @@ COMPARED_WITH = ("torch", "opencv-python-headless", "imagecodecs", "pillow")
 CROP, SCALE, CAT_MAX_RATIO, BATCH = (512, 1024), (0.5, 2.0), 0.75, 4
 
 
-def write_pictures(root: pathlib.Path, count: int) -> None:
+def write_images(root: pathlib.Path, count: int) -> None:
     """A Cityscapes folder of `count` enlarged `streets` scenes with a camera's grain."""
     rng = np.random.default_rng(0)
     label_ids = np.full(256, 0, np.uint8)
     table = cityscapes.LABELS.label_ids[:34]
     label_ids[:19] = [np.flatnonzero(table == i)[0] for i in range(19)]
-    for i in progress_bar(range(count), unit="picture", desc="writing pictures", leave=False):
+    for i in progress_bar(range(count), unit="image", desc="writing images", leave=False):
         sample = Streets("train")[i]
         large = cv2.resize(sample["image"], (2048, 1024), interpolation=cv2.INTER_CUBIC).astype(np.float32)
         grain = cv2.GaussianBlur(rng.normal(0, 5, (1024, 2048, 3)).astype(np.float32), (0, 0), 1.0)
@@ -73,8 +73,8 @@ def write_pictures(root: pathlib.Path, count: int) -> None:
             Image.fromarray(pixels).save(path)
 
 
-def link_pictures(root: pathlib.Path, folder: str, count: int) -> None:
-    """A Cityscapes folder of the first `count` training pictures of another."""
+def link_images(root: pathlib.Path, folder: str, count: int) -> None:
+    """A Cityscapes folder of the first `count` training images of another."""
     pairs = cityscapes.open_split(Location(dir=folder), "train").pairs[:count]
     for path in filter(None, itertools.chain.from_iterable(pairs)):
         link = root / path.relative_to(pathlib.Path(folder).expanduser())
@@ -114,10 +114,10 @@ def file_bytes(source: FolderSource, index: int) -> tuple[bytes, bytes]:
 
 
 def opencv_pixels(data: bytes, flags: int) -> np.ndarray:
-    """A picture's pixels as OpenCV decodes them. Raises ValueError where it cannot."""
+    """An image's pixels as OpenCV decodes them. Raises ValueError where it cannot."""
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if pixels is None:
-        raise ValueError("OpenCV cannot decode a picture")
+        raise ValueError("OpenCV cannot decode an image")
     return pixels
 
 
@@ -259,7 +259,7 @@ def stages(tiles: LazySource, folder: FolderSource) -> dict[str, dict[str, float
 
 
 class Form(NamedTuple):
-    """A way to store a picture in parts: how a part is written, and its (height, width)."""
+    """A way to store an image in parts: how a part is written, and its (height, width)."""
 
     encode: Callable[[np.ndarray], bytes | bytearray]
     part: tuple[int, int]
@@ -283,21 +283,21 @@ FORMS = {
 
 
 def storage(folder: FolderSource) -> dict[str, dict[str, float]]:
-    """{form: as of `stored`} of the first pictures."""
+    """{form: as of `stored`} of the first images."""
     images = [folder[i]["image"] for i in range(2)]
     forms = progress_bar(FORMS.items(), unit="form", desc="storing", leave=False)
     return {name: stored(images, form) for name, form in forms}
 
 
 def stored(images: list[np.ndarray], form: Form, crops: int = 100) -> dict[str, float]:
-    """{"megabytes" a picture, "share" that a crop decodes, "decode" of that and "encode" of all in ms}."""
+    """{"megabytes" an image, "share" that a crop decodes, "decode" of that and "encode" of all in ms}."""
     height, width = form.part
     rows, columns = range(0, images[0].shape[0], height), range(0, images[0].shape[1], width)
     cut = [
         [np.ascontiguousarray(image[y : y + height, x : x + width]) for y in rows for x in columns]
         for image in images
     ]
-    parts = [[bytes(form.encode(pixels)) for pixels in picture] for picture in cut]
+    parts = [[bytes(form.encode(pixels)) for pixels in tiles] for tiles in cut]
     needed = [needed_parts(form.part, np.random.default_rng(i)) for i in range(crops)]
 
     def decode(i: int) -> None:
@@ -313,7 +313,7 @@ def stored(images: list[np.ndarray], form: Form, crops: int = 100) -> dict[str, 
 
 
 def needed_parts(part: tuple[int, int], rng: np.random.Generator) -> list[int]:
-    """The numbers of the parts, of (height, width), in which a random crop of a 2048x1024 picture lies."""
+    """The numbers of the parts, of (height, width), in which a random crop of a 2048x1024 image lies."""
     spans, counts = [], []
     size = transforms.random_size((1024, 2048), None, SCALE, None, rng)
     for side, resized, crop, length in zip((1024, 2048), size, CROP, part, strict=True):
@@ -325,7 +325,7 @@ def needed_parts(part: tuple[int, int], rng: np.random.Generator) -> list[int]:
 
 
 def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
-    """{"png" or "jpeg": {decoder: milliseconds a 2048x1024 picture}}."""
+    """{"png" or "jpeg": {decoder: milliseconds a 2048x1024 image}}."""
     pngs = [source.read(i)[0] for i in range(min(4, len(source)))]
     jpegs = [cv2.imencode(".jpg", opencv_pixels(p, cv2.IMREAD_COLOR))[1].tobytes() for p in pngs]
 
@@ -335,7 +335,7 @@ def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
     def pillow(data: bytes) -> np.ndarray:
         return np.array(Image.open(io.BytesIO(data)))
 
-    here = functools.partial(decode_image, name="a picture")
+    here = functools.partial(decode_image, name="an image")
     table: dict[str, dict[str, Callable[[bytes], np.ndarray]]] = {
         "png": {"here": here, "imagecodecs": imagecodecs.png_decode, "OpenCV": opencv, "Pillow": pillow},
         "jpeg": {"here": here, "imagecodecs": imagecodecs.jpeg8_decode, "OpenCV": opencv, "Pillow": pillow},
@@ -351,7 +351,7 @@ def decoders(source: FolderSource) -> dict[str, dict[str, float]]:
     }
 
 
-MEASURED = ("megabytes_a_picture", "milliseconds", "storage", "decoders", "samples_per_second_and_worker")
+MEASURED = ("megabytes_an_image", "milliseconds", "storage", "decoders", "samples_per_second_and_worker")
 CONTENDERS = {"tiles": grain_batches, "folder": grain_batches, "opencv": torch_batches}
 
 
@@ -395,8 +395,8 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     for count, row in report["samples_per_second_and_worker"].items():
         numbers = [f"{row[x]['rate']:.1f}" + f" ({row[x]['ratio']:.2f}x)" * (x != "opencv") for x in titles]
         rates.append([f"{count} worker{'s' * (count != '1')}", *numbers])
-    on_disk = report["megabytes_a_picture"]
-    rates.append(["MB a picture and label, on disk", *(f"{on_disk[x]:.2f}" for x in titles)])
+    on_disk = report["megabytes_an_image"]
+    rates.append(["MB an image and label, on disk", *(f"{on_disk[x]:.2f}" for x in titles)])
     stages = [[x, *(f"{row[y]:.1f}" for y in titles)] for x, row in report["milliseconds"].items()]
     storage = []
     for name, row in report["storage"].items():
@@ -405,12 +405,12 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
             [name, f"{row['megabytes']:.2f}", share, f"{row['decode']:.1f}", f"{row['encode']:.0f}"]
         )
     decoders = [[x.upper(), *(f"{ms:.1f}" for ms in row.values())] for x, row in report["decoders"].items()]
-    columns = ["MB a picture", "% decoded for a crop", "ms to decode them", "ms to write a picture"]
+    columns = ["MB an image", "% decoded for a crop", "ms to decode them", "ms to write an image"]
     return {
         "rates": markdown.table(["samples/s and worker", *titles.values()], rates),
         "stages": markdown.table(["ms a sample, one thread", *titles.values()], stages),
-        "storage": markdown.table(["a 2048x1024 picture as", *columns], storage),
-        "decoders": markdown.table(["ms a 2048x1024 picture", *report["decoders"]["png"]], decoders),
+        "storage": markdown.table(["a 2048x1024 image as", *columns], storage),
+        "decoders": markdown.table(["ms a 2048x1024 image", *report["decoders"]["png"]], decoders),
     }
 
 
@@ -418,25 +418,25 @@ def main() -> None:
     """The program."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--workers", type=command_line.positive, nargs="+", default=[1, 2])
-    parser.add_argument("--data-dir", help="a Cityscapes folder; default pictures made up for the purpose")
+    parser.add_argument("--data-dir", help="a Cityscapes folder; default images made up for the purpose")
     parser.add_argument("--rounds", type=command_line.positive, default=3, help="of all in turn")
     parser.add_argument("--batches", type=command_line.positive, default=40, help="timed in each round")
-    parser.add_argument("--pictures", type=command_line.positive, default=32, help="to make up or to read")
+    parser.add_argument("--images", type=command_line.positive, default=32, help="to make up or to read")
     parser.add_argument("--output", type=result_file, default=RESULTS / "data_throughput.json")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     report = result_head(cpu_name())  # JAX must not start a backend here: the DataLoader forks
     report |= {"sources": sources("ccnet_jax/data", "experiments/data_throughput.py")}
-    report |= {"pictures": "made up" if arguments.data_dir is None else "Cityscapes"}
-    report |= {"count": arguments.pictures}
+    report |= {"images": "made up" if arguments.data_dir is None else "Cityscapes"}
+    report |= {"count": arguments.images}
     report |= {name: getattr(arguments, name) for name in ("workers", "rounds", "batches")}
     report = resumed(arguments.output, report, MEASURED)
     with tempfile.TemporaryDirectory() as temporary:
         folder, tiles = pathlib.Path(temporary, "folder"), pathlib.Path(temporary, "tiles")
         if arguments.data_dir is None:
-            write_pictures(folder, arguments.pictures)
+            write_images(folder, arguments.images)
         else:
-            link_pictures(folder, arguments.data_dir, arguments.pictures)
+            link_images(folder, arguments.data_dir, arguments.images)
         prepare.prepare(
             "cityscapes", Location(dir=str(folder)), str(tiles), ["train"], tiling=prepare.Tiling()
         )
@@ -455,7 +455,7 @@ def main() -> None:
         sizes = {"folder": megabytes(folder), "tiles": megabytes(tiles)}
         configs = {"tiles": tiled, "folder": common, "opencv": common}
         measurements: dict[str, Callable[[], Any]] = {
-            "megabytes_a_picture": lambda: {
+            "megabytes_an_image": lambda: {
                 name: sizes["tiles" if name == "tiles" else "folder"] / len(source) for name in CONTENDERS
             },
             "milliseconds": lambda: stages(lazy, source),

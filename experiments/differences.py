@@ -39,7 +39,7 @@ DISCS = 10  # of each size, at random places
 
 
 def rounding(model: Model, ratio: float) -> dict[str, float]:
-    """What rounding resized pictures to 8 bits changes, as mmcv's resizing by OpenCV does it.
+    """What rounding resized images to 8 bits changes, as mmcv's resizing by OpenCV does it.
 
     Returns:
       The fraction of pixels whose label changes, and the mIoU with and without rounding.
@@ -102,7 +102,7 @@ def pasting(side: int) -> dict[str, float]:
 
 
 def contradictions(folder: pathlib.Path) -> dict[str, Any]:
-    """The fraction of pixels to which two label images of one picture of Cityscapes give other classes.
+    """The fraction of pixels to which two label images of one image of Cityscapes give other classes.
 
     Raises UserError where the folder holds no pair.
     """
@@ -116,7 +116,7 @@ def contradictions(folder: pathlib.Path) -> dict[str, Any]:
         total += ids.size
     if not total:
         raise UserError(f"{folder} holds no NAME_labelIds.png with its NAME_labelTrainIds.png; name another")
-    return {"pictures": len(files), "differ": differ / total}
+    return {"images": len(files), "differ": differ / total}
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
@@ -138,7 +138,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         "pasting": markdown.table(["side of the box in pixels", "mean IoU", "lowest IoU"], discs),
     }
     if labels := report["labels"]:
-        row = [f"{labels['pictures']}", f"{100 * labels['differ']:.2f}"]
+        row = [f"{labels['images']}", f"{100 * labels['differ']:.2f}"]
         found["labels"] = markdown.table(["label images", "pixels with two classes, %"], [row])
     return found
 

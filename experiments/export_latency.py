@@ -3,7 +3,7 @@
     python -m experiments.export_latency [--rounds 5] [--toy] [--output FILE.json]
 
 The same ResNet-50 with RCCA (two loops, 19 classes, mmsegmentation's network) and the same weights, one
-picture of 512x1024, float32, from uint8 pixels to the label map. "jax" is what `ccnet_jax.eval` runs; "jax
+image of 512x1024, float32, from uint8 pixels to the label map. "jax" is what `ccnet_jax.eval` runs; "jax
 stablehlo" and "onnxruntime" run the files that `ccnet_jax.export --size 512,1024 --batch 1` writes, the first
 with the compiler options that docs/export.md names, and without; PyTorch is eager, in its default layout and
 in channels-last. Each contender has a process of its own, and they take
@@ -75,7 +75,7 @@ def measured(case: Case, setup: Setup, session: ExportSession) -> dict[str, Any]
 
 
 def labels_of(session: Session, name: str) -> np.ndarray | None:
-    """The first picture's label map from what a contender left, logits or labels; None where it left none."""
+    """The first image's label map from what a contender left, logits or labels; None where it left none."""
     path = session.logits_file(name)
     if not path.exists():
         return None

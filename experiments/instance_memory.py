@@ -2,7 +2,7 @@
 
     python -m experiments.instance_memory
 
-Two pictures of 800x1344, every variant of configs/coco.py in float32 and bfloat16, beside what mmdetection's
+Two images of 800x1344, every variant of configs/coco.py in float32 and bfloat16, beside what mmdetection's
 model zoo reports. Writes experiments/results/instance_memory.json after every row; started again, it keeps
 the rows of the same versions and sources. What compiling for a GPU needs is in `kernels.bench.aot`.
 """
@@ -26,8 +26,8 @@ SOURCES = (
     *("kernels", "ccnet_jax/models", "ccnet_jax/training", "ccnet_jax/tasks", "configs/coco.py"),
     "experiments/instance_memory.py",
 )
-PICTURES, GPU = 2, "h200"
-# mmdetection's model zoo, Mask R-CNN, GB a GPU with two pictures: (ResNet's depth, dtype).
+IMAGES, GPU = 2, "h200"
+# mmdetection's model zoo, Mask R-CNN, GB a GPU with two images: (ResNet's depth, dtype).
 PUBLISHED = {(50, "float32"): 4.4, (101, "float32"): 6.4, (50, "bfloat16"): 3.6}
 DTYPES = ("float32", "bfloat16")
 
@@ -35,7 +35,7 @@ DTYPES = ("float32", "bfloat16")
 def measured(variant: str, dtype: str) -> dict[str, Any]:
     """The row of a variant of configs/coco.py."""
     config = parse(config_files.load(ConfigName.of(f"coco:{variant}")), {"dtype": dtype})
-    plan = memory.plan_training(config, len(COCO_CLASSES), PICTURES, GPU)
+    plan = memory.plan_training(config, len(COCO_CLASSES), IMAGES, GPU)
     row = {"variant": variant, "depth": config.model.depth, "dtype": dtype}
     return row | {"peak_bytes": plan.peak_bytes, "temporary_bytes": plan.temporary_bytes}
 

@@ -2,8 +2,8 @@
 
     python -m experiments.instance_speed [--output FILE.json] [--rounds 5] [--toy]
 
-ResNet-50, eight objects in each picture, norms and first stage frozen, 512 regions of a picture, the same
-random weights in both. On a CPU: two pictures of 256x320 in float32. On a GPU: eight of 800x1344, COCO's
+ResNet-50, eight objects in each image, norms and first stage frozen, 512 regions of an image, the same
+random weights in both. On a CPU: two images of 256x320 in float32. On a GPU: eight of 800x1344, COCO's
 size, in bfloat16 and float32 (TF32). Each contender has a process of its own and they take turns in every
 round. Needs torchvision. Writes experiments/results/instance_speed.json after every case.
 """
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--output", type=result_file, help=f"default: {PATH.relative_to(ROOT)}")
     parser.add_argument("--rounds", type=int, help="of both in turn")
-    parser.add_argument("--toy", action="store_true", help="a tiny picture; writes no file unasked")
+    parser.add_argument("--toy", action="store_true", help="a tiny image; writes no file unasked")
     flags = parser.parse_args(arguments)
     if importlib.util.find_spec("torchvision") is None:
         parser.error("torchvision is not installed; install torchvision, which brings torch")

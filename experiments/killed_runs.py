@@ -5,7 +5,7 @@
 Trains a small network on the built-in scenes once undisturbed, then RUNS times with KILLS kills each, at
 moments drawn at random: while the program starts, compiles, makes updates, writes a checkpoint, evaluates.
 Every fourth kill is SIGTERM to the process and its workers, the others are SIGKILL to the process alone. Then
-it compares weights, metrics.jsonl, TensorBoard's points, pictures and the best checkpoint, all bit for bit,
+it compares weights, metrics.jsonl, TensorBoard's points, images and the best checkpoint, all bit for bit,
 and looks for what is left behind: fragments of files, processes, shared memory. Writes
 experiments/results/killed_runs.json after every run, and goes on with what is missing. Linux only.
 """
@@ -148,18 +148,18 @@ def records(run: RunFolder) -> dict[str, Any]:
     """All that a run leaves, without times."""
     lines = [{name: x for name, x in line.items() if name not in TIMES} for line in logged(run)]
     scalars = sorted(point for point in points(run) if point[1] not in TIMES)
-    pictures = {path.name: path.read_bytes() for path in sorted(run.pictures("val").iterdir())}
+    images = {path.name: path.read_bytes() for path in sorted(run.images("val").iterdir())}
     folders = {which: step_folder(run, which) for which in ("last", "best")}
     arrays = {}
     for which, folder in folders.items():
         assert folder is not None
         arrays[which] = (folder.name, load_arrays(folder))
-    return {"metrics": lines, "points": scalars, "pictures": pictures, "weights": arrays}
+    return {"metrics": lines, "points": scalars, "images": images, "weights": arrays}
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """Names of the records that are not the same in both."""
-    found = [name for name in ("metrics", "points", "pictures") if one[name] != other[name]]
+    found = [name for name in ("metrics", "points", "images") if one[name] != other[name]]
     for which, (step, arrays) in one["weights"].items():
         try:
             assert step == other["weights"][which][0]

@@ -4,7 +4,7 @@
         [--cases TEXT] [--toy]
 
 The same ResNet-50 or ResNet-101 with RCCA (two loops, 19 classes, mmsegmentation's network), the same
-weights, pictures, precision and batch. JAX runs what `ccnet_jax.train` and `ccnet_jax.eval` run. PyTorch is
+weights, images, precision and batch. JAX runs what `ccnet_jax.train` and `ccnet_jax.eval` run. PyTorch is
 eager, with channels-last, or compiled (`torch.compile`, on a GPU only unless asked for). Each contender has a
 process of its own and they take turns in every round, so that what slows the machine for a while slows them
 all; one that does not fit the GPU's memory beside the others is timed alone. On a GPU: training at 8x769x769

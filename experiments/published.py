@@ -49,7 +49,7 @@ class Training(NamedTuple):
 
     Attributes:
       gigabytes: of GPU memory in training.
-      images_per_second: in testing whole pictures of the data set.
+      images_per_second: in testing whole images of the data set.
     """
 
     gigabytes: float

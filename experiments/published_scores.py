@@ -72,7 +72,7 @@ def measured(
     for key, ms_flip in {"mIoU": False, "ms_flip": True}.items():
         if not ms_flip or flags.ms_flip:
             result = score(run, data, ms_flip, flags.limit)
-            row |= {key: result["mIoU"], "pictures": result["pictures"]}
+            row |= {key: result["mIoU"], "images": result["images"]}
     return row
 
 
@@ -80,14 +80,14 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     """{"scores": Markdown}: measured beside published, percent."""
     scores, rows = published.published_scores(), []
     for row in report["rows"]:
-        cells = [f"`{row['config']}`", str(row["pictures"])]
+        cells = [f"`{row['config']}`", str(row["images"])]
         for key, wanted in zip(("mIoU", "ms_flip"), scores[row["config"]], strict=True):
             got = None if row.get(key) is None else 100 * row[key]
             shown = ["-" if x is None else f"{x:.2f}" for x in (got, wanted)]
             known = got is not None and wanted is not None
             cells += [*shown, f"{markdown.difference(*shown):+}" if known else "-"]
         rows.append(cells)
-    header = ["`--config`", "pictures", "mIoU", "published", "difference"]
+    header = ["`--config`", "images", "mIoU", "published", "difference"]
     return {"scores": markdown.table([*header, "ms + flip", "published", "difference"], rows)}
 
 
@@ -103,7 +103,7 @@ def main(command: list[str] | None = None) -> None:
     parser.add_argument(
         "--ms-flip", action="store_true", help="score with several scales and mirror images, too"
     )
-    parser.add_argument("--limit", type=command_line.positive, help="score the first pictures only")
+    parser.add_argument("--limit", type=command_line.positive, help="score the first images only")
     parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "published")
     parser.add_argument(
         "--output", type=pathlib.Path, help=f"default {PATH.relative_to(ROOT)}; no file with --width"
@@ -142,7 +142,7 @@ def main(command: list[str] | None = None) -> None:
 
 
 def verdict(difference: Decimal, flags: argparse.Namespace) -> str:
-    """Whether a score is the published one; few pictures or made-up weights tell nothing."""
+    """Whether a score is the published one; few images or made-up weights tell nothing."""
     if flags.width is not None or flags.limit is not None:
         return "not comparable"
     return "agrees" if abs(difference) <= AGREE else "DIFFERS"

@@ -29,7 +29,7 @@ from kernels.bench.measure import ROOT, result_head, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "roi_align.json"
 CHANNELS, CELLS = 256, 7
-ON_CPU = (1, 256, 416, 64)  # pictures, height, width, regions of each
+ON_CPU = (1, 256, 416, 64)  # images, height, width, regions of each
 ON_GPU = (2, 800, 1344, 512)
 GPU = "h200"
 
@@ -92,20 +92,20 @@ def gradient_of(function: RoIAlign) -> Callable[..., Any]:
     return both
 
 
-def shapes(pictures: int, height: int, width: int, regions: int) -> tuple[Any, Any, Any]:
+def shapes(images: int, height: int, width: int, regions: int) -> tuple[Any, Any, Any]:
     """Of the arguments of `gradient_of`'s function."""
     shape = jax.ShapeDtypeStruct
     levels = tuple(
-        shape((pictures, height // s, width // s, CHANNELS), jnp.float32) for s in STRIDES[:ROI_LEVELS]
+        shape((images, height // s, width // s, CHANNELS), jnp.float32) for s in STRIDES[:ROI_LEVELS]
     )
-    cells = shape((pictures, regions, CELLS, CELLS, CHANNELS), jnp.float32)
-    return levels, shape((pictures, regions, 4), jnp.float32), cells
+    cells = shape((images, regions, CELLS, CELLS, CHANNELS), jnp.float32)
+    return levels, shape((images, regions, 4), jnp.float32), cells
 
 
-def arguments(pictures: int, height: int, width: int, regions: int) -> tuple[Any, Any, Any]:
-    """Random ones: regions of 8 pixels a side to those of the whole picture."""
+def arguments(images: int, height: int, width: int, regions: int) -> tuple[Any, Any, Any]:
+    """Random ones: regions of 8 pixels a side to those of the whole image."""
     rng = np.random.default_rng(0)
-    levels, boxes, upstream = shapes(pictures, height, width, regions)
+    levels, boxes, upstream = shapes(images, height, width, regions)
     sides = np.exp(rng.uniform(np.log(8), np.log(min(height, width)), (*boxes.shape[:2], 2)))
     corners = rng.uniform(0, 1, sides.shape) * (np.array([width, height]) - sides)
     values = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), (levels, upstream))

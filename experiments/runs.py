@@ -77,6 +77,6 @@ def training_hours(run: RunFolder) -> float:
     for line in run.metrics_file.read_text().splitlines():
         values = json.loads(line)
         if "images_per_second" in values:
-            pictures = config.batch_size * (values["step"] - before)
-            hours, before = hours + pictures / values["images_per_second"] / 3600, values["step"]
+            images = config.batch_size * (values["step"] - before)
+            hours, before = hours + images / values["images_per_second"] / 3600, values["step"]
     return hours

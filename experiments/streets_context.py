@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, str | int]] = {
     "ASPP": {"model.context": "aspp"},
     "Non-local": {"model.context": "nonlocal"},
 }
-PICTURED = {"none": "none", "RCCA, 2 loops": "rcca"}  # the manual shows predictions of these, and
+DRAWN = {"none": "none", "RCCA, 2 loops": "rcca"}  # the manual shows predictions of these, and
 POINT = (70, 160)  # what this pixel, of a vehicle in the first validation scene, attends to in the second
 SPLIT = "val"
 MODES = {"single": False, "ms_flip": True}  # {mode: whether several scales and mirror images are averaged}
@@ -112,13 +112,13 @@ def with_commits(name: str, rows: list[dict], newest: str) -> str:
 
 def draw(folder: pathlib.Path) -> None:
     """Write the manual's figures, of the networks of the first seed."""
-    for name, picture in PICTURED.items():
-        drawn = run_of((name, 0), folder).pictures(SPLIT) / "val-00003.png"
-        shutil.copy(drawn, RESULTS / f"streets_{picture}.png")
+    for name, file in DRAWN.items():
+        drawn = run_of((name, 0), folder).images(SPLIT) / "val-00003.png"
+        shutil.copy(drawn, RESULTS / f"streets_{file}.png")
     model = inference.load(run_of(("RCCA, 2 loops", 0), folder).path)
     image = Streets(SPLIT)[0]["image"]
     maps = inference.attention_map(model, image, POINT)
-    figures.save_picture(RESULTS / "streets_attention.png", figures.attention_figure(image, maps, POINT))
+    figures.save_image(RESULTS / "streets_attention.png", figures.attention_figure(image, maps, POINT))
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ from kernels.bench.measure import ROOT, result_head, write_result
 
 RESULTS = ROOT / "experiments" / "results"
 VARIANTS = {"none": "none", "non-local block": "nonlocal", "RCCA, 2 loops": "rcca"}  # {name: of the config}
-PICTURED = ("none", "rcca")
+DRAWN = ("none", "rcca")
 SPLIT = "val"
 KINDS = ("box", "mask")
 
@@ -100,8 +100,8 @@ def main() -> None:
     cells = [(name, seed) for name in VARIANTS for seed in range(arguments.seeds)]
     rows = runs.measured_rows(cells, lambda cell: run_of(cell, folder), is_finished, measured)
     for name, variant in VARIANTS.items():
-        if variant in PICTURED:
-            drawn = run_of((name, 0), folder).pictures(SPLIT) / "val-00003.png"
+        if variant in DRAWN:
+            drawn = run_of((name, 0), folder).images(SPLIT) / "val-00003.png"
             shutil.copy(drawn, RESULTS / f"streets_instances_{variant}.png")
     head = result_head()  # not earlier: JAX here would take the memory of a GPU that the runs need
     report = {**head, "rows": rows}

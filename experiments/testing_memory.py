@@ -1,10 +1,10 @@
-"""Device memory of testing a 1024x2048 picture, as XLA plans it for an H200: no GPU needed.
+"""Device memory of testing a 1024x2048 image, as XLA plans it for an H200: no GPU needed.
 
     python -m experiments.testing_memory [--depth 101]
 
 For 19 and for 150 classes, float32, batch 1: whole, in windows of 769x769 by 513, and at the largest of the
 multi-scale ratios (1.75, whole, probabilities summed). Of every step of a prediction it adds up what lies in
-memory: weights, picture, sums, logits and the step's temporaries; the largest step counts. Prints GB, and
+memory: weights, image, sums, logits and the step's temporaries; the largest step counts. Prints GB, and
 writes experiments/results/testing_memory.json after every row; started again, it keeps the rows of the same
 versions and sources. What compiling for a GPU needs is in `kernels.bench.aot`.
 """
@@ -27,7 +27,7 @@ SOURCES = (
     *("kernels", "ccnet_jax/models", "ccnet_jax/evaluation", "ccnet_jax/tools/costs"),
     "experiments/testing_memory.py",
 )
-PICTURE = (1024, 2048)
+IMAGE = (1024, 2048)
 MODES = {
     "whole": TestMode(),
     "slide": TestMode(window=(769, 769), stride=(513, 513)),
@@ -59,7 +59,7 @@ def main() -> None:
     cases = [(mode, classes) for mode in MODES for classes in (19, 150)]
     for mode, classes in progress_bar([case for case in cases if case not in done], unit="case"):
         model = CCNet(classes, arguments.depth, "mmseg")
-        plan = plan_testing(model, PICTURE, MODES[mode], "h200")
+        plan = plan_testing(model, IMAGE, MODES[mode], "h200")
         report["rows"].append({"mode": mode, "classes": classes, "steps": dict(plan.steps)})
         write_result(PATH, report)
     print(tables(report)["modes"])

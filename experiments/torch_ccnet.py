@@ -144,7 +144,7 @@ class CrissCrossAttention(nn.Module):
 
 
 class Network(nn.Module):
-    """What both flavours have in common: RGB pictures to logits of their size.
+    """What both flavours have in common: RGB images to logits of their size.
 
     Attributes:
       loops: of the attention.
@@ -160,12 +160,12 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: torch.Tensor, auxiliary: bool = True, upsample: bool = True) -> Logits:
-        """RGB pictures [B, 3, H, W] of 0 to 255 to logits of the main and the auxiliary head.
+        """RGB images [B, 3, H, W] of 0 to 255 to logits of the main and the auxiliary head.
 
         Args:
           images: uint8 or floating.
           auxiliary: whether the auxiliary head runs; its logits are None otherwise.
-          upsample: to the pictures' size; False leaves an eighth of each side.
+          upsample: to the images' size; False leaves an eighth of each side.
 
         Returns:
           [B, classes, H, W] of each head.

@@ -1,4 +1,4 @@
-"""What several tests share: small configs, a folder of pictures, running the programs as a user does."""
+"""What several tests share: small configs, a folder of images, running the programs as a user does."""
 
 import contextlib
 import functools

@@ -27,22 +27,20 @@ def write(path: pathlib.Path, pixels: np.ndarray, **options) -> None:
     """RGB, grey, palette ("palette=") or 16-bit pixels to a file of the suffix's format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     palette = options.pop("palette", None)
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     if palette is not None:
-        picture = Image.frombytes("P", picture.size, pixels.tobytes())
-        picture.putpalette(palette)
+        image = Image.frombytes("P", image.size, pixels.tobytes())
+        image.putpalette(palette)
     if "mode" in options:
-        picture = picture.convert(options.pop("mode"))
-    picture.save(path, **options)
+        image = image.convert(options.pop("mode"))
+    image.save(path, **options)
 
 
-def write_cityscapes(
-    root: pathlib.Path, pictures: int = 3, size: tuple[int, int] = (64, 128)
-) -> pathlib.Path:
+def write_cityscapes(root: pathlib.Path, images: int = 3, size: tuple[int, int] = (64, 128)) -> pathlib.Path:
     """All four splits; beside the label ids lie the 16-bit instances, the colours and the polygons."""
     train_ids = cityscapes.LABELS.label_ids[:34]
     for split, kind in (("train", "gtFine"), ("val", "gtFine"), ("test", None), ("train_extra", "gtCoarse")):
-        for i in range(pictures):
+        for i in range(images):
             city = ("aachen", "ulm")[i % 2]
             name = f"{city}_{len(split):06d}_{i:06d}"
             image, label = scene(i, *size)
@@ -61,10 +59,10 @@ def write_cityscapes(
     return root
 
 
-def write_ade20k(root: pathlib.Path, pictures: int = 5) -> pathlib.Path:
-    """Pictures of several sizes; of each split the second is grey, the third CMYK, the fourth EXIF-turned."""
+def write_ade20k(root: pathlib.Path, images: int = 5) -> pathlib.Path:
+    """Images of several sizes; of each split the second is grey, the third CMYK, the fourth EXIF-turned."""
     for split in ("training", "validation"):
-        for i in range(pictures):
+        for i in range(images):
             image, label = scene(i, 64 + 8 * i, 96)
             name = f"ADE_{split[:5]}_{i + 1:08d}"
             path = root / "images" / split / f"{name}.jpg"
@@ -84,14 +82,14 @@ def write_ade20k(root: pathlib.Path, pictures: int = 5) -> pathlib.Path:
     return root
 
 
-def write_voc2012(root: pathlib.Path, pictures: int = 3) -> pathlib.Path:
+def write_voc2012(root: pathlib.Path, images: int = 3) -> pathlib.Path:
     """Palette PNGs in SegmentationClass, grey ones in SegmentationClassAug, and the lists."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(voc2012.PALETTE)] = voc2012.PALETTE
     palette[255] = (224, 224, 192)
     lists = {"train": [], "val": [], "aug": [], "test": []}
     for split, names in lists.items():
-        for i in range(pictures):
+        for i in range(images):
             image, label = scene(i, 75, 100 - 10 * i)
             name = f"2007_{len(names) + 100 * len(split):06d}"
             names.append(name)
@@ -108,10 +106,10 @@ def write_voc2012(root: pathlib.Path, pictures: int = 3) -> pathlib.Path:
     return root
 
 
-def write_camvid(root: pathlib.Path, pictures: int = 4) -> pathlib.Path:
-    """96x64 pictures; the last two classes of `streets` are void."""
+def write_camvid(root: pathlib.Path, images: int = 4) -> pathlib.Path:
+    """96x64 images; the last two classes of `streets` are void."""
     for split in ("train", "val"):
-        for i in range(pictures):
+        for i in range(images):
             sample = {key: value[16:80, 48:144] for key, value in Streets("train")[i].items()}
             label = np.where(sample["label"] < len(camvid.CLASSES), sample["label"], 255).astype(np.uint8)
             write(root / "images" / split / f"{i}.png", sample["image"])
@@ -119,12 +117,12 @@ def write_camvid(root: pathlib.Path, pictures: int = 4) -> pathlib.Path:
     return root
 
 
-def write_coco(root: pathlib.Path, pictures: int = 5) -> pathlib.Path:
+def write_coco(root: pathlib.Path, number: int = 5) -> pathlib.Path:
     """Scenes of `streets`, 192x96, in COCO's format: ids with gaps, masks as runs; the last has no object."""
     for split in ("train", "val"):
         scenes = StreetsInstances(split)
         images, annotations = [], []
-        for i in range(pictures):
+        for i in range(number):
             write(root / f"{split}2017" / f"{i:012}.png", scenes[i]["image"])
             name, (height, width) = f"{i:012}.png", scenes.size(i)
             images.append({"id": 10 * i + 3, "file_name": name, "height": height, "width": width})
@@ -134,7 +132,7 @@ def write_coco(root: pathlib.Path, pictures: int = 5) -> pathlib.Path:
                 annotation = {"id": len(annotations) + 1, "image_id": 10 * i + 3}
                 annotation |= {"category_id": 2 * int(label) + 1, "bbox": [x0, y0, x1 - x0, y1 - y0]}
                 annotation |= {"segmentation": runs_of(mask), "area": int(mask.sum()), "iscrowd": 0}
-                annotations += [annotation] if i < pictures - 1 else []
+                annotations += [annotation] if i < number - 1 else []
         categories = [{"id": 2 * i + 1, "name": name} for i, name in enumerate(scenes.classes)]
         content = {"images": images, "annotations": annotations, "categories": categories}
         path = root / "annotations" / f"instances_{split}2017.json"

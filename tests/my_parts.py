@@ -22,7 +22,7 @@ CLASSES = Classes(("dark", "bright"), np.array([(0, 0, 0), (255, 255, 0)], np.ui
 
 
 class Squares:
-    """A `Source`: pictures of a bright square on a dark ground."""
+    """A `Source`: images of a bright square on a dark ground."""
 
     classes, palette, numbers = CLASSES.names, CLASSES.palette, CLASSES.numbers
     label_classes = CLASSES
@@ -61,7 +61,7 @@ BACKBONES["patches"] = Backbone(
 
 # -------------------------------------------------------------------------------------- a context module
 class Mean(nn.Module):
-    """Adds the mean over the picture."""
+    """Adds the mean over the image."""
 
     @nn.compact
     def __call__(self, x, train):

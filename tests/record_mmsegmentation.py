@@ -29,7 +29,7 @@ from scipy.ndimage import zoom  # noqa: E402
 from tests.weights import parity_cases as cases  # noqa: E402
 
 RATIOS = (0.5, 0.75, 1.25, 1.5, 1.75, 2.0)
-OHEM = [(0.3, 10), (0.3, 20), (0.9, 5)]  # threshold, pixels kept of each picture
+OHEM = [(0.3, 10), (0.3, 20), (0.9, 5)]  # threshold, pixels kept of each image
 
 
 def losses() -> None:
@@ -76,7 +76,7 @@ def poly() -> None:
 
 
 def sizes() -> None:
-    """(height, width) of pictures that mmcv's Resize and SciPy's zoom scale; a checksum of those of many."""
+    """(height, width) of images that mmcv's Resize and SciPy's zoom scale; a checksum of those of many."""
     for height, width in [(97, 131), (131, 97), (360, 480), (375, 500), (683, 1023), (33, 2047)]:
         image, rows = np.zeros((height, width), np.uint8), []
         for ratio in RATIOS:

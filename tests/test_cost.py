@@ -40,7 +40,7 @@ def test_a_config_is_planned_for_a_gpu():
     """
     result = json.loads(fresh_python("-c", code))
     assert (result["config"], result["gpu"], result["missing"]) == ("demo", "a10", None)
-    assert result["picture"] == result["network_input"] == [64, 96]
+    assert result["image"] == result["network_input"] == [64, 96]
     training, testing = result["training"], result["testing"]
     assert training["attention_kernels"]
     parameters = 4 * result["parameters"]

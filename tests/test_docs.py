@@ -315,8 +315,8 @@ def test_python(block, tmp_path, monkeypatch, registries):
 def check_parts(config):
     """Assert that the network, the loss and the optimizer of a config can be built and used."""
     network = build_network(config.model, 3)
-    pictures = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
-    (logits, _), variables = jax.eval_shape(network.init_with_output, jax.random.key(0), pictures)
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.uint8)
+    (logits, _), variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
     assert logits.shape == (1, 64, 64, 3)
     logits, labels = UpsampledLogits(jnp.zeros((1, 2, 2, 3))), jnp.zeros((1, 8, 8), jnp.int32)
     loss = LOSSES[config.loss.name](config.loss)(logits, labels)
@@ -397,9 +397,9 @@ def test_both_front_pages_name_every_page():
         assert f"({page.name})" in manual
 
 
-def test_the_picture_of_the_house_has_every_room_on_its_floor():
-    picture = (ROOT / "CONTRIBUTING.md").read_text().split("```text\nfloor\n")[1].split("```")[0]
-    floors = re.split(r"^  (\d+) +", picture, flags=re.MULTILINE)[1:]
+def test_the_image_of_the_house_has_every_room_on_its_floor():
+    image = (ROOT / "CONTRIBUTING.md").read_text().split("```text\nfloor\n")[1].split("```")[0]
+    floors = re.split(r"^  (\d+) +", image, flags=re.MULTILINE)[1:]
     drawn = dict(zip(map(int, floors[::2]), floors[1::2], strict=True))
     for room, floor in FLOORS.items():
         assert room.rpartition(".")[2] in re.findall(r"\w+", drawn[floor]), f"{room} on floor {floor}"

@@ -8,7 +8,7 @@ import pytest
 from ccnet_jax import explore
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.tools.page.own_pictures import OwnPictures
+from ccnet_jax.tools.page.own_images import OwnImages
 from tests import helpers
 
 
@@ -53,9 +53,9 @@ def test_other_machines_are_let_in_if_that_is_wanted(run, served, monkeypatch, c
     assert (address, hosts) == ("0.0.0.0", None)
     assert "warning: everybody who reaches this machine can use the page" in capsys.readouterr().out
     assert explore.hosts_of("Box.local") == {"box.local"}
-    lines = explore.greeting("::1", 80, [], OwnPictures(missing="no data")).splitlines()
+    lines = explore.greeting("::1", 80, [], OwnImages(missing="no data")).splitlines()
     assert lines == [
-        "none of the run's own pictures: no data",
+        "none of the run's own images: no data",
         "open http://[::1]:80/ in a browser; Ctrl-C ends",
     ]
 

@@ -92,7 +92,7 @@ np.savez(sys.argv[3], classes=jax.jit(model)(images).argmax(-1), probabilities=p
 
 def test_a_process_with_jax_alone_computes_every_bit_of_the_model(runs, tmp_path):
     """As XLA compiles for users: see tools/exporting/test_stablehlo.py."""
-    path, pictures, results = (str(tmp_path / name) for name in ("a.stablehlo", "pictures.npy", "wanted.npz"))
+    path, inputs, results = (str(tmp_path / name) for name in ("a.stablehlo", "images.npy", "wanted.npz"))
     out = fresh_python(
         "-m",
         "ccnet_jax.export",
@@ -101,10 +101,10 @@ def test_a_process_with_jax_alone_computes_every_bit_of_the_model(runs, tmp_path
     )
     assert out.count("every bit as the jitted model's") == 3
     assert "a.stablehlo: 1." in out
-    assert "pictures any x any x any (batch x height x width), float32" in out
+    assert "images any x any x any (batch x height x width), float32" in out
     images = np.random.default_rng(5).integers(0, 256, (2, 41, 57, 3), np.uint8)
-    np.save(pictures, images)
-    fresh_python("-c", WANTED, str(runs["mmseg"]), pictures, results)
+    np.save(inputs, images)
+    fresh_python("-c", WANTED, str(runs["mmseg"]), inputs, results)
     found = served("stablehlo", path, [images], tmp_path, XLA_FLAGS="", JAX_DISABLE_MOST_OPTIMIZATIONS="0")
     with np.load(results) as wanted:
         np.testing.assert_array_equal(found["classes"], wanted["classes"])
@@ -155,7 +155,7 @@ BAD = [
     ),
     ("mmseg", ["--to", "stablehlo", "--parts", "no.py"], r"--parts no.py is no file; name a Python file"),
     ("nowhere", ["--to", "onnx"], r"nowhere.* (train|name|holds)"),
-    ("psp", ["--to", "stablehlo"], r"must know the size of its pictures.*; pass --size H,W and --batch N"),
+    ("psp", ["--to", "stablehlo"], r"must know the size of its images.*; pass --size H,W and --batch N"),
     ("instance", ["--to", "onnx"], r"--to onnx does not take .*'instance'; choose --to stablehlo"),
     ("instance", ["--to", "stablehlo", "--size", "64,64"], r"pass --size 96,192 or 192,96"),
     ("instance", ["--to", "stablehlo", "--size", "any"], r"pass --size 96,192 or 192,96"),

@@ -108,14 +108,14 @@ def test_a_frozen_backbone_of_random_weights_is_told_at_the_start(runs, said):
         assert not random_weights_warnings(config, TASKS[config.task])
 
 
-def test_metrics_and_pictures_of_training(runs):
+def test_metrics_and_images_of_training(runs):
     lines = [json.loads(line) for line in runs["whole"].metrics_file.read_text().splitlines()]
     losses = {"objectness_loss", "proposal_loss", "class_loss", "box_loss", "mask_loss"}
     for line in lines:
         assert line["loss"] == pytest.approx(sum(line[name] for name in losses), rel=1e-5)
     rates = [line["learning_rate"] for line in lines]
     np.testing.assert_allclose(rates, [0.02 / 3, 0.02, 0.002, 0.002], rtol=1e-5)
-    assert len(list(runs["whole"].pictures("train2017").iterdir())) == 5
+    assert len(list(runs["whole"].images("train2017").iterdir())) == 5
 
 
 def test_a_run_is_scored_and_its_detections_are_cocos(runs, coco, tmp_path, monkeypatch, capsys):
@@ -123,7 +123,7 @@ def test_a_run_is_scored_and_its_detections_are_cocos(runs, coco, tmp_path, monk
     ran(monkeypatch, eval, runs["whole"], "--labels", labels, "--output", output)
     assert "mask AP" in capsys.readouterr().out
     report = json.loads(output.read_text())
-    assert (report["pictures"], report["step"], report["split"]) == (5, 4, "val2017")
+    assert (report["images"], report["step"], report["split"]) == (5, 4, "val2017")
     for kind in ("box", "mask"):
         assert 0 <= report[kind]["AP"] <= 1
         assert set(report[kind]["classes"]) == set(report["classes"])
@@ -134,51 +134,51 @@ def test_a_run_is_scored_and_its_detections_are_cocos(runs, coco, tmp_path, monk
     for detection in found:
         assert coco_mask.decode(detection["segmentation"]).shape == (96, 192)
     for arguments in (("--ms-flip",), ("--window", "64,64")):
-        with pytest.raises(UserError, match="tested on whole pictures at one scale: omit --ms-flip"):
+        with pytest.raises(UserError, match="tested on whole images at one scale: omit --ms-flip"):
             ran(monkeypatch, eval, runs["whole"], *arguments)
 
 
-def test_a_picture_is_predicted(runs, coco, tmp_path, monkeypatch):
-    picture = coco / "val2017" / f"{0:012}.png"
+def test_an_image_is_predicted(runs, coco, tmp_path, monkeypatch):
+    image = coco / "val2017" / f"{0:012}.png"
     model = ccnet_jax.load(runs["whole"].path)
-    found = model.predict(picture)
+    found = model.predict(image)
     count = len(found.boxes)
     assert 0 < count <= 5
     assert found.masks.shape == (count, 96, 192)
     assert found.overlay.ndim == 3
     assert (np.diff(found.scores) <= 0).all()
-    small = model.predict(np.asarray(Image.open(picture).resize((90, 61))))
+    small = model.predict(np.asarray(Image.open(image).resize((90, 61))))
     assert small.masks.shape[1:] == (61, 90)
     assert (small.boxes <= [90, 61, 90, 61]).all()
 
-    raw = jax.jit(model)(np.asarray(Image.open(picture))[None])
+    raw = jax.jit(model)(np.asarray(Image.open(image))[None])
     np.testing.assert_allclose(raw.boxes[0][:count], found.boxes, atol=1e-3)
 
     head = model.variables["params"]["mask_head"]  # in which NaN hides: no detection depends on it
     spoilt = model.variables["params"] | {"mask_head": jax.tree.map(lambda x: x * np.nan, head)}
-    with pytest.raises(UserError, match=f"the network's output for .*{picture.name} is not finite"):
-        model.replace(variables=model.variables | {"params": spoilt}).predict(picture)
+    with pytest.raises(UserError, match=f"the network's output for .*{image.name} is not finite"):
+        model.replace(variables=model.variables | {"params": spoilt}).predict(image)
 
-    ran(monkeypatch, predict, picture, "--workdir", runs["whole"], "--out", tmp_path)
-    names = {f"{picture.stem}.json", f"{picture.stem}-overlay.png"}
+    ran(monkeypatch, predict, image, "--workdir", runs["whole"], "--out", tmp_path)
+    names = {f"{image.stem}.json", f"{image.stem}-overlay.png"}
     assert {path.name for path in tmp_path.iterdir()} == names
-    objects = json.loads((tmp_path / f"{picture.stem}.json").read_text())
+    objects = json.loads((tmp_path / f"{image.stem}.json").read_text())
     np.testing.assert_allclose([x["box"] for x in objects], found.boxes, atol=1e-4)
     np.testing.assert_array_equal([coco_mask.decode(x["mask"]) for x in objects], found.masks)
     assert [x["class"] for x in objects] == [model.classes[label] for label in found.classes]
     with pytest.raises(UserError, match="finds instances: omit --ms-flip, --attention"):
-        ran(monkeypatch, predict, picture, "--workdir", runs["whole"], "--out", tmp_path, "--loops", "1,2")
+        ran(monkeypatch, predict, image, "--workdir", runs["whole"], "--out", tmp_path, "--loops", "1,2")
     with pytest.raises(UserError, match="are 97x192, and their sides must be multiples of 32"):
         model(np.zeros((1, 97, 192, 3), np.uint8))
     for size, sentence in (
-        ([50, 50], r"size is \[2\], and must be \[1, 2\]: the height and width of each picture"),
-        ([[500, 60]], "size says that picture 0 has 500 rows and 60 columns, and images are 64x64"),
-        ([[0, 60]], "size says that picture 0 has 0 rows"),
+        ([50, 50], r"size is \[2\], and must be \[1, 2\]: the height and width of each image"),
+        ([[500, 60]], "size says that image 0 has 500 rows and 60 columns, and images are 64x64"),
+        ([[0, 60]], "size says that image 0 has 0 rows"),
     ):
         with pytest.raises(UserError, match=sentence):
             model(np.zeros((1, 64, 64, 3), np.uint8), jnp.array(size))
     with pytest.raises(UserError, match="attention maps are of networks for semantic segmentation"):
-        visualize.attention_map(model, picture, (10, 10))
+        visualize.attention_map(model, image, (10, 10))
 
 
 def test_classes_of_another_file_are_found_by_their_names(runs, coco, tmp_path, monkeypatch):
@@ -208,11 +208,11 @@ def test_objects_that_are_left_out_are_told(coco):
     source = TASKS["instance"].open(config.data, "train2017")
     counts = [source.count(i) for i in range(5)]
     text = TASKS["instance"].summary(config, source, "train2017")
-    found = f"5 pictures, {sum(counts)} objects of 5 classes"
+    found = f"5 images, {sum(counts)} objects of 5 classes"
     assert found in text
-    assert "1 picture without an object is not trained on" in text
+    assert "1 image without an object is not trained on" in text
     crowded = [count for count in counts if count > 2]
-    assert f"{len(crowded)} pictures have more than 2 objects" in text
+    assert f"{len(crowded)} images have more than 2 objects" in text
     assert f"{sum(crowded) - 2 * len(crowded)} objects are left out" in text
     # nothing of a validation split is trained on
     assert TASKS["instance"].summary(config, source, "val2017") == f"coco, val2017: {found}"
@@ -226,13 +226,13 @@ def test_objects_that_are_left_out_are_told_of_scenes_too():
     counts = [len(source.objects(i).boxes) for i in np.linspace(0, len(source) - 1, 50).astype(int)]
     crowded = [count for count in counts if count > 8]
     assert task.summary(config, source, "train").splitlines() == [
-        "streets_instances, train: 8,000 pictures",
-        f"  of 50 pictures counted, {len(crowded)} pictures have more than 8 objects, the largest of which "
+        "streets_instances, train: 8,000 images",
+        f"  of 50 images counted, {len(crowded)} images have more than 8 objects, the largest of which "
         f"are trained on: {sum(crowded) - 8 * len(crowded)} objects are left out; raise "
         "config.detection.objects",
     ]
     enough = load_config("streets_instances")
-    assert task.summary(enough, source, "train") == "streets_instances, train: 8,000 pictures"
+    assert task.summary(enough, source, "train") == "streets_instances, train: 8,000 images"
 
 
 def test_annotations_without_area_are_told(coco, tmp_path):
@@ -317,12 +317,12 @@ def test_the_data_are_previewed(coco, tmp_path, monkeypatch, capsys):
     ran(monkeypatch, preview, "--config", "coco", f"--config.data.dir={coco}", f"--output={output}", *small)
     out = capsys.readouterr().out
     source = TASKS["instance"].open(load_config("coco", data__dir=str(coco)).data, "train2017")
-    assert f"train2017: 5 pictures, {sum(map(source.count, range(5)))} objects of 5 classes" in out
+    assert f"train2017: 5 images, {sum(map(source.count, range(5)))} objects of 5 classes" in out
     people = sum((source.objects(i).classes == 0).sum() for i in range(5))
     assert [line.split() for line in out.splitlines() if "person" in line] == [
         ["person", f"{people}", "objects"]
     ]
-    assert "the first 3 pictures of training: " in out
+    assert "the first 3 images of training: " in out
     sheet = np.asarray(Image.open(output))
     assert sheet.shape[1] > 2 * 192
     assert len(np.unique(sheet.reshape(-1, 3), axis=0)) > 100

@@ -22,7 +22,7 @@ from ccnet_jax.tasks import TASKS
 from ccnet_jax.tasks.semantic_model import Model, Prediction
 from ccnet_jax.tools.page.answers import Explorer, Question
 from ccnet_jax.tools.page.networks import Network, Way
-from ccnet_jax.tools.page.own_pictures import OwnPictures
+from ccnet_jax.tools.page.own_images import OwnImages
 from ccnet_jax.tools.page.uploads import Limits
 from tests import helpers
 from tests.miniatures import WRITERS, scene, write
@@ -74,8 +74,8 @@ def written(folder):
     """{name: (file's bytes, pixels)} of the PNGs in a folder."""
     found = {}
     for path in folder.glob("*.png"):
-        with Image.open(path) as picture:
-            found[path.stem] = path.read_bytes(), np.array(picture)
+        with Image.open(path) as image:
+            found[path.stem] = path.read_bytes(), np.array(image)
     return found
 
 
@@ -107,7 +107,7 @@ def test_what_is_written_is_read_as_labels_of_the_data_set(kind, tmp_path, monke
     predict.write_results(model, image, tmp_path / "predict" / "a")
     predict_png = written(tmp_path / "predict")["a"]
 
-    class OnePicture:
+    class OneImage:
         label_classes, classes, palette = source.label_classes, source.classes, source.palette
         numbers = source.numbers
 
@@ -121,20 +121,20 @@ def test_what_is_written_is_read_as_labels_of_the_data_set(kind, tmp_path, monke
             return "a"
 
     answers = jax.jit(lambda variables, images: jnp.broadcast_to(label, (len(images), 40, 60)))
-    evaluate(answers, {"one": jnp.zeros(1)}, OnePicture(), 1, labels=tmp_path / "eval")
+    evaluate(answers, {"one": jnp.zeros(1)}, OneImage(), 1, labels=tmp_path / "eval")
     eval_png = written(tmp_path / "eval")["a"]
 
-    explorer = Explorer([Network("a run", model)], OwnPictures(), Limits())
-    added = explorer.add(figures.picture_png(image))
-    page_png = explorer.label_png(Question(added["picture"], 0, Way()))
-    with Image.open(io.BytesIO(page_png)) as picture:
-        pngs = [predict_png, eval_png, (page_png, np.array(picture))]
+    explorer = Explorer([Network("a run", model)], OwnImages(), Limits())
+    added = explorer.add(figures.image_png(image))
+    page_png = explorer.label_png(Question(added["image"], 0, Way()))
+    with Image.open(io.BytesIO(page_png)) as opened:
+        pngs = [predict_png, eval_png, (page_png, np.array(opened))]
 
     for data, pixels in pngs:
         np.testing.assert_array_equal(pixels, source.numbers[label])
         np.testing.assert_array_equal(decode_indices(classes, data, "a.png", ""), label)
-    with Image.open(io.BytesIO(predict_png[0])) as picture:
-        np.testing.assert_array_equal(np.array(picture.convert("RGB")), model.palette[label])
+    with Image.open(io.BytesIO(predict_png[0])) as opened:
+        np.testing.assert_array_equal(np.array(opened.convert("RGB")), model.palette[label])
 
 
 def test_a_written_label_map_is_a_label_file_of_its_folder(tmp_path):

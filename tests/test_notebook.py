@@ -28,7 +28,7 @@ def test_the_notebook_runs(folder, monkeypatch, capsys):
     assert names["logits"].shape == (1, 96, 192, 13)
     assert names["maps"].shape == (2, 12, 24)
     assert len(names["labels"]) == 3
-    assert "pictures a second on" in capsys.readouterr().out
+    assert "images a second on" in capsys.readouterr().out
 
 
 def test_the_manual_s_python_runs(folder, monkeypatch, capsys):
@@ -39,7 +39,7 @@ def test_the_manual_s_python_runs(folder, monkeypatch, capsys):
     names = {}
     for block in blocks:
         exec(compile(block, "docs/notebooks.md", "exec"), names)
-    assert names["logits"].shape == (8, 96, 192, 13)  # of the last batch: one picture for each device
+    assert names["logits"].shape == (8, 96, 192, 13)  # of the last batch: one image for each device
     assert names["one_by_one"].shape == (2, 96, 192, 13)
     assert names["prediction"].label.shape == names["label"].shape == (96, 192)
     assert names["maps"].shape == (2, 12, 24)

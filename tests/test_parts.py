@@ -89,8 +89,8 @@ def test_they_load_in_a_notebook(folder):
     config_files.module_of(folder / "my_parts.py")  # as `import my_parts` would
     model = ccnet_jax.load(folder / "run")
     assert model.classes == ("dark", "bright")
-    picture = np.zeros((48, 64, 3), np.uint8)
-    assert model.predict(picture).label.shape == (48, 64)
+    image = np.zeros((48, 64, 3), np.uint8)
+    assert model.predict(image).label.shape == (48, 64)
 
 
 def test_a_backend_of_ones_own(folder):

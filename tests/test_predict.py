@@ -1,4 +1,4 @@
-"""The program that labels pictures: files in, files out."""
+"""The program that labels images: files in, files out."""
 
 import numpy as np
 import pytest
@@ -9,32 +9,32 @@ from ccnet_jax import predict
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import command_line
 from ccnet_jax.data.datasets.streets import Streets
-from ccnet_jax.data.pictures import read_picture
+from ccnet_jax.data.user_images import read_image
 from tests import helpers
 from tests.miniatures import ORIENTATION, scene, write
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """runs/demo, and pictures/ of several kinds and sizes."""
+    """runs/demo, and images/ of several kinds and sizes."""
     folder = tmp_path_factory.mktemp("user")
     helpers.write_run(folder / "runs/demo", helpers.load_config("demo"), Streets("val"))
     image, _ = scene(0, 48, 80)
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    write(folder / "pictures/colour.png", image)
-    write(folder / "pictures/turned.jpg", image, exif=exif, quality=95)
-    write(folder / "pictures/grey.jpg", image[..., 1].copy(), quality=95)
-    (folder / "pictures/notes.txt").write_text("no picture")
+    write(folder / "images/colour.png", image)
+    write(folder / "images/turned.jpg", image, exif=exif, quality=95)
+    write(folder / "images/grey.jpg", image[..., 1].copy(), quality=95)
+    (folder / "images/notes.txt").write_text("no image")
     return folder
 
 
 def test_a_folder_is_labelled(folder):
     code, out, err = helpers.run(
-        "ccnet_jax.predict", "pictures", "--workdir=runs/demo", "--out=labels", cwd=folder
+        "ccnet_jax.predict", "images", "--workdir=runs/demo", "--out=labels", cwd=folder
     )
     assert code == 0, err
-    assert "3 pictures labelled in labels" in out
+    assert "3 images labelled in labels" in out
     assert "100%" in err  # the progress bar
     kinds = ("", "-overlay", "-figure")
     names = {f"{name}{kind}.png" for name in ("colour", "turned", "grey") for kind in kinds}
@@ -47,7 +47,7 @@ def test_a_folder_is_labelled(folder):
             ids = np.array(label)
             colours = np.array(label.convert("RGB"))
         assert ids.shape == size
-        prediction = model.predict(folder / "pictures" / name)
+        prediction = model.predict(folder / "images" / name)
         assert (ids == prediction.label).mean() > 0.999
         np.testing.assert_array_equal(colours, model.palette[ids])
         overlay = np.array(Image.open(folder / "labels" / f"{stem}-overlay.png"))
@@ -56,8 +56,8 @@ def test_a_folder_is_labelled(folder):
 
 def test_attention_and_loops_are_drawn_too(folder, tmp_path):
     model = ccnet_jax.load(folder / "runs/demo")
-    path = folder / "pictures/colour.png"
-    predict.write_results(model, read_picture(path), tmp_path / "a", point=(20, 30), loops=(1, 2))
+    path = folder / "images/colour.png"
+    predict.write_results(model, read_image(path), tmp_path / "a", point=(20, 30), loops=(1, 2))
     kinds = ("", "-overlay", "-figure", "-attention", "-loops")
     assert {path.name for path in tmp_path.iterdir()} == {f"a{kind}.png" for kind in kinds}
     width = 80 * 4 + 6  # enlarged to 320 pixels
@@ -69,11 +69,11 @@ def test_attention_and_loops_are_drawn_too(folder, tmp_path):
 
 def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path):
     for arguments, words in (
-        ((), "name the pictures or folders to label"),
-        (("pictures", "--workdir=runs/other"), "runs/other is not a run"),
+        ((), "name the images or folders to label"),
+        (("images", "--workdir=runs/other"), "runs/other is not a run"),
         (
             ("gone.png", "--workdir=runs/demo"),
-            "gone.png does not exist; name pictures",
+            "gone.png does not exist; name images",
         ),
     ):
         code, _, err = helpers.run("ccnet_jax.predict", *arguments, "--out=nothing", cwd=folder)
@@ -83,17 +83,17 @@ def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path):
     assert not (folder / "nothing").exists()
 
 
-def test_which_pictures(folder, tmp_path):
-    found = predict.pictures((str(folder / "pictures"),))
+def test_which_images(folder, tmp_path):
+    found = predict.images((str(folder / "images"),))
     assert list(found) == ["colour", "grey", "turned"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="empty holds no picture .*.jpg"):
-        predict.pictures((str(tmp_path / "empty"),))
+    with pytest.raises(UserError, match="empty holds no image .*.jpg"):
+        predict.images((str(tmp_path / "empty"),))
     image, _ = scene(0, 32, 32)
     for name in ("a.png", "a.jpg", "._a.jpg"):
         write(tmp_path / "twice" / name, image)
-    assert list(predict.pictures((str(tmp_path / "twice"),))) == ["a-jpg", "a-png"]
-    assert len(predict.pictures((str(tmp_path / "twice"), str(tmp_path / "twice")))) == 2
+    assert list(predict.images((str(tmp_path / "twice"),))) == ["a-jpg", "a-png"]
+    assert len(predict.images((str(tmp_path / "twice"), str(tmp_path / "twice")))) == 2
 
 
 def test_results_never_replace_what_is_read(folder, tmp_path, monkeypatch):
@@ -111,7 +111,7 @@ def test_results_never_replace_what_is_read(folder, tmp_path, monkeypatch):
     assert "a.png is a file; name another folder" in told(tmp_path, "--out", tmp_path / "a.png")
 
 
-def test_pictures_that_cannot_be_read_do_not_stop_the_others(folder, tmp_path, monkeypatch, capsys):
+def test_images_that_cannot_be_read_do_not_stop_the_others(folder, tmp_path, monkeypatch, capsys):
     image, _ = scene(0, 48, 80)
     for name in ("a.png", "c.png"):
         write(tmp_path / "in" / name, image)
@@ -122,11 +122,9 @@ def test_pictures_that_cannot_be_read_do_not_stop_the_others(folder, tmp_path, m
         helpers.ran(monkeypatch, predict, tmp_path / "in", *run)
     assert end.value.code == 1
     said = capsys.readouterr()
-    assert "2 pictures labelled in" in said.out
+    assert "2 images labelled in" in said.out
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
-    assert errors[0].endswith(
-        "b.png is damaged or not a picture (200 bytes); fetch or unpack that file again"
-    )
+    assert errors[0].endswith("b.png is damaged or not an image (200 bytes); fetch or unpack that file again")
     assert errors[1].endswith("small.png has 20 rows and 20 columns, and no pixel (40, 70)")
     assert len(errors) == 2
     labels = {path.name for path in (tmp_path / "out").glob("?.png")}

@@ -24,7 +24,7 @@ from ccnet_jax.data.sources import Location, OtherClasses
 from tests import helpers, miniatures
 from tests.data.test_pipeline import assert_same
 
-SHARD_BYTES = 30_000  # two or three pictures of the miniatures
+SHARD_BYTES = 30_000  # two or three images of the miniatures
 SPLITS = {  # splits that are there, and one more as recipes write it
     "ade20k": ("train", "val"),
     "camvid": ("train", "val", "train+val"),
@@ -89,7 +89,7 @@ def mine(out, tmp_path):
 
 @pytest.mark.parametrize("name", SPLITS)
 @pytest.mark.parametrize("form", ["out", "tiled"])
-def test_both_ways_give_the_same_pictures(request, folders, form, name):
+def test_both_ways_give_the_same_images(request, folders, form, name):
     for split in SPLITS[name]:
         folder = pipeline.open_source(settings(name, folders[name], "folder"), split)
         source = open_tfds(name, request.getfixturevalue(form), split)
@@ -152,7 +152,7 @@ def test_batches_are_the_same_whatever_makes_them(request, folders, form, worker
 
 
 def test_a_damaged_label_met_in_training_names_its_record(folders, tmp_path, monkeypatch):
-    """As from a data set that others made: nobody checked its pictures."""
+    """As from a data set that others made: nobody checked its images."""
     monkeypatch.setattr(prepare, "decode_sample", lambda *_: {"label": np.zeros((64, 96))})
     shutil.copytree(folders["camvid"], tmp_path / "camvid")
     label = tmp_path / "camvid/labels/train/2.png"
@@ -172,7 +172,7 @@ def test_a_damaged_label_met_in_training_names_its_record(folders, tmp_path, mon
         (None, {"dir": "/nowhere"}, "/nowhere holds no prepared data set camvid"),
         (None, {"split": "test"}, "has the splits train, val, not 'test'"),
         (None, {"split": "train[:x%]"}, "has the splits train, val, not 'train.:x%.'"),
-        (None, {"split": "train[:0]"}, "has no pictures"),
+        (None, {"split": "train[:0]"}, "has no images"),
         (None, {"features": ("image", "truth")}, "no image feature 'truth'.*two of image .Image, 3 channels"),
         (None, {"classes": ("a", "b")}, "camvid has classes of its own; remove --config.data.classes"),
         (lambda d: d.rename(f"{d}.incomplete"), {}, "is unfinished; run the command that prepares it again"),
@@ -240,11 +240,11 @@ def flip(path):
 
 
 def large_city(root):
-    """Cityscapes of two pictures of six tiles each, those on the right and below smaller than the others."""
-    return miniatures.write_cityscapes(root, pictures=2, size=(200, 300))
+    """Cityscapes of two images of six tiles each, those on the right and below smaller than the others."""
+    return miniatures.write_cityscapes(root, images=2, size=(200, 300))
 
 
-def test_tiles_of_large_pictures_make_the_same_batches_and_evaluation(tmp_path):
+def test_tiles_of_large_images_make_the_same_batches_and_evaluation(tmp_path):
     folder = large_city(tmp_path / "city")
     prepare.prepare(
         "cityscapes", at(folder), str(tmp_path / "out"), ["train", "val"], tiling=prepare.Tiling()
@@ -276,7 +276,7 @@ def test_jpeg_tiles_are_smaller_and_keep_labels(tmp_path):
     assert 0 < difference < 10
 
 
-def test_your_own_pictures_in_tiles(tmp_path):
+def test_your_own_images_in_tiles(tmp_path):
     """Labels with numbers of their own, and classes that only the prepared data set knows."""
     for split in ("train", "val"):
         for i in range(2):
@@ -490,7 +490,7 @@ def test_splits_are_those_that_are_there_or_asked_for(folders, out, tmp_path, ca
     said = capsys.readouterr().out
     assert "without split test: " in said
     assert "images/test is not a folder" in said
-    assert "1.0.0 is complete: train 4, val 4 pictures in 4 files" in said
+    assert "1.0.0 is complete: train 4, val 4 images in 4 files" in said
 
 
 KILLS = """
@@ -556,7 +556,7 @@ print(deaths, "deaths")
 
 
 def test_killed_at_any_moment_it_goes_on(tmp_path):
-    source = miniatures.write_camvid(tmp_path / "camvid", pictures=16)
+    source = miniatures.write_camvid(tmp_path / "camvid", images=16)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     said = helpers.fresh_python("-c", KILLS, str(source), str(whole), str(killed))
     assert int(said.split()[-2]) >= 4
@@ -607,11 +607,11 @@ def test_shards_of_something_else_are_not_mixed_in(folders, mine, tmp_path, chan
     mine.rename(f"{mine}{suffix}")
     before = content(f"{mine}{suffix}")
     source = shutil.copytree(folders["camvid"], tmp_path / "source")
-    picture = source / "images" / "val" / "3.png"
+    image = source / "images" / "val" / "3.png"
     if change == "longer":
-        picture.write_bytes(picture.read_bytes() + b" ")
+        image.write_bytes(image.read_bytes() + b" ")
     if change == "renamed":
-        picture.rename(picture.with_stem("4"))
+        image.rename(image.with_stem("4"))
         (source / "labels/val/3.png").rename(source / "labels/val/4.png")
     arguments = {"shard_bytes": SHARD_BYTES} | (change if isinstance(change, dict) else {})
     with pytest.raises(UserError, match=words) as error:
@@ -629,7 +629,7 @@ def test_shards_of_something_else_are_not_mixed_in(folders, mine, tmp_path, chan
         (lambda d: (d / "labels/val/1.png").unlink(), "images/val/1.png has no label"),
     ],
 )
-def test_a_bad_picture_is_found_and_named(folders, tmp_path, spoil, words):
+def test_a_bad_image_is_found_and_named(folders, tmp_path, spoil, words):
     source = shutil.copytree(folders["camvid"], tmp_path / "source")
     spoil(source)
     with pytest.raises(UserError, match=words) as error:

@@ -34,7 +34,7 @@ def test_statistics_count_every_pixel_and_size(tmp_path):
     assert sizes == {(64 + 8 * i, 96): 1 for i in range(5)}
     labels = [scene(i, 64 + 8 * i, 96)[1] for i in range(5)]
     assert pixels[-1] == sum((label == 255).sum() for label in labels)
-    assert pixels[0] == (labels[0] == 0).sum()  # picture i's classes begin at 11 i
+    assert pixels[0] == (labels[0] == 0).sum()  # image i's classes begin at 11 i
     assert pixels.sum() == sum(label.size for label in labels)
     assert preview.statistics(source, 2)[2] == 2
     assert "  96 x 64  1" in statistics.sizes_text(sizes).splitlines()
@@ -51,7 +51,7 @@ def test_the_program_writes_a_sheet_and_prints_the_summary(tmp_path):
         "ccnet_jax.preview", *arguments, "--config.data.dir=camvid", output, "--crops=3", cwd=tmp_path
     )
     assert code == 0, err
-    assert "camvid, train: 4 pictures" in out
+    assert "camvid, train: 4 images" in out
     assert "96 x 64  4" in out
     sheet = cv2.imread(str(tmp_path / "sheets/camvid.png"))
     assert sheet.shape[1] > 3 * 2 * 48

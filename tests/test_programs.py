@@ -32,7 +32,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with a configs/, a camvid/ of four pictures and runs/tiny, trained for two steps."""
+    """A folder with a configs/, a camvid/ of four images and runs/tiny, trained for two steps."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "configs").symlink_to(helpers.ROOT / "configs")
     write_camvid(folder / "camvid")
@@ -74,11 +74,11 @@ def test_eval_with_ms_flip_and_nothing_else_evaluates_the_newest_run(folder):
     for word in ("building", "mIoU", "mAcc", "pixel accuracy", "runs/tiny"):
         assert word in out
     report = json.loads((folder / "runs/tiny/eval-val-ms-flip.json").read_text())
-    assert report["pictures"] == 4
+    assert report["images"] == 4
     assert report["step"] == 2
     assert len(report["IoU"]) == len(report["classes"]) == 11
     assert 0 < report["pixel_accuracy"] < 1
-    assert len(list((folder / "runs/tiny/pictures/val-ms-flip").glob("*.png"))) == 4
+    assert len(list((folder / "runs/tiny/images/val-ms-flip").glob("*.png"))) == 4
 
 
 def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
@@ -94,7 +94,7 @@ def test_eval_takes_run_split_checkpoint_output_and_limit(folder):
         cwd=folder,
     )
     assert code == 0, err
-    assert "3 pictures" in out
+    assert "3 images" in out
     assert json.loads((folder / "a/b.json").read_text())["split"] == "train"
 
 
@@ -123,7 +123,7 @@ def test_help(program, flag, folder):
     [
         "attention_memory",
         "data_throughput",
-        "explore_pictures",
+        "explore_images",
         "start_time",
         "differences",
         "camvid",
@@ -186,7 +186,7 @@ def test_changes_of_the_config_are_refused_where_the_config_is_the_runs(folder):
     assert_one_sentence(changed, "--config.model.loops cannot be changed here")
 
 
-def test_built_in_pictures_lie_in_no_folder(folder):
+def test_built_in_images_lie_in_no_folder(folder):
     with pytest.raises(UserError, match="--data-dir=/nope: .* streets lie in no folder; omit it"):
         evaluation.opened(helpers.load_config("demo"), RunFolder(folder), "val", "/nope", unlabelled=False)
 
@@ -243,7 +243,7 @@ def test_missing_run_and_checkpoint(folder, tmp_path):
 
 
 def test_a_bad_label_met_while_training(folder, tmp_path):
-    data = write_camvid(tmp_path / "camvid", pictures=1)
+    data = write_camvid(tmp_path / "camvid", images=1)
     label = data / "labels/train/0.png"
     cv2.imwrite(str(label), np.full((64, 96), 77, np.uint8))
     result = train(tmp_path, f"--config.data.dir={data}", "--workdir=run")

@@ -78,30 +78,30 @@ ONE_NAME = {
 
 
 @pytest.mark.parametrize("files", ONE_NAME.values(), ids=ONE_NAME)
-def test_predict_gives_every_picture_its_own_results(files, tmp_path):
+def test_predict_gives_every_image_its_own_results(files, tmp_path):
     image, _ = scene(0, 32, 32)
-    pictures = [tmp_path / name for name in files if name.endswith(("g", "G"))]
-    for path in pictures:
+    images = [tmp_path / name for name in files if name.endswith(("g", "G"))]
+    for path in images:
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-    if len(list(tmp_path.rglob("*.*g"))) + len(list(tmp_path.rglob("*.PNG"))) < len(pictures):
+    if len(list(tmp_path.rglob("*.*g"))) + len(list(tmp_path.rglob("*.PNG"))) < len(images):
         pytest.skip("this file system takes them for one file")
-    found = predict.pictures([str(path) for path in pictures])
-    assert sorted(found.values()) == sorted(pictures)
+    found = predict.images([str(path) for path in images])
+    assert sorted(found.values()) == sorted(images)
     names = results(found, predict._RESULTS)
     assert len(set(names)) == len(names)
-    assert found == predict.pictures([str(path) for path in pictures])
-    assert predict.pictures([str(pictures[0])]) == {pictures[0].stem: pictures[0]}
+    assert found == predict.images([str(path) for path in images])
+    assert predict.images([str(images[0])]) == {images[0].stem: images[0]}
 
 
-def test_a_picture_that_is_named_twice_is_labelled_once(tmp_path, monkeypatch):
+def test_an_image_that_is_named_twice_is_labelled_once(tmp_path, monkeypatch):
     image, _ = scene(0, 32, 32)
     write(tmp_path / "a" / "x.png", image)
     monkeypatch.chdir(tmp_path)
-    assert len(predict.pictures(["a", "a/x.png", str(tmp_path / "a"), "a/../a/x.png"])) == 1
+    assert len(predict.images(["a", "a/x.png", str(tmp_path / "a"), "a/../a/x.png"])) == 1
 
 
-def test_the_program_labels_pictures_of_one_name(tmp_path, monkeypatch, tiny_backbone):
+def test_the_program_labels_images_of_one_name(tmp_path, monkeypatch, tiny_backbone):
     changes = {key.replace(".", "__"): value for key, value in helpers.TINY.items()}
     config = helpers.load_config("demo", **changes)
     helpers.write_run(tmp_path / "run", config, TASKS["semantic"].open(config.data, "val"))
@@ -114,13 +114,13 @@ def test_the_program_labels_pictures_of_one_name(tmp_path, monkeypatch, tiny_bac
     assert len(list(out.iterdir())) == 3 * len(files)
     maps = []
     for path in out.iterdir():
-        with Image.open(path) as picture:
-            maps += [path.stem] if picture.mode == "P" else []
+        with Image.open(path) as image:
+            maps += [path.stem] if image.mode == "P" else []
     assert sorted(maps) == ["street-jpg", "street-overlay-png", "street-png"]
 
 
 def clashing_folder(root):
-    """Pictures whose names differ in the folder or in case only."""
+    """Images whose names differ in the folder or in case only."""
     for name in ("a/b.png", "a-b.png", "A-b.png", "c.png"):
         for i, kind in enumerate(("images", "labels")):
             write(root / kind / "val" / name, scene(len(name), 48, 64)[i])
@@ -128,11 +128,11 @@ def clashing_folder(root):
 
 
 class Sources:
-    """What gives several pictures one name: {kind: function of a folder -> source}."""
+    """What gives several images one name: {kind: function of a folder -> source}."""
 
     @staticmethod
     def joined(root):
-        data = DataConfig(name="camvid", dir=str(write_camvid(root / "x", pictures=2)))
+        data = DataConfig(name="camvid", dir=str(write_camvid(root / "x", images=2)))
         return pipeline.open_source(data, "train+val")
 
     @staticmethod
@@ -141,14 +141,14 @@ class Sources:
 
 
 @pytest.mark.parametrize("kind", ["joined", "folder"])
-def test_an_evaluation_writes_a_label_map_and_a_drawing_of_every_picture(kind, tmp_path):
+def test_an_evaluation_writes_a_label_map_and_a_drawing_of_every_image(kind, tmp_path):
     source = getattr(Sources, kind)(tmp_path)
     count = len(source)
     plain = [one_file(source.name(i)) for i in range(count)]
     assert len(set(plain)) < count
     numbered = jax.jit(lambda variables, images: (images[..., 0] % 2).astype(jnp.uint8))
-    places = [tmp_path / "labels", tmp_path / "pictures"]
-    evaluate(numbered, {"one": jnp.zeros(1)}, source, 1, pictures=places[1], labels=places[0])
+    places = [tmp_path / "labels", tmp_path / "images"]
+    evaluate(numbered, {"one": jnp.zeros(1)}, source, 1, images=places[1], labels=places[0])
     names = result_names(source, count)
     assert len(set(map(one_file, names))) == count <= DRAWN
     for place in places:
@@ -159,14 +159,14 @@ def test_an_evaluation_writes_a_label_map_and_a_drawing_of_every_picture(kind, t
         assert (name == source.name(i)) == (plain.count(plain[i]) == 1)
 
 
-def test_pictures_in_folders_of_a_coco_file_have_drawings_of_their_own(tmp_path):
-    root = write_coco(tmp_path, pictures=2)
+def test_images_in_folders_of_a_coco_file_have_drawings_of_their_own(tmp_path):
+    root = write_coco(tmp_path, number=2)
     path = root / "annotations" / "instances_val2017.json"
     content = json.loads(path.read_text())
-    for folder, picture in zip("ab", content["images"], strict=True):
+    for folder, image in zip("ab", content["images"], strict=True):
         (root / "val2017" / folder).mkdir()
-        shutil.move(root / "val2017" / picture["file_name"], root / "val2017" / folder / "0.png")
-        picture["file_name"] = f"{folder}/0.png"
+        shutil.move(root / "val2017" / image["file_name"], root / "val2017" / folder / "0.png")
+        image["file_name"] = f"{folder}/0.png"
     path.write_text(json.dumps(content))
     source = TASKS["instance"].open(helpers.load_config("coco", data__dir=str(root)).data, "val2017")
     assert result_names(source, 2) == ["a-0", "b-0"]
@@ -183,7 +183,7 @@ def test_two_checkpoints_of_one_step_have_results_of_their_own():
 
 def test_a_result_that_some_systems_take_for_a_file_that_is_read_is_refused(tmp_path):
     for read, result in (("Street.PNG", "Street.png"), (f"{NFD}.png", f"{NFC}.png")):
-        (tmp_path / read).write_text("a picture")
+        (tmp_path / read).write_text("an image")
         with pytest.raises(UserError, match="would replace .* choose another folder"):
             outputs.check_folder("--out", tmp_path, [result], [tmp_path / read])
     outputs.check_folder("--out", tmp_path / "other", ["Street.png"], [tmp_path / "Street.PNG"])
@@ -191,18 +191,18 @@ def test_a_result_that_some_systems_take_for_a_file_that_is_read_is_refused(tmp_
         outputs.check_folder("--out", tmp_path, ["ß" * 125 + "-figure.png"])
 
 
-WRITERS = ("save_picture", "save_labels", "save_grey", "write_json", "write_whole")
+WRITERS = ("save_image", "save_labels", "save_grey", "write_json", "write_whole")
 
 
-def is_a_picture_s_own_name(part):
+def is_an_image_s_own_name(part):
     """Whether code is PATH.stem, or SOURCE.name(NUMBER)."""
     if isinstance(part, ast.Call):
         return getattr(part.func, "attr", "") == "name"
     return isinstance(part, ast.Attribute) and part.attr == "stem"
 
 
-def test_no_program_writes_under_a_picture_s_own_name():
-    """What is written for each of many pictures has a name that `distinct_names` has given."""
+def test_no_program_writes_under_an_image_s_own_name():
+    """What is written for each of many images has a name that `distinct_names` has given."""
     calls = 0
     for module, path in test_floors.MODULES.items():
         for node in ast.walk(ast.parse(path.read_text())):
@@ -212,13 +212,13 @@ def test_no_program_writes_under_a_picture_s_own_name():
             if getattr(function, "attr", getattr(function, "id", "")) not in WRITERS:
                 continue
             calls += 1
-            names = [part for part in ast.walk(node.args[0]) if is_a_picture_s_own_name(part)]
+            names = [part for part in ast.walk(node.args[0]) if is_an_image_s_own_name(part)]
             assert not names, f"{module}, line {node.lineno}"
     assert calls > 20
 
 
 def test_a_run_s_own_files_are_none_of_these_names(tmp_path):
-    """`predict --out RUN` with a picture that is called as one of them is refused first."""
+    """`predict --out RUN` with an image that is called as one of them is refused first."""
     for path in RunFolder(tmp_path).own_files:
         path.write_text("mine")
         with pytest.raises(UserError, match="would replace"):

@@ -31,13 +31,13 @@ VOIDS = ("ignore", "void", "unlabeled")
 
 # ------------------------------------------------------------------------------------------------ the data
 def write_folder(root, names=NAMES, written=NAMES, colours=False):
-    """Pictures whose pixels are of the classes `NAMES`, with label files in which `written` have 0, 1, 2, ...
+    """Images whose pixels are of the classes `NAMES`, with label files in which `written` have 0, 1, 2, ...
 
     Args:
       root: of the folder.
       names: lines of the class file; None for no file.
       written: the classes in the order of their numbers.
-      colours: whether the labels are colour pictures.
+      colours: whether the labels are colour images.
     """
     places = {"ignore" if name in VOIDS else name: i for i, name in enumerate(written)}
     tones = {name: (40 * i, 90, 255 - 40 * i) for i, name in enumerate(written)}
@@ -60,7 +60,7 @@ def named(*order, **options):
 
 
 def without_names(highest=3):
-    """The same pictures under numbers from 0 to at most `highest`, and nothing that names them."""
+    """The same images under numbers from 0 to at most `highest`, and nothing that names them."""
 
     def make(root):
         write_folder(root, None)
@@ -72,15 +72,15 @@ def without_names(highest=3):
 
 
 def pixels_of(path):
-    with Image.open(path) as picture:
-        return np.array(picture)
+    with Image.open(path) as image:
+        return np.array(image)
 
 
 def coco(change=lambda categories: categories):
     """COCO's format with changed categories; annotations of removed ones are removed."""
 
     def make(root):
-        write_coco(root, pictures=2)
+        write_coco(root, number=2)
         for path in (root / "annotations").glob("*.json"):
             content = json.loads(path.read_text())
             content["categories"] = change(content["categories"])
@@ -180,7 +180,7 @@ def runs(tmp_path_factory):
                 config = helpers.load_config("folder", **changes, **NARROW)
             source = TASKS[config.task].open(config.data, config.data.train_split)
             helpers.write_run(root / "run", config, source)
-            (root / "run" / "pictures" / config.data.train_split).mkdir(parents=True)  # it is finished
+            (root / "run" / "images" / config.data.train_split).mkdir(parents=True)  # it is finished
             made[kind] = RunFolder(root / "run")
     return made
 
@@ -203,7 +203,7 @@ def explored(run, data, monkeypatch, tmp_path):
 MEET = {"eval": evaluated, "train": gone_on_with, "explore": explored}
 MEET_NONE = {
     "demo": "trains and evaluates by these programs",
-    "predict": "sees pictures without labels, and its classes are the run's",
+    "predict": "sees images without labels, and its classes are the run's",
     "convert": "reads weights, whose classes become the run's",
     "export": "writes the network, which knows indices only",
     "share": "copies the run's classes with it",
@@ -220,7 +220,7 @@ def test_every_program_is_known_here():
     assert set(MEET) | set(MEET_NONE) == set(PROGRAMS)
 
 
-# What opens pictures with labels without a run: of a config, before there is a run, or to copy them.
+# What opens images with labels without a run: of a config, before there is a run, or to copy them.
 OPEN_WITHOUT_A_RUN = {
     "ccnet_jax.tasks.run_data",
     "ccnet_jax.tasks.semantic",
@@ -234,7 +234,7 @@ OPEN_WITHOUT_A_RUN = {
 
 
 def opens_data(node):
-    """Whether a piece of code is a function that opens the pictures of a split."""
+    """Whether a piece of code is a function that opens the images of a split."""
     if isinstance(node, ast.Name | ast.alias):
         return getattr(node, "id", getattr(node, "name", "")) in ("open_source", "open_split")
     if not isinstance(node, ast.Attribute):
@@ -296,7 +296,7 @@ def test_one_function_answers_for_all_programs(runs, kind, name, fits, tmp_path,
 
 
 def assert_same_truth(run, found):
-    """The data have the same pictures and classes as those of the run's training, label by label."""
+    """The data have the same images and classes as those of the run's training, label by label."""
     config, names = records.load_config(run), found.classes
     own = run_data.opened(config, config.data.eval_split, records.load_classes(run), run)
     for i in range(2):
@@ -320,7 +320,7 @@ def test_names_in_another_order_are_met_by_all_programs(runs, kind, program, tmp
     if program == "train":
         assert "is trained to its last step, 3; nothing to train" in out
     if program == "explore":
-        assert "none of the run's own pictures" not in out
+        assert "none of the run's own images" not in out
     if program == "eval":
         report = json.loads((tmp_path / "scores.json").read_text())
         assert tuple(report["classes"]) == records.load_classes(run).names
@@ -343,7 +343,7 @@ def test_a_run_that_begins_again_has_the_classes_of_its_records(runs, tmp_path):
         np.testing.assert_array_equal(*names)
 
 
-def test_a_split_whose_pictures_have_no_labels_can_be_predicted_by_a_run_without_names(runs, tmp_path):
+def test_a_split_whose_images_have_no_labels_can_be_predicted_by_a_run_without_names(runs, tmp_path):
     root = tmp_path / "data"
     write(root / "images/test/0.png", scene(0, 48, 64)[0])
     config = records.load_config(runs["numbers"])

@@ -41,12 +41,12 @@ def pickles(monkeypatch):
 
 def test_nothing_that_is_read_is_unpickled(tmp_path, pickles):
     """Runs, checkpoints, weights, folders, annotations, prepared data sets and tiles."""
-    data = write_camvid(tmp_path / "camvid", pictures=1)
+    data = write_camvid(tmp_path / "camvid", images=1)
     config = helpers.load_config("demo", data__name="camvid", data__dir=str(data))
     source = pipeline.open_source(config.data, "val")
     helpers.write_run(tmp_path / "run", config, source)
     safetensors.numpy.save_file({"a": np.ones(3, np.float32)}, tmp_path / "w.safetensors")
-    write_coco(tmp_path / "coco", pictures=1)
+    write_coco(tmp_path / "coco", number=1)
     tilings = {"files": None, "tiles": prepare.Tiling()}
     for name, tiling in tilings.items():
         prepare.prepare("camvid", Location(dir=str(data)), str(tmp_path / name), tiling=tiling)

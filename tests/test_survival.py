@@ -41,7 +41,7 @@ def config(tmp_path):
         "demo",
         **TINY,
         data__name="camvid",
-        data__dir=str(write_camvid(tmp_path / "camvid", pictures=3)),
+        data__dir=str(write_camvid(tmp_path / "camvid", images=3)),
         data__crop=(48, 64),
         data__flip=True,
         batch_size=2,
@@ -60,9 +60,9 @@ def left_in(run):
     """What an undisturbed run leaves, without times."""
     lines = [{name: line[name] for name in DETERMINED if name in line} for line in logged(run)]
     scalars = sorted(point for point in points(run) if point[1] in DETERMINED)
-    pictures = {path.name: path.read_bytes() for path in run.pictures("val").iterdir()}
+    images = {path.name: path.read_bytes() for path in run.images("val").iterdir()}
     best = sorted(path.name for path in (run.checkpoints / "best").iterdir())
-    return lines, scalars, pictures, best
+    return lines, scalars, images, best
 
 
 def assert_same(one, other):
@@ -101,11 +101,11 @@ def test_a_run_that_is_disturbed_everywhere_leaves_the_records_of_one_that_is_no
     assert [line["step"] for line in logged(parts)] == [3]
 
     def fail(_):
-        raise OSError("the disk of pictures is gone")
+        raise OSError("the disk of images is gone")
 
     with monkeypatch.context() as patch:
         patch.setattr(StopSignal, "check", fail)  # the evaluation that is made up fails
-        with pytest.raises(OSError, match="pictures is gone"):
+        with pytest.raises(OSError, match="images is gone"):
             train.train(config, parts)
     disturbed("check", lambda _: stop_in_evaluation(_) if Checkpoints.last_step(parts) == 6 else None, 130)
     assert [line["step"] for line in logged(parts)] == [3, 4, 6]  # the last evaluation is missing
@@ -193,11 +193,11 @@ def test_a_checkpoint_that_cannot_be_written_is_tried_again_and_the_last_must_be
         train.train(dataclasses.replace(config, save_errors="stop"), RunFolder(tmp_path / "other"))
 
 
-def test_an_update_that_is_not_finite_names_its_pictures_and_is_not_made(config, tmp_path):
+def test_an_update_that_is_not_finite_names_its_images_and_is_not_made(config, tmp_path):
     run = RunFolder(tmp_path / "run")
     bad = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1e30))
     with pytest.raises(
-        UserError, match=r"at step 1 the new weights' norm is inf, at a rate of 1e\+30, with the pictures \d"
+        UserError, match=r"at step 1 the new weights' norm is inf, at a rate of 1e\+30, with the images \d"
     ) as error:
         train.train(bad, run)
     assert str(error.value).endswith("leave out up to N such updates")  # nothing is saved yet

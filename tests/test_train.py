@@ -62,7 +62,7 @@ def batch_of(count, size=(48, 64)):
     ("ohem", "implementation", "backbone"),
     [(False, None, {}), (True, None, TINY), (False, "triton_interpret", TINY)],
 )
-def test_eight_devices_with_one_picture_equal_one_device_with_eight(ohem, implementation, backbone):
+def test_eight_devices_with_one_image_equal_one_device_with_eight(ohem, implementation, backbone):
     config = load_config(
         "demo",
         **backbone,
@@ -116,7 +116,7 @@ def test_the_loss_is_main_plus_weighted_auxiliary():
     assert metrics["auxiliary_loss"] > 0
 
 
-def test_a_run_overfits_four_pictures(tmp_path, monkeypatch):
+def test_a_run_overfits_four_images(tmp_path, monkeypatch):
     one = devices.data_mesh(jax.devices()[:1])
     monkeypatch.setattr(devices, "data_mesh", lambda _: one)
     config = small_config(
@@ -135,7 +135,7 @@ def test_a_run_overfits_four_pictures(tmp_path, monkeypatch):
     assert lines[-1]["train/mIoU"] > 0.75
     assert lines[-1]["train/pixel_accuracy"] > 0.93
     assert lines[-2]["loss"] < 0.35
-    names = sorted(p.name for p in (tmp_path / "run/pictures/train").iterdir())
+    names = sorted(p.name for p in (tmp_path / "run/images/train").iterdir())
     assert names == ["0.png", "1.png", "2.png", "3.png"]
     assert (tmp_path / "runs/latest").resolve() == (tmp_path / "run").resolve()
     assert list((tmp_path / "run").glob("events.out.tfevents*"))
@@ -204,8 +204,8 @@ def test_peak_memory_is_that_of_the_fullest_device_that_tells(without_shape_chec
     assert devices.peak_memory(types.SimpleNamespace(local_devices=[device(None)])) is None
 
 
-def test_pictures_of_several_sizes_are_warned_of(tmp_path, capsys):
-    folder = write_camvid(tmp_path / "camvid", pictures=2)
+def test_images_of_several_sizes_are_warned_of(tmp_path, capsys):
+    folder = write_camvid(tmp_path / "camvid", images=2)
     for kind in ("images", "labels"):
         for i, (height, width) in enumerate([(48, 64), (32, 64)]):
             path = str(folder / kind / "train" / f"{i}.png")
@@ -253,7 +253,7 @@ def test_ruined_weights_stop_the_run_and_are_not_saved(tmp_path):
 
 
 def test_updates_that_are_all_skipped_are_logged_with_the_rate_of_the_optimizer(tmp_path):
-    folder = write_camvid(tmp_path / "camvid", pictures=2)
+    folder = write_camvid(tmp_path / "camvid", images=2)
     rate = {"optimizer__learning_rate": 1e30, "skip_nonfinite": 3}
     settings = {"steps": 3}
     train.train(small_config(folder, **rate, **settings), RunFolder(tmp_path / "run"))
@@ -263,14 +263,14 @@ def test_updates_that_are_all_skipped_are_logged_with_the_rate_of_the_optimizer(
     np.testing.assert_allclose([line["learning_rate"] for line in lines], 1e30)  # none was made: no fall
 
 
-def test_a_run_without_validation_leaves_pictures_too_and_obeys_a_signal_then(tmp_path, monkeypatch):
-    folder = write_camvid(tmp_path / "camvid", pictures=2)
+def test_a_run_without_validation_leaves_images_too_and_obeys_a_signal_then(tmp_path, monkeypatch):
+    folder = write_camvid(tmp_path / "camvid", images=2)
     received = iter([0, 0, 15])
     monkeypatch.setattr(StopSignal, "agreed", lambda _: next(received))
     with pytest.raises(SystemExit) as stopped:
         train.train(small_config(folder, steps=2), RunFolder(tmp_path / "run"))
     assert stopped.value.code == 143
-    assert sorted(p.name for p in (tmp_path / "run/pictures/train").iterdir()) == ["0.png", "1.png"]
+    assert sorted(p.name for p in (tmp_path / "run/images/train").iterdir()) == ["0.png", "1.png"]
 
 
 def test_best_is_kept_apart_and_forgotten_when_its_steps_are_made_again(tmp_path):

@@ -16,8 +16,8 @@ class Classes:
       palette: uint8 [len(names), 3] RGB.
       label_ids: [256] uint8 table from the files' numbers to indices into `names`, `VOID`, or `UNKNOWN`
         for those that the data set does not have; None where the files hold the indices and 255.
-      label_colours: {(red, green, blue): index or `VOID`} of label files that are colour pictures; None where
-        colour pictures are no label files.
+      label_colours: {(red, green, blue): index or `VOID`} of label files that are colour images; None where
+        colour images are no label files.
       counted: whether nothing names the classes and there are as many as the labels hold. Labels that are
         added later may change their number.
 

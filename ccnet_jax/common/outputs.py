@@ -115,7 +115,7 @@ def folded_name(name: str) -> str:
 def present(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[str]:
     """The names in a folder that end in one of the suffixes, as those of results; none where it is not there.
 
-    For programs that cannot tell the names of their results before they have read all pictures.
+    For programs that cannot tell the names of their results before they have read all images.
     """
     return [x.name for x in folder.iterdir() if x.suffix in suffixes] if folder.is_dir() else []
 

@@ -53,10 +53,10 @@ class Config(EngineConfig):
     eval_every: int = setting(
         5000, "updates from one validation to the next; 0 validates never", at_least=0, resumable=True
     )
-    eval_batch_size: int = setting(1, "pictures that each process tests at once", at_least=1, resumable=True)
+    eval_batch_size: int = setting(1, "images that each process tests at once", at_least=1, resumable=True)
     eval_window: tuple[int, int] | None = setting(
         None,
-        "(height, width) in pixels of sliding windows in testing; None tests whole pictures",
+        "(height, width) in pixels of sliding windows in testing; None tests whole images",
         sides="(height, width) in pixels",
         at_least=SMALLEST,
         at_most=LARGEST,
@@ -144,12 +144,12 @@ class Config(EngineConfig):
         return found
 
     def test_mode(self, ms_flip: bool = False) -> TestMode:
-        """How pictures are tested: at one scale, or at the flavour's scales with mirror images."""
+        """How images are tested: at one scale, or at the flavour's scales with mirror images."""
         mode = TestMode(self.data.resize, self.eval_window, self.eval_stride)
         return mode.ms_flip(FLAVOURS[self.model.flavour]) if ms_flip else mode
 
 
-# What instance segmentation does not read: it sees whole pictures with a ResNet; its losses have no settings.
+# What instance segmentation does not read: it sees whole images with a ResNet; its losses have no settings.
 _ONLY_SEMANTIC = (
     *("loss.", "eval_window", "eval_stride", "model.align_corners", "model.flavour", "model.backbone"),
     *("data.scale", "data.short_sides", "data.crop", "data.cat_max_ratio"),

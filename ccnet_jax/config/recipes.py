@@ -9,8 +9,8 @@ def official() -> ml_collections.ConfigDict:
     """The recipe of the paper's section 4.2 and of its authors' code.
 
     SGD with momentum 0.9 and weight decay 1e-4, poly rate from 1e-2 with power 0.9, ratios 0.75 to 2 and
-    mirroring. The authors' code adds OHEM (threshold 0.7) and keeps 100,000 pixels of the two pictures on
-    each GPU; here the count is a picture's.
+    mirroring. The authors' code adds OHEM (threshold 0.7) and keeps 100,000 pixels of the two images on
+    each GPU; here the count is an image's.
     """
     config = default()
     config.model.flavour = "official"

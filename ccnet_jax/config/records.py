@@ -17,7 +17,7 @@ from ccnet_jax.engine.folder import RunFolder
 
 
 def write_records(run: RunFolder, config: Config, classes: Classes) -> None:
-    """Write all that a run has beside checkpoints, metrics and pictures."""
+    """Write all that a run has beside checkpoints, metrics and images."""
     save_config(run, configuration.without_place(config))
     save_classes(run, classes)
     run.add_versions()

@@ -82,7 +82,7 @@ def classes_of(named: list[NamedClass], source: str) -> Classes:
     """The classes of a list, in which the entry with number i stands for label i.
 
     Entries whose name is void, ignore, unlabeled or alike become void. Where entries have colours, label
-    files may be colour pictures; where all colours are grey, label files of one channel hold grey values.
+    files may be colour images; where all colours are grey, label files of one channel hold grey values.
 
     Args:
       named: the entries.
@@ -116,7 +116,7 @@ def classes_of(named: list[NamedClass], source: str) -> Classes:
     else:
         table[: len(named)] = [index_of[entry] for entry in named]
     palette = np.array([entry.colour for entry in classes], np.uint8)
-    # Of two classes with one colour a colour picture does not say which it shows.
+    # Of two classes with one colour a colour image does not say which it shows.
     clear = all(entry.colour in colours and colours[entry.colour] == index_of[entry] for entry in named)
     return Classes(tuple(names), palette, table, colours if clear else None)
 

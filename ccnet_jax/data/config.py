@@ -26,7 +26,7 @@ class DataConfig(Location):
     eval_split: str = setting("val", "split to validate and test on")
     resize: tuple[int, int] | None = setting(
         None,
-        "(long, short) sides in pixels of a box into which pictures are resized first, in testing too",
+        "(long, short) sides in pixels of a box into which images are resized first, in testing too",
         sides="(long, short) sides in pixels",
         at_least=SMALLEST,
         at_most=LARGEST,
@@ -49,7 +49,7 @@ class DataConfig(Location):
     )
     crop: tuple[int, int] | None = setting(
         None,
-        "(height, width) in pixels of random crops; None takes whole pictures",
+        "(height, width) in pixels of random crops; None takes whole images",
         sides="(height, width) in pixels",
         at_least=SMALLEST,
         at_most=LARGEST,
@@ -57,14 +57,14 @@ class DataConfig(Location):
     cat_max_ratio: float = setting(
         1.0, "largest share of one class in a crop; 1 takes any crop", above=0, at_most=1, before=1.0
     )
-    flip: bool = setting(False, "mirror pictures at random")
+    flip: bool = setting(False, "mirror images at random")
     distort: bool = setting(False, "photometric distortion at random", before=False)
     workers: int = setting(
         0, "processes that make batches; 0 makes them in threads", at_least=0, at_most=1024, resumable=True
     )
 
     def to_open(self, split: str) -> "DataConfig":
-        """These settings, where only the split to train on may have damaged pictures: scores are of all."""
+        """These settings, where only the split to train on may have damaged images: scores are of all."""
         return self if split == self.train_split else dataclasses.replace(self, skip_damaged=0)
 
     def complaints(self) -> list[str]:
@@ -74,7 +74,7 @@ class DataConfig(Location):
             found.append(f"config.data.scale must be (lowest, highest) ratio, not {self.scale}")
         if (self.scale is not None or self.short_sides is not None) and self.crop is None:
             found.append(
-                "config.data.scale and short_sides make pictures of many sizes: set config.data.crop to the "
+                "config.data.scale and short_sides make images of many sizes: set config.data.crop to the "
                 "size of a batch's"
             )
         if self.scale is not None and self.resize is not None:
@@ -127,12 +127,12 @@ class DataConfig(Location):
 
 
 def does_not_fit_memory(batch_size: int, size: tuple[int, int]) -> str | None:
-    """A sentence where a batch of pictures of (height, width) takes more memory than the machine has."""
+    """A sentence where a batch of images of (height, width) takes more memory than the machine has."""
     needed = batch_size * size[0] * size[1] * 4  # bytes of three colours and a label
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed <= memory:
         return None
     return (
         f"config.batch_size={batch_size} needs {needed / 1e9:,.1f} GB for one batch of {size[1]}x{size[0]} "
-        f"pictures, and this machine has {memory / 1e9:,.1f} GB; make it smaller"
+        f"images, and this machine has {memory / 1e9:,.1f} GB; make it smaller"
     )

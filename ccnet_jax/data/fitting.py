@@ -15,7 +15,7 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import Classes, numbered_palette
 from ccnet_jax.data.instances import InstanceSource, Objects
 from ccnet_jax.data.sources import LazySource, Source, files_of
-from ccnet_jax.data.tiles import TiledPicture
+from ccnet_jax.data.tiles import TiledImage
 
 
 def fitted(source: Any, classes: Classes, run: object, data: object) -> Any:
@@ -97,7 +97,7 @@ class FittedSource:
     """A `Source` whose labels are indices of a network's classes.
 
     Args:
-      source: the pictures.
+      source: the images.
       classes: the network's, with what the source's label files hold.
       indices: uint8 [256], from the source's labels to the network's.
     """
@@ -125,8 +125,8 @@ class FittedSource:
 class FittedLazySource(FittedSource):
     """The same of a `LazySource`."""
 
-    def lazy(self, index: int) -> dict[str, TiledPicture]:
-        """As `source[index]`, with pictures whose windows are decoded when they are asked for."""
+    def lazy(self, index: int) -> dict[str, TiledImage]:
+        """As `source[index]`, with images whose windows are decoded when they are asked for."""
         assert isinstance(self.source, LazySource)
         sample = self.source.lazy(index)
         return {**sample, "label": sample["label"].mapped(self._indices)}
@@ -136,7 +136,7 @@ class FittedInstances:
     """An `InstanceSource` whose objects have indices of a network's classes.
 
     Args:
-      source: the pictures.
+      source: the images.
       classes: the network's.
       indices: uint8 [256], from the source's classes to the network's.
     """
@@ -161,19 +161,19 @@ class FittedInstances:
         """The source's files."""
         return files_of(self.source)
 
-    def picture_id(self, index: int) -> int:
-        """The data set's own number of the picture."""
-        return self.source.picture_id(index)
+    def image_id(self, index: int) -> int:
+        """The data set's own number of the image."""
+        return self.source.image_id(index)
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of the picture."""
+        """(height, width) of the image."""
         return self.source.size(index)
 
     def count(self, index: int) -> int | None:
-        """How many objects the picture has; see `InstanceSource`."""
+        """How many objects the image has; see `InstanceSource`."""
         return self.source.count(index)
 
     def objects(self, index: int) -> Objects:
-        """The objects of the picture."""
+        """The objects of the image."""
         found = self.source.objects(index)
         return dataclasses.replace(found, classes=self._indices[found.classes].astype(np.int32))

@@ -1,6 +1,6 @@
-"""Pictures and label maps from the bytes of their files; every complaint names the file and the remedy.
+"""Images and label maps from the bytes of their files; every complaint names the file and the remedy.
 
-The header says how large a picture is, and nothing is decoded before that is known to be reasonable. A file
+The header says how large an image is, and nothing is decoded before that is known to be reasonable. A file
 of a few bytes may say that it holds 100,000 x 100,000 pixels, and decoders set aside memory for all of them
 before they find that nothing follows.
 """
@@ -20,13 +20,13 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import UNKNOWN, VOID, Classes
 from ccnet_jax.data.stored_png import stored_png
 
-MOST_PIXELS = 178_956_970  # of a picture or a label: Pillow's own bound, 13,377 x 13,377
+MOST_PIXELS = 178_956_970  # of an image or a label: Pillow's own bound, 13,377 x 13,377
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's markers of the kinds of coding
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
-class DamagedPicture(UserError):
-    """One picture of a data set cannot be used: its file or its label's is missing, damaged or a misfit."""
+class UnusableImage(UserError):
+    """One image of a data set cannot be used: its file or its label's is missing, damaged or a misfit."""
 
 
 def decode_sample(
@@ -46,7 +46,7 @@ def decode_sample(
       remedy: what to do where the label holds what the data set does not have.
 
     Raises:
-      DamagedPicture: naming the file, where one cannot be decoded or their sizes differ.
+      UnusableImage: naming the file, where one cannot be decoded or their sizes differ.
       UserError: naming the file, where the label holds a number or a colour that the data set does not have.
     """
     pixels = decode_image(image, image_name)
@@ -54,7 +54,7 @@ def decode_sample(
         return {"image": pixels, "label": np.full(pixels.shape[:2], VOID, np.uint8)}
     indices = decode_indices(classes, label, label_name, remedy)
     if pixels.shape[:2] != indices.shape:
-        raise DamagedPicture(
+        raise UnusableImage(
             f"{image_name} is {pixels.shape[1]}x{pixels.shape[0]} pixels (upright, by its EXIF data) but "
             f"its label {label_name} is {indices.shape[1]}x{indices.shape[0]}; make them the same size"
         )
@@ -81,13 +81,13 @@ def decode_indices(
 
 
 def decode_image(data: bytes, name: object) -> np.ndarray:
-    """The picture as RGB uint8 [H, W, 3], upright as its EXIF data says; grey, CMYK and 16 bits too.
+    """The image as RGB uint8 [H, W, 3], upright as its EXIF data says; grey, CMYK and 16 bits too.
 
     8-bit RGB PNGs, of which Cityscapes consists, go through libdeflate and libpng, which are faster than
     OpenCV (`experiments/data_throughput.py`). For JPEGs imagecodecs and OpenCV are about as fast, and OpenCV
     finds truncation. QOI files, of which tiles are made, are unknown to OpenCV.
 
-    Raises DamagedPicture, naming it `name`, where the data are truncated, damaged or no picture, UserError
+    Raises UnusableImage, naming it `name`, where the data are truncated, damaged or no image, UserError
     where it is too large.
     """
     check_header(data, name)
@@ -98,12 +98,12 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
     else:
         pixels = _decode_with_opencv(data)
     if pixels is None or pixels.ndim != 3:
-        raise DamagedPicture(_undecodable(name, data))
+        raise UnusableImage(_undecodable(name, data))
     return pixels[..., :3]
 
 
 def decode_label(data: bytes, name: object) -> np.ndarray:
-    """The numbers in a label file, uint8 [H, W]: grey values, or indices of a palette picture.
+    """The numbers in a label file, uint8 [H, W]: grey values, or indices of a palette image.
 
     Raises UserError, naming it `name`, where the data are damaged or a JPEG, there are several channels, or a
     number is above 255.
@@ -114,7 +114,7 @@ def decode_label(data: bytes, name: object) -> np.ndarray:
 def label_pixels(data: bytes, name: object) -> np.ndarray:
     """What a label file holds, not interpreted: [H, W] numbers or indices, or [H, W, C] in the order RGB.
 
-    Raises DamagedPicture, naming it `name`, where the data are damaged, UserError where they are a JPEG or
+    Raises UnusableImage, naming it `name`, where the data are damaged, UserError where they are a JPEG or
     too large.
     """
     if data[:3] == b"\xff\xd8\xff":
@@ -130,7 +130,7 @@ def label_pixels(data: bytes, name: object) -> np.ndarray:
     else:
         label = _decode_with_pillow(data)
     if label is None:
-        raise DamagedPicture(_undecodable(name, data))
+        raise UnusableImage(_undecodable(name, data))
     return label
 
 
@@ -155,7 +155,7 @@ def _one_channel(label: np.ndarray, name: object) -> np.ndarray:
 def _colour_indices(
     known: dict[tuple[int, int, int], int], pixels: np.ndarray, name: object, remedy: str
 ) -> np.ndarray:
-    """The class indices of a label picture's colours, uint8 [H, W]. Raises UserError at an unknown colour."""
+    """The class indices of a label image's colours, uint8 [H, W]. Raises UserError at an unknown colour."""
     if pixels.dtype != np.uint8 or pixels.shape[2] < 3:
         raise UserError(
             f"{name} has shape {pixels.shape} and type {pixels.dtype}; a colour label must be an 8-bit RGB "
@@ -211,10 +211,10 @@ def _decode_with_opencv(data: bytes) -> np.ndarray | None:
 
 
 def _decode_with_pillow(data: bytes) -> np.ndarray | None:
-    """Of palette pictures the indices, where OpenCV gives the colours."""
+    """Of palette images the indices, where OpenCV gives the colours."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            pixels = np.array(picture)
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.array(image)
     except (
         OSError,
         SyntaxError,
@@ -226,12 +226,12 @@ def _decode_with_pillow(data: bytes) -> np.ndarray | None:
 
 
 def _undecodable(name: object, data: bytes) -> str:
-    what = "is damaged or not a picture" if data else "is empty"
+    what = "is damaged or not an image" if data else "is empty"
     return f"{name} {what} ({len(data):,} bytes); fetch or unpack that file again"
 
 
 def read_bytes(path: pathlib.Path, remedy: str = "put it back or correct the data folder") -> bytes:
-    """What a file holds. Raises DamagedPicture, with the remedy, where it cannot be read.
+    """What a file holds. Raises UnusableImage, with the remedy, where it cannot be read.
 
     Raises UserError where no other file could be read either: memory is used up, or the limit of open files.
     """
@@ -243,13 +243,13 @@ def read_bytes(path: pathlib.Path, remedy: str = "put it back or correct the dat
                 f"{path} cannot be read ({error.strerror}); raise that limit (see `ulimit -a`), or end other "
                 "programs"
             ) from None
-        raise DamagedPicture(f"{path} cannot be read ({error.strerror}); {remedy}") from None
+        raise UnusableImage(f"{path} cannot be read ({error.strerror}); {remedy}") from None
 
 
 def check_header(data: bytes, name: object) -> None:
-    """Raise UserError, naming it `name`, where a picture's header says that it is larger than `MOST_PIXELS`.
+    """Raise UserError, naming it `name`, where an image's header says that it is larger than `MOST_PIXELS`.
 
-    Files without a known header pass: they are no pictures.
+    Files without a known header pass: they are no images.
     """
     try:
         size = size_in_header(data)
@@ -260,9 +260,9 @@ def check_header(data: bytes, name: object) -> None:
 
 
 def size_in_header(data: bytes) -> tuple[int, int] | None:
-    """(width, height) of a picture by its header, None where no header is known.
+    """(width, height) of an image by its header, None where no header is known.
 
-    The usual formats are looked at here, since training asks of every picture, and Pillow takes a twentieth
+    The usual formats are looked at here, since training asks of every image, and Pillow takes a twentieth
     of the time that decoding a small JPEG takes.
 
     Raises:
@@ -278,14 +278,14 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
     if size is not None:
         return size
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            return picture.size
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
     except (OSError, SyntaxError, ValueError):
         return None
 
 
 def check_size(width: int, height: int, name: object) -> None:
-    """Raise UserError where a picture of these sides is larger than `MOST_PIXELS`."""
+    """Raise UserError where an image of these sides is larger than `MOST_PIXELS`."""
     if width * height > MOST_PIXELS:
         raise UserError(_too_large(f"{width} x {height}, ", name))
 

@@ -1,6 +1,6 @@
-"""From pictures with objects to batches of a few shapes: one compiled step serves every batch of a shape.
+"""From images with objects to batches of a few shapes: one compiled step serves every batch of a shape.
 
-Pictures are resized and lie in the upper left corner of a canvas, the first that holds them. All pictures of
+Images are resized and lie in the upper left corner of a canvas, the first that holds them. All images of
 a batch have the same canvas.
 """
 
@@ -24,10 +24,10 @@ Size = tuple[int, int]  # (height, width)
 
 
 def canvases(data: DataConfig, sizes: Sequence[Size]) -> list[Size]:
-    """The canvases for pictures of these sizes.
+    """The canvases for images of these sizes.
 
-    With `data.resize` they are its box lying and standing, or one of them if no picture needs the other;
-    without it one that holds all pictures.
+    With `data.resize` they are its box lying and standing, or one of them if no image needs the other;
+    without it one that holds all images.
     """
     if data.resize is None:
         return [_rounded_up((max(height for height, _ in sizes), max(width for _, width in sizes)))]
@@ -38,7 +38,7 @@ def canvases(data: DataConfig, sizes: Sequence[Size]) -> list[Size]:
 
 
 def canvas_of(size: Size, data: DataConfig, choices: Sequence[Size]) -> int:
-    """Which of the canvases a picture lies on.
+    """Which of the canvases an image lies on.
 
     Raises UserError where it is larger than all of them.
     """
@@ -47,7 +47,7 @@ def canvas_of(size: Size, data: DataConfig, choices: Sequence[Size]) -> int:
         if height <= canvas[0] and width <= canvas[1]:
             return i
     raise UserError(
-        f"a picture of {size[1]}x{size[0]} pixels is larger than those that training began with; set "
+        f"an image of {size[1]}x{size[0]} pixels is larger than those that training began with; set "
         "config.data.resize to (long, short) sides in pixels"
     )
 
@@ -58,13 +58,13 @@ def _rounded_up(size: Size) -> Size:
 
 
 class Order:
-    """Which picture stands at each place of an endless stream, whose batches have one canvas each.
+    """Which image stands at each place of an endless stream, whose batches have one canvas each.
 
-    An epoch has each picture once. Where the pictures of a canvas do not fill their last batch, some of them
+    An epoch has each image once. Where the images of a canvas do not fill their last batch, some of them
     come twice. The order of an epoch is a function of (seed, epoch) alone.
 
     Args:
-      canvas: of each picture, its number.
+      canvas: of each image, its number.
       batch_size: places of a batch.
       seed: of the order.
     """
@@ -81,13 +81,13 @@ class Order:
         return self._batches * self._batch_size
 
     def __call__(self, place: int) -> int:
-        """The picture at a place, from 0."""
+        """The image at a place, from 0."""
         epoch, place = divmod(place, len(self))
         return int(self._epoch_at_hand(epoch)[place])
 
-    def is_like(self, picture: int, other: int) -> bool:
-        """Whether a picture may take another's place: both lie on the same canvas."""
-        return self._canvas[picture] == self._canvas[other]
+    def is_like(self, image: int, other: int) -> bool:
+        """Whether an image may take another's place: both lie on the same canvas."""
+        return self._canvas[image] == self._canvas[other]
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_epoch_at_hand"}
@@ -100,9 +100,9 @@ class Order:
         rng = np.random.default_rng([self._seed, epoch])
         batches = []
         for group in self._groups:
-            pictures = rng.permutation(group)
+            images = rng.permutation(group)
             count = -(-len(group) // self._batch_size) * self._batch_size
-            batches.append(np.resize(pictures, count).reshape(-1, self._batch_size))
+            batches.append(np.resize(images, count).reshape(-1, self._batch_size))
         return rng.permutation(np.concatenate(batches)).ravel()
 
 
@@ -116,23 +116,23 @@ def train_batches(
     process: int = 0,
     processes: int = 1,
 ) -> TrainBatches:
-    """Endless batches of pictures with objects, as `sample` makes them, of one canvas each.
+    """Endless batches of images with objects, as `sample` makes them, of one canvas each.
 
     Batch number i is a function of (seed, i) alone: it does not depend on how many workers or processes make
     it. See `stream.TrainBatches`.
 
     Args:
-      source: the pictures; those without objects to train on are left out.
+      source: the images; those without objects to train on are left out.
       data: `config.data`: `resize`, `flip`, `distort`, `workers` and `skip_damaged`.
-      objects: places for objects in a picture.
+      objects: places for objects in an image.
       batch_size: of all processes together.
       seed: of order and augmentation.
       start: number of batches to leave out.
       process, processes: which of how many readers this is; each gets its rows of every batch.
     """
-    pictures, choices, order = _order(source, data, batch_size, seed)
+    images, choices, order = _order(source, data, batch_size, seed)
     make = functools.partial(
-        _sample_of, pictures=pictures, source=source, choices=choices, data=data, objects=objects
+        _sample_of, images=images, source=source, choices=choices, data=data, objects=objects
     )
     return stream.train_batches(
         order,
@@ -148,38 +148,38 @@ def train_batches(
 
 
 def batch_names(source: InstanceSource, data: DataConfig, batch_size: int, seed: int, step: int) -> list[str]:
-    """The names of the pictures that update `step` of training sees, counted from 1; none is read for it.
+    """The names of the images that update `step` of training sees, counted from 1; none is read for it.
 
-    A picture that is damaged has its name here, too, not the one that takes its place.
+    An image that is damaged has its name here, too, not the one that takes its place.
 
     Args:
       source, data, batch_size, seed: as of `train_batches`.
       step: of training.
     """
-    pictures, _, order = _order(source, data, batch_size, seed)
-    return [source.name(pictures[order(place)]) for place in stream.batch_places(batch_size, step)]
+    images, _, order = _order(source, data, batch_size, seed)
+    return [source.name(images[order(place)]) for place in stream.batch_places(batch_size, step)]
 
 
 def training_canvases(source: InstanceSource, data: DataConfig) -> list[Size]:
-    """The canvases of the pictures with objects to train on."""
+    """The canvases of the images with objects to train on."""
     return canvases(data, [source.size(i) for i in range(len(source)) if source.count(i) != 0])
 
 
 def _order(
     source: InstanceSource, data: DataConfig, batch_size: int, seed: int
 ) -> tuple[list[int], list[Size], Order]:
-    """The numbers of the pictures with objects, the canvases, and the order of training."""
-    pictures = [i for i in range(len(source)) if source.count(i) != 0]
-    sizes = [source.size(i) for i in pictures]
+    """The numbers of the images with objects, the canvases, and the order of training."""
+    images = [i for i in range(len(source)) if source.count(i) != 0]
+    sizes = [source.size(i) for i in images]
     choices = canvases(data, sizes)
-    return pictures, choices, Order([canvas_of(size, data, choices) for size in sizes], batch_size, seed)
+    return images, choices, Order([canvas_of(size, data, choices) for size in sizes], batch_size, seed)
 
 
 def _sample_of(
-    number: int, rng: np.random.Generator, pictures: Sequence[int], **settings: Any
+    number: int, rng: np.random.Generator, images: Sequence[int], **settings: Any
 ) -> dict[str, np.ndarray]:
-    """`sample` of one of the `pictures` that are trained on."""
-    return sample(pictures[number], rng, **settings)
+    """`sample` of one of the `images` that are trained on."""
+    return sample(images[number], rng, **settings)
 
 
 def sample(
@@ -190,19 +190,19 @@ def sample(
     data: DataConfig,
     objects: int,
 ) -> dict[str, np.ndarray]:
-    """A picture as training sees it: resized, flipped, distorted in colour, on its canvas.
+    """An image as training sees it: resized, flipped, distorted in colour, on its canvas.
 
     Args:
-      index: of the picture.
+      index: of the image.
       rng: of all draws.
-      source: the pictures.
+      source: the images.
       choices: the canvases.
       data: `config.data`: `resize`, `flip` and `distort`.
       objects: places for objects; of more objects the largest are taken.
 
     Returns:
       image: uint8 [h, w, 3].
-      size: int32 [2], the (height, width) of the picture on its canvas.
+      size: int32 [2], the (height, width) of the image on its canvas.
       boxes: float32 [n, 4], n = `objects`; those that are not used are 0.
       classes: int32 [n].
       used: bool [n], which places of the lists are used.
@@ -232,14 +232,14 @@ def sample(
 
 
 def on_canvas(image: np.ndarray, choices: Sequence[Size], data: DataConfig) -> tuple[np.ndarray, Size, Size]:
-    """The resized picture, its (height, width), and those of its canvas."""
+    """The resized image, its (height, width), and those of its canvas."""
     canvas = choices[canvas_of(image.shape[:2], data, choices)]
     size = scaled_size(image.shape[:2], data.resize, 1.0)
     return transforms.image_window(image, size, 0, 0, size), size, canvas
 
 
 def placed(image: np.ndarray, canvas: Size) -> np.ndarray:
-    """The picture in the upper left corner of a canvas of the mean colour, uint8 [h, w, 3]."""
+    """The image in the upper left corner of a canvas of the mean colour, uint8 [h, w, 3]."""
     result = np.full((*canvas, 3), transforms.MEAN_COLOUR, np.uint8)
     result[: image.shape[0], : image.shape[1]] = image
     return result
@@ -267,25 +267,25 @@ def evaluation_batches(
     process: int = 0,
     processes: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """{"image", "size", "index"} of one canvas each; every picture exactly once.
+    """{"image", "size", "index"} of one canvas each; every image exactly once.
 
-    A batch that is not full is filled up with pictures of index -1.
+    A batch that is not full is filled up with images of index -1.
 
     Args:
-      source: the pictures.
+      source: the images.
       data: `config.data`: `resize`.
       count: how many of them, from the first.
       batch_size: of this process.
-      process, processes: this process takes every `processes`-th picture from number `process`.
+      process, processes: this process takes every `processes`-th image from number `process`.
     """
     choices = canvases(data, [source.size(i) for i in range(count)])
     waiting: dict[Size, list[dict[str, Any]]] = {canvas: [] for canvas in choices}
     indices = range(process, count, processes)
-    pictures = grain.MapDataset.source(source)[process:count:processes].to_iter_dataset(
+    samples = grain.MapDataset.source(source)[process:count:processes].to_iter_dataset(
         grain.ReadOptions(num_threads=4, prefetch_buffer_size=2 * batch_size)
     )
-    for index, picture in zip(indices, pictures, strict=True):
-        image, size, canvas = on_canvas(picture["image"], choices, data)
+    for index, sample in zip(indices, samples, strict=True):
+        image, size, canvas = on_canvas(sample["image"], choices, data)
         waiting[canvas].append(
             {"image": placed(image, canvas), "size": np.array(size, np.int32), "index": index}
         )
@@ -298,9 +298,9 @@ def evaluation_batches(
 
 
 def _filled(group: list[dict[str, Any]], batch_size: int) -> dict[str, np.ndarray]:
-    """The pictures as a batch, filled up with the first one, of index -1."""
+    """The images as a batch, filled up with the first one, of index -1."""
     return _stack(group + [{**group[0], "index": -1}] * (batch_size - len(group)))
 
 
-def _stack(pictures: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    return {key: np.stack([picture[key] for picture in pictures]) for key in pictures[0]}
+def _stack(images: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    return {key: np.stack([image[key] for image in images]) for key in images[0]}

@@ -1,4 +1,4 @@
-"""Pictures with objects: what a data set of instances gives, and the form in which training takes it."""
+"""Images with objects: what a data set of instances gives, and the form in which training takes it."""
 
 import dataclasses
 from typing import Protocol, runtime_checkable
@@ -12,12 +12,12 @@ MASK_CELLS = 56  # on each axis of an object's box: twice those of the network's
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """The objects of one picture.
+    """The objects of one image.
 
     Attributes:
-      boxes: (x0, y0, x1, y1) in pixels; the picture's upper left corner is (0, 0).
+      boxes: (x0, y0, x1, y1) in pixels; the image's upper left corner is (0, 0).
       classes: indices into the data set's classes.
-      masks: which pixels of the picture are each object's.
+      masks: which pixels of the image are each object's.
       crowd: whether it stands for many objects that nobody told apart: training does not see it, and
         detections in it count neither as right nor as wrong.
       areas: in pixels, as the data set gives them: by them objects are small, medium or large.
@@ -32,7 +32,7 @@ class Objects:
 
 @runtime_checkable
 class InstanceSource(Protocol):
-    """A data set: random access to pictures with objects.
+    """A data set: random access to images with objects.
 
     `source[i]` is {"image": uint8 [H, W, 3] RGB}.
     """
@@ -46,19 +46,19 @@ class InstanceSource(Protocol):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
 
     def name(self, index: int) -> str:
-        """A short name of picture `index`, fit for a file name."""
+        """A short name of image `index`, fit for a file name."""
 
-    def picture_id(self, index: int) -> int:
-        """The data set's own number of picture `index`."""
+    def image_id(self, index: int) -> int:
+        """The data set's own number of image `index`."""
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of picture `index`, which need not be decoded for it."""
+        """(height, width) of image `index`, which need not be decoded for it."""
 
     def count(self, index: int) -> int | None:
-        """How many objects picture `index` has to train on, without crowds; None where that takes long."""
+        """How many objects image `index` has to train on, without crowds; None where that takes long."""
 
     def objects(self, index: int) -> Objects:
-        """The objects of picture `index`."""
+        """The objects of image `index`."""
 
 
 def cell_shares(
@@ -67,7 +67,7 @@ def cell_shares(
     """How much of each cell of a box an object covers, as a share of 255.
 
     Args:
-      mask: 1 where the picture's pixel is the object's.
+      mask: 1 where the image's pixel is the object's.
       box: its sides are divided into equal cells; pixels that a cell's edge cuts count in part.
       cells: on each axis.
     """

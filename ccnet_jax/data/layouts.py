@@ -1,4 +1,4 @@
-"""Where people keep pictures and labels: usual folders, their spellings, and which files belong together."""
+"""Where people keep images and labels: usual folders, their spellings, and which files belong together."""
 
 import dataclasses
 import hashlib
@@ -15,11 +15,11 @@ SPELLINGS = {
     "val": ("val", "validation", "valid"),
     "test": ("test", "testing"),
 }
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _LOSSY = (".jpg", ".jpeg", ".webp")
-_NO_PICTURES = (".txt", ".json", ".xml", ".csv", ".md", ".ini", ".db", ".yaml", ".yml", ".html", ".py", "")
-_IMAGES = ("images", "image", "img_dir", "imgs", "img", "jpegimages", "pictures", "photos")
+_NO_IMAGES = (".txt", ".json", ".xml", ".csv", ".md", ".ini", ".db", ".yaml", ".yml", ".html", ".py", "")
+_IMAGES = ("images", "image", "img_dir", "imgs", "img", "jpegimages", "images", "photos")
 _LABELS = (
     *("labels", "label", "ann_dir", "annotations", "annotation", "ann", "masks", "mask"),
     *("segmentationclass", "segmentationclasspng", "segmentations", "gt"),
@@ -34,9 +34,9 @@ class Layout:
     """Patterns of paths below the data folder, in which {split} stands for a split's name.
 
     Attributes:
-      images: of the folder of pictures.
+      images: of the folder of images.
       labels: of the folder of label files.
-      names: of a text file that lists a split's pictures, None where the folder is the split.
+      names: of a text file that lists a split's images, None where the folder is the split.
     """
 
     images: str
@@ -45,7 +45,7 @@ class Layout:
 
     @property
     def has_splits(self) -> bool:
-        """Whether pictures are assigned to splits."""
+        """Whether images are assigned to splits."""
         return "{split}" in self.images or self.names is not None
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class Split:
     """The files of a split.
 
     Attributes:
-      pairs: {name: (picture, label)}; the label is None where the split has no labels.
+      pairs: {name: (image, label)}; the label is None where the split has no labels.
       layout: the names of the folders, for messages.
       warnings: sentences on what was left out.
     """
@@ -111,7 +111,7 @@ def open_layout(root: pathlib.Path, layout: Layout, split: str, val_share: float
         }
         if not pairs:
             raise UserError(
-                f"config.data.val_share={val_share} of {len(whole.pairs)} pictures leaves none for {split}; "
+                f"config.data.val_share={val_share} of {len(whole.pairs)} images leaves none for {split}; "
                 f"choose a {'larger' if split == 'val' else 'smaller'} one"
             )
         return dataclasses.replace(whole, pairs=pairs, layout=f"{whole.layout}, val_share={val_share}")
@@ -122,7 +122,7 @@ def open_layout(root: pathlib.Path, layout: Layout, split: str, val_share: float
 
 def _hint(split: str) -> str:
     """How to make a missing split."""
-    return "; --config.data.val_share=0.1 makes val of a tenth of the pictures" if split == "val" else ""
+    return "; --config.data.val_share=0.1 makes val of a tenth of the images" if split == "val" else ""
 
 
 def hash_share(name: str) -> float:
@@ -138,20 +138,20 @@ def _usual_layouts(root: pathlib.Path) -> Iterator[Layout]:
     here = [path.name for path in _folders(root)]
     images, labels = _known(here, _IMAGES), _known(here, _LABELS)
     splits = [name for name in here if any(name.lower() in spelled for spelled in SPELLINGS.values())]
-    for picture, label in itertools.product(images, labels):
-        yield Layout(f"{picture}/{{split}}", f"{label}/{{split}}")
+    for image, label in itertools.product(images, labels):
+        yield Layout(f"{image}/{{split}}", f"{label}/{{split}}")
     for name in splits:
         inside = [path.name for path in _folders(root / name)]
-        for picture, label in itertools.product(_known(inside, _IMAGES), _known(inside, _LABELS)):
-            yield Layout(f"{{split}}/{picture}", f"{{split}}/{label}")
+        for image, label in itertools.product(_known(inside, _IMAGES), _known(inside, _LABELS)):
+            yield Layout(f"{{split}}/{image}", f"{{split}}/{label}")
     for ending in ("annot", "_labels", "_masks", "_annotations", "-labels", "-masks"):
         yield Layout("{split}", f"{{split}}{ending}")
-    for picture, label, folder in itertools.product(images, labels, _LISTS):
-        yield Layout(picture, label, f"{folder}{{split}}.txt")
-    for picture, label in itertools.product(images, labels):
-        yield Layout(f"{picture}/{{split}}", label)
-    for picture, label in itertools.product(images, labels):
-        yield Layout(picture, label)
+    for image, label, folder in itertools.product(images, labels, _LISTS):
+        yield Layout(image, label, f"{folder}{{split}}.txt")
+    for image, label in itertools.product(images, labels):
+        yield Layout(f"{image}/{{split}}", label)
+    for image, label in itertools.product(images, labels):
+        yield Layout(image, label)
     if splits:
         yield Layout("{split}", "{split}")
     if _split_mixed([path for path in _folders(root, files=True) if path.is_file()])[1]:
@@ -175,7 +175,7 @@ def _folders(root: pathlib.Path, files: bool = False) -> list[pathlib.Path]:
 def _paths(
     root: pathlib.Path, layout: Layout, split: str
 ) -> tuple[pathlib.Path | None, pathlib.Path | None, pathlib.Path | None]:
-    """The folders of pictures and of labels, and the list, of a split; None for what does not exist."""
+    """The folders of images and of labels, and the list, of a split; None for what does not exist."""
     images, labels = (_existing(root, pattern, split) for pattern in (layout.images, layout.labels))
     names = None if layout.names is None else _existing(root, layout.names, split)
     if images is None or not images.is_dir() or (layout.names is not None and names is None):
@@ -196,7 +196,7 @@ def _existing(root: pathlib.Path, pattern: str, split: str) -> pathlib.Path | No
 
 
 def _split_names(root: pathlib.Path, layout: Layout) -> list[str]:
-    """The names for which the pictures of a layout exist."""
+    """The names for which the images of a layout exist."""
     pattern = layout.names or layout.images
     before, _, after = pattern.partition("{split}")
     folder, _, prefix = before.rpartition("/")
@@ -224,7 +224,7 @@ def _files(root: pathlib.Path, layout: Layout, split: str) -> Split:
         )
     if labels is None and split in ("train", "val"):
         wanted = root / layout.labels.replace("{split}", split)
-        raise UserError(f"{images} holds pictures but {wanted} is not a folder of their labels; {_SET}")
+        raise UserError(f"{images} holds images but {wanted} is not a folder of their labels; {_SET}")
     folders = [path for path in (images, labels) if path is not None]
     where = " and ".join(
         str(path.relative_to(root) if path.is_relative_to(root) else path) for path in folders
@@ -239,20 +239,20 @@ def _paired(
     where: str,
     own_labels: bool,
 ) -> Split:
-    """The pictures of a folder with their labels; `own_labels`: no other split has labels in the folder."""
-    picture_files = _walk(images)
+    """The images of a folder with their labels; `own_labels`: no other split has labels in the folder."""
+    image_files = _walk(images)
     label_files = [] if labels is None else _walk(labels)
     if images == labels:
-        picture_files, label_files = _split_mixed(picture_files)
+        image_files, label_files = _split_mixed(image_files)
     warnings = []
-    pictures, left_out = _by_name(images, picture_files, PICTURE_SUFFIXES)
+    named, left_out = _by_name(images, image_files, IMAGE_SUFFIXES)
     warnings += left_out
-    if not pictures:
-        raise UserError(f"{images} holds no picture ({', '.join(PICTURE_SUFFIXES)} are read); add them")
+    if not named:
+        raise UserError(f"{images} holds no image ({', '.join(IMAGE_SUFFIXES)} are read); add them")
     if names is not None:
-        pictures = _listed(pictures, images, names)
+        named = _listed(named, images, names)
     if labels is None:
-        return Split({name: (path, None) for name, path in pictures.items()}, where, tuple(warnings))
+        return Split({name: (path, None) for name, path in named.items()}, where, tuple(warnings))
     found, left_out = _by_name(labels, label_files, LABEL_SUFFIXES)
     warnings += left_out
     if not found:
@@ -262,14 +262,14 @@ def _paired(
             f"{labels} holds no label file of {', '.join(LABEL_SUFFIXES)}{reason}; export the labels as PNG"
         )
     pairs: dict[str, tuple[pathlib.Path, pathlib.Path | None]] = {}
-    for name, picture in pictures.items():
+    for name, image in named.items():
         label = next((found[name + end] for end in ("", *_ENDINGS) if name + end in found), None)
         if label is not None:
-            pairs[name] = (picture, label)
-    alone = [path for name, path in pictures.items() if name not in pairs]
-    if 2 * len(alone) > len(pictures):
+            pairs[name] = (image, label)
+    alone = [path for name, path in named.items() if name not in pairs]
+    if 2 * len(alone) > len(named):
         raise UserError(
-            f"{len(alone)} of the {len(pictures)} pictures in {images} have no label in {labels}: there is "
+            f"{len(alone)} of the {len(named)} images in {images} have no label in {labels}: there is "
             f"no {name_in(alone[0], images)}.png for {alone[0].name}, but for example "
             f"{next(iter(found.values())).name}; give both the same name, or correct the folders"
         )
@@ -277,14 +277,14 @@ def _paired(
         warnings.append(f"{images}: {len(alone)} without a label, left out ({_examples(alone)})")
     if own_labels and names is None:
         used = {label for _, label in pairs.values()}
-        unused = [path for name, path in found.items() if path not in used and not _extends(name, pictures)]
+        unused = [path for name, path in found.items() if path not in used and not _extends(name, named)]
         if 2 * len(unused) > len(found):
             raise UserError(
-                f"{len(unused)} of the {len(found)} labels in {labels} have no picture in {images}, as "
-                f"{_examples(unused)}; put the pictures back, or remove these labels"
+                f"{len(unused)} of the {len(found)} labels in {labels} have no image in {images}, as "
+                f"{_examples(unused)}; put the images back, or remove these labels"
             )
         if unused:
-            warnings.append(f"{labels}: {len(unused)} without a picture, left out ({_examples(unused)})")
+            warnings.append(f"{labels}: {len(unused)} without an image, left out ({_examples(unused)})")
     return Split(pairs, where, tuple(warnings))
 
 
@@ -300,7 +300,7 @@ def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def name_in(path: pathlib.Path, folder: pathlib.Path) -> str:
-    """What a picture and its label have in common: the path below the folder, without suffix."""
+    """What an image and its label have in common: the path below the folder, without suffix."""
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
@@ -317,7 +317,7 @@ def _by_name(
         if path.name.startswith("._"):
             of_a_mac.append(path)
         elif path.suffix.lower() not in suffixes:
-            unread += [path] if path.suffix.lower() not in _NO_PICTURES else []
+            unread += [path] if path.suffix.lower() not in _NO_IMAGES else []
         else:
             name = name_in(path, folder)
             if name in by_name:
@@ -329,8 +329,7 @@ def _by_name(
     warnings = []
     if of_a_mac:
         warnings.append(
-            f"{folder}: {len(of_a_mac)} left out, which macOS wrote beside the pictures "
-            f"({_examples(of_a_mac)})"
+            f"{folder}: {len(of_a_mac)} left out, which macOS wrote beside the images ({_examples(of_a_mac)})"
         )
     if unread:
         warnings.append(
@@ -341,26 +340,26 @@ def _by_name(
 
 
 def _listed(
-    pictures: dict[str, pathlib.Path], folder: pathlib.Path, names: pathlib.Path
+    images: dict[str, pathlib.Path], folder: pathlib.Path, names: pathlib.Path
 ) -> dict[str, pathlib.Path]:
-    """The pictures that a split's list names. Raises UserError at the first that does not exist."""
-    by_stem = {path.stem: name for name, path in pictures.items()}
+    """The images that a split's list names. Raises UserError at the first that does not exist."""
+    by_stem = {path.stem: name for name, path in images.items()}
     chosen = {}
-    for line in read_lines(names, "folder", "list the names of pictures"):
-        entry = pathlib.PurePosixPath(line.strip() if line.strip() in pictures else line.split()[0])
-        name = str(entry) if str(entry) in pictures else str(entry.with_suffix(""))
-        if name not in pictures:
+    for line in read_lines(names, "folder", "list the names of images"):
+        entry = pathlib.PurePosixPath(line.strip() if line.strip() in images else line.split()[0])
+        name = str(entry) if str(entry) in images else str(entry.with_suffix(""))
+        if name not in images:
             name = by_stem.get(entry.name, by_stem.get(entry.stem, ""))
-        if name not in pictures:
+        if name not in images:
             raise UserError(
-                f"{names} names {entry}, which is not in {folder}; add the picture or remove the line"
+                f"{names} names {entry}, which is not in {folder}; add the image or remove the line"
             )
-        chosen[name] = pictures[name]
+        chosen[name] = images[name]
     return chosen
 
 
 def _split_mixed(files: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
-    """Pictures and labels of a folder that holds both: NAME.jpg and NAME.png, or NAME and NAME_mask."""
+    """Images and labels of a folder that holds both: NAME.jpg and NAME.png, or NAME and NAME_mask."""
     stems = {path.with_suffix("") for path in files}
     lossy = {path.with_suffix("") for path in files if path.suffix.lower() in _LOSSY}
     labels = []
@@ -372,9 +371,9 @@ def _split_mixed(files: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[pa
     return [path for path in files if path not in set(labels)], labels
 
 
-def _extends(name: str, pictures: dict[str, pathlib.Path]) -> bool:
-    """Whether a label's name begins with a picture's: it shows that picture's label in another form."""
-    return any(name[:end] in pictures for end, letter in enumerate(name) if letter in "_-.")
+def _extends(name: str, images: dict[str, pathlib.Path]) -> bool:
+    """Whether a label's name begins with an image's: it shows that image's label in another form."""
+    return any(name[:end] in images for end, letter in enumerate(name) if letter in "_-.")
 
 
 def _examples(paths: list[pathlib.Path]) -> str:

@@ -17,14 +17,14 @@ from ccnet_jax.data import stream, transforms
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.fitting import as_opened
-from ccnet_jax.data.images import DamagedPicture
+from ccnet_jax.data.images import UnusableImage
 from ccnet_jax.data.sizes import LARGEST, SMALLEST, scaled_size
 from ccnet_jax.data.sources import JoinedSource, LazySource, Source, files_of
 from ccnet_jax.data.stream import TrainBatches
 
 
 def open_source(data: DataConfig, split: str) -> Source:
-    """The pictures of a split.
+    """The images of a split.
 
     Args:
       data: `config.data`, of which `name`, `source` and `dir` say where they are.
@@ -42,7 +42,7 @@ def open_source(data: DataConfig, split: str) -> Source:
     parts = [DATASETS[data.name].open(data.to_open(split), part) for part in split.split("+")]
     for name, part in zip(split.split("+"), parts, strict=True):
         if not len(part):
-            raise UserError(f"split {name} of {data.name} has no pictures; correct data.dir or the name")
+            raise UserError(f"split {name} of {data.name} has no images; correct data.dir or the name")
     return parts[0] if len(parts) == 1 else JoinedSource(parts)
 
 
@@ -51,7 +51,7 @@ def files_of_all_splits(data: DataConfig, source: Any) -> list[pathlib.Path]:
 
     Args:
       data: `config.data`.
-      source: the pictures of the split.
+      source: the images of the split.
     """
     found = files_of(source)
     data_set = DATASETS.get(data.name) if data.source == "folder" else None
@@ -67,14 +67,14 @@ def files_of_all_splits(data: DataConfig, source: Any) -> list[pathlib.Path]:
 def summary(data: DataConfig, source: Source, split: str | None = None) -> str:
     """What a source holds, as text to print before training.
 
-    The first line has the data set, the split (where given) and the number of pictures. Data sets with a
+    The first line has the data set, the split (where given) and the number of images. Data sets with a
     `summary` of their own add what they found in the files, for which they read labels.
 
     Raises:
       UserError: there is nothing to learn, or files are wrong.
     """
     name = data.name if split is None else f"{data.name}, {split}"
-    lines = [f"{name}: {number_of(len(source), 'picture')}"]
+    lines = [f"{name}: {number_of(len(source), 'image')}"]
     own_summary = _own_summary(data)
     if own_summary is not None:
         source = as_opened(source)
@@ -84,7 +84,7 @@ def summary(data: DataConfig, source: Source, split: str | None = None) -> str:
 
 
 def has_summary(data: DataConfig) -> bool:
-    """Whether the data set says more of itself than the number of its pictures."""
+    """Whether the data set says more of itself than the number of its images."""
     return _own_summary(data) is not None
 
 
@@ -108,7 +108,7 @@ def train_batches(
     `close()` ends its workers; see `stream.TrainBatches`.
 
     Args:
-      source: the pictures; every epoch visits each once, in a new order.
+      source: the images; every epoch visits each once, in a new order.
       data: `config.data`: `resize`, `scale`, `short_sides`, `crop`, `cat_max_ratio`, `flip` and
         `distort` as in `augmented`; `workers` (processes; 0 reads in threads); `skip_damaged`.
       batch_size: of all processes together.
@@ -118,14 +118,14 @@ def train_batches(
         first process the first ones.
 
     Raises:
-      UserError: by the size of the first picture, a batch does not fit into memory, or resizing makes
-        pictures too small or too large.
+      UserError: by the size of the first image, a batch does not fit into memory, or resizing makes
+        images too small or too large.
     """
-    check_first_picture(source, data, batch_size // processes)
+    check_first_image(source, data, batch_size // processes)
     read = source.lazy if isinstance(source, LazySource) else source.__getitem__
     return stream.train_batches(
         Shuffled(len(source), seed),
-        functools.partial(_augmented_picture, read=read, data=data),
+        functools.partial(_augmented_image, read=read, data=data),
         _stack,
         stream.draws_of(seed, 3),
         data,
@@ -137,9 +137,9 @@ def train_batches(
 
 
 def batch_names(source: Source, batch_size: int, seed: int, step: int) -> list[str]:
-    """The names of the pictures that update `step` of training sees, counted from 1; none is read for it.
+    """The names of the images that update `step` of training sees, counted from 1; none is read for it.
 
-    A picture that is damaged has its name here, too, not the one that takes its place.
+    An image that is damaged has its name here, too, not the one that takes its place.
 
     Args:
       source, batch_size, seed: as of `train_batches`.
@@ -150,37 +150,37 @@ def batch_names(source: Source, batch_size: int, seed: int, step: int) -> list[s
 
 
 class Shuffled:
-    """A `stream.Order` of all pictures, which is a new one in every epoch.
+    """A `stream.Order` of all images, which is a new one in every epoch.
 
     Args:
-      count: of the pictures.
+      count: of the images.
       seed: of the order.
     """
 
     def __init__(self, count: int, seed: int):
         self._count = count
-        self._pictures = grain.MapDataset.source(range(count)).seed(seed).shuffle().repeat(stream.EPOCHS)
+        self._images = grain.MapDataset.source(range(count)).seed(seed).shuffle().repeat(stream.EPOCHS)
 
     def __len__(self) -> int:
         """Places of an epoch."""
         return self._count
 
     def __call__(self, place: int) -> int:
-        """The picture at a place, from 0."""
-        return self._pictures[place]
+        """The image at a place, from 0."""
+        return self._images[place]
 
-    def is_like(self, picture: int, other: int) -> bool:
-        """Whether a picture may take another's place: a crop of any may."""
+    def is_like(self, image: int, other: int) -> bool:
+        """Whether an image may take another's place: a crop of any may."""
         return True
 
 
-def _augmented_picture(
-    picture: int,
+def _augmented_image(
+    image: int,
     rng: np.random.Generator,
     read: Callable[[int], Mapping[str, transforms.Pixels]],
     data: DataConfig,
 ) -> dict[str, np.ndarray]:
-    return augmented(read(picture), rng, data)
+    return augmented(read(image), rng, data)
 
 
 def augmented(
@@ -192,17 +192,17 @@ def augmented(
       sample: "image" uint8 [H, W, 3] and "label" uint8 [H, W], whole or in tiles.
       data: `config.data`: `resize`, `scale` and `short_sides` as in `transforms.random_size`, `crop`
         (height, width) and `cat_max_ratio` as in `transforms.random_window`, `flip`, `distort`. Where
-        `crop` is None the whole picture is taken.
+        `crop` is None the whole image is taken.
       rng: of all draws.
 
     Raises:
-      UserError: the resized picture is larger than `LARGEST`.
+      UserError: the resized image is larger than `LARGEST`.
     """
     label = sample["label"]
     size = transforms.random_size(label.shape, data.resize, data.scale, data.short_sides, rng)
     if max(size) > LARGEST:
         raise UserError(
-            f"a picture of {label.shape[1]}x{label.shape[0]} pixels is resized to {size[1]}x{size[0]}; lower "
+            f"an image of {label.shape[1]}x{label.shape[0]} pixels is resized to {size[1]}x{size[0]}; lower "
             f"config.data.resize, scale or short_sides, so that sides have at most {LARGEST} pixels"
         )
     crop = data.crop or size
@@ -215,11 +215,11 @@ def augmented(
     return {"image": image, "label": label}
 
 
-def check_first_picture(source: Source, data: DataConfig, batch_size: int) -> None:
-    """Raise UserError where the config does not go together with the size of the first picture.
+def check_first_image(source: Source, data: DataConfig, batch_size: int) -> None:
+    """Raise UserError where the config does not go together with the size of the first image.
 
     Args:
-      source: the pictures.
+      source: the images.
       data: `config.data`: `resize`, `scale`, `short_sides` and `crop`; `skip_damaged`.
       batch_size: of this process.
     """
@@ -233,7 +233,7 @@ def check_first_picture(source: Source, data: DataConfig, batch_size: int) -> No
     if resizing and (smallest < SMALLEST or largest > LARGEST):
         raise UserError(
             f"{' and '.join(resizing)} make{'s' * (len(resizing) == 1)} sides of {smallest} to {largest} "
-            f"pixels of the first picture, which is {width}x{height}; choose values that keep its sides from "
+            f"pixels of the first image, which is {width}x{height}; choose values that keep its sides from "
             f"{SMALLEST} to "
             f"{LARGEST}, or None"
         )
@@ -243,15 +243,15 @@ def check_first_picture(source: Source, data: DataConfig, batch_size: int) -> No
 
 
 def first_size(source: Source, data: DataConfig) -> tuple[int, int]:
-    """(height, width) at which training sees the first picture where `data.crop` is None."""
+    """(height, width) at which training sees the first image where `data.crop` is None."""
     return scaled_size(_first_size(source, data.skip_damaged), data.resize, 1.0)
 
 
 def _first_size(source: Source, skip_damaged: int) -> tuple[int, int]:
-    """(height, width) of the first picture that is not among so many damaged ones."""
-    for picture in range(min(skip_damaged, len(source) - 1)):
-        with contextlib.suppress(DamagedPicture):
-            return source[picture]["label"].shape
+    """(height, width) of the first image that is not among so many damaged ones."""
+    for image in range(min(skip_damaged, len(source) - 1)):
+        with contextlib.suppress(UnusableImage):
+            return source[image]["label"].shape
     return source[min(skip_damaged, len(source) - 1)]["label"].shape
 
 
@@ -260,23 +260,23 @@ def _stack(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     sizes = {sample["label"].shape for sample in samples}
     if len(sizes) > 1:
         two = " and ".join(f"{width}x{height}" for height, width in sorted(sizes)[:2])
-        raise UserError(f"pictures of {two} pixels cannot be one batch; set config.data.crop to one size")
+        raise UserError(f"images of {two} pixels cannot be one batch; set config.data.crop to one size")
     return {key: np.stack([sample[key] for sample in samples]) for key in samples[0]}
 
 
 def evaluation_batches(
     source: Source, count: int, batch_size: int, process: int = 0, processes: int = 1
 ) -> Iterator[dict[str, Any]]:
-    """Whole pictures of one size each batch, {"image", "label", "index"}; every picture exactly once.
+    """Whole images of one size each batch, {"image", "label", "index"}; every image exactly once.
 
-    Pictures are gathered by size, so that a network is compiled once a size. A batch that is not full
-    is filled up with black pictures of void label, whose "index" is -1.
+    Images are gathered by size, so that a network is compiled once a size. A batch that is not full
+    is filled up with black images of void label, whose "index" is -1.
 
     Args:
-      source: the pictures.
+      source: the images.
       count: how many of them, from the first.
       batch_size: of this process.
-      process, processes: this process takes every `processes`-th picture from number `process`.
+      process, processes: this process takes every `processes`-th image from number `process`.
     """
     waiting: dict[tuple[int, int], list[dict[str, Any]]] = {}
     indices = range(process, count, processes)
@@ -295,7 +295,7 @@ def evaluation_batches(
 
 
 def _filled(group: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
-    """The samples as a batch, filled up with void pictures."""
+    """The samples as a batch, filled up with void images."""
     empty = {
         "image": np.zeros_like(group[0]["image"]),
         "label": np.full_like(group[0]["label"], VOID),

@@ -1,4 +1,4 @@
-"""Pictures and labels from files, checked: every complaint names the file and the remedy."""
+"""Images and labels from files, checked: every complaint names the file and the remedy."""
 
 import bisect
 import dataclasses
@@ -13,9 +13,9 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.fields import setting
 from ccnet_jax.common.labels import Classes
 from ccnet_jax.data.images import decode_sample, read_bytes
-from ccnet_jax.data.tiles import TiledPicture
+from ccnet_jax.data.tiles import TiledImage
 
-Pair = tuple[pathlib.Path, pathlib.Path | None]  # files of a picture and of its label, None without one
+Pair = tuple[pathlib.Path, pathlib.Path | None]  # files of an image and of its label, None without one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Location:
     dir: str | None = setting(None, "folder of the data; None for data that are built in", resumable=True)
     images: str | None = setting(
         None,
-        "of `folder`: pattern of the picture folders below dir, as `img/{split}`",
+        "of `folder`: pattern of the image folders below dir, as `img/{split}`",
         resumable=True,
         before=None,
     )
@@ -43,14 +43,14 @@ class Location:
     )
     val_share: float | None = setting(
         None,
-        "of `folder`: share of the training pictures that becomes the split val",
+        "of `folder`: share of the training images that becomes the split val",
         above=0,
         below=1,
         before=None,
     )
     skip_damaged: int = setting(
         0,
-        "damaged or missing pictures of training that are replaced by the next ones of the order, at most",
+        "damaged or missing images of training that are replaced by the next ones of the order, at most",
         at_least=0,
         resumable=True,
         before=0,
@@ -87,7 +87,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict[str, np.ndarray]: ...
 
     def name(self, index: int) -> str:
-        """A short name of picture `index`, fit for a file name."""
+        """A short name of image `index`, fit for a file name."""
 
 
 @runtime_checkable
@@ -95,22 +95,22 @@ class FileSource(Source, Protocol):
     """A `Source` that can also give each pair as the bytes of two files, as `prepare` needs them."""
 
     def read(self, index: int) -> tuple[bytes, bytes | None]:
-        """The bytes of the picture's file and of its label's, None where there is no label."""
+        """The bytes of the image's file and of its label's, None where there is no label."""
 
 
 @runtime_checkable
 class LazySource(Source, Protocol):
     """A `Source` that can also give each pair without decoding it, so that a crop costs what it shows."""
 
-    def lazy(self, index: int) -> dict[str, TiledPicture]:
-        """As `source[index]`, with pictures whose windows are decoded when they are asked for."""
+    def lazy(self, index: int) -> dict[str, TiledImage]:
+        """As `source[index]`, with images whose windows are decoded when they are asked for."""
 
 
 class FolderSource:
-    """A `FileSource` of pairs of picture and label files.
+    """A `FileSource` of pairs of image and label files.
 
     Args:
-      pairs: (image path, label path) of every sample; None for the label of a test picture.
+      pairs: (image path, label path) of every sample; None for the label of a test image.
       classes: of the label files.
       remedy: what to do where a label holds what the data set does not have.
     """
@@ -133,16 +133,16 @@ class FolderSource:
         return decode_sample(self.label_classes, image, label, image_name, label_name, self.remedy)
 
     def read(self, index: int) -> tuple[bytes, bytes | None]:
-        """The bytes of the picture's file and of its label's. Raises UserError if they cannot be read."""
+        """The bytes of the image's file and of its label's. Raises UserError if they cannot be read."""
         image, label = self.pairs[index]
         return read_bytes(image), None if label is None else read_bytes(label)
 
     def files(self) -> list[pathlib.Path]:
-        """Pictures and labels."""
+        """Images and labels."""
         return [path for pair in self.pairs for path in pair if path is not None]
 
     def name(self, index: int) -> str:
-        """The name of the picture's file, without folder and suffix."""
+        """The name of the image's file, without folder and suffix."""
         return self.pairs[index][0].stem
 
 
@@ -153,13 +153,13 @@ class DataSet:
     Attributes:
       classes: names, colours and label ids; None where they are found in the data.
       splits: names of its splits.
-      open: (location, split) -> the pictures of a split. Raises UserError naming what is missing.
+      open: (location, split) -> the images of a split. Raises UserError naming what is missing.
       open_unlabelled: as `open`, of a split whose labels may be missing; None: `open` does that too.
       layout: how the folder must lie; None of a data set that is built in.
       description: where to get it, and how it must lie.
-      summary: (pictures of a split) -> lines on what was found in the files, printed before training. It
+      summary: (images of a split) -> lines on what was found in the files, printed before training. It
         reads labels, and raises UserError where there is nothing to learn. None: nothing is to be said.
-      size: (height, width) in pixels of every picture; None where they differ.
+      size: (height, width) in pixels of every image; None where they differ.
       task: what its labels are for, a key of `TASKS`: `open` gives what that task trains on.
     """
 
@@ -194,12 +194,12 @@ class JoinedSource:
         return [path for part in self.parts for path in files_of(part)]
 
     def name(self, index: int) -> str:
-        """The name that the picture's own source gives."""
+        """The name that the image's own source gives."""
         part, number = self._find(index)
         return part.name(number)
 
     def _find(self, index: int) -> tuple[Source, int]:
-        """The part that holds picture `index`, and the picture's number there."""
+        """The part that holds image `index`, and the image's number there."""
         part = bisect.bisect_right(self._starts, index) - 1
         return self.parts[part], index - self._starts[part]
 
@@ -262,7 +262,7 @@ def read_lines(path: pathlib.Path, dataset: str, remedy: str) -> list[str]:
         raise UserError(f"{path} cannot be read as a list of names ({error}); {remedy}") from None
     lines = [line for line in lines if line.strip()]
     if not lines:
-        raise UserError(f"{path} names no picture; {remedy}")
+        raise UserError(f"{path} names no image; {remedy}")
     return lines
 
 

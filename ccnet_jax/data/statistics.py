@@ -1,4 +1,4 @@
-"""Which pictures are counted, and how often classes and sizes occur in labels, as text."""
+"""Which images are counted, and how often classes and sizes occur in labels, as text."""
 
 import collections
 
@@ -11,7 +11,7 @@ def evenly_spread(count: int, limit: int) -> list[int]:
 
 
 def sizes_text(sizes: collections.Counter[tuple[int, int]]) -> str:
-    """The sizes of pictures, {(height, width): pictures}, the commonest first, a line each."""
+    """The sizes of images, {(height, width): images}, the commonest first, a line each."""
     lines = ["sizes (width x height):"]
     lines += [f"  {width} x {height}  {number}" for (height, width), number in sizes.most_common(8)]
     if len(sizes) > 8:

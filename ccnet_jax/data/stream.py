@@ -1,6 +1,6 @@
 """The endless stream of batches that training reads: in a fixed order, whoever makes them.
 
-A picture that is damaged, or was removed, is an error; or, up to a number of them, the next picture of the
+An image that is damaged, or was removed, is an error; or, up to a number of them, the next image of the
 order takes its place.
 """
 
@@ -14,27 +14,27 @@ import numpy as np
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.progress import write_line
 from ccnet_jax.data.config import DataConfig
-from ccnet_jax.data.images import DamagedPicture
+from ccnet_jax.data.images import UnusableImage
 from ccnet_jax.data.workers import Workers
 
-EPOCHS = 10**9  # for ever; Grain's own "for ever" overflows where a batch is one picture
-_DAMAGED = "damaged"  # beside the arrays of a sample: {number of a damaged picture: sentence}
+EPOCHS = 10**9  # for ever; Grain's own "for ever" overflows where a batch is one image
+_DAMAGED = "damaged"  # beside the arrays of a sample: {number of a damaged image: sentence}
 
 Sample = dict[str, Any]
-Make = Callable[[int, np.random.Generator], Sample]  # (number of a picture, of all draws) -> sample
+Make = Callable[[int, np.random.Generator], Sample]  # (number of an image, of all draws) -> sample
 
 
 class Order(Protocol):
-    """Which picture stands at each place of an endless stream; every epoch has each picture at least once."""
+    """Which image stands at each place of an endless stream; every epoch has each image at least once."""
 
     def __len__(self) -> int:
         """Places of an epoch."""
 
     def __call__(self, place: int) -> int:
-        """The number of the picture at a place, from 0."""
+        """The number of the image at a place, from 0."""
 
-    def is_like(self, picture: int, other: int) -> bool:
-        """Whether a picture may take another's place."""
+    def is_like(self, image: int, other: int) -> bool:
+        """Whether an image may take another's place."""
 
 
 class TrainBatches(Iterator[dict[str, np.ndarray]]):
@@ -45,7 +45,7 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
     Args:
       batches: every batch that is to come, by its number.
       workers: processes that make them; 0 makes them in threads.
-      skip_damaged: how many damaged pictures are replaced at most.
+      skip_damaged: how many damaged images are replaced at most.
       start: number of the first batch.
     """
 
@@ -56,11 +56,11 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
             else iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
         )
         self._number, self._skip_damaged = start, skip_damaged
-        self._damaged: dict[int, int] = {}  # {number of a picture: of the first batch that lacks it}
-        self._replaced: dict[int, int] = {}  # {number of a batch: its pictures that stand in for others}
+        self._damaged: dict[int, int] = {}  # {number of an image: of the first batch that lacks it}
+        self._replaced: dict[int, int] = {}  # {number of a batch: its images that stand in for others}
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """The next batch. Raises UserError naming the picture or file that is wrong."""
+        """The next batch. Raises UserError naming the image or file that is wrong."""
         batch = next(self._iterator)
         self._number += 1
         if found := batch.pop(_DAMAGED, None):
@@ -71,21 +71,21 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
         """What to log of the batches up to that of update `step`, counted from 1, since the last reading.
 
         Returns:
-          replaced_pictures, how many stood in for a damaged one; {} where none may be replaced.
+          replaced_images, how many stood in for a damaged one; {} where none may be replaced.
         """
         if not self._skip_damaged:
             return {}
         read = [number for number in self._replaced if number <= step]
-        return {"replaced_pictures": float(sum(self._replaced.pop(number) for number in read))}
+        return {"replaced_images": float(sum(self._replaced.pop(number) for number in read))}
 
     def progress(self, step: int) -> dict[str, Any]:
-        """What a process that goes on after update `step` has to know of damaged pictures, as JSON."""
-        damaged = [[picture, batch] for picture, batch in self._damaged.copy().items() if batch <= step]
+        """What a process that goes on after update `step` has to know of damaged images, as JSON."""
+        damaged = [[image, batch] for image, batch in self._damaged.copy().items() if batch <= step]
         replaced = [[batch, count] for batch, count in self._replaced.copy().items() if batch <= step]
         return {"damaged": damaged, "replaced": replaced}
 
     def go_on_from(self, progress: Mapping[str, Any]) -> None:
-        """Take over what `progress` returned, so that no picture counts, or is named, twice."""
+        """Take over what `progress` returned, so that no image counts, or is named, twice."""
         self._damaged, self._replaced = dict(progress["damaged"]), dict(progress["replaced"])
 
     def close(self) -> None:
@@ -94,14 +94,14 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
 
     def _note(self, found: Sequence[Mapping[int, str]]) -> None:
         self._replaced[self._number] = len(found)
-        for picture, sentence in {k: v for damaged in found for k, v in damaged.items()}.items():
-            if picture in self._damaged:
+        for image, sentence in {k: v for damaged in found for k, v in damaged.items()}.items():
+            if image in self._damaged:
                 continue
-            self._damaged[picture] = self._number
+            self._damaged[image] = self._number
             if len(self._damaged) > self._skip_damaged:
                 raise UserError(_too_many(self._skip_damaged, sentence))
             write_line(
-                f"warning: {sentence}. Others take its place (damaged picture {len(self._damaged)} of the "
+                f"warning: {sentence}. Others take its place (damaged image {len(self._damaged)} of the "
                 f"{self._skip_damaged} that config.data.skip_damaged allows)"
             )
 
@@ -117,11 +117,11 @@ def train_batches(
     process: int,
     processes: int,
 ) -> TrainBatches:
-    """The stream of pictures in an order.
+    """The stream of images in an order.
 
     Args:
-      order: of the pictures.
-      make: a sample of a picture. It raises DamagedPicture where the picture cannot be used.
+      order: of the images.
+      make: a sample of an image. It raises UnusableImage where the image cannot be used.
       stack: samples as one batch.
       draws: seed of the draws of `make`.
       data: `config.data`: `workers` (processes; 0 makes batches in threads) and `skip_damaged`.
@@ -150,35 +150,35 @@ def draws_of(seed: int, operations: int) -> int:
 
 
 def _sample_at(place: int, rng: np.random.Generator, order: Order, make: Make, skip_damaged: int) -> Sample:
-    """The sample at a place; where its picture is damaged, that of the next picture of the order.
+    """The sample at a place; where its image is damaged, that of the next image of the order.
 
-    Raises DamagedPicture where more than `skip_damaged` pictures are tried, or none is left.
+    Raises UnusableImage where more than `skip_damaged` images are tried, or none is left.
     """
     state = rng.bit_generator.state
     damaged: dict[int, str] = {}
-    for picture in _candidates(order, place):
-        if picture in damaged:
+    for image in _candidates(order, place):
+        if image in damaged:
             continue
         rng.bit_generator.state = state
         try:
-            sample = make(picture, rng)
-        except DamagedPicture as error:
-            damaged[picture] = str(error)
+            sample = make(image, rng)
+        except UnusableImage as error:
+            damaged[image] = str(error)
             if not skip_damaged:
                 raise
             if len(damaged) > skip_damaged:
-                raise DamagedPicture(_too_many(skip_damaged, str(error))) from None
+                raise UnusableImage(_too_many(skip_damaged, str(error))) from None
         else:
             return {**sample, _DAMAGED: damaged} if damaged else sample
-    raise DamagedPicture(f"{next(iter(damaged.values()))}. Nothing can take its place: all are damaged")
+    raise UnusableImage(f"{next(iter(damaged.values()))}. Nothing can take its place: all are damaged")
 
 
 def _candidates(order: Order, place: int) -> Iterator[int]:
-    """The picture at a place, and those that may stand in for it: a whole epoch of them."""
+    """The image at a place, and those that may stand in for it: a whole epoch of them."""
     first = order(place)
     for later in range(place, place + 2 * len(order)):
-        if order.is_like(picture := order(later), first):
-            yield picture
+        if order.is_like(image := order(later), first):
+            yield image
 
 
 def _batched(samples: Sequence[Sample], stack: Callable[[Sequence[Sample]], Sample]) -> Sample:
@@ -187,4 +187,4 @@ def _batched(samples: Sequence[Sample], stack: Callable[[Sequence[Sample]], Samp
 
 
 def _too_many(skip_damaged: int, sentence: str) -> str:
-    return f"{sentence}. That is one damaged picture more than config.data.skip_damaged={skip_damaged} allows"
+    return f"{sentence}. That is one damaged image more than config.data.skip_damaged={skip_damaged} allows"

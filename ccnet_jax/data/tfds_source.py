@@ -1,6 +1,6 @@
-"""Any TFDS data set of pictures and label maps, stored as ArrayRecord, read without TensorFlow.
+"""Any TFDS data set of images and label maps, stored as ArrayRecord, read without TensorFlow.
 
-What TFDS keeps of a picture are the bytes of its file. They are decoded here as those of a folder are, and
+What TFDS keeps of an image are the bytes of its file. They are decoded here as those of a folder are, and
 not by TFDS, which would take a palette PNG's colours for its labels: the pixels are the same either way.
 Of data sets that `prepare --tiles` wrote, only the tiles are decoded that a crop needs.
 """
@@ -27,9 +27,9 @@ from ccnet_jax.common.labels import Classes, numbered_palette
 from ccnet_jax.data.class_files import check_same_classes, read_class_file
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.data.images import DamagedPicture, decode_image, decode_indices, decode_sample
+from ccnet_jax.data.images import UnusableImage, decode_image, decode_indices, decode_sample
 from ccnet_jax.data.sources import NoClasses, OtherClasses
-from ccnet_jax.data.tiles import TiledPicture
+from ccnet_jax.data.tiles import TiledImage
 
 _PREPARE = "python -m ccnet_jax.prepare"
 _OWN_CLASSES = "tensorflow_datasets.core.features."
@@ -39,16 +39,16 @@ _FEATURES = "--config.data.features=IMAGE,LABEL"
 TILE_FEATURES = tfds.features.FeaturesDict(
     {
         "image_tiles": tfds.features.Sequence(
-            tfds.features.Text(), doc="the picture in tiles, row by row: QOI or JPEG files"
+            tfds.features.Text(), doc="the image in tiles, row by row: QOI or JPEG files"
         ),
         "label_tiles": tfds.features.Sequence(
             tfds.features.Text(),
             doc="the label map in the same tiles: PNG files of class indices; 255 is void",
         ),
         "grid": tfds.features.Tensor(
-            shape=(3,), dtype=np.int32, doc="height and width of the picture, and a tile's side, in pixels"
+            shape=(3,), dtype=np.int32, doc="height and width of the image, and a tile's side, in pixels"
         ),
-        "name": tfds.features.Text(doc="the picture's name, without folder and suffix"),
+        "name": tfds.features.Text(doc="the image's name, without folder and suffix"),
     }
 )
 
@@ -89,7 +89,7 @@ class _Records:
             return self._parser.parse_example(self._records[index])
         except (RuntimeError, KeyError) as error:  # a damaged file; a record without that feature
             reason = " ".join(str(error).split())
-            raise DamagedPicture(
+            raise UnusableImage(
                 f"{self._file(index)} cannot be read ({reason}); restore that file or prepare the data set "
                 "again"
             ) from None
@@ -99,10 +99,10 @@ class _Records:
 
 
 class TfdsSource(_Records):
-    """A `Source` of records that hold the files of pictures and label maps.
+    """A `Source` of records that hold the files of images and label maps.
 
     Args:
-      image, label: which feature is the picture, and which the label map.
+      image, label: which feature is the image, and which the label map.
       title, files, specs, classes: as of `_Records`.
     """
 
@@ -119,7 +119,7 @@ class TfdsSource(_Records):
         )
 
     def read(self, index: int) -> tuple[bytes, bytes | None]:
-        """The bytes of the picture's file and of its label's, None where that is empty.
+        """The bytes of the image's file and of its label's, None where that is empty.
 
         Raises UserError where the record cannot be read.
         """
@@ -128,13 +128,13 @@ class TfdsSource(_Records):
 
 
 class TiledSource(_Records):
-    """A `LazySource` of records that hold pictures and label maps in tiles, as `prepare` writes them."""
+    """A `LazySource` of records that hold images and label maps in tiles, as `prepare` writes them."""
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        return {key: picture.whole() for key, picture in self.lazy(index).items()}
+        return {key: image.whole() for key, image in self.lazy(index).items()}
 
-    def lazy(self, index: int) -> dict[str, TiledPicture]:
-        """As `source[index]`, with pictures whose windows are decoded when they are asked for.
+    def lazy(self, index: int) -> dict[str, TiledImage]:
+        """As `source[index]`, with images whose windows are decoded when they are asked for.
 
         Raises UserError where the record cannot be read or is not whole.
         """
@@ -143,10 +143,10 @@ class TiledSource(_Records):
         where = f"record {index} of {self._title} in {self._file(index)}"
         classes = Classes(self.classes, self.palette)  # tiles of labels hold class indices
         return {
-            "image": TiledPicture(
+            "image": TiledImage(
                 record["image_tiles"], (height, width, 3), side, decode_image, f"image of {where}"
             ),
-            "label": TiledPicture(
+            "label": TiledImage(
                 record["label_tiles"],
                 (height, width),
                 side,
@@ -276,7 +276,7 @@ def _files(builder: tfds.core.DatasetBuilder, name: str, split: str) -> list[Any
             f"{name} in {builder.data_dir} has the splits {', '.join(builder.info.splits)}, not {split!r}"
         ) from None
     if not files:
-        raise UserError(f"split {split} of {name} in {builder.data_dir} has no pictures; choose another")
+        raise UserError(f"split {split} of {name} in {builder.data_dir} has no images; choose another")
     for file in files:
         if tfds.core.Path(file.filename).parent != tfds.core.Path(builder.data_dir):
             raise UserError(
@@ -304,16 +304,16 @@ def _feature_names(features: Any, wanted: tuple[str, str] | None, where: Any) ->
     """The names of the image and the label feature: those `wanted`, or the only ones that can be meant."""
     if not isinstance(features, tfds.features.FeaturesDict):
         raise UserError(f"{where} is a {type(features).__name__} of features, not a dict; choose another")
-    pictures = {name: f for name, f in features.items() if isinstance(f, tfds.features.Image)}
+    candidates = {name: f for name, f in features.items() if isinstance(f, tfds.features.Image)}
     there = ", ".join(f"{name} ({_described(feature)})" for name, feature in sorted(features.items()))
     if wanted is not None:
         for name in wanted:
-            if name not in pictures:
+            if name not in candidates:
                 raise UserError(f"{where} has no image feature {name!r}; set {_FEATURES} to two of {there}")
         image, label = wanted
         return image, label
-    images = [name for name, feature in pictures.items() if feature.shape[-1] == 3]
-    labels = [name for name, f in pictures.items() if f.shape[-1] == 1 and f.np_dtype == np.uint8]
+    images = [name for name, feature in candidates.items() if feature.shape[-1] == 3]
+    labels = [name for name, f in candidates.items() if f.shape[-1] == 1 and f.np_dtype == np.uint8]
     if len(images) != 1 or len(labels) != 1:
         raise UserError(
             f"{where} does not say which features are image and label; set {_FEATURES} to two of {there}"

@@ -1,7 +1,7 @@
-"""A picture as a grid of tiles that are compressed one by one: a window of it is decoded without the rest.
+"""An image as a grid of tiles that are compressed one by one: a window of it is decoded without the rest.
 
 Tiles stand row by row from the upper left corner. They have `SIDE` pixels a side, fewer at the right and the
-lower edge. A picture's tiles are QOI files, which are decoded much faster than PNGs
+lower edge. An image's tiles are QOI files, which are decoded much faster than PNGs
 (`experiments/data_throughput.py`), or JPEG files; a label map's are PNG files of class indices.
 """
 
@@ -16,17 +16,17 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.data.images import DamagedPicture, check_size
+from ccnet_jax.data.images import UnusableImage, check_size
 
 SIDE = 128  # in pixels; smaller tiles decode less around a window, larger ones compress better
 
 Decode = Callable[[bytes, object], np.ndarray]  # (a tile's bytes, its name for complaints) -> pixels
 
 
-def picture_tiles(
+def image_tiles(
     image: UInt8[np.ndarray, "H W 3"], jpeg_quality: int | None = None, side: int = SIDE
 ) -> list[bytes]:
-    """The tiles of a picture, without loss or as JPEG files of a quality (1 to 100)."""
+    """The tiles of an image, without loss or as JPEG files of a quality (1 to 100)."""
     tiles = _cut(image, side)
     if jpeg_quality is None:
         return [bytes(imagecodecs.qoi_encode(tile)) for tile in tiles]
@@ -45,18 +45,18 @@ def _cut(pixels: np.ndarray, side: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(pixels[y : y + side, x : x + side]) for y in rows for x in columns]
 
 
-class TiledPicture:
-    """A picture or label map whose tiles are decoded when they are asked for, each once.
+class TiledImage:
+    """An image or label map whose tiles are decoded when they are asked for, each once.
 
     Args:
       tiles: files of the tiles.
-      shape: (height, width) of a label map, (height, width, 3) of a picture.
+      shape: (height, width) of a label map, (height, width, 3) of an image.
       side: of a tile, in pixels.
       decode: a tile.
-      name: of the picture, for complaints.
+      name: of the image, for complaints.
 
     Raises:
-      DamagedPicture: there are more or fewer tiles than the picture has.
+      UnusableImage: there are more or fewer tiles than the image has.
       UserError: it is too large.
     """
 
@@ -73,21 +73,21 @@ class TiledPicture:
         self._tiles, self._side, self._decode, self._name = tiles, side, decode, name
         self._down, self._across = (math.ceil(length / side) for length in shape[:2])
         if len(tiles) != self._down * self._across:
-            raise DamagedPicture(
-                f"{name} has {len(tiles)} tiles, and a picture of {shape[1]}x{shape[0]} pixels has "
+            raise UnusableImage(
+                f"{name} has {len(tiles)} tiles, and an image of {shape[1]}x{shape[0]} pixels has "
                 f"{self._down * self._across}; prepare the data set again"
             )
         self._pixels = np.empty(shape, np.uint8)
         self._done = np.zeros((self._down, self._across), bool)
 
     def decoded(self, rows: slice, columns: slice) -> np.ndarray:
-        """The whole picture as uint8 `shape`, of which only these rows and columns have their values.
+        """The whole image as uint8 `shape`, of which only these rows and columns have their values.
 
-        Others have theirs or any: positions in the picture stay what they are, so that whatever is computed
-        from these rows and columns is the same, bit for bit, as from the whole picture.
+        Others have theirs or any: positions in the image stay what they are, so that whatever is computed
+        from these rows and columns is the same, bit for bit, as from the whole image.
 
         Raises:
-          DamagedPicture: a tile is damaged or has another size than its place.
+          UnusableImage: a tile is damaged or has another size than its place.
         """
         for y in self._touched(rows, self.shape[0]):
             for x in self._touched(columns, self.shape[1]):
@@ -95,13 +95,13 @@ class TiledPicture:
                     self._fill(y, x)
         return self._pixels
 
-    def mapped(self, table: UInt8[np.ndarray, "256"]) -> "TiledPicture":
-        """The picture whose values are `table[value]`."""
+    def mapped(self, table: UInt8[np.ndarray, "256"]) -> "TiledImage":
+        """The image whose values are `table[value]`."""
         decode = functools.partial(_mapped_tile, decode=self._decode, table=table)
-        return TiledPicture(self._tiles, self.shape, self._side, decode, self._name)
+        return TiledImage(self._tiles, self.shape, self._side, decode, self._name)
 
     def whole(self) -> np.ndarray:
-        """All pixels, uint8 `shape`. Raises DamagedPicture as `decoded`."""
+        """All pixels, uint8 `shape`. Raises UnusableImage as `decoded`."""
         return self.decoded(slice(None), slice(None))
 
     def _touched(self, pixels: slice, length: int) -> range:
@@ -115,8 +115,8 @@ class TiledPicture:
         place = self._pixels[y * side : (y + 1) * side, x * side : (x + 1) * side]
         tile = self._decode(self._tiles[number], name)
         if tile.shape != place.shape:
-            raise DamagedPicture(
-                f"{name} is {tile.shape[1]}x{tile.shape[0]} pixels, and its place in the picture is "
+            raise UnusableImage(
+                f"{name} is {tile.shape[1]}x{tile.shape[0]} pixels, and its place in the image is "
                 f"{place.shape[1]}x{place.shape[0]}; prepare the data set again"
             )
         place[:] = tile

@@ -1,7 +1,7 @@
-"""Random resizing, cropping, flipping and colour distortion of a picture and its label (NumPy and OpenCV).
+"""Random resizing, cropping, flipping and colour distortion of an image and its label (NumPy and OpenCV).
 
-Resizing and cropping are one step: of the resized picture only the window that the crop keeps is ever
-computed, and of a `TiledPicture` only the tiles are decoded which that window needs. Sampling positions are
+Resizing and cropping are one step: of the resized image only the window that the crop keeps is ever
+computed, and of a `TiledImage` only the tiles are decoded which that window needs. Sampling positions are
 those of half-pixel centres: pixel i of n resized from m lies at (i + 1/2) m / n - 1/2.
 """
 
@@ -13,12 +13,12 @@ import numpy as np
 
 from ccnet_jax.common.labels import VOID
 from ccnet_jax.data.sizes import scaled_size
-from ccnet_jax.data.tiles import TiledPicture
+from ccnet_jax.data.tiles import TiledImage
 
 # ImageNet's mean colour, which both flavours subtract: padding is close to 0 after normalisation.
 MEAN_COLOUR = (123, 117, 104)
 
-Pixels = np.ndarray | TiledPicture
+Pixels = np.ndarray | TiledImage
 
 
 def random_size(
@@ -28,10 +28,10 @@ def random_size(
     short_sides: Sequence[int] | None,
     rng: np.random.Generator,
 ) -> tuple[int, int]:
-    """The (height, width) to which a picture of `size` = (height, width) is resized.
+    """The (height, width) to which an image of `size` = (height, width) is resized.
 
     Args:
-      size: of the picture.
+      size: of the image.
       box: (long, short) sides of a box into which it is resized, or None.
       scale: (lowest, highest) of an evenly drawn ratio, or None.
       short_sides: lengths of the shorter side, one of which is drawn and replaces the box, or None.
@@ -60,13 +60,13 @@ def possible_sizes(
 def image_window(
     image: Pixels, size: tuple[int, int], top: int, left: int, crop: tuple[int, int]
 ) -> np.ndarray:
-    """What is in a window of the picture after resizing it bilinearly, correctly rounded.
+    """What is in a window of the image after resizing it bilinearly, correctly rounded.
 
     Args:
       image: uint8 [H, W, 3].
       size: (height, width) to which the whole is resized.
       top, left: the window's first row and column.
-      crop: (height, width) of the window; it ends earlier where the picture does.
+      crop: (height, width) of the window; it ends earlier where the image does.
     """
     height, width = min(crop[0], size[0] - top), min(crop[1], size[1] - left)
     if size == image.shape[:2]:
@@ -82,7 +82,7 @@ def image_window(
 
 
 def _decoded(pixels: Pixels, rows: slice, columns: slice) -> np.ndarray:
-    """The whole picture, in which these rows and columns have their values."""
+    """The whole image, in which these rows and columns have their values."""
     return pixels if isinstance(pixels, np.ndarray) else pixels.decoded(rows, columns)
 
 
@@ -123,7 +123,7 @@ def random_window(
 
     Up to ten places are tried until the window holds two classes or more, of which none covers
     `cat_max_ratio` (0 to 1) or more of its labelled pixels; 1 takes the first place. The label alone says
-    which place it is: of the picture only that window is read.
+    which place it is: of the image only that window is read.
     """
     for _ in range(10):
         top = int(rng.integers(max(size[0] - crop[0], 0) + 1))

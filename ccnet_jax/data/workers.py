@@ -168,7 +168,7 @@ class _Worker:
                 return self._ended() if outcome is None else outcome
         return _Lost(
             f"has done nothing for {STUCK_AFTER:.0f} s",
-            "check that the disk or the network drive with the pictures answers, or set "
+            "check that the disk or the network drive with the images answers, or set "
             "--config.data.workers=0",
         )
 

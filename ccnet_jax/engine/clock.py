@@ -21,7 +21,7 @@ class StepClock:
     """Measures the updates between two logs. Inside `with`, JAX reports to it what it compiles.
 
     Args:
-      batch_size: pictures of an update, over all devices.
+      batch_size: images of an update, over all devices.
       start: updates before this process began.
       steps: updates of the whole run.
       began: when the program began, by `time.perf_counter()`.
@@ -140,8 +140,8 @@ class StepClock:
         self._calls_that_compiled += 1
         if self._calls_that_compiled == 2:
             self._hints.append(
-                f"warning: pictures of shape {list(batch['image'].shape)} made JAX compile the update again, "
-                f"in {seconds:.1f} s, as each new shape does; config.data.crop gives all pictures one size"
+                f"warning: images of shape {list(batch['image'].shape)} made JAX compile the update again, "
+                f"in {seconds:.1f} s, as each new shape does; config.data.crop gives all images one size"
             )
 
 

@@ -10,7 +10,7 @@ class EngineConfig:
     """How long a run lasts, and how often what happens beside its steps."""
 
     steps: int = setting(40_000, "updates", at_least=1, resumable=True)
-    batch_size: int = setting(8, "pictures of an update, over all devices", at_least=1)
+    batch_size: int = setting(8, "images of an update, over all devices", at_least=1)
     log_every: int = setting(20, "updates from one logged line to the next", at_least=1, resumable=True)
     checkpoint_every: int = setting(
         1000, "updates from one checkpoint to the next", at_least=1, resumable=True
@@ -44,7 +44,7 @@ class EngineConfig:
     )
     loss_spike: float | None = setting(
         10.0,
-        "multiple of the median loss from which an update is told, with its pictures; None tells none",
+        "multiple of the median loss from which an update is told, with its images; None tells none",
         above=1,
         resumable=True,
         before=10.0,

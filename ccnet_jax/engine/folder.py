@@ -146,24 +146,24 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
-    def all_pictures(self) -> pathlib.Path:
-        """A folder of pictures for each evaluation."""
-        return self.path / "pictures"
+    def all_images(self) -> pathlib.Path:
+        """A folder of images for each evaluation."""
+        return self.path / "images"
 
-    def pictures(self, name: str) -> pathlib.Path:
-        """Folder of the pictures of one evaluation; its split and mode are the name."""
-        return self.all_pictures / name
+    def images(self, name: str) -> pathlib.Path:
+        """Folder of the images of one evaluation; its split and mode are the name."""
+        return self.all_images / name
 
     def scores_file(self, name: str) -> pathlib.Path:
         """The scores of one evaluation."""
         return self.path / f"eval-{name}.json"
 
     def remove_fragments(self) -> None:
-        """Remove temporary files that a killed process left beside the run's files and pictures.
+        """Remove temporary files that a killed process left beside the run's files and images.
 
         For the one that holds the run's lock.
         """
-        folders = self.all_pictures.iterdir() if self.all_pictures.is_dir() else ()
+        folders = self.all_images.iterdir() if self.all_images.is_dir() else ()
         for folder in (self.path, *folders):
             for path in fragments(folder):
                 path.unlink(missing_ok=True)
@@ -172,15 +172,15 @@ class RunFolder:
         """Raise UserError where a result would replace the data, leads out of the folder, or cannot be made.
 
         Args:
-          written: files that will be written here, beside pictures.
+          written: files that will be written here, beside images.
           data: the files of the data set.
         """
-        folders = list(self.all_pictures.iterdir()) if self.all_pictures.is_dir() else []
+        folders = list(self.all_images.iterdir()) if self.all_images.is_dir() else []
         drawn = [path / name for path in folders for name in outputs.present(path, (".png",))]
         names = [str(path.relative_to(self.path)) for path in (*written, *folders, *drawn)]
         outputs.check_folder("--workdir", self.path, names, data)
-        if os.path.lexists(self.all_pictures) and not self.all_pictures.is_dir():
-            raise UserError(f"{self.all_pictures} is no folder, and pictures are to lie there; move it away")
+        if os.path.lexists(self.all_images) and not self.all_images.is_dir():
+            raise UserError(f"{self.all_images} is no folder, and images are to lie there; move it away")
 
     # ------------------------------------------------------------------ others
     def add_versions(self) -> None:

@@ -49,7 +49,7 @@ def with_missing_batches(
     Args:
       batches: of this process.
       missing: name of the mark, bool [B], by which a step knows that it is to change nothing.
-      rows: pictures of this process in a batch.
+      rows: images of this process in a batch.
       mesh: of the devices of all processes.
       alike: whether all batches have the same shape.
     """

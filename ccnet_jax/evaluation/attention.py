@@ -21,20 +21,20 @@ def attention_maps(
     With A_t[u, v] the weight that pixel u gives to pixel v in loop t, the map after n loops is row u of
     A_n ... A_2 A_1: equations (3) and (4) of the paper's section 3.3 for n = 2, where information goes from a
     pixel to another by way of the corners of their rectangle. After one loop it is a cross, after two it
-    may be the whole picture. Each map sums to 1. It is the derivative of the attended values with the
+    may be the whole image. Each map sums to 1. It is the derivative of the attended values with the
     projections frozen, divided by gamma's and the value weights' part.
 
     Args:
       network: with the context "rcca".
       variables: its {"params", "batch_stats"}.
       image: uint8 [H, W, 3] RGB, shown whole.
-      point: (row, column) in the picture.
+      point: (row, column) in the image.
 
     Returns:
-      float32 [loops, h, w], at the features' size, an eighth of the picture's.
+      float32 [loops, h, w], at the features' size, an eighth of the image's.
 
     Raises:
-      UserError: the network finds instances or has another context, or the point is no pixel of the picture.
+      UserError: the network finds instances or has another context, or the point is no pixel of the image.
     """
     _check(network, image, point)
     inputs = inputs_of_loops(network, variables, image)
@@ -50,7 +50,7 @@ def _check(network: CCNet, image: np.ndarray, point: tuple[int, int]) -> None:
     whole = all(isinstance(at, int | np.integer) for at in point)
     if not whole or not all(0 <= at < side for at, side in zip(point, image.shape, strict=False)):
         raise UserError(
-            f"the point {tuple(point)} is no pixel of the picture of {image.shape[0]} rows and "
+            f"the point {tuple(point)} is no pixel of the image of {image.shape[0]} rows and "
             f"{image.shape[1]} columns; give ROW,COLUMN"
         )
 
@@ -75,7 +75,7 @@ def maps_of(variables: Variables, inputs: list[jax.Array], feature: tuple[int, i
 
 
 def inputs_of_loops(network: CCNet, variables: Variables, image: np.ndarray) -> list[jax.Array]:
-    """The features [1, h, w, C] that go into each of RCCA's loops, for a picture uint8 [H, W, 3] RGB.
+    """The features [1, h, w, C] that go into each of RCCA's loops, for an image uint8 [H, W, 3] RGB.
 
     They do not depend on the pixel that is asked for: whoever asks for several computes them once.
     """
@@ -83,7 +83,7 @@ def inputs_of_loops(network: CCNet, variables: Variables, image: np.ndarray) -> 
 
 
 def feature_at(point: tuple[int, int], image: np.ndarray, inputs: list[jax.Array]) -> tuple[int, int]:
-    """The (row, column) of the feature over a picture's pixel."""
+    """The (row, column) of the feature over an image's pixel."""
     (row, column), (height, width) = point, inputs[0].shape[1:3]
     return row * height // image.shape[0], column * width // image.shape[1]
 

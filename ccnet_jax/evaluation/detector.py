@@ -11,7 +11,7 @@ from ccnet_jax.common.devices import compiler_options
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import Detections, MaskRCNN
 
-# (variables, images uint8 [B, H, W, 3], (height, width) of each picture [B, 2]) -> the detections
+# (variables, images uint8 [B, H, W, 3], (height, width) of each image [B, 2]) -> the detections
 Detect = Callable[[Any, jax.Array, jax.Array], Detections]
 
 

@@ -1,4 +1,4 @@
-"""Scores of a network on a split, with pictures and label files."""
+"""Scores of a network on a split, with images and label files."""
 
 import pathlib
 import time
@@ -20,7 +20,7 @@ from ccnet_jax.evaluation import metrics
 from ccnet_jax.evaluation.prediction import NotFinite, Predict
 from ccnet_jax.models.variables import Variables
 
-DRAWN = 8  # pictures an evaluation draws
+DRAWN = 8  # images an evaluation draws
 
 
 class Evaluation(metrics.Scores):
@@ -28,12 +28,12 @@ class Evaluation(metrics.Scores):
 
     Attributes:
       confusion: the counts behind the scores, [true class][predicted class].
-      pictures: number of pictures.
+      images: number of images.
       images_per_second: of all hosts, with reading and compilation.
     """
 
     confusion: list[list[int]]
-    pictures: int
+    images: int
     images_per_second: float
 
 
@@ -42,22 +42,22 @@ def evaluate(
     variables: Variables,
     source: Source,
     batch_size: int,
-    pictures: pathlib.Path | None = None,
+    drawings: pathlib.Path | None = None,
     limit: int | None = None,
     labels: pathlib.Path | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Scores of the network on every picture of `source`, at the pictures' own sizes.
+    """Scores of the network on every image of `source`, at the images' own sizes.
 
-    Each process predicts its share of the pictures on its own devices; the counts are added up.
+    Each process predicts its share of the images on its own devices; the counts are added up.
 
     Args:
       predict: from `predictor`.
       variables: of the network, on all devices.
-      source: the pictures.
-      batch_size: pictures at once, of each process; raised to a multiple of its devices.
-      pictures: folder for the first `DRAWN` comparisons, None for none.
-      limit: take only the first pictures.
+      source: the images.
+      batch_size: images at once, of each process; raised to a multiple of its devices.
+      drawings: folder for the first `DRAWN` comparisons, None for none.
+      limit: take only the first images.
       labels: folder for all predictions as 8-bit PNGs in the data set's own numbers, None for none.
       between: called between two batches; what it raises ends the evaluation.
 
@@ -65,7 +65,7 @@ def evaluate(
       Scores and what they were computed from.
 
     Raises:
-      UserError: a picture cannot be read, or the network's output for one is not finite.
+      UserError: an image cannot be read, or the network's output for one is not finite.
     """
     mesh = devices.data_mesh(jax.local_devices())
     variables = devices.on_this_process(variables, mesh)
@@ -84,8 +84,8 @@ def evaluate(
                 predict(variables, jax.device_put(batch["image"], devices.batch_sharding(mesh)))
             )
             if (undecided := (predicted == VOID).any((1, 2)) & (batch["index"] >= 0)).any():
-                raise NotFinite(f"picture {source.name(int(batch['index'][undecided.argmax()]))}")
-            _write_batch(batch, predicted, source, names, pictures, labels)
+                raise NotFinite(f"image {source.name(int(batch['index'][undecided.argmax()]))}")
+            _write_batch(batch, predicted, source, names, drawings, labels)
             confusion += metrics.confusion_matrix(batch["label"], predicted, len(source.classes))
             bar.update(int((batch["index"] >= 0).sum()))
     seconds = time.perf_counter() - started
@@ -95,15 +95,15 @@ def evaluate(
     return {
         **metrics.scores(confusion),
         "confusion": confusion.tolist(),
-        "pictures": count,
+        "images": count,
         "images_per_second": count / seconds,
     }
 
 
 def result_names(source: Any, count: int) -> list[str]:
-    """The names, without suffix, of the files that an evaluation writes for the first `count` pictures.
+    """The names, without suffix, of the files that an evaluation writes for the first `count` images.
 
-    They are those of the pictures; two of one name get their number in the split behind it.
+    They are those of the images; two of one name get their number in the split behind it.
     """
     return outputs.distinct_names([[source.name(i)] for i in range(count)], (".png",))
 
@@ -113,18 +113,18 @@ def _write_batch(
     predicted: UInt8[np.ndarray, "B H W"],
     source: Source,
     names: Sequence[str],
-    pictures: pathlib.Path | None,
+    drawings: pathlib.Path | None,
     labels: pathlib.Path | None,
 ) -> None:
-    """Write label files of a batch's predictions, and comparisons of its first pictures.
+    """Write label files of a batch's predictions, and comparisons of its first images.
 
-    Pictures of index -1 fill the batch up and are not written.
+    Images of index -1 fill the batch up and are not written.
     """
     for image, label, prediction, index in zip(
         batch["image"], batch["label"], predicted, batch["index"].tolist(), strict=True
     ):
         if labels is not None and index >= 0:
             figures.save_grey(labels / f"{names[index]}.png", source.numbers[prediction])
-        if pictures is not None and 0 <= index < DRAWN:
+        if drawings is not None and 0 <= index < DRAWN:
             drawing = figures.comparison(image, label, prediction, source.classes, source.palette)
-            figures.save_picture(pictures / f"{names[index]}.png", drawing)
+            figures.save_image(drawings / f"{names[index]}.png", drawing)

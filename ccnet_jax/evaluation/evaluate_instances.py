@@ -1,4 +1,4 @@
-"""Scores of a network that finds instances, with pictures and COCO's result files."""
+"""Scores of a network that finds instances, with images and COCO's result files."""
 
 import json
 import pathlib
@@ -40,33 +40,33 @@ def evaluate_instances(
     source: InstanceSource,
     data: DataConfig,
     batch_size: int,
-    pictures: pathlib.Path | None = None,
+    drawings: pathlib.Path | None = None,
     limit: int | None = None,
     labels: pathlib.Path | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """COCO's scores of the network on every picture of `source`.
+    """COCO's scores of the network on every image of `source`.
 
-    Each process looks at its share of the pictures on its own devices; each picture counts once.
+    Each process looks at its share of the images on its own devices; each image counts once.
 
     Args:
       detect: from `detector`.
       variables: of the network, on all devices.
-      source: the pictures.
+      source: the images.
       data: `config.data`: `resize`.
-      batch_size: pictures at once, of each process; raised to a multiple of its devices.
-      pictures: folder for the first comparisons, None for none.
-      limit: take only the first pictures.
+      batch_size: images at once, of each process; raised to a multiple of its devices.
+      drawings: folder for the first comparisons, None for none.
+      limit: take only the first images.
       labels: folder for all detections in COCO's format, `DETECTIONS`, None for none.
       between: called between two batches; what it raises ends the evaluation.
 
     Returns:
       `instance_scores`, and
-      pictures: their number;
+      images: their number;
       images_per_second: of all hosts, with reading and compilation.
 
     Raises:
-      UserError: a picture cannot be read, or the network's output for one is not finite.
+      UserError: an image cannot be read, or the network's output for one is not finite.
     """
     mesh = devices.data_mesh(jax.local_devices())
     variables = devices.on_this_process(variables, mesh)
@@ -87,29 +87,29 @@ def evaluate_instances(
             detections = jax.device_get(detect(variables, images, size))
             for row, index in enumerate(batch["index"].tolist()):
                 if index >= 0:
-                    of_picture = Detections(*(x[row] for x in detections))
-                    if not np.isfinite(of_picture.scores).all():
-                        raise NotFinite(f"picture {source.name(index)}")
-                    found[index] = in_picture(of_picture, batch["size"][row], source.size(index))
-                    if pictures is not None and index < DRAWN:
+                    of_image = Detections(*(x[row] for x in detections))
+                    if not np.isfinite(of_image.scores).all():
+                        raise NotFinite(f"image {source.name(index)}")
+                    found[index] = in_image(of_image, batch["size"][row], source.size(index))
+                    if drawings is not None and index < DRAWN:
                         drawing = comparison(source, index, found[index])
-                        figures.save_picture(pictures / f"{names[index]}.png", drawing)
+                        figures.save_image(drawings / f"{names[index]}.png", drawing)
             bar.update(int((batch["index"] >= 0).sum()))
     seconds = time.perf_counter() - started
     found = gathered(found)
     if labels is not None and process == 0:
         write_whole(labels / DETECTIONS, json.dumps(result_list(source, found)))
     scores = instance_scores(source, found)
-    return {**scores, "pictures": count, "images_per_second": count / seconds}
+    return {**scores, "images": count, "images_per_second": count / seconds}
 
 
-def in_picture(detections: Detections, seen: np.ndarray, size: tuple[int, int]) -> Found:
-    """The detections of one picture, in its own pixels.
+def in_image(detections: Detections, seen: np.ndarray, size: tuple[int, int]) -> Found:
+    """The detections of one image, in its own pixels.
 
     Args:
       detections: without the axis of a batch.
-      seen: (height, width) at which the network saw the picture.
-      size: (height, width) of the picture.
+      seen: (height, width) at which the network saw the image.
+      size: (height, width) of the image.
     """
     used = np.flatnonzero(detections.used)
     classes, scores = (np.asarray(x)[used] for x in (detections.classes, detections.scores))
@@ -121,7 +121,7 @@ def in_picture(detections: Detections, seen: np.ndarray, size: tuple[int, int]) 
 
 
 def gathered(found: dict[int, Found]) -> dict[int, Found]:
-    """The detections of all processes, in the order of their pictures."""
+    """The detections of all processes, in the order of their images."""
     if jax.process_count() == 1:
         return dict(sorted(found.items()))
     lists = {
@@ -149,7 +149,7 @@ def gathered(found: dict[int, Found]) -> dict[int, Found]:
 
 
 def comparison(source: InstanceSource, index: int, found: Found) -> np.ndarray:
-    """The true objects and the detections of a picture, side by side."""
+    """The true objects and the detections of an image, side by side."""
     image, truth = source[index]["image"], source.objects(index)
     names = source.classes, source.palette
     masks = np.array([mask_of(runs) for runs in found["masks"]], np.uint8).reshape(-1, *image.shape[:2])

@@ -23,10 +23,10 @@ _SCORES = {
 
 
 class Found(TypedDict):
-    """The detections of one picture, the best one first.
+    """The detections of one image, the best one first.
 
     Attributes:
-      boxes: (x0, y0, x1, y1) in the picture's pixels.
+      boxes: (x0, y0, x1, y1) in the image's pixels.
       classes: indices.
       scores: 0 to 1.
       masks: of each detection, as COCO's compressed runs.
@@ -41,7 +41,7 @@ class Found(TypedDict):
 def pasted(
     mask: Float32[np.ndarray, "cells cells"], box: Float32[np.ndarray, " 4"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "H W"]:
-    """The pixels of a picture of (height, width) whose centres have a probability of a half or more.
+    """The pixels of an image of (height, width) whose centres have a probability of a half or more.
 
     Between the centres of the box's cells a probability is interpolated, and 0 is beyond its edges.
     """
@@ -79,7 +79,7 @@ def instance_scores(source: InstanceSource, found: Mapping[int, Found]) -> dict[
 
     Args:
       source: has the true objects.
-      found: {picture: its detections}; pictures that are not in it do not count.
+      found: {image: its detections}; images that are not in it do not count.
 
     Returns:
       {"box": {...}, "mask": {...}}, each with "AP", the mean over classes and over intersections over union
@@ -90,7 +90,7 @@ def instance_scores(source: InstanceSource, found: Mapping[int, Found]) -> dict[
         truth = COCO()
         truth.dataset = _truth(source, sorted(found))
         truth.createIndex()
-        results = _results(found, {picture: picture for picture in found}, range(len(source.classes)))
+        results = _results(found, {image: image for image in found}, range(len(source.classes)))
         most = max([COCO_DETECTIONS, *(len(detections["scores"]) for detections in found.values())])
         return {kind: _scores_of(truth, results, name, source.classes, most) for kind, name in KINDS.items()}
 
@@ -112,18 +112,18 @@ def table(result: Mapping[str, Any], classes: tuple[str, ...]) -> str:
     return "\n".join(rows)
 
 
-def _truth(source: InstanceSource, pictures: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
-    """The true objects, as a COCO file has them; numbers of pictures and classes are indices."""
+def _truth(source: InstanceSource, images: Sequence[int]) -> dict[str, list[dict[str, Any]]]:
+    """The true objects, as a COCO file has them; numbers of images and classes are indices."""
     annotations: list[dict[str, Any]] = []
-    for picture in pictures:
-        objects = source.objects(picture)
+    for image in images:
+        objects = source.objects(image)
         for box, label, mask, crowd, area in zip(
             objects.boxes.tolist(), objects.classes, objects.masks, objects.crowd, objects.areas, strict=True
         ):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": picture,
+                    "image_id": image,
                     "category_id": int(label),
                     "bbox": _corner_and_sides(box),
                     "area": float(area),
@@ -133,8 +133,7 @@ def _truth(source: InstanceSource, pictures: Sequence[int]) -> dict[str, list[di
             )
     return {
         "images": [
-            {"id": picture, "height": source.size(picture)[0], "width": source.size(picture)[1]}
-            for picture in pictures
+            {"id": image, "height": source.size(image)[0], "width": source.size(image)[1]} for image in images
         ],
         "categories": [{"id": i, "name": name} for i, name in enumerate(source.classes)],
         "annotations": annotations,
@@ -143,23 +142,23 @@ def _truth(source: InstanceSource, pictures: Sequence[int]) -> dict[str, list[di
 
 def result_list(source: InstanceSource, found: Mapping[int, Found]) -> list[dict[str, Any]]:
     """All detections as COCO's result files have them, with the data set's own numbers."""
-    pictures = {picture: source.picture_id(picture) for picture in found}
-    return _results(found, pictures, source.class_ids)
+    images = {image: source.image_id(image) for image in found}
+    return _results(found, images, source.class_ids)
 
 
 def _results(
-    found: Mapping[int, Found], pictures: Mapping[int, int], classes: Sequence[int]
+    found: Mapping[int, Found], images: Mapping[int, int], classes: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """All detections, with these numbers for pictures and classes."""
+    """All detections, with these numbers for images and classes."""
     return [
         {
-            "image_id": pictures[picture],
+            "image_id": images[image],
             "category_id": int(classes[label]),
             "bbox": _corner_and_sides(box),
             "score": float(score),
             "segmentation": mask,
         }
-        for picture, detections in found.items()
+        for image, detections in found.items()
         for box, label, score, mask in zip(
             detections["boxes"].tolist(),
             detections["classes"],

@@ -1,7 +1,7 @@
-"""Predictions in every test mode: whole pictures or sliding windows, one scale or several, mirror images.
+"""Predictions in every test mode: whole images or sliding windows, one scale or several, mirror images.
 
 The steps of a prediction are separate compiled programs. So the network, which is slow to compile, is
-compiled once for each size in which it sees pictures or windows, whatever the pictures' own sizes.
+compiled once for each size in which it sees images or windows, whatever the images' own sizes.
 """
 
 import functools
@@ -36,9 +36,9 @@ def predictor(network: CCNet, mode: TestMode = WHOLE) -> Predict:
 
     A pixel is VOID where the network's output is not finite.
 
-    Pictures are resized on the device, bilinearly, as `mode.scaling` says. Logits are upsampled, as the
-    network does it, first to the size that the network saw and then to the picture's own. With one pass
-    (`mode.passes`) of whole pictures, full-size logits are made for one block of rows at a time; several
+    Images are resized on the device, bilinearly, as `mode.scaling` says. Logits are upsampled, as the
+    network does it, first to the size that the network saw and then to the image's own. With one pass
+    (`mode.passes`) of whole images, full-size logits are made for one block of rows at a time; several
     passes, and sliding windows, are summed at full size.
     """
     scores = scorer(network, mode)
@@ -54,15 +54,15 @@ def predictor(network: CCNet, mode: TestMode = WHOLE) -> Predict:
 
 
 class NotFinite(UserError):
-    """The network's output for a picture is not finite, and so has no meaning.
+    """The network's output for an image is not finite, and so has no meaning.
 
     Args:
-      picture: what to call it.
+      image: what to call it.
     """
 
-    def __init__(self, picture: object):
+    def __init__(self, image: object):
         super().__init__(
-            f"the network's output for {picture} is not finite: its weights are damaged, or its numbers too "
+            f"the network's output for {image} is not finite: its weights are damaged, or its numbers too "
             "large for config.dtype; take another checkpoint"
         )
 
@@ -94,9 +94,9 @@ def scorer(network: CCNet, mode: TestMode = WHOLE) -> Predict:
 def _logits_of_pass(
     network: CCNet, variables: Variables, images: jax.Array, mode: TestMode, scale: float, mirror: bool
 ) -> tuple[Float32[Array, "B h w K"], Upsampling | None]:
-    """Logits of one pass through the network, mirrored back, and what upsamples them to the pictures' size.
+    """Logits of one pass through the network, mirrored back, and what upsamples them to the images' size.
 
-    The second is None where the logits have the pictures' size.
+    The second is None where the logits have the images' size.
     """
     size = images.shape[1], images.shape[2]
     input_size = mode.input_size(size, scale)
@@ -140,13 +140,13 @@ def _compiled(network: CCNet) -> Callable[[Variables, jax.Array], jax.Array]:
 def _resized_input(
     images: Num[Array, "B H W 3"], size: tuple[int, int], mirror: bool | jax.Array, align_corners: bool
 ) -> Float32[Array, "B h w 3"]:
-    """float32 pictures of `size`, resized as `resize_bilinear` does it, mirrored if `mirror`."""
+    """float32 images of `size`, resized as `resize_bilinear` does it, mirrored if `mirror`."""
     x = resize_bilinear(images.astype(jnp.float32), size, align_corners)
     return jnp.where(mirror, x[:, :, ::-1], x)
 
 
 def row_blocks(shape: tuple[int, ...], num_classes: int) -> tuple[int, int]:
-    """In how many blocks the rows of pictures [B, H, W, 3] are upsampled, and the rows of each block."""
+    """In how many blocks the rows of images [B, H, W, 3] are upsampled, and the rows of each block."""
     return split_rows(shape[1], shape[0] * shape[2] * num_classes * 4, BLOCK_BYTES)
 
 
@@ -162,7 +162,7 @@ def add_upsampled(
     Args:
       total: float32 [B, blocks, rows of a block, W, K]; its memory is used for the result.
       logits: float32 [B, h, w, K].
-      upsampling: None where logits have the picture's size.
+      upsampling: None where logits have the image's size.
       probabilities: add the softmax over the classes.
     """
     scores = jax.nn.softmax if probabilities else lambda logits: logits
@@ -186,10 +186,10 @@ def largest_upsampled(
 
     Args:
       logits: float32 [B, h, w, K].
-      upsampling: None where logits have the picture's size.
+      upsampling: None where logits have the image's size.
 
     Returns:
-      uint8 [B, blocks * rows of a block, W]; the rows after the picture's H mean nothing.
+      uint8 [B, blocks * rows of a block, W]; the rows after the image's H mean nothing.
     """
     if upsampling is None:
         return largest(logits)

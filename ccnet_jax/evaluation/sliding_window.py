@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from ccnet_jax.models.resize import resize_bilinear
 
-WINDOWS_AT_ONCE = 4  # windows of each picture in one batch of the network
+WINDOWS_AT_ONCE = 4  # windows of each image in one batch of the network
 
 
 def sliding_window_logits(
@@ -22,10 +22,10 @@ def sliding_window_logits(
     stride: tuple[int, int],
     align_corners: bool,
 ) -> Float32[Array, "B H W K"]:
-    """The network's logits for whole pictures, the mean over all windows that cover a pixel.
+    """The network's logits for whole images, the mean over all windows that cover a pixel.
 
-    The network sees `WINDOWS_AT_ONCE` windows of every picture at a time. A window that is larger than the
-    picture is cut to the picture's size.
+    The network sees `WINDOWS_AT_ONCE` windows of every image at a time. A window that is larger than the
+    image is cut to the image's size.
 
     Args:
       network_logits: windows [N, *window, 3] -> logits [N, h, w, num_classes], an eighth of each side.
@@ -56,7 +56,7 @@ def sliding_window_logits(
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:
-    """First pixels of the windows that cover a side; the last window is moved back inside the picture."""
+    """First pixels of the windows that cover a side; the last window is moved back inside the image."""
     count = max(side - window + stride - 1, 0) // stride + 1
     return [max(min(i * stride, side - window), 0) for i in range(count)]
 
@@ -73,7 +73,7 @@ def _cut_windows(
     corners: Int32[Array, "N 2"] | Int32[np.ndarray, "N 2"],
     window: tuple[int, int],
 ) -> Float[Array, "BN h w 3"]:
-    """The windows at N corners of every picture, [B * N, *window, 3]; those of one picture are neighbours."""
+    """The windows at N corners of every image, [B * N, *window, 3]; those of one image are neighbours."""
     size = (x.shape[0], *window, x.shape[3])
     windows = jax.vmap(lambda corner: jax.lax.dynamic_slice(x, (0, *corner, 0), size), out_axes=1)(corners)
     return windows.reshape(-1, *windows.shape[2:])
@@ -92,7 +92,7 @@ def add_windows(
 
     Args:
       total: float32 [B, H, W, K]; its memory is used for the result.
-      logits: float32 [B * N, h, w, K] of N windows of every picture.
+      logits: float32 [B * N, h, w, K] of N windows of every image.
       corners: int32 [N, 2], the (row, column) of each window's first pixel.
       weights: float32 [N], 1 or 0.
       window: (height, width) in pixels.

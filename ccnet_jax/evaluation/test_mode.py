@@ -1,4 +1,4 @@
-"""How pictures are tested: whole or in sliding windows, at one scale or at several with mirror images."""
+"""How images are tested: whole or in sliding windows, at one scale or at several with mirror images."""
 
 import dataclasses
 import itertools
@@ -12,13 +12,13 @@ SCALINGS = {"mmcv": mmcv_size, "scipy": scipy_size}
 
 @dataclasses.dataclass(frozen=True)
 class TestMode:
-    """How pictures are tested, in the words of mmsegmentation's configs; by default whole and unchanged.
+    """How images are tested, in the words of mmsegmentation's configs; by default whole and unchanged.
 
     Attributes:
-      resize: (long, short) sides of a box into which a picture is resized first; None leaves it unchanged.
-      window: (height, width) of sliding windows; None shows the network the whole picture.
+      resize: (long, short) sides of a box into which an image is resized first; None leaves it unchanged.
+      window: (height, width) of sliding windows; None shows the network the whole image.
       stride: (down, across) from one window to the next; goes with `window`.
-      scales: ratios of the picture's size, as `resize` left it, at which the network sees it.
+      scales: ratios of the image's size, as `resize` left it, at which the network sees it.
       flip: at each scale the network also sees the mirror image.
       average_logits: scales and mirror images are averaged as logits, as the authors' code does. Otherwise
         probabilities are averaged, as mmsegmentation does.
@@ -39,7 +39,7 @@ class TestMode:
     def ms_flip(self, flavour: Flavour) -> "TestMode":
         """The same mode at the flavour's scales with mirror images, resized and averaged as its code does it.
 
-        mmsegmentation's scales are of the picture's own size, without the box.
+        mmsegmentation's scales are of the image's own size, without the box.
         """
         return dataclasses.replace(
             self,
@@ -73,7 +73,7 @@ class TestMode:
         return len(self.passes()) > 1 and not self.average_logits
 
     def input_size(self, size: tuple[int, int], scale: float) -> tuple[int, int]:
-        """The (height, width) at which the network sees a picture of `size`, at one of the scales."""
+        """The (height, width) at which the network sees an image of `size`, at one of the scales."""
         size = scaled_size(size, self.resize, 1.0)
         height, width = size if scale == 1 else SCALINGS[self.scaling](size, scale)
         return max(height, SMALLEST), max(width, SMALLEST)

@@ -18,12 +18,12 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 
 
 def is_stacked(height: int, width: int) -> bool:
-    """Whether panels of such pictures stand one below the other: three in a row would be a thin strip."""
+    """Whether panels of such images stand one below the other: three in a row would be a thin strip."""
     return width > 2.5 * height
 
 
 def panel_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) in a figure's panel, for a picture of this size; see `fitted_size`."""
+    """(height, width) in a figure's panel, for an image of this size; see `fitted_size`."""
     return fitted_size(
         height, width, _SMALLEST, _LARGEST_IN_STACK if is_stacked(height, width) else _LARGEST_IN_ROW
     )
@@ -32,8 +32,8 @@ def panel_size(height: int, width: int) -> tuple[int, int]:
 def fitted_size(height: int, width: int, smallest: int, largest: int) -> tuple[int, int]:
     """A size with the longer side between `smallest` and about `largest`, in pixels.
 
-    A picture is enlarged by a whole number, so that its pixels stay squares of one size. No side is shorter
-    than `_LEAST_SIDE`: a picture that is many times longer than wide loses its proportions, because otherwise
+    An image is enlarged by a whole number, so that its pixels stay squares of one size. No side is shorter
+    than `_LEAST_SIDE`: an image that is many times longer than wide loses its proportions, because otherwise
     it would be a line of one pixel.
     """
     longer = max(height, width)
@@ -42,7 +42,7 @@ def fitted_size(height: int, width: int, smallest: int, largest: int) -> tuple[i
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture [H, W] or [H, W, 3] at the size (height, width): pixels are averaged or repeated."""
+    """An image [H, W] or [H, W, 3] at the size (height, width): pixels are averaged or repeated."""
     height, width = image.shape[:2]
     reduced = min(width, size[1]), min(height, size[0])
     if reduced != (width, height):
@@ -120,12 +120,12 @@ def colourize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """Half the picture plus half its classes' colours, or another share; void is hatching.
+    """Half the image plus half its classes' colours, or another share; void is hatching.
 
-    Half the picture plus half of a black class would be a darker picture and nothing more, and the class
+    Half the image plus half of a black class would be a darker image and nothing more, and the class
     would not be seen. So a colour with a luma below 64 gets as much grey as brings it to 64. Grey keeps the
     hue, and lighter colours stay as they are. Every class thus adds a luma of about 32 or more to half the
-    picture.
+    image.
 
     Args:
       image: uint8 [H, W, 3] RGB.

@@ -27,14 +27,14 @@ from ccnet_jax.figures.canvas import (
 
 _LEAST_WIDTH = 400  # pixels of a figure: room for a legend
 _LONGEST_TITLE = 320  # pixels of a title's line
-_GAP = 6  # pixels between panels, and between the pictures of a sheet
+_GAP = 6  # pixels between panels, and between the images of a sheet
 _SWATCH = 16  # pixels, the side of a colour patch
 _BESIDE = 30  # pixels of a column that are not the name: the patch and the gaps
 _LONGEST_NAME = 160  # pixels of a name; a longer one is shortened
 _SHEET_WIDTH = 1600  # pixels, about the largest
-_SMALLEST_IN_SHEET = 96  # pixels: a picture's longer side is this or more, and at most a quarter of the width
+_SMALLEST_IN_SHEET = 96  # pixels: an image's longer side is this or more, and at most a quarter of the width
 _BAR_WIDTH, _BAR_HEIGHT = 256, 14  # pixels of the colour scale
-_GREY = 0.4  # the share of the picture's grey in a map; the rest is the scale's colour
+_GREY = 0.4  # the share of the image's grey in a map; the rest is the scale's colour
 _BOX_LINE = 2  # pixels, of a box
 
 
@@ -70,7 +70,7 @@ def comparison(
 def prediction_figure(
     image: np.ndarray, predictions: dict[str, np.ndarray], classes: tuple[str, ...], palette: np.ndarray
 ) -> np.ndarray:
-    """The picture and predictions over it, above the legend of the classes that occur.
+    """The image and predictions over it, above the legend of the classes that occur.
 
     With a prediction for each number of loops this is the paper's Figure 5.
 
@@ -92,22 +92,22 @@ def prediction_figure(
     return np.concatenate([row, legend(classes, palette, row.shape[1], used)])
 
 
-def side_by_side(pictures: dict[str, np.ndarray]) -> np.ndarray:
-    """Pictures of one size, each under its title.
+def side_by_side(images: dict[str, np.ndarray]) -> np.ndarray:
+    """Images of one size, each under its title.
 
-    They stand in a row, with a longer side of 320 to 640 pixels each. Pictures wider than 2.5 times their
-    height stand one below the other, with a width of 320 to 1280 pixels. Small pictures are enlarged and
+    They stand in a row, with a longer side of 320 to 640 pixels each. Images wider than 2.5 times their
+    height stand one below the other, with a width of 320 to 1280 pixels. Small images are enlarged and
     large ones reduced; a side is never shorter than 32 pixels.
 
     Args:
-      pictures: {title: uint8 [H, W, 3] RGB}.
+      images: {title: uint8 [H, W, 3] RGB}.
 
     Returns:
       RGB uint8, at least 400 pixels wide.
     """
-    height, width = next(iter(pictures.values())).shape[:2]
+    height, width = next(iter(images.values())).shape[:2]
     size = panel_size(height, width)
-    panels = {title: resized(picture, size) for title, picture in pictures.items()}
+    panels = {title: resized(image, size) for title, image in images.items()}
     return arranged(panels, is_stacked(height, width))
 
 
@@ -157,20 +157,20 @@ def _patch(colour: np.ndarray) -> np.ndarray:
     return np.full((_SWATCH, _SWATCH, 3), colour, np.uint8)
 
 
-def picture_sheet(pictures: Sequence[np.ndarray], title: str) -> np.ndarray:
-    """Pictures in rows below a title: RGB uint8, the largest side of each at most a third of the width."""
-    height, side = (max(picture.shape[axis] for picture in pictures) for axis in (0, 1))
+def image_sheet(images: Sequence[np.ndarray], title: str) -> np.ndarray:
+    """Images in rows below a title: RGB uint8, the largest side of each at most a third of the width."""
+    height, side = (max(image.shape[axis] for image in images) for axis in (0, 1))
     zoom = min(1.0, _SHEET_WIDTH / 3 / max(height, side))
     cells = []
-    for picture in pictures:
-        small = resized(picture, (round(picture.shape[0] * zoom), round(picture.shape[1] * zoom)))
+    for image in images:
+        small = resized(image, (round(image.shape[0] * zoom), round(image.shape[1] * zoom)))
         cells.append(padded(small, round(height * zoom) + _GAP, round(side * zoom) + _GAP))
     columns = max(1, min(len(cells), _SHEET_WIDTH // cells[0].shape[1]))
     return _titled([title], _in_rows(cells, columns))
 
 
 def _in_rows(cells: list[np.ndarray], columns: int) -> np.ndarray:
-    """Pictures of one size in rows; what is missing is white."""
+    """Images of one size in rows; what is missing is white."""
     cells = cells + [np.full_like(cells[0], 255)] * (-len(cells) % columns)
     rows = [np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)]
     return padded(np.concatenate(rows), 0, _LEAST_WIDTH)
@@ -184,7 +184,7 @@ def _titled(lines: list[str], sheet: np.ndarray) -> np.ndarray:
 def contact_sheet(
     images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], palette: np.ndarray
 ) -> np.ndarray:
-    """Pictures in rows, each beside itself with its labels over it, above the legend.
+    """Images in rows, each beside itself with its labels over it, above the legend.
 
     Args:
       images: uint8 [N, H, W, 3] RGB, one or more.
@@ -207,7 +207,7 @@ def contact_sheet(
 
 
 def attention_figure(image: np.ndarray, maps: np.ndarray, point: tuple[int, int]) -> np.ndarray:
-    """The picture, then what the point attends to after each loop, then a colour scale: the paper's Figure 6.
+    """The image, then what the point attends to after each loop, then a colour scale: the paper's Figure 6.
 
     A white cross with a black outline marks the point in every panel. The colour shows the square root of a
     weight's share of the panel's largest weight, from black (0) to light yellow (1). The root makes weights
@@ -217,7 +217,7 @@ def attention_figure(image: np.ndarray, maps: np.ndarray, point: tuple[int, int]
     Args:
       image: uint8 [H, W, 3] RGB.
       maps: floating [loops, h, w], attention weights that are not negative, of features of any size.
-      point: (row, column) in the picture.
+      point: (row, column) in the image.
 
     Returns:
       RGB uint8, of the size that `side_by_side` describes, plus the scale.
@@ -226,7 +226,7 @@ def attention_figure(image: np.ndarray, maps: np.ndarray, point: tuple[int, int]
     size = panel_size(height, width)
     small = resized(image, size)
     at = int((point[0] + 0.5) * size[0] / height), int((point[1] + 0.5) * size[1] / width)
-    panels = {"picture": _marked(small, at)}
+    panels = {"image": _marked(small, at)}
     for loops, weights in enumerate(maps, 1):
         largest = float(weights.max())
         root = np.sqrt(weights / max(largest, 1e-12)).astype(np.float32)
@@ -237,7 +237,7 @@ def attention_figure(image: np.ndarray, maps: np.ndarray, point: tuple[int, int]
 
 
 def _heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The picture [H, W, 3] in grey, so that no colour of its own mixes in, under the colours of `values`.
+    """The image [H, W, 3] in grey, so that no colour of its own mixes in, under the colours of `values`.
 
     `values` [H, W] are from 0 to 1.
     """
@@ -246,10 +246,10 @@ def _heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(grey, _GREY, cv2.cvtColor(colours, cv2.COLOR_BGR2RGB), 1 - _GREY, 0)
 
 
-def _marked(picture: np.ndarray, at: tuple[int, int]) -> np.ndarray:
-    """The picture [H, W, 3] with a white cross, outlined in black, at `at` (row, column)."""
-    side = max(min(picture.shape[:2]) // 12, 15)
-    marked = picture.copy()
+def _marked(image: np.ndarray, at: tuple[int, int]) -> np.ndarray:
+    """The image [H, W, 3] with a white cross, outlined in black, at `at` (row, column)."""
+    side = max(min(image.shape[:2]) // 12, 15)
+    marked = image.copy()
     cv2.drawMarker(marked, at[::-1], (0, 0, 0), cv2.MARKER_CROSS, side + 4, 7)
     cv2.drawMarker(marked, at[::-1], (255, 255, 255), cv2.MARKER_CROSS, side, 3)
     return marked
@@ -277,11 +277,11 @@ def instance_overlay(
     palette: np.ndarray,
     scores: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The picture with instances, the first one uppermost, at the size of a figure's panel.
+    """The image with instances, the first one uppermost, at the size of a figure's panel.
 
     Args:
       image: uint8 [H, W, 3] RGB.
-      boxes: [n, 4] (x0, y0, x1, y1) in the picture's pixels.
+      boxes: [n, 4] (x0, y0, x1, y1) in the image's pixels.
       labels: [n] class indices.
       masks: [n, H, W], which pixels are each instance's.
       classes, palette: of the network: names, and uint8 [classes, 3] RGB.
@@ -309,7 +309,7 @@ def instance_overlay(
 
 
 def instance_comparison(drawn: dict[str, np.ndarray]) -> np.ndarray:
-    """Overlays of one picture {title: uint8 [h, w, 3]} under their titles."""
+    """Overlays of one image {title: uint8 [h, w, 3]} under their titles."""
     first = next(iter(drawn.values()))
     return arranged(drawn, is_stacked(*first.shape[:2]))
 

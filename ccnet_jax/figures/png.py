@@ -1,4 +1,4 @@
-"""PNGs of labels and pictures, as bytes and as files that are written whole."""
+"""PNGs of labels and images, as bytes and as files that are written whole."""
 
 import io
 import pathlib
@@ -30,9 +30,9 @@ def save_labels(path: pathlib.Path, label: np.ndarray, palette: np.ndarray, numb
     write_whole(path, labels_png(label, palette, numbers))
 
 
-def save_picture(path: pathlib.Path, picture: np.ndarray) -> None:
+def save_image(path: pathlib.Path, image: np.ndarray) -> None:
     """Write RGB uint8 [H, W, 3] as a PNG, making its folder. Raises UserError where it cannot be written."""
-    write_whole(path, picture_png(picture))
+    write_whole(path, image_png(image))
 
 
 def labels_png(label: np.ndarray, palette: np.ndarray, numbers: Sequence[int]) -> bytes:
@@ -44,16 +44,16 @@ def labels_png(label: np.ndarray, palette: np.ndarray, numbers: Sequence[int]) -
     colours[list(numbers)] = palette
     number_of = np.full(256, VOID, np.uint8)
     number_of[: len(numbers)] = numbers
-    picture = Image.fromarray(number_of[label], "P")
-    picture.putpalette(colours.tobytes())
+    image = Image.fromarray(number_of[label], "P")
+    image.putpalette(colours.tobytes())
     file = io.BytesIO()
-    picture.save(file, "png")
+    image.save(file, "png")
     return file.getvalue()
 
 
-def picture_png(picture: np.ndarray) -> bytes:
+def image_png(image: np.ndarray) -> bytes:
     """The bytes of a PNG of RGB uint8 [H, W, 3]."""
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, _LEVEL])[1].tobytes()
 
 

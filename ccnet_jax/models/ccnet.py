@@ -92,7 +92,7 @@ def _classify(
 
 
 class CCNet(nn.Module):
-    """The whole network, from RGB pictures to full-size logits.
+    """The whole network, from RGB images to full-size logits.
 
     Attributes:
       num_classes: of the logits.
@@ -159,12 +159,12 @@ class CCNet(nn.Module):
         train: bool = False,
         upsample: bool = True,
     ) -> tuple[Float[Array, "B rows columns classes"], Float[Array, "B rows columns classes"] | None]:
-        """RGB pictures to logits of the same size.
+        """RGB images to logits of the same size.
 
         Args:
           images: [B, H, W, 3], 0 to 255, uint8 or floating.
           train: use and update batch statistics, drop channels (rng "dropout"), run the auxiliary head.
-          upsample: to the pictures' size; False leaves the logits as the heads give them, [B, h, w,
+          upsample: to the images' size; False leaves the logits as the heads give them, [B, h, w,
             num_classes] with an eighth of each side.
 
         Returns:
@@ -216,7 +216,7 @@ def check_images(images: Array | np.ndarray) -> None:
       ValueError: the shape is another.
       TypeError: the dtype is another.
     """
-    shape, wanted = tuple(images.shape), "the network takes RGB pictures [B, H, W, 3]"
+    shape, wanted = tuple(images.shape), "the network takes RGB images [B, H, W, 3]"
     if len(shape) == 3 and shape[-1] == 3:
         raise ValueError(f"images of shape {shape} have no batch axis, and {wanted}; pass images[None]")
     if len(shape) != 4:
@@ -231,7 +231,7 @@ def check_images(images: Array | np.ndarray) -> None:
             remedy = ", without alpha; pass images[..., :3]"
         raise ValueError(f"images have shape {shape}, but {wanted}{remedy}")
     if 0 in shape:
-        raise ValueError(f"images of shape {shape} are empty; pass at least one picture")
+        raise ValueError(f"images of shape {shape} are empty; pass at least one image")
     if images.dtype != jnp.uint8 and not jnp.issubdtype(images.dtype, jnp.floating):
         raise TypeError(
             f"images have the dtype {images.dtype}, but the network takes uint8, or floating numbers from 0 "

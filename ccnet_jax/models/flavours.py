@@ -24,7 +24,7 @@ class Flavour:
       bgr: the network reads blue first.
       scales: ratios of multi-scale testing.
       average_logits: multi-scale testing averages logits; otherwise probabilities.
-      scaling: what resizes pictures in multi-scale testing, a key of `evaluation.test_mode.SCALINGS`.
+      scaling: what resizes images in multi-scale testing, a key of `evaluation.test_mode.SCALINGS`.
       in_place_norms: norms are in-place ABN, whose scale is |weight| + 1e-5.
     """
 

@@ -1,7 +1,7 @@
 """Bilinear resizing, whole or a block of rows at a time.
 
 Bilinear resizing is linear in each direction: upsampled logits are rows times logits times columns, with one
-matrix for each direction. A block of the first matrix's rows gives a block of the picture's rows, so that the
+matrix for each direction. A block of the first matrix's rows gives a block of the image's rows, so that the
 full-size logits of many classes never lie in memory at once.
 """
 
@@ -41,10 +41,10 @@ def resize_bilinear(
 
 
 class Upsampling(NamedTuple):
-    """Two matrices that upsample logits [B, h, w, K] to pictures of H x W pixels.
+    """Two matrices that upsample logits [B, h, w, K] to images of H x W pixels.
 
     Attributes:
-      rows: [blocks, rows of a block, h] in the logits' dtype; after the picture's H rows come rows of zeros.
+      rows: [blocks, rows of a block, h] in the logits' dtype; after the image's H rows come rows of zeros.
       columns: [W, w] in the logits' dtype.
     """
 
@@ -71,9 +71,9 @@ def upsampling_matrices(
     """The matrices that resize logits through all sizes.
 
     Args:
-      sizes: (height, width) of the logits, of what the network saw, and of the picture.
+      sizes: (height, width) of the logits, of what the network saw, and of the image.
       align_corners: see `resize_bilinear`.
-      blocks: from `split_rows` of the picture's.
+      blocks: from `split_rows` of the image's.
       dtype: of the logits.
     """
     rows, columns = (

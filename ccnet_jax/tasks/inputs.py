@@ -11,11 +11,11 @@ from ccnet_jax.models.ccnet import check_images
 
 
 def check_batch(images: Any) -> None:
-    """Raise UserError where a batch of pictures is not what the network takes."""
+    """Raise UserError where a batch of images is not what the network takes."""
     if not isinstance(images, jax.Array | np.ndarray):
         raise UserError(
             f"images must be an array, uint8 RGB [B, H, W, 3], not a {type(images).__name__}; pass, for "
-            "example, np.stack(pictures)"
+            "example, np.stack(images)"
         )
     try:
         check_images(images)
@@ -26,9 +26,9 @@ def check_batch(images: Any) -> None:
 
 
 def _check_range(images: jax.Array | np.ndarray) -> None:
-    """Raise UserError where floating pictures do not look like values from 0 to 255.
+    """Raise UserError where floating images do not look like values from 0 to 255.
 
-    A black picture passes: it is the same whether white is 1 or 255. Values up to half a grey level outside
+    A black image passes: it is the same whether white is 1 or 255. Values up to half a grey level outside
     0 to 255 pass too: resizing makes them.
     """
     lowest, highest = float(images.min()), float(images.max())

@@ -29,11 +29,11 @@ from ccnet_jax.training.instance_losses import make_instance_loss
 from ccnet_jax.training.optimizers import IsTrained
 from ccnet_jax.training.step import Loss
 
-_COUNTED = 50  # pictures whose objects are counted where the data set cannot tell their number at once
+_COUNTED = 50  # images whose objects are counted where the data set cannot tell their number at once
 
 
 def open_source(data: DataConfig, split: str) -> InstanceSource:
-    """The pictures of a split. Raises UserError naming what is missing or wrong."""
+    """The images of a split. Raises UserError naming what is missing or wrong."""
     return _opened(data, split, labelled=True)
 
 
@@ -51,18 +51,18 @@ def _opened(data: DataConfig, split: str, labelled: bool) -> InstanceSource:
     opening = data_set.open if labelled else data_set.open_unlabelled or data_set.open
     source = opening(data.to_open(split), split)
     if not len(source):
-        raise UserError(f"split {split} of {data.name} has no pictures; correct data.dir or the name")
+        raise UserError(f"split {split} of {data.name} has no images; correct data.dir or the name")
     return source
 
 
 def summary(config: Config, source: InstanceSource, split: str) -> str:
-    """Pictures, objects, what the data set says of its files, and of a training split what is not seen of it.
+    """Images, objects, what the data set says of its files, and of a training split what is not seen of it.
 
-    Where the data set cannot tell the number of objects at once, `_COUNTED` pictures are counted.
+    Where the data set cannot tell the number of objects at once, `_COUNTED` images are counted.
     """
     counts = [source.count(i) for i in range(len(source))]
     known = [count for count in counts if count is not None]
-    text = f"{config.data.name}, {split}: {number_of(len(source), 'picture')}"
+    text = f"{config.data.name}, {split}: {number_of(len(source), 'image')}"
     all_known, among = len(known) == len(counts), ""
     if all_known:
         text += f", {number_of(sum(known), 'object')} of {number_of(len(source.classes), 'class', 'classes')}"
@@ -72,21 +72,21 @@ def summary(config: Config, source: InstanceSource, split: str) -> str:
     if split == config.data.train_split:
         if not all_known:
             known = [_drawn_count(source, i) for i in evenly_spread(len(source), _COUNTED)]
-            among = f"of {number_of(len(known), 'picture')} counted, "
+            among = f"of {number_of(len(known), 'image')} counted, "
         lines += [among + sentence for sentence in _not_trained_on(known, config.detection.objects)]
     return "\n  ".join(lines)
 
 
 def _not_trained_on(counts: list[int], most: int) -> list[str]:
-    """Sentences about what training does not see, where it sees at most `most` objects of a picture."""
+    """Sentences about what training does not see, where it sees at most `most` objects of an image."""
     found = []
     if empty := counts.count(0):
-        words = "picture without an object is", "pictures without an object are"
+        words = "image without an object is", "images without an object are"
         found.append(f"{number_of(empty, *words)} not trained on")
     if crowded := [count for count in counts if count > most]:
         left_out = number_of(sum(crowded) - most * len(crowded), "object is", "objects are")
         found.append(
-            f"{number_of(len(crowded), 'picture has', 'pictures have')} more than "
+            f"{number_of(len(crowded), 'image has', 'images have')} more than "
             f"{number_of(most, 'object')}, the largest of which are trained on: {left_out} left out; "
             "raise config.detection.objects"
         )
@@ -94,7 +94,7 @@ def _not_trained_on(counts: list[int], most: int) -> list[str]:
 
 
 def _drawn_count(source: InstanceSource, index: int) -> int:
-    """The number of objects of a picture, without crowds."""
+    """The number of objects of an image, without crowds."""
     return int((~source.objects(index).crowd).sum())
 
 
@@ -134,7 +134,7 @@ def sizes(config: Config, source: InstanceSource) -> list[tuple[int, int]]:
 
 
 def shapes(config: Config, size: tuple[int, int], count: int) -> Shapes:
-    """Of a batch of pictures and their objects."""
+    """Of a batch of images and their objects."""
     objects = (count, config.detection.objects)
     shape = jax.ShapeDtypeStruct
     return {
@@ -163,7 +163,7 @@ def loss(config: Config, network: MaskRCNN) -> Loss:
 
 
 def tester(config: Config, network: MaskRCNN, mode: TestMode) -> Tester:
-    """What finds the objects of every picture; there is one mode."""
+    """What finds the objects of every image; there is one mode."""
     return functools.partial(
         evaluate_instances,
         detector(network, config.detection),
@@ -173,13 +173,13 @@ def tester(config: Config, network: MaskRCNN, mode: TestMode) -> Tester:
 
 
 def scores(result: Result) -> dict[str, float]:
-    """The AP of masks, then that of boxes; nothing where the pictures have no objects."""
+    """The AP of masks, then that of boxes; nothing where the images have no objects."""
     found = {f"{kind}_{name}": result[kind][name] for kind in reversed(KINDS) for name in ("AP", "AP50")}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def model(config: Config, network: MaskRCNN, variables: Variables, classes: Classes) -> InstanceModel:
-    """A network with what it needs to find objects in pictures of any size."""
+    """A network with what it needs to find objects in images of any size."""
     return InstanceModel(variables, network, classes.names, classes.colours, config.data, config.detection)
 
 

@@ -16,9 +16,9 @@ from jaxtyping import Float32, Int32, Num, UInt8
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instance_batches import MULTIPLE, canvases, on_canvas, placed
-from ccnet_jax.data.pictures import picture_name, read_picture
+from ccnet_jax.data.user_images import image_name, read_image
 from ccnet_jax.evaluation.detector import detect, detector
-from ccnet_jax.evaluation.evaluate_instances import in_picture
+from ccnet_jax.evaluation.evaluate_instances import in_image
 from ccnet_jax.evaluation.instance_scores import mask_of
 from ccnet_jax.evaluation.prediction import NotFinite
 from ccnet_jax.figures import instance_overlay
@@ -29,14 +29,14 @@ from ccnet_jax.tasks.inputs import check_batch
 
 
 class Instances(flax.struct.PyTreeNode):
-    """The objects that a network finds in one picture, the best one first.
+    """The objects that a network finds in one image, the best one first.
 
     Attributes:
       boxes: float32 [n, 4] (x0, y0, x1, y1) in pixels.
       classes: int32 [n], indices of the classes.
       scores: float32 [n], 0 to 1.
       masks: uint8 [n, H, W], 1 where a pixel is the object's.
-      overlay: uint8 [h, w, 3] RGB, the picture with all of them, at the size of a figure's panel.
+      overlay: uint8 [h, w, 3] RGB, the image with all of them, at the size of a figure's panel.
     """
 
     boxes: Float32[np.ndarray, "n 4"]
@@ -73,11 +73,11 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
     def __call__(
         self, images: Num[jax.Array | np.ndarray, "B H W 3"], size: jax.Array | np.ndarray | None = None
     ) -> Detections:
-        """The network's detections in a batch of pictures, as arrays of fixed size.
+        """The network's detections in a batch of images, as arrays of fixed size.
 
         Args:
           images: RGB, values from 0 to 255, whose sides are multiples of 32.
-          size: int [B, 2], (height, width) of each picture, where pictures are smaller than the array.
+          size: int [B, 2], (height, width) of each image, where images are smaller than the array.
 
         Raises:
           UserError: the images have another shape or dtype, or floating values that are not 0 to 255;
@@ -95,16 +95,16 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
         return detect(self.network, self.detection, self.variables, jnp.asarray(images), jnp.asarray(size))
 
     def predict(self, image: str | os.PathLike | np.ndarray | jax.Array) -> Instances:
-        """The objects in one picture, which is resized as in training.
+        """The objects in one image, which is resized as in training.
 
         Args:
           image: a file's path, in which "~" is the user's home, or uint8 [H, W, 3] RGB of any size.
 
         Raises:
-          UserError: the file cannot be read, the array is not such a picture, or the network's output is not
+          UserError: the file cannot be read, the array is not such an image, or the network's output is not
             finite.
         """
-        pixels = read_picture(image)
+        pixels = read_image(image)
         height, width = pixels.shape[:2]
         choices = canvases(self.data, [(height, width)])
         resized, size, canvas = on_canvas(pixels, choices, self.data)
@@ -113,8 +113,8 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
         compiled = detector(self.network, self.detection)
         detections = jax.device_get(compiled(self.variables, images, sizes))
         if not np.isfinite(detections.scores).all():
-            raise NotFinite(picture_name(image))
-        found = in_picture(Detections(*(x[0] for x in detections)), np.array(size), (height, width))
+            raise NotFinite(image_name(image))
+        found = in_image(Detections(*(x[0] for x in detections)), np.array(size), (height, width))
         masks = np.array([mask_of(runs) for runs in found["masks"]], np.uint8).reshape(-1, height, width)
         parts = found["boxes"], found["classes"], masks, self.classes, self.palette, found["scores"]
         overlay = instance_overlay(pixels, *parts)
@@ -122,11 +122,11 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
 
 
 def _check_size(images: jax.Array | np.ndarray, size: jax.Array | np.ndarray) -> None:
-    """Raise UserError where `size` is not that of pictures in the images; traced values are not looked at."""
+    """Raise UserError where `size` is not that of images in the images; traced values are not looked at."""
     shape, wanted = np.shape(size), (len(images), 2)
     if shape != wanted:
         raise UserError(
-            f"size is {list(shape)}, and must be {list(wanted)}: the height and width of each picture; "
+            f"size is {list(shape)}, and must be {list(wanted)}: the height and width of each image; "
             "correct it"
         )
     if isinstance(size, jax.core.Tracer):
@@ -134,6 +134,6 @@ def _check_size(images: jax.Array | np.ndarray, size: jax.Array | np.ndarray) ->
     for number, (height, width) in enumerate(np.asarray(size).tolist()):
         if not (1 <= height <= images.shape[1] and 1 <= width <= images.shape[2]):
             raise UserError(
-                f"size says that picture {number} has {height} rows and {width} columns, and images are "
-                f"{images.shape[1]}x{images.shape[2]}; give the part of the array that is the picture"
+                f"size says that image {number} has {height} rows and {width} columns, and images are "
+                f"{images.shape[1]}x{images.shape[2]}; give the part of the array that is the image"
             )

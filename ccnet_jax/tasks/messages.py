@@ -26,13 +26,13 @@ def random_weights_warnings(config: Config, task: Task) -> list[str]:
 
 
 def remarks(meter: Meter, config: Config, task: Task, source: Any) -> Iterator[str]:
-    """Sentences about updates that are out of the ordinary, with the names of their pictures."""
+    """Sentences about updates that are out of the ordinary, with the names of their images."""
     for step, words in meter.remarks():
-        yield f"warning: step {step} {words}; its pictures: {picture_names(config, task, source, step)}"
+        yield f"warning: step {step} {words}; its images: {image_names(config, task, source, step)}"
 
 
-def picture_names(config: Config, task: Task, source: Any, step: int) -> str:
-    """The names of the pictures of an update, at most 8."""
+def image_names(config: Config, task: Task, source: Any, step: int) -> str:
+    """The names of the images of an update, at most 8."""
     names = task.batch_names(config, source, step)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
@@ -61,7 +61,7 @@ def sentences_for_updates(
         step, kept = trouble.step, f"; {run} keeps the weights before it"
         raise UserError(
             f"at step {step} {trouble.words}, at a rate of {float(schedule(trouble.made)):.3g}, with the "
-            f"pictures {picture_names(config, task, source, step)}: lower --config.optimizer.learning_rate, "
+            f"images {image_names(config, task, source, step)}: lower --config.optimizer.learning_rate, "
             "in another --workdir, or pass --config.skip_nonfinite=N to leave out up to N such updates"
             f"{kept if step > 1 else ''}"
         ) from None

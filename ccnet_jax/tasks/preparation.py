@@ -21,9 +21,9 @@ from ccnet_jax.training.step import State
 
 
 def data_of(config: Config, run: RunFolder) -> tuple[Any, Any]:
-    """The pictures to train on, and those to validate on, None where nothing is validated.
+    """The images to train on, and those to validate on, None where nothing is validated.
 
-    Their classes are those of the run where it has begun, and else those of the pictures to train on.
+    Their classes are those of the run where it has begun, and else those of the images to train on.
 
     Raises UserError where the run was started with another config, or the classes are others.
     """
@@ -54,10 +54,10 @@ def check_still_fits(config: Config, source: Any, run: RunFolder) -> None:
 
 
 def is_finished(config: Config, run: RunFolder) -> bool:
-    """Whether nothing is missing of a run that has made its last update: no final evaluation, no pictures."""
+    """Whether nothing is missing of a run that has made its last update: no final evaluation, no images."""
     if config.eval_every:
         return is_evaluated(run, config.steps, config.data.eval_split)
-    return run.pictures(config.data.train_split).is_dir()
+    return run.images(config.data.train_split).is_dir()
 
 
 def check_devices(config: Config) -> None:

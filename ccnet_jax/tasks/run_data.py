@@ -1,4 +1,4 @@
-"""Where a run meets data: the only place where a trained network gets pictures with labels."""
+"""Where a run meets data: the only place where a trained network gets images with labels."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from ccnet_jax.tasks import TASKS
 
 
 def opened(config: Config, split: str, classes: Classes, run: object, unlabelled: bool = False) -> Any:
-    """The pictures of a split, whose labels are indices of the run's classes; see `fitting.fitted`.
+    """The images of a split, whose labels are indices of the run's classes; see `fitting.fitted`.
 
     What the data say of their classes counts. `config.data.classes` says what the numbers mean in data whose
     files do not; those of a run without names ("class 0", ...) say nothing.
@@ -38,7 +38,7 @@ def opened(config: Config, split: str, classes: Classes, run: object, unlabelled
 def _with_own_classes(
     opening: Callable[[DataConfig, str], Any], data: DataConfig, split: str, classes: Classes
 ) -> Any:
-    """The pictures with the classes that the data name, or that are counted in their labels."""
+    """The images with the classes that the data name, or that are counted in their labels."""
     unnamed = dataclasses.replace(data, classes=None, palette=None)
     if data.classes is not None and data.classes == numbered_names(len(data.classes)):
         data = unnamed

@@ -31,10 +31,10 @@ def summary(config: Config, source: Source, split: str) -> str:
 
 
 def check(config: Config, source: Source, batch_size: int) -> None:
-    """Raise UserError where the config does not fit the classes or the first picture."""
+    """Raise UserError where the config does not fit the classes or the first image."""
     if complaints := config.loss.complaints_for(len(source.classes)):
         raise UserError(configuration.in_one_message(complaints))
-    pipeline.check_first_picture(source, config.data, batch_size)
+    pipeline.check_first_image(source, config.data, batch_size)
 
 
 def batches(config: Config, source: Source, start: int, process: int, processes: int) -> TrainBatches:
@@ -50,12 +50,12 @@ def batch_names(config: Config, source: Source, step: int) -> list[str]:
 
 
 def sizes(config: Config, source: Source) -> list[tuple[int, int]]:
-    """That of crops, or of the first picture."""
+    """That of crops, or of the first image."""
     return [config.data.crop or pipeline.first_size(source, config.data)]
 
 
 def shapes(config: Config, size: tuple[int, int], count: int) -> Shapes:
-    """Of a batch of pictures and labels."""
+    """Of a batch of images and labels."""
     labels = (count, *size)
     image = jax.ShapeDtypeStruct((*labels, 3), jnp.uint8)
     return {"image": image, "label": jax.ShapeDtypeStruct(labels, jnp.uint8)}
@@ -72,7 +72,7 @@ def loss(config: Config, network: CCNet) -> Loss:
 
 
 def tester(config: Config, network: CCNet, mode: TestMode) -> Tester:
-    """What predicts every picture in its own size, and counts pixels."""
+    """What predicts every image in its own size, and counts pixels."""
     return functools.partial(evaluate, predictor(network, mode), batch_size=config.eval_batch_size)
 
 

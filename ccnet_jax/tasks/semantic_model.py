@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, UInt8
 
 from ccnet_jax import figures
-from ccnet_jax.data.pictures import picture_name, read_picture
+from ccnet_jax.data.user_images import image_name, read_image
 from ccnet_jax.evaluation.prediction import NotFinite, scorer
 from ccnet_jax.evaluation.test_mode import WHOLE, TestMode
 from ccnet_jax.models.ccnet import CCNet
@@ -23,12 +23,12 @@ from ccnet_jax.tasks.inputs import check_batch
 
 
 class Prediction(flax.struct.PyTreeNode):
-    """What a network predicts for one picture.
+    """What a network predicts for one image.
 
     Attributes:
       label: uint8 [H, W], the index of the most probable class of each pixel.
       probabilities: float32 [H, W, num_classes]; those of a pixel sum to 1.
-      overlay: uint8 [H, W, 3] RGB, the picture blended with the classes' colours.
+      overlay: uint8 [H, W, 3] RGB, the image blended with the classes' colours.
     """
 
     label: UInt8[np.ndarray, "H W"]
@@ -49,7 +49,7 @@ class Model(flax.struct.PyTreeNode, eq=False):
       colours: (red, green, blue) of each class.
       numbers: what stands for each class in the label files of the run's data set, 0 to 255. Label maps that
         are written have them, so that they can be read as labels of that data set.
-      mode: how `predict` tests a picture; `replace(mode=...)` gives a model with another.
+      mode: how `predict` tests an image; `replace(mode=...)` gives a model with another.
     """
 
     variables: Variables
@@ -65,11 +65,11 @@ class Model(flax.struct.PyTreeNode, eq=False):
         return np.array(self.colours, np.uint8)
 
     def __call__(self, images: jax.Array | np.ndarray) -> Float32[Array, "B H W K"]:
-        """The network's logits for a batch of pictures.
+        """The network's logits for a batch of images.
 
         Args:
           images: RGB [B, H, W, 3], values from 0 to 255, uint8 or floating. Do not
-            normalise them: the network does. Under `jax.jit` and `jax.vmap` the values of floating pictures
+            normalise them: the network does. Under `jax.jit` and `jax.vmap` the values of floating images
             cannot be inspected: only shape and dtype are checked there.
 
         Returns:
@@ -82,21 +82,21 @@ class Model(flax.struct.PyTreeNode, eq=False):
         return self.network.apply(self.variables, images)[0]
 
     def predict(self, image: str | os.PathLike | np.ndarray | jax.Array) -> Prediction:
-        """The prediction for one picture, tested as `mode` says.
+        """The prediction for one image, tested as `mode` says.
 
         Args:
           image: a file's path, in which "~" is the user's home, or uint8 [H, W, 3] RGB of any size.
 
         Raises:
-          UserError: the file cannot be read, the array is not such a picture, or the network's output is not
+          UserError: the file cannot be read, the array is not such an image, or the network's output is not
             finite.
         """
-        pixels = read_picture(image)
+        pixels = read_image(image)
         images = jax.device_put(pixels[None], jax.tree.leaves(self.variables)[0].sharding)
         scores = scorer(self.network, self.mode)(self.variables, images)[0]
         probabilities = np.asarray(_probabilities(scores, jnp.asarray(self.mode.sums_probabilities)))
         if not np.isfinite(probabilities).all():
-            raise NotFinite(picture_name(image))
+            raise NotFinite(image_name(image))
         label = probabilities.argmax(-1).astype(np.uint8)
         return Prediction(label, probabilities, figures.overlay(pixels, label, self.palette))
 

@@ -28,18 +28,18 @@ class Tester(Protocol):
         variables: Variables,
         source: Any,
         *,
-        pictures: pathlib.Path | None = None,
+        drawings: pathlib.Path | None = None,
         limit: int | None = None,
         labels: pathlib.Path | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> Result:
-        """Scores on every picture of `source`; each process looks at its share.
+        """Scores on every image of `source`; each process looks at its share.
 
         Args:
           variables: of the network, on all devices.
-          source: the pictures of a split.
-          pictures: folder for drawings of the first ones, None for none.
-          limit: take only the first pictures.
+          source: the images of a split.
+          drawings: folder for comparisons of the first ones, None for none.
+          limit: take only the first images.
           labels: folder for all predictions in the data set's own form, None for none.
           between: called between two batches; what it raises ends the evaluation.
         """
@@ -50,26 +50,26 @@ class Task:
     """What a batch, a network, its loss, a prediction and a score are.
 
     Attributes:
-      open: (config.data, split) -> the pictures of a split. Raises UserError.
+      open: (config.data, split) -> the images of a split. Raises UserError.
       open_unlabelled: the same, of a split that is predicted and whose labels may be missing.
-      summary: (config, pictures, split) -> lines to print before training. Raises UserError.
-      check: (config, pictures to train on, pictures of a process's batch); raises UserError where they do not
+      summary: (config, images, split) -> lines to print before training. Raises UserError.
+      check: (config, images to train on, images of a process's batch); raises UserError where they do not
         go together.
-      batches: (config, pictures, batches to leave out, process, processes) -> endless batches to train on.
-      batch_names: (config, pictures, update, from 1) -> the names of the pictures in its batch, of all
+      batches: (config, images, batches to leave out, process, processes) -> endless batches to train on.
+      batch_names: (config, images, update, from 1) -> the names of the images in its batch, of all
         processes together.
-      sizes: (config, pictures to train on) -> the (height, width) that batches have, as far as known before.
-      shapes: (config, (height, width) of pictures, pictures) -> the shapes of such a batch.
+      sizes: (config, images to train on) -> the (height, width) that batches have, as far as known before.
+      shapes: (config, (height, width) of images, images) -> the shapes of such a batch.
       network: (config, number of classes) -> the network.
       is_trained: config -> which parameters the optimizer changes; None where it changes all.
       loss: (config, network) -> what training makes smaller.
       tester: (config, network, mode) -> what evaluates it.
       scores: result -> {name: share of 1}, the one that says which checkpoint is best first; {} where the
-        pictures have nothing to score.
+        images have nothing to score.
       table: (result, names of the classes) -> text to print.
       model: (config, network, variables, classes) -> what `ccnet_jax.load` gives: one object with a call for
-        batches and `predict` for a picture.
-      modes: whether pictures can be tested in windows, at several scales, and mirrored.
+        batches and `predict` for an image.
+      modes: whether images can be tested in windows, at several scales, and mirrored.
     """
 
     open: Callable[[DataConfig, str], Any]

@@ -32,7 +32,7 @@ Means = dict[str, Mean]
 def make_instance_loss(network: MaskRCNN, config: DetectionConfig) -> Loss:
     """The training loss: the sum of five means.
 
-    Anchors and regions are drawn from a key for each picture, so that the draw does not depend on the number
+    Anchors and regions are drawn from a key for each image, so that the draw does not depend on the number
     of devices.
     """
 
@@ -66,14 +66,14 @@ def make_instance_loss(network: MaskRCNN, config: DetectionConfig) -> Loss:
 
 
 def proposal_losses(rpn: RPNOutput, batch: InstanceBatch, keys: Key[Array, " B"], count: int) -> Means:
-    """Whether `count` anchors of each picture are objects, and where the objects are.
+    """Whether `count` anchors of each image are objects, and where the objects are.
 
-    Both are sums over the anchors of all pictures, divided by their number.
+    Both are sums over the anchors of all images, divided by their number.
     """
     anchors = jnp.concatenate(rpn.anchors)
     logits, deltas = jnp.concatenate(rpn.logits, 1), jnp.concatenate(rpn.deltas, 1)
 
-    def of_picture(
+    def of_image(
         logits: jax.Array, deltas: jax.Array, boxes: jax.Array, used: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         match = matched(anchors, boxes, used, *ANCHOR_OVERLAP, every_object=True)
@@ -85,7 +85,7 @@ def proposal_losses(rpn: RPNOutput, batch: InstanceBatch, keys: Key[Array, " B"]
         shift = smooth_l1(deltas[places] - wanted, _PROPOSAL_BETA).sum(-1)
         return (objectness * chosen).sum(), (shift * is_object).sum(), chosen.sum()
 
-    sums = jax.vmap(of_picture)(logits, deltas, batch["boxes"], batch["used"], keys)
+    sums = jax.vmap(of_image)(logits, deltas, batch["boxes"], batch["used"], keys)
     objectness, shift, number = (x.sum() for x in sums)
     return {"objectness_loss": Mean(objectness, number), "proposal_loss": Mean(shift, number)}
 
@@ -98,7 +98,7 @@ def _sampled_regions(
     key: PRNGKeyArray,
     count: int,
 ) -> tuple[Float32[Array, "count 4"], Int32[Array, " count"], Bool[Array, " count"]]:
-    """Regions of one picture to train on, those of objects first; what they stand for; which were chosen."""
+    """Regions of one image to train on, those of objects first; what they stand for; which were chosen."""
     match = matched(regions, objects, there, *REGION_OVERLAP, every_object=False)
     match = jnp.where(used, match, IGNORED)
     places, chosen = sampled(match, key, count, POSITIVE_REGIONS)

@@ -46,7 +46,7 @@ class LossConfig:
         0.7, "pixels whose true class has at most this probability are hard, in `ohem`", at_least=0, at_most=1
     )
     ohem_min_kept: int = setting(
-        100_000, "pixels of each picture that count at the least, in `ohem`", at_least=0
+        100_000, "pixels of each image that count at the least, in `ohem`", at_least=0
     )
 
     def complaints(self) -> list[str]:
@@ -164,7 +164,7 @@ def ohem_cross_entropy(
       logits: at any size.
       labels: [B, H, W] integer; 255 is ignored.
       threshold: of the true class's probability, 0 to 1.
-      min_kept: pixels kept at the least, for each picture of the batch.
+      min_kept: pixels kept at the least, for each image of the batch.
       class_weights, label_smoothing: see `weighted_pixel_losses`.
       average_over: what the sum of the hard pixels' losses is divided by. "labelled": the sum of the hard
         pixels' class weights, as in the authors' code. "all": the number of all pixels, easy and void ones

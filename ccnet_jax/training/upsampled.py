@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, Integer
 from ccnet_jax.common.labels import VOID
 from ccnet_jax.models.resize import split_rows, upsampled_block, upsampling_matrices
 
-BLOCK_BYTES = 2**22  # of one picture's full-size float32 logits in one block of rows
+BLOCK_BYTES = 2**22  # of one image's full-size float32 logits in one block of rows
 
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["logits"], meta_fields=["align_corners"])
 @dataclasses.dataclass(frozen=True)
 class UpsampledLogits:
-    """Logits as a head gives them, which a loss sees at the pictures' size.
+    """Logits as a head gives them, which a loss sees at the images' size.
 
     Full-size float32 logits of many classes would be most of a training step's memory. `each_pixel` makes
     them for one block of rows at a time, and makes them again in the backward pass.
@@ -37,7 +37,7 @@ class UpsampledLogits:
         Args:
           function: (logits [B, rows, W, K], labels [B, rows, W]) -> arrays [B, rows, W], each number of which
             depends on its own pixel only.
-          labels: [B, H, W] integer, at the pictures' size.
+          labels: [B, H, W] integer, at the images' size.
 
         Returns:
           What `function` returns, with arrays [B, H, W].

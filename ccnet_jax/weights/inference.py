@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import records
-from ccnet_jax.data.pictures import read_picture
+from ccnet_jax.data.user_images import read_image
 from ccnet_jax.engine import checkpoints
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.attention import attention_maps
@@ -67,13 +67,13 @@ def attention_map(
     Args:
       model: with the context "rcca".
       image: a file's path, in which "~" is the user's home, or uint8 [H, W, 3] RGB.
-      point: (row, column) in the picture.
+      point: (row, column) in the image.
 
     Returns:
-      float32 [loops, h, w], at the features' size, an eighth of the picture's; each map sums to 1.
+      float32 [loops, h, w], at the features' size, an eighth of the image's; each map sums to 1.
 
     Raises:
-      UserError: the model has another context, the point lies outside the picture, or the picture cannot be
+      UserError: the model has another context, the point lies outside the image, or the image cannot be
         read.
     """
-    return attention_maps(model.network, model.variables, read_picture(image), point)
+    return attention_maps(model.network, model.variables, read_image(image), point)

@@ -21,7 +21,7 @@ _RECIPE = (
 
 
 def text(
-    run: RunFolder, config: Config, classes: tuple[str, ...], title: str, step: int | None, pictured: bool
+    run: RunFolder, config: Config, classes: tuple[str, ...], title: str, step: int | None, with_example: bool
 ) -> str:
     """The card, Markdown with the hub's header.
 
@@ -31,7 +31,7 @@ def text(
       classes: names of the classes.
       title: what the network is called.
       step: number of updates behind the weights, None where that is not known.
-      pictured: whether `EXAMPLE` lies beside the card.
+      with_example: whether `EXAMPLE` lies beside the card.
     """
     header = [
         "---",
@@ -54,7 +54,7 @@ def text(
         "```",
         "",
     ]
-    if pictured:
+    if with_example:
         lines += [f"![an example]({EXAMPLE})", ""]
     lines += ["## How it was made", "", "| | |", "|---|---|"]
     values = configuration.flat(configuration.to_dict(config))
@@ -71,7 +71,7 @@ def text(
     lines += ["", "All keys are in `config.json`.", "", "## Scores", ""]
     scores = [*_scores(run), *_validation(run, config)]
     if scores:
-        lines += ["| split | test mode | updates | pictures | scores |", "|---|---|---|---|---|", *scores]
+        lines += ["| split | test mode | updates | images | scores |", "|---|---|---|---|---|", *scores]
     else:
         lines.append("None are recorded: `python -m ccnet_jax.eval` writes them into the run's folder.")
     lines += ["", "## Licence", ""]
@@ -89,7 +89,7 @@ def _scores(run: RunFolder) -> Iterator[str]:
             told = ", ".join(
                 f"{name} {100 * score:.2f} %" for name, score in named.items() if score is not None
             )
-            yield f"| {found['split']} | {found['mode']} | {found['step']} | {found['pictures']} | {told} |"
+            yield f"| {found['split']} | {found['mode']} | {found['step']} | {found['images']} | {told} |"
         except (UserError, KeyError, TypeError):
             continue  # written by another version, or by hand
 

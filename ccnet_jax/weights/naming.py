@@ -35,7 +35,7 @@ class StemNames:
       convs: names of the convolutions, in their order.
       norms: names of the norms after them.
       stem: the value of `config.model.stem` for these layers.
-      flavour: the flavour that normalises pictures as these weights expect them; None where the width of
+      flavour: the flavour that normalises images as these weights expect them; None where the width of
         the stem tells.
     """
 

@@ -32,7 +32,7 @@ _REMEDY = (
 )
 
 
-# Weights from ImageNet on the hub, as timm gives them away, by flavour (they expect pictures as it normalises
+# Weights from ImageNet on the hub, as timm gives them away, by flavour (they expect images as it normalises
 # them), stem and depth.
 IMAGENET = {
     ("mmseg", "deep", 50): "hf:timm/resnet50c.gluon_in1k",
@@ -84,8 +84,8 @@ def _source(path: str) -> pathlib.Path:
 def load_backbone(path: str, variables: Variables) -> dict[str, Any]:
     """The variables, with the backbone's parameters and batch statistics replaced by those in `path`.
 
-    Prints one line that says so. The weights must have been trained on pictures as `config.model.flavour`
-    normalises them (order of the colours, mean and scale). No file says how its pictures were normalised;
+    Prints one line that says so. The weights must have been trained on images as `config.model.flavour`
+    normalises them (order of the colours, mean and scale). No file says how its images were normalised;
     the weights of torchvision, timm and open-mmlab expect those of mmseg. Their stem must be that of the
     network, which is checked: three convolutions 64-64-128 (official) or 32-32-64 (mmseg) wide, or
     torchvision's with `config.model.stem="7x7"`.

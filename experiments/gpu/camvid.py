@@ -70,7 +70,7 @@ def test_scores(data: pathlib.Path, run: pathlib.Path) -> dict[str, Any]:
         subprocess.run([sys.executable, "-m", "ccnet_jax.eval", str(run), *flags], check=True)
         scores = json.loads(output.read_text())
     return {
-        key: scores[key] for key in ("step", "pictures", "mIoU", "mAcc", "pixel_accuracy", "IoU", "classes")
+        key: scores[key] for key in ("step", "images", "mIoU", "mAcc", "pixel_accuracy", "IoU", "classes")
     }
 
 

@@ -23,9 +23,9 @@ class Case(NamedTuple):
     """One thing to time.
 
     Attributes:
-      task: "training", a whole step, or "inference", from uint8 pictures to label maps.
+      task: "training", a whole step, or "inference", from uint8 images to label maps.
       depth: of the ResNet.
-      batch, height, width: of the pictures.
+      batch, height, width: of the images.
       dtype: "float32", with TF32 products where the GPU has them, or "bfloat16", PyTorch's by autocast.
       channels: multiplier of every channel count.
     """
@@ -98,7 +98,7 @@ SETUPS = {
 }
 
 
-def pictures(case: Case) -> np.ndarray:
+def images(case: Case) -> np.ndarray:
     """uint8 [B, H, W, 3] RGB: random squares with a little noise.
 
     Of noise alone deep layers would see its mean, nearly constant, and their norms would enlarge rounding.

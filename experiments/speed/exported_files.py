@@ -2,7 +2,7 @@
 
     python -m experiments.speed.exported_files FOLDER '{"task": "inference", "depth": 50, ...}'
 
-Runs on the CPU, after `experiments.speed.weights`. The files take pictures of the case's shape alone.
+Runs on the CPU, after `experiments.speed.weights`. The files take images of the case's shape alone.
 """
 
 import json
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from ccnet_jax.models.config import build_network
 from ccnet_jax.tools.exporting import FORMATS
-from ccnet_jax.tools.exporting.program import PictureShape, semantic_program
+from ccnet_jax.tools.exporting.program import ImageShape, semantic_program
 from experiments.speed import cases
 from experiments.speed.cases import Case
 from experiments.speed.weights import load_variables, model_config
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     folder, case = pathlib.Path(arguments[0]), Case(**json.loads(arguments[1]))
     network = build_network(model_config(case), cases.CLASSES, case.dtype)
     variables = load_variables(case.weights_file(folder, "jax"))
-    shape = PictureShape(case.batch, case.height, case.width)
+    shape = ImageShape(case.batch, case.height, case.width)
     program = semantic_program(network, variables, shape, probabilities=False)
     for name in NAMES:
         FORMATS[name].write(program, exported_file(case, folder, name))

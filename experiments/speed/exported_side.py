@@ -14,7 +14,7 @@ DEFAULT_OPTIONS = "jax stablehlo, default options"  # the contender without them
 
 def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]) -> Contender:
     """The file that the request names, on the CPU; label maps uint8 [B, H, W]."""
-    path, images = pathlib.Path(request["files"][name]), cases.pictures(case)
+    path, images = pathlib.Path(request["files"][name]), cases.images(case)
     if path.suffix == ".onnx":
         return in_onnxruntime(path, images)
     return in_jax(path, images, default_options=name == DEFAULT_OPTIONS)
@@ -29,10 +29,10 @@ def in_jax(path: pathlib.Path, images: np.ndarray, default_options: bool) -> Con
 
     program = export.deserialize(bytearray(path.read_bytes()))
     call = jax.jit(program.call, compiler_options={} if default_options else compiler_options())
-    pictures = jax.device_put(images)
+    on_device = jax.device_put(images)
 
     def labels() -> jax.Array:
-        return call(pictures)["classes"]
+        return call(on_device)["classes"]
 
     def wait(labels: jax.Array) -> None:
         labels.block_until_ready()

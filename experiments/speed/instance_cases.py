@@ -5,7 +5,7 @@ import numpy as np
 from experiments.speed.cases import Case, Setup
 
 CLASSES = 80  # of COCO
-OBJECTS = 8  # of each picture
+OBJECTS = 8  # of each image
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.002, 0.9, 1e-4
 CASE = Case("training", 50, 2, 256, 320, "float32")  # small enough for two cores
 TOY = Case("training", 18, 1, 64, 64, "float32")
@@ -23,12 +23,12 @@ SETUPS = {
 
 
 def regions(case: Case) -> int:
-    """Of a picture, that the losses of boxes look at; half of Mask R-CNN's time, so few of a toy picture."""
+    """Of an image, that the losses of boxes look at; half of Mask R-CNN's time, so few of a toy image."""
     return 512 if case.height > TOY.height else 16
 
 
 def boxes(case: Case) -> np.ndarray:
-    """float32 [B, OBJECTS, 4]: x0, y0, x1, y1 of rectangles of whole pixels, from 24 to half the picture."""
+    """float32 [B, OBJECTS, 4]: x0, y0, x1, y1 of rectangles of whole pixels, from 24 to half the image."""
     rng = np.random.default_rng(2)
     sides = np.array([case.width, case.height])
     extent = rng.integers(24, sides // 2, (case.batch, OBJECTS, 2))

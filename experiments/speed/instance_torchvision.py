@@ -1,7 +1,7 @@
 """torchvision's contender of `experiments.instance_speed`: its Mask R-CNN on a ResNet-50.
 
-Frozen norms, stem and first stage, as in its references. Pictures keep their size. It draws the masks of
-regions from masks of whole pictures within the step; this project's loader has made small ones before it.
+Frozen norms, stem and first stage, as in its references. Images keep their size. It draws the masks of
+regions from masks of whole images within the step; this project's loader has made small ones before it.
 On a GPU it has channels-last, TF32, and autocast for bfloat16, but not cuDNN's search for the fastest
 algorithm: the number of its regions changes with each step, and the search would begin again with each.
 """
@@ -60,8 +60,8 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
         weight_decay=instance_cases.WEIGHT_DECAY,
         fused=True,
     )
-    pictures = torch.from_numpy(cases.pictures(case)).to(device)
-    images = [x.permute(2, 0, 1).float() / 255 for x in pictures]
+    pixels = torch.from_numpy(cases.images(case)).to(device)
+    images = [x.permute(2, 0, 1).float() / 255 for x in pixels]
     targets = [{key: x.to(device) for key, x in target(case, i).items()} for i in range(case.batch)]
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == "bfloat16")
 
@@ -73,11 +73,11 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
         optimizer.step()
         return loss.detach()
 
-    return Contender(call, wait, peak_bytes_of(pictures), loss=float, release=release_of(pictures))
+    return Contender(call, wait, peak_bytes_of(images), loss=float, release=release_of(images))
 
 
 def target(case: Case, i: int) -> dict[str, torch.Tensor]:
-    """The objects of a picture, as torchvision takes them."""
+    """The objects of an image, as torchvision takes them."""
     boxes = instance_cases.boxes(case)[i]
     masks = np.zeros((len(boxes), case.height, case.width), np.uint8)
     for mask, (left, top, right, bottom) in zip(masks, boxes.astype(int), strict=True):

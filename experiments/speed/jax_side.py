@@ -32,7 +32,7 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
     network = build_network(model_config(case), cases.CLASSES, case.dtype)
     variables = load_variables(case.weights_file(folder, "jax"))
     variables = jax.device_put(variables, devices.replicated(mesh))
-    batch = devices.put_batch({"image": cases.pictures(case), "label": cases.labels(case)}, mesh)
+    batch = devices.put_batch({"image": cases.images(case), "label": cases.labels(case)}, mesh)
     if case.task == "training":
         return training(network, variables, batch, mesh)
     return inference(network, variables, batch["image"])
@@ -65,7 +65,7 @@ def contender(step: Any, state: State, batch: Any) -> Contender:
 
 
 def inference(network: CCNet, variables: Any, images: jax.Array) -> Contender:
-    """What `ccnet_jax.eval` runs: label maps of whole pictures."""
+    """What `ccnet_jax.eval` runs: label maps of whole images."""
     predict = predictor(network)
 
     def call() -> jax.Array:

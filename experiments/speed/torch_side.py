@@ -1,6 +1,6 @@
 """PyTorch's contenders of `experiments.model_speed`: eager, channels-last, and compiled.
 
-All take pictures in uint8 and give label maps, or make a whole step: forward, both losses, backward, SGD.
+All take images in uint8 and give label maps, or make a whole step: forward, both losses, backward, SGD.
 TF32 is allowed, cuDNN may try its algorithms, and the optimizer is fused. "torch" keeps PyTorch's default
 layout; "torch channels-last" and "torch.compile" use channels-last. bfloat16 is autocast.
 """
@@ -33,7 +33,7 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
         model.load_state_dict({name: torch.from_numpy(file[name]) for name in file})
     layout = torch.contiguous_format if name == "torch" else torch.channels_last
     model = model.to(device, memory_format=layout).train(case.task == "training")
-    images = torch.from_numpy(cases.pictures(case)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    images = torch.from_numpy(cases.images(case)).permute(0, 3, 1, 2).contiguous(memory_format=layout)
     labels = torch.from_numpy(cases.labels(case)).long()
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=case.dtype == "bfloat16")
     compiled = name == "torch.compile"
@@ -96,7 +96,7 @@ def inference(model: Network, images: torch.Tensor, autocast: torch.autocast, co
 
 
 def release_of(images: torch.Tensor) -> Callable[[], None] | None:
-    """What gives PyTorch's cached memory back, where the pictures lie on a GPU."""
+    """What gives PyTorch's cached memory back, where the images lie on a GPU."""
     return torch.cuda.empty_cache if images.is_cuda else None
 
 
@@ -107,7 +107,7 @@ def wait(result: torch.Tensor) -> None:
 
 
 def peak_bytes_of(images: torch.Tensor) -> Callable[[], int]:
-    """What tells the most memory so far: of the GPU, where the pictures lie on one, or of the process."""
+    """What tells the most memory so far: of the GPU, where the images lie on one, or of the process."""
     return torch.cuda.max_memory_allocated if images.is_cuda else worker.resident_bytes
 
 

@@ -2,7 +2,7 @@
 
     python -m experiments.speed.weights FOLDER '{"task": "training", "depth": 50, ...}'
 
-gamma is 1/2, so that attention takes part. Running statistics are those of random pictures: with the initial
+gamma is 1/2, so that attention takes part. Running statistics are those of random images: with the initial
 0 and 1 the activations of a deep network would grow from block to block. Residual branches are damped, as in
 trained networks: otherwise every block would enlarge rounding, and logits say little. Runs on the CPU.
 """
@@ -37,8 +37,8 @@ def model_config(case: Case) -> ModelConfig:
 def random_variables(case: Case) -> dict[str, Any]:
     """{"params", "batch_stats"}, float32."""
     network = build_network(model_config(case), cases.CLASSES)
-    pictures = cases.pictures(case._replace(batch=2, height=128, width=128))
-    variables = jax.jit(network.init)(jax.random.key(0), pictures[:, :64, :64])
+    images = cases.images(case._replace(batch=2, height=128, width=128))
+    variables = jax.jit(network.init)(jax.random.key(0), images[:, :64, :64])
     params = jax.tree_util.tree_map_with_path(
         lambda path, x: jnp.full_like(x, 0.5) if path[-1].key == "gamma" else x, variables["params"]
     )
@@ -48,7 +48,7 @@ def random_variables(case: Case) -> dict[str, Any]:
     def updated(params: Any, batch_stats: Any) -> Any:
         _, new = network.apply(
             {"params": params, "batch_stats": batch_stats},
-            pictures,
+            images,
             train=True,
             rngs={"dropout": jax.random.key(0)},
             mutable=["batch_stats"],

@@ -29,7 +29,7 @@ class Contender(NamedTuple):
       wait: until the device has finished a result.
       peak_bytes: the most memory so far.
       loss: of the result of a training step; None in inference.
-      logits: float32 [H, W, classes] of the first picture; None where there are none of their own.
+      logits: float32 [H, W, classes] of the first image; None where there are none of their own.
       release: gives memory that is not in use back to the GPU, for the others; None where nothing can.
     """
 

@@ -62,7 +62,7 @@ def test_who_imports_the_library_has_jaxs_cache_as_before(monkeypatch):
 
 @pytest.mark.parametrize(
     ("program", "arguments"),
-    [(train, ["--config=demo"]), (eval, ["no-run"]), (predict, ["picture.png"])],
+    [(train, ["--config=demo"]), (eval, ["no-run"]), (predict, ["image.png"])],
 )
 def test_programs_turn_it_on(program, arguments, monkeypatch):
     def turned_on():

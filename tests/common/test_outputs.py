@@ -24,7 +24,7 @@ def content(folder):
 @pytest.fixture
 def camvid(tmp_path):
     """The folder of the data, and a run on them; its network is not needed."""
-    data = write_camvid(tmp_path / "camvid", pictures=2)
+    data = write_camvid(tmp_path / "camvid", images=2)
     run = RunFolder(tmp_path / "run")
     records.save_config(run, load_config("demo", data__name="camvid", data__dir=str(data)))
     records.save_classes(run, camvid_data.LABELS)
@@ -34,7 +34,7 @@ def camvid(tmp_path):
 @pytest.fixture
 def coco(tmp_path):
     """The same of instances."""
-    data = write_coco(tmp_path / "coco", pictures=2)
+    data = write_coco(tmp_path / "coco", number=2)
     run = RunFolder(tmp_path / "instances")
     config = load_config("coco:r50-rcca", data__dir=str(data), **SMALL)
     records.save_config(run, config)
@@ -73,27 +73,27 @@ def test_scores_never_replace_the_data_or_what_a_run_is_made_of(camvid, coco, mo
 
 
 def test_training_in_the_folder_of_the_data_replaces_none_of_them(tmp_path):
-    """Where the data's pictures lie in the folder that a run has for its own."""
-    data = write_camvid(tmp_path / "camvid", pictures=2)
-    (data / "images").rename(data / "pictures")
+    """Where the data's images lie in the folder that a run has for its own."""
+    data = write_camvid(tmp_path / "camvid", images=2)
+    (data / "images").rename(data / "images")
     config = load_config("folder", data__dir=str(data))
     sources = [TASKS["semantic"].open(config.data, split) for split in ("train", "val")]
     before = content(data)
     with pytest.raises(
-        UserError, match=r"--workdir .*camvid would replace .*/pictures/.*0.png, which this pro"
+        UserError, match=r"--workdir .*camvid would replace .*/images/.*0.png, which this pro"
     ):
         preparation.prepare_folder(config, *sources, RunFolder(data))
     assert content(data) == before
     preparation.prepare_folder(config, *sources, RunFolder(tmp_path / "elsewhere"))
 
 
-def test_a_preview_is_a_png_and_replaces_no_picture(camvid, coco, monkeypatch, tmp_path):
-    for (data, _), config, picture in (
+def test_a_preview_is_a_png_and_replaces_no_image(camvid, coco, monkeypatch, tmp_path):
+    for (data, _), config, image in (
         (camvid, "camvid", "images/train/0.png"),
         (coco, "coco", "train2017/000000000000.png"),
     ):
         flags = ("--config", config, f"--config.data.dir={data}", "--output")
-        assert "would replace a file" in told(monkeypatch, preview, *flags, data / picture)
+        assert "would replace a file" in told(monkeypatch, preview, *flags, data / image)
         said = told(monkeypatch, preview, *flags, tmp_path / "x.jpg")
         assert said.endswith("x.jpg must end in .png: no other kind is written")
         assert "is a folder; name another file" in told(monkeypatch, preview, *flags, tmp_path)
@@ -119,7 +119,7 @@ def test_links_in_a_folder_of_results_lead_nowhere_else(camvid, monkeypatch, tmp
     (labels / "0.png").symlink_to(precious)
     said = told(monkeypatch, eval, run, "--labels", labels)
     assert f"{labels / '0.png'} leads out of that folder, to {precious}; remove that link" in said
-    for link in (run.scores_file("val"), run.pictures("val")):  # of a run that came from elsewhere
+    for link in (run.scores_file("val"), run.images("val")):  # of a run that came from elsewhere
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(precious)
         assert "leads out of that folder" in told(monkeypatch, eval, run)

@@ -33,9 +33,9 @@ def same_truth(first, second):
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """{kind: the pictures of a split} of every kind of source of labels."""
+    """{kind: the images of a split} of every kind of source of labels."""
     root = tmp_path_factory.mktemp("fitting")
-    camvid = write_camvid(root / "camvid", pictures=2)
+    camvid = write_camvid(root / "camvid", images=2)
     for name, tiling in (("tfds", None), ("tiles", prepare.Tiling())):
         prepare.prepare("camvid", Location(dir=str(camvid)), str(root / name), tiling=tiling)
 
@@ -91,7 +91,7 @@ def test_the_same_names_in_another_order_are_mapped(sources, kind):
 def test_other_names_are_refused_with_both_lists(sources, kind, change, tmp_path):
     source = sources["streets"] if kind == "instances" else sources[kind]
     if kind == "instances":
-        source = DATASETS["coco"].open(Location(dir=str(write_coco(tmp_path, pictures=1))), "val2017")
+        source = DATASETS["coco"].open(Location(dir=str(write_coco(tmp_path, number=1))), "val2017")
     names = change(source.classes)
     with pytest.raises(UserError) as error:
         fitted(source, Classes(names, numbered_palette(len(names))), "runs/a", "val of mine")
@@ -129,7 +129,7 @@ def test_classes_without_names_fit_where_the_data_have_no_names_either(sources):
 
 
 def test_objects_have_the_networks_classes(tmp_path):
-    source = DATASETS["coco"].open(Location(dir=str(write_coco(tmp_path, pictures=2))), "val2017")
+    source = DATASETS["coco"].open(Location(dir=str(write_coco(tmp_path, number=2))), "val2017")
     names = source.classes[2:] + source.classes[:2]
     found = fitted(source, Classes(names, numbered_palette(len(names))), "a run", "data")
     for i in range(2):
@@ -138,7 +138,7 @@ def test_objects_have_the_networks_classes(tmp_path):
         assert after.classes.dtype == np.int32
         np.testing.assert_array_equal(before.boxes, after.boxes)
         assert [source.class_ids[c] for c in before.classes] == [found.class_ids[c] for c in after.classes]
-        for ask in ("size", "count", "name", "picture_id"):
+        for ask in ("size", "count", "name", "image_id"):
             assert getattr(source, ask)(i) == getattr(found, ask)(i)
         np.testing.assert_array_equal(source[i]["image"], found[i]["image"])
     assert files_of(found) == files_of(source)
@@ -174,7 +174,7 @@ def test_numbers_that_cannot_be_those_of_classes_are_refused(numbers):
 
 
 def test_a_class_file_counts_and_a_config_that_says_otherwise_is_refused(tmp_path):
-    camvid = write_camvid(tmp_path / "camvid", pictures=2)
+    camvid = write_camvid(tmp_path / "camvid", images=2)
     (camvid / "classes.txt").write_text("\n".join(DATASETS["camvid"].classes.names))
     data = DataConfig(name="folder", dir=str(camvid))
     names = pipeline.open_source(data, "val").classes

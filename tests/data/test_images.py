@@ -1,4 +1,4 @@
-"""Pictures that are larger by their header than anything that is read: refused before memory is set aside."""
+"""Images that are larger by their header than anything that is read: refused before memory is set aside."""
 
 import io
 import struct

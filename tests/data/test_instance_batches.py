@@ -7,7 +7,7 @@ import pytest
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets.streets_instances import StreetsInstances
-from ccnet_jax.data.images import DamagedPicture
+from ccnet_jax.data.images import UnusableImage
 from ccnet_jax.data.instance_batches import (
     Order,
     batch_names,
@@ -32,16 +32,16 @@ def test_canvases_are_the_box_lying_and_standing():
     assert canvas_of((480, 640), COCO, [lying, standing]) == 0
     assert canvas_of((640, 480), COCO, [lying, standing]) == 1
     assert canvas_of((500, 500), COCO, [lying, standing]) == 0
-    with pytest.raises(UserError, match="a picture of 97x40 pixels is larger than those that training began"):
+    with pytest.raises(UserError, match="an image of 97x40 pixels is larger than those that training began"):
         canvas_of((40, 97), PLAIN, [(96, 96)])
 
 
 CANVAS = np.array([0] * 7 + [1] * 3 + [0] * 4)
 
 
-def test_batches_have_one_canvas_and_an_epoch_every_picture():
+def test_batches_have_one_canvas_and_an_epoch_every_image():
     order = Order(CANVAS, 4, seed=1)
-    assert len(order) == 16  # three batches of eleven pictures and one of three
+    assert len(order) == 16  # three batches of eleven images and one of three
     epochs = [[order(place) for place in range(16 * n, 16 * (n + 1))] for n in (0, 1)]
     for epoch in epochs:
         assert set(epoch) == set(range(14))
@@ -58,8 +58,8 @@ def test_the_order_reaches_another_process():
     assert [again(place) for place in range(40)] == [order(place) for place in range(40)]
 
 
-class Pictures:
-    """An `InstanceSource` of one object each, whose pixel tells the picture: lying and standing ones."""
+class Images:
+    """An `InstanceSource` of one object each, whose pixel tells the image: lying and standing ones."""
 
     classes = ("thing",)
     palette = np.zeros((1, 3), np.uint8)
@@ -75,7 +75,7 @@ class Pictures:
     def name(self, index):
         return str(index)
 
-    def picture_id(self, index):
+    def image_id(self, index):
         return 100 + index
 
     def size(self, index):
@@ -98,8 +98,8 @@ RESIZED = DataConfig(resize=(120, 80))
 
 def made(index, objects=4, **changes):
     data = dataclasses.replace(RESIZED, **changes)
-    choices = canvases(data, Pictures.sizes)
-    return sample(index, np.random.default_rng(0), Pictures(), choices, data, objects)
+    choices = canvases(data, Images.sizes)
+    return sample(index, np.random.default_rng(0), Images(), choices, data, objects)
 
 
 def test_a_sample_is_resized_on_its_canvas():
@@ -120,12 +120,12 @@ def test_of_too_many_objects_the_largest_stay():
     np.testing.assert_array_equal(found["boxes"], [[10, 20, 30, 40]])
 
 
-def test_mirrored_pictures_have_mirrored_objects():
+def test_mirrored_images_have_mirrored_objects():
     seen = set()
     for seed in range(8):
         data = dataclasses.replace(RESIZED, flip=True)
-        choices = canvases(data, Pictures.sizes)
-        found = sample(0, np.random.default_rng(seed), Pictures(), choices, data, 2)
+        choices = canvases(data, Images.sizes)
+        found = sample(0, np.random.default_rng(seed), Images(), choices, data, 2)
         x0, _, x1, _ = found["boxes"][0]
         left, right = found["masks"][0][:, :28].mean(), found["masks"][0][:, 28:].mean()
         assert (x0, x1, left, right) in {(10, 30, 0, 255), (90, 110, 255, 0)}
@@ -136,7 +136,7 @@ def test_mirrored_pictures_have_mirrored_objects():
 def test_training_goes_on_anywhere_and_may_be_split():
     def batches(start, process=0, processes=1):
         stream = train_batches(
-            Pictures(), RESIZED, 3, 2, seed=0, start=start, process=process, processes=processes
+            Images(), RESIZED, 3, 2, seed=0, start=start, process=process, processes=processes
         )
         return [next(stream)["image"] for _ in range(4)]
 
@@ -147,14 +147,14 @@ def test_training_goes_on_anywhere_and_may_be_split():
         for one, other in zip(whole, batches(0, process, 2), strict=True):
             np.testing.assert_array_equal(one[process : process + 1], other)
     shown = {int(image[0, 0, 0]) for batch in whole for image in batch}
-    assert shown == {0, 10, 20, 40}  # picture 3 has no object
+    assert shown == {0, 10, 20, 40}  # image 3 has no object
 
 
-def test_the_pictures_of_a_batch_are_named_and_replaced_by_those_of_their_canvas(capsys):
-    class Spoilt(Pictures):
+def test_the_images_of_a_batch_are_named_and_replaced_by_those_of_their_canvas(capsys):
+    class Spoilt(Images):
         def __getitem__(self, index):
             if index in (1, 2):
-                raise DamagedPicture(f"picture {index} is damaged")
+                raise UnusableImage(f"image {index} is damaged")
             return super().__getitem__(index)
 
     def names(step):
@@ -165,23 +165,23 @@ def test_the_pictures_of_a_batch_are_named_and_replaced_by_those_of_their_canvas
         found = [[str(image[0, 0, 0] // 10) for image in next(stream)["image"]] for _ in range(12)]
         return found, stream
 
-    assert shown(Pictures(), RESIZED)[0] == [names(step) for step in range(1, 13)]
+    assert shown(Images(), RESIZED)[0] == [names(step) for step in range(1, 13)]
     place = [name for step in range(1, 13) for name in names(step)]
-    whole = {"0": "0", "2": "0", "1": "4", "4": "4"}  # of each canvas; picture 3 has no object
+    whole = {"0": "0", "2": "0", "1": "4", "4": "4"}  # of each canvas; image 3 has no object
     expected = [whole[name] for name in place]
     found, stream = shown(Spoilt(), dataclasses.replace(RESIZED, skip_damaged=2))
     assert [name for batch in found for name in batch] == expected
     assert capsys.readouterr().out.count("is damaged. Others take its place") == 2
-    assert stream.read(12) == {"replaced_pictures": sum(name in "12" for name in place)}
-    with pytest.raises(DamagedPicture, match="^picture . is damaged"):
+    assert stream.read(12) == {"replaced_images": sum(name in "12" for name in place)}
+    with pytest.raises(UnusableImage, match="^image . is damaged"):
         shown(Spoilt(), RESIZED)
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_every_picture_is_tested_once(processes):
+def test_every_image_is_tested_once(processes):
     seen = []
     for process in range(processes):
-        for batch in evaluation_batches(Pictures(), RESIZED, 5, 2, process, processes):
+        for batch in evaluation_batches(Images(), RESIZED, 5, 2, process, processes):
             assert batch["image"].shape[0] == len(batch["size"]) == len(batch["index"]) == 2
             for image, index in zip(batch["image"], batch["index"], strict=True):
                 if index >= 0:

@@ -20,7 +20,7 @@ def test_cells_share_the_pixels_that_their_edges_cut():
     np.testing.assert_array_equal(shares, [[191, 64], [191, 64]])
 
 
-def test_what_lies_outside_the_picture_is_not_covered():
+def test_what_lies_outside_the_image_is_not_covered():
     mask = np.ones((4, 4), np.uint8)
     shares = cell_shares(mask, np.array([2, 2, 6, 6], np.float32), 2)
     np.testing.assert_array_equal(shares, [[255, 0], [0, 0]])

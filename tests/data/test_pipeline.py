@@ -14,7 +14,7 @@ from ccnet_jax.data.sources import DataSet
 
 
 class Numbered:
-    """Ten pictures of different sizes; every pixel of picture i is i."""
+    """Ten images of different sizes; every pixel of image i is i."""
 
     classes = tuple("abcdefghij")
     palette = np.zeros((10, 3), np.uint8)
@@ -57,7 +57,7 @@ def test_batches_are_a_function_of_seed_and_number():
 
 
 def test_batches_are_those_of_earlier_versions():
-    """Written down before training read tiles. Labels show every draw; pictures are rounded by OpenCV."""
+    """Written down before training read tiles. Labels show every draw; images are rounded by OpenCV."""
     data = settings(scale=(0.5, 2.0), crop=(64, 96), cat_max_ratio=0.75)
     batch = first(pipeline.train_batches(Streets("train"), data, 8, seed=3), 1)[0]
     assert hashlib.sha256(batch["label"].tobytes()).hexdigest().startswith("25174dc203b9eb6222f468ad0e9b8c71")
@@ -86,12 +86,12 @@ def test_processes_share_every_batch_between_them(processes):
             np.testing.assert_array_equal(np.concatenate([share[key] for share in shares]), batch[key])
 
 
-def test_pictures_of_different_sizes_need_a_crop():
-    with pytest.raises(UserError, match="pictures of 99x66 and 99x67 pixels cannot be one batch.*data.crop"):
+def test_images_of_different_sizes_need_a_crop():
+    with pytest.raises(UserError, match="images of 99x66 and 99x67 pixels cannot be one batch.*data.crop"):
         first(pipeline.train_batches(Numbered(), settings(), 4, seed=1), 3)
 
 
-def test_every_epoch_visits_each_picture_once_in_a_new_order():
+def test_every_epoch_visits_each_image_once_in_a_new_order():
     source, data = Numbered(), settings(crop=(66, 99), distort=False)
     batches = first(pipeline.train_batches(source, data, 5, seed=1), 6)
     order = [int(image[0, 0, 0]) for batch in batches for image in batch["image"]]
@@ -102,7 +102,7 @@ def test_every_epoch_visits_each_picture_once_in_a_new_order():
 
 @pytest.mark.parametrize("batch_size", [1, 2, 4])
 @pytest.mark.parametrize("processes", [1, 2])
-def test_evaluation_gives_every_picture_once_grouped_by_size(batch_size, processes):
+def test_evaluation_gives_every_image_once_grouped_by_size(batch_size, processes):
     seen = []
     for process in range(processes):
         for batch in pipeline.evaluation_batches(Numbered(), 10, batch_size, process, processes):
@@ -117,7 +117,7 @@ def test_evaluation_gives_every_picture_once_grouped_by_size(batch_size, process
     assert sorted(seen) == list(range(10))
 
 
-def test_evaluation_of_the_first_pictures_only():
+def test_evaluation_of_the_first_images_only():
     batches = pipeline.evaluation_batches(Numbered(), 4, 2)
     assert sorted(int(i) for batch in batches for i in batch["index"] if i >= 0) == [0, 1, 2, 3]
 
@@ -140,7 +140,7 @@ def test_resizing_keeps_the_sides_within_bounds(changes, words):
         pipeline.train_batches(Numbered(), settings(crop=(32, 32), **changes), 4, seed=1)
 
 
-def test_a_picture_that_becomes_too_large_in_training():
+def test_an_image_that_becomes_too_large_in_training():
     data, rng = settings(crop=(32, 32), short_sides=(256,)), np.random.default_rng(0)
     sample = {"image": np.zeros((2, 300, 3), np.uint8), "label": np.zeros((2, 300), np.uint8)}
     with pytest.raises(UserError, match="300x2 pixels is resized to 38400x256; lower"):
@@ -150,21 +150,21 @@ def test_a_picture_that_becomes_too_large_in_training():
 def test_a_batch_that_memory_cannot_hold_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr(config.os, "sysconf", lambda name: 1000 if name == "SC_PAGE_SIZE" else 100)
     pipeline.train_batches(Numbered(), settings(crop=(66, 99)), 3, seed=1)
-    with pytest.raises(UserError, match="config.batch_size=4 needs 0.0 GB for one batch of 99x66 pictures"):
+    with pytest.raises(UserError, match="config.batch_size=4 needs 0.0 GB for one batch of 99x66 images"):
         pipeline.train_batches(Numbered(), settings(), 4, seed=1)
 
 
 def test_the_summary_of_a_data_set_that_has_none_of_its_own():
-    assert pipeline.summary(DataConfig(), Streets("val"), "val") == "streets, val: 100 pictures"
-    assert pipeline.summary(DataConfig(), Streets("val")) == "streets: 100 pictures"
+    assert pipeline.summary(DataConfig(), Streets("val"), "val") == "streets, val: 100 images"
+    assert pipeline.summary(DataConfig(), Streets("val")) == "streets: 100 images"
 
 
-def test_a_split_without_pictures_is_named(monkeypatch):
+def test_a_split_without_images_is_named(monkeypatch):
     class Nothing(Numbered):
         def __len__(self):
             return 0
 
     empty = DataSet(Nothing.label_classes, ("train",), lambda location, split: Nothing())
     monkeypatch.setitem(DATASETS, "nothing", empty)
-    with pytest.raises(UserError, match="split train of nothing has no pictures; correct data.dir"):
+    with pytest.raises(UserError, match="split train of nothing has no images; correct data.dir"):
         pipeline.open_source(config.DataConfig(name="nothing"), "train")

@@ -18,11 +18,11 @@ SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
 
 
 def png(pixels, palette=None):
-    data, picture = io.BytesIO(), Image.fromarray(pixels)
+    data, image = io.BytesIO(), Image.fromarray(pixels)
     if palette is not None:
-        picture = Image.frombytes("P", picture.size, pixels.tobytes())
-        picture.putpalette(palette)
-    picture.save(data, "PNG")
+        image = Image.frombytes("P", image.size, pixels.tobytes())
+        image.putpalette(palette)
+    image.save(data, "PNG")
     return data.getvalue()
 
 
@@ -40,7 +40,7 @@ def test_indices_survive_a_label_file(count, size, seed):
 
 @FEW
 @given(st.sets(st.tuples(*[st.integers(0, 255)] * 3), min_size=3, max_size=30), SIZES, st.integers(0, 2**31))
-def test_indices_survive_a_colour_picture(colours, size, seed):
+def test_indices_survive_a_colour_image(colours, size, seed):
     *colours, void = sorted(colours)
     named = [NamedClass("void", void), *(NamedClass(f"c{i}", colour) for i, colour in enumerate(colours))]
     classes = classes_of(named, "test")
@@ -74,7 +74,7 @@ def test_random_sizes_lie_between_the_possible_ones(size, box, scale, short_side
 
 @FEW
 @given(SIZES, SIZES, st.tuples(st.integers(1, 50), st.integers(1, 50)), st.integers(0, 99))
-def test_windows_are_cut_from_the_resized_picture(size, resized, crop, seed):
+def test_windows_are_cut_from_the_resized_image(size, resized, crop, seed):
     rng = np.random.default_rng(seed)
     image, label = rng.integers(0, 256, (*size, 3), np.uint8), rng.integers(0, 256, size, np.uint8)
     whole = transforms.label_window(label, resized, 0, 0, resized)

@@ -62,7 +62,7 @@ def test_class_counts_are_the_published_ones(miniatures):
 
 
 @pytest.mark.parametrize("name", ["ade20k", "camvid", "cityscapes"])
-def test_what_a_mac_leaves_beside_the_pictures_is_no_picture(miniatures, name, tmp_path):
+def test_what_a_mac_leaves_beside_the_images_is_no_image(miniatures, name, tmp_path):
     folder = tmp_path / name
     shutil.copytree(miniatures[name], folder)
     for path in list(folder.rglob("*.*g")):
@@ -97,7 +97,7 @@ def test_ade20k_counts_from_one_and_ignores_zero(miniatures):
     assert source.palette[1].tolist() == [180, 120, 120]
 
 
-def test_ade20k_grey_cmyk_and_rotated_pictures_show_the_scene_upright(miniatures):
+def test_ade20k_grey_cmyk_and_rotated_images_show_the_scene_upright(miniatures):
     source = open_source("ade20k", miniatures["ade20k"])
     for i in range(5):
         true, _ = scene(i, 64 + 8 * i, 96)
@@ -107,7 +107,7 @@ def test_ade20k_grey_cmyk_and_rotated_pictures_show_the_scene_upright(miniatures
         assert np.abs(source[i]["image"].astype(int) - true).mean() < 9  # JPEG's own loss
 
 
-def test_voc_palette_pictures_give_their_indices(miniatures):
+def test_voc_palette_images_give_their_indices(miniatures):
     source = open_source("voc2012", miniatures["voc2012"])
     for i in range(len(source)):
         _, true = scene(i, 75, 100 - 10 * i)
@@ -140,10 +140,10 @@ def test_a_run_may_start_again_after_a_file_was_removed(tmp_path, removed, words
     data = dataclasses.replace(data, skip_damaged=1)
     source = pipeline.open_source(data, "train")
     assert len(source) == 3
-    with pytest.raises(images.DamagedPicture, match=f"{removed} cannot be read"):
+    with pytest.raises(images.UnusableImage, match=f"{removed} cannot be read"):
         source[0]
-    pipeline.check_first_picture(source, data, 1)
-    with pytest.raises(UserError, match=words):  # scores are of all pictures
+    pipeline.check_first_image(source, data, 1)
+    with pytest.raises(UserError, match=words):  # scores are of all images
         pipeline.open_source(dataclasses.replace(data, train_split="val"), "train")
 
 
@@ -156,7 +156,7 @@ def test_what_keeps_every_file_from_being_read_is_no_damage(miniatures):
             source[0]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert not isinstance(error.value, images.DamagedPicture)
+    assert not isinstance(error.value, images.UnusableImage)
 
 
 @pytest.mark.parametrize("inside", ["voc2012", "ade20k"])
@@ -242,7 +242,7 @@ def flip_a_bit(path):
         (lambda d: [p.unlink() for p in (d / "images/train").iterdir()], "images/train holds no .jpg"),
         (lambda d: (d / LABEL).unlink(), "images/train/0.png has no label .*labels/train/0.png"),
         (lambda d: (d / "images/train").rename(d / "images/other"), "images/train is not a folder.*images/"),
-        (lambda d: (d / IMAGE).write_bytes(b"not a picture"), "train/0.png is damaged or not a picture"),
+        (lambda d: (d / IMAGE).write_bytes(b"not an image"), "train/0.png is damaged or not an image"),
         (lambda d: (d / IMAGE).write_bytes(b""), "train/0.png is empty"),
         (lambda d: cut(d / IMAGE, 0.5), "images/train/0.png is damaged"),
         (lambda d: cut(d / IMAGE, 0.98), "images/train/0.png is damaged"),
@@ -267,14 +267,14 @@ def flip_a_bit(path):
     ],
 )
 def test_spoilt_data_is_one_sentence_naming_the_file(tmp_path, spoil, words):
-    spoil(WRITERS["camvid"](tmp_path, pictures=1) or tmp_path)
+    spoil(WRITERS["camvid"](tmp_path, images=1) or tmp_path)
     with pytest.raises(UserError, match=words) as error:
         open_source("camvid", tmp_path)[0]
     assert "\n" not in str(error.value)
 
 
 def test_16_bit_labels_of_small_numbers_are_read(tmp_path):
-    source = open_source("camvid", WRITERS["camvid"](tmp_path, pictures=1))
+    source = open_source("camvid", WRITERS["camvid"](tmp_path, images=1))
     wanted = source[0]["label"]
     write(tmp_path / LABEL, wanted.astype(np.uint16))
     np.testing.assert_array_equal(source[0]["label"], wanted)
@@ -283,35 +283,35 @@ def test_16_bit_labels_of_small_numbers_are_read(tmp_path):
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
 def test_truncated_jpegs_are_found(miniatures, share):
     data = open_source("ade20k", miniatures["ade20k"]).pairs[0][0].read_bytes()
-    with pytest.raises(UserError, match="a.jpg is damaged or not a picture"):
+    with pytest.raises(UserError, match="a.jpg is damaged or not an image"):
         images.decode_image(data[: int(len(data) * share)], "a.jpg")
 
 
 def test_damaged_palette_labels_are_found(miniatures):
     data = open_source("voc2012", miniatures["voc2012"]).pairs[0][1].read_bytes()
     for length in (30, 200, len(data) // 2, len(data) - 40):
-        with pytest.raises(UserError, match="a.png is damaged or not a picture"):
+        with pytest.raises(UserError, match="a.png is damaged or not an image"):
             images.decode_label(data[:length], "a.png")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_file_without_permission_is_named(tmp_path):
-    WRITERS["camvid"](tmp_path, pictures=1)
+    WRITERS["camvid"](tmp_path, images=1)
     (tmp_path / IMAGE).chmod(0)
     with pytest.raises(UserError, match=r"images/train/0.png cannot be read \(Permission denied\)"):
         open_source("camvid", tmp_path)[0]
 
 
 def test_a_file_that_goes_away_is_named(tmp_path):
-    source = open_source("camvid", WRITERS["camvid"](tmp_path, pictures=1))
+    source = open_source("camvid", WRITERS["camvid"](tmp_path, images=1))
     (tmp_path / IMAGE).unlink()
     (tmp_path / IMAGE).mkdir()
     with pytest.raises(UserError, match=r"images/train/0.png cannot be read \(Is a directory\)"):
         source[0]
 
 
-def test_a_rotated_picture_whose_label_is_not_says_so(tmp_path):
-    root = WRITERS["ade20k"](tmp_path, pictures=4)
+def test_a_rotated_image_whose_label_is_not_says_so(tmp_path):
+    root = WRITERS["ade20k"](tmp_path, images=4)
     path = next((root / "annotations/training").glob("*4.png"))
     write(path, np.array(Image.open(path)).T.copy())
     with pytest.raises(UserError, match="upright, by its EXIF data"):
@@ -319,7 +319,7 @@ def test_a_rotated_picture_whose_label_is_not_says_so(tmp_path):
 
 
 def test_an_id_cityscapes_does_not_have_is_refused(tmp_path):
-    source = open_source("cityscapes", WRITERS["cityscapes"](tmp_path, pictures=1))
+    source = open_source("cityscapes", WRITERS["cityscapes"](tmp_path, images=1))
     write(source.pairs[0][1], np.full((64, 128), 40, np.uint8))
     with pytest.raises(UserError, match="label 40 at row 0, column 0.* 0 to 33"):
         source[0]
@@ -333,7 +333,7 @@ def test_an_id_cityscapes_does_not_have_is_refused(tmp_path):
             "aug",
             "no list .*aug.txt.*SegmentationClassAug",
         ),
-        (lambda d: (d / LISTS / "train.txt").write_text("\n"), "train", "names no picture"),
+        (lambda d: (d / LISTS / "train.txt").write_text("\n"), "train", "names no image"),
         (
             lambda d: (d / LISTS / "train.txt").write_bytes(b"\xff\xfe"),
             "train",

@@ -12,7 +12,7 @@ from ccnet_jax.data.images import decode_image
 from ccnet_jax.data.stored_png import stored_png
 
 
-def picture(height=37, width=53):
+def image(height=37, width=53):
     rng = np.random.default_rng(0)
     smooth = cv2.resize(rng.integers(0, 256, (5, 7, 3), np.uint8), (width, height))
     return smooth + rng.integers(0, 9, smooth.shape, np.uint8)
@@ -46,7 +46,7 @@ FILES = {
 @pytest.mark.parametrize("size", [(37, 53), (1, 1), (1, 300), (300, 1), (250, 333)])
 @pytest.mark.parametrize("write", FILES.values(), ids=FILES)
 def test_the_pixels_are_the_same(write, size):
-    pixels = picture(*size)
+    pixels = image(*size)
     data = write(pixels)
     stored = stored_png(data)
     assert stored is not data
@@ -63,7 +63,7 @@ def test_pixels_in_many_chunks():
 
 
 def interlaced(pixels):
-    """Adam7 by hand: one picture for each of the seven passes, without filters."""
+    """Adam7 by hand: one image for each of the seven passes, without filters."""
     starts = [(0, 0), (0, 4), (4, 0), (0, 2), (2, 0), (0, 1), (1, 0)]
     strides = [(8, 8), (8, 8), (8, 4), (4, 4), (4, 2), (2, 2), (2, 1)]
     passes = [(*start, *stride) for start, stride in zip(starts, strides, strict=True)]
@@ -77,15 +77,15 @@ def interlaced(pixels):
     return made
 
 
-def test_interlaced_pictures_are_left_to_libpng():
-    pixels = picture()
+def test_interlaced_images_are_left_to_libpng():
+    pixels = image()
     data = interlaced(pixels)
     assert stored_png(data) is data
     np.testing.assert_array_equal(decode_image(data, "x"), pixels)
 
 
 def damaged():
-    data = png(picture(200, 300))
+    data = png(image(200, 300))
     start = next(start for start, name in chunks(data) if name == b"IDAT")
     yield "no end of the pixels", data[:-20]
     yield "half", data[: len(data) // 2]
@@ -98,7 +98,7 @@ def damaged():
 
 
 @pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in damaged()])
-def test_damaged_pictures_are_left_to_libpng(data):
+def test_damaged_images_are_left_to_libpng(data):
     assert stored_png(data) is data
-    with pytest.raises(UserError, match=r"town\.png is damaged or not a picture"):
+    with pytest.raises(UserError, match=r"town\.png is damaged or not an image"):
         decode_image(data, "town.png")

@@ -1,4 +1,4 @@
-"""Pictures that are damaged or removed while a run lasts: replaced in a fixed way, named once, counted."""
+"""Images that are damaged or removed while a run lasts: replaced in a fixed way, named once, counted."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ import pytest
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
-from ccnet_jax.data.images import DamagedPicture
+from ccnet_jax.data.images import UnusableImage
 from ccnet_jax.tasks import TASKS
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
@@ -20,7 +20,7 @@ BATCH, SEED = 2, 5
 
 @pytest.fixture
 def folder(tmp_path):
-    return write_camvid(tmp_path, pictures=6)
+    return write_camvid(tmp_path, images=6)
 
 
 def opened(folder, **changes):
@@ -37,7 +37,7 @@ def names_until(source, step):
 
 
 def shown(source, batches, count):
-    """The names of the pictures in batches, found by their pixels."""
+    """The names of the images in batches, found by their pixels."""
     whole = {source.name(i): source[i]["image"] for i in range(len(source))}
     return [
         [next(name for name, pixels in whole.items() if (pixels == image).all()) for image in batch["image"]]
@@ -46,13 +46,13 @@ def shown(source, batches, count):
 
 
 def spoil(folder):
-    """One picture is cut off and another removed."""
+    """One image is cut off and another removed."""
     path = folder / "images/train/1.png"
     path.write_bytes(path.read_bytes()[:1000])
     (folder / "images/train/4.png").unlink()
 
 
-def test_the_pictures_of_a_batch_are_named_without_reading_them(folder):
+def test_the_images_of_a_batch_are_named_without_reading_them(folder):
     source, data = opened(folder)
     expected = shown(source, batches_of(source, data), 7)
     spoil(folder)
@@ -62,7 +62,7 @@ def test_the_pictures_of_a_batch_are_named_without_reading_them(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_next_pictures_of_the_order_take_the_place_of_damaged_ones(folder, capsys, workers):
+def test_the_next_images_of_the_order_take_the_place_of_damaged_ones(folder, capsys, workers):
     source, data = opened(folder, skip_damaged=2, workers=workers)
     place = list(itertools.chain(*names_until(source, 30)))
     expected = [next(name for name in place[i:] if name not in "14") for i in range(40)]
@@ -74,19 +74,19 @@ def test_the_next_pictures_of_the_order_take_the_place_of_damaged_ones(folder, c
     for i, batch in enumerate(found, 1):
         np.testing.assert_array_equal(batch["image"], [samples[name] for name in expected[2 * i : 2 * i + 2]])
     said = capsys.readouterr().out
-    assert re.findall(r"warning: .*/(\d).png (.*) \(.*; .*\. Others .*picture (\d) of the 2", said) in (
-        [("1", "is damaged or not a picture", "1"), ("4", "cannot be read", "2")],
-        [("4", "cannot be read", "1"), ("1", "is damaged or not a picture", "2")],
+    assert re.findall(r"warning: .*/(\d).png (.*) \(.*; .*\. Others .*image (\d) of the 2", said) in (
+        [("1", "is damaged or not an image", "1"), ("4", "cannot be read", "2")],
+        [("4", "cannot be read", "1"), ("1", "is damaged or not an image", "2")],
     )
     assert said.count("warning") == 2
     replaced = [sum(name in "14" for name in place[2 * i : 2 * i + 2]) for i in range(20)]
-    assert batches.read(7) == {"replaced_pictures": sum(replaced[1:7])}
-    assert batches.read(20) == {"replaced_pictures": sum(replaced[7:])}
-    assert batches.read(20) == {"replaced_pictures": 0}
+    assert batches.read(7) == {"replaced_images": sum(replaced[1:7])}
+    assert batches.read(20) == {"replaced_images": sum(replaced[7:])}
+    assert batches.read(20) == {"replaced_images": 0}
     batches.close()
 
 
-def test_a_stream_that_goes_on_names_no_picture_again_and_counts_each_once(folder, capsys):
+def test_a_stream_that_goes_on_names_no_image_again_and_counts_each_once(folder, capsys):
     source, data = opened(folder, skip_damaged=2)
     spoil(folder)
     whole, cut = batches_of(source, data), batches_of(source, data)
@@ -103,24 +103,24 @@ def test_a_stream_that_goes_on_names_no_picture_again_and_counts_each_once(folde
     assert further.read(12) == whole.read(12)
 
     (folder / "images/train/2.png").unlink()
-    with pytest.raises(UserError, match=r"train/2.png .*one damaged picture more than .*skip_damaged=2"):
+    with pytest.raises(UserError, match=r"train/2.png .*one damaged image more than .*skip_damaged=2"):
         list(itertools.islice(further, 12))
 
 
-def test_more_damaged_pictures_than_allowed_end_the_stream(folder, capsys):
+def test_more_damaged_images_than_allowed_end_the_stream(folder, capsys):
     source, data = opened(folder, skip_damaged=1)
     spoil(folder)
-    words = r"train/[14].png .*That is one damaged picture more than config.data.skip_damaged=1"
+    words = r"train/[14].png .*That is one damaged image more than config.data.skip_damaged=1"
     with pytest.raises(UserError, match=words):
         list(itertools.islice(batches_of(source, data), 6))
     assert capsys.readouterr().out.count("warning") == 1
 
 
-def test_without_leave_the_first_damaged_picture_ends_the_stream(folder):
+def test_without_leave_the_first_damaged_image_ends_the_stream(folder):
     source, data = opened(folder)
     spoil(folder)
     batches = batches_of(source, data)
-    with pytest.raises(DamagedPicture, match=r"train/(1.png is damaged .* fetch|4.png cannot be read)"):
+    with pytest.raises(UnusableImage, match=r"train/(1.png is damaged .* fetch|4.png cannot be read)"):
         list(itertools.islice(batches, 6))
     assert batches.read(6) == {}
 
@@ -130,5 +130,5 @@ def test_a_data_set_that_went_away_ends_the_stream(folder):
     batches = batches_of(source, data)
     for path in (folder / "labels/train").iterdir():
         path.unlink()
-    with pytest.raises(DamagedPicture, match="labels/train/.*.png cannot be read .* all are damaged"):
+    with pytest.raises(UnusableImage, match="labels/train/.*.png cannot be read .* all are damaged"):
         list(itertools.islice(batches, 30))

@@ -1,4 +1,4 @@
-"""Tiles: the same pixels as whole pictures, whatever window training asks for, and no other tiles decoded."""
+"""Tiles: the same pixels as whole images, whatever window training asks for, and no other tiles decoded."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.images import decode_image, decode_label
-from ccnet_jax.data.tiles import SIDE, TiledPicture, label_tiles, picture_tiles
+from ccnet_jax.data.tiles import SIDE, TiledImage, image_tiles, label_tiles
 from tests.miniatures import scene
 
 
@@ -24,13 +24,13 @@ def random_pair(height, width, seed=0):
 
 def tiled(image, label, side, jpeg=None):
     """The pair in tiles; what is not decoded is noise, other than where memory was not used before."""
-    pictures = {
-        "image": TiledPicture(picture_tiles(image, jpeg, side), image.shape, side, decode_image, "a"),
-        "label": TiledPicture(label_tiles(label, side), label.shape, side, decode_label, "b"),
+    sample = {
+        "image": TiledImage(image_tiles(image, jpeg, side), image.shape, side, decode_image, "a"),
+        "label": TiledImage(label_tiles(label, side), label.shape, side, decode_label, "b"),
     }
-    for picture in pictures.values():
-        picture._pixels[:] = np.random.default_rng(1).integers(0, 256, picture.shape)
-    return pictures
+    for feature in sample.values():
+        feature._pixels[:] = np.random.default_rng(1).integers(0, 256, feature.shape)
+    return sample
 
 
 def counted(decode, calls):
@@ -42,11 +42,11 @@ def counted(decode, calls):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (128, 128), (129, 255), (64, 300), (257, 127)])
-def test_a_whole_picture_survives(size):
+def test_a_whole_image_survives(size):
     image, label = random_pair(*size)
-    pictures = tiled(image, label, SIDE)
-    np.testing.assert_array_equal(pictures["image"].whole(), image)
-    np.testing.assert_array_equal(pictures["label"].whole(), label)
+    images = tiled(image, label, SIDE)
+    np.testing.assert_array_equal(images["image"].whole(), image)
+    np.testing.assert_array_equal(images["label"].whole(), label)
 
 
 AUGMENTATIONS = st.fixed_dictionaries(
@@ -73,7 +73,7 @@ RESIZINGS = st.one_of(
     AUGMENTATIONS,
     st.integers(0, 2**31),
 )
-def test_crops_are_those_of_the_whole_picture_bit_for_bit(size, side, resizing, augmentation, seed):
+def test_crops_are_those_of_the_whole_image_bit_for_bit(size, side, resizing, augmentation, seed):
     image, label = random_pair(*size, seed)
     data = DataConfig(**resizing, **augmentation)
     whole, part = (
@@ -86,39 +86,39 @@ def test_crops_are_those_of_the_whole_picture_bit_for_bit(size, side, resizing, 
 
 @pytest.mark.parametrize(("scale", "most"), [(1.0, 4), (2.0, 4), (0.5, 16)])
 def test_only_what_a_crop_needs_is_decoded(scale, most):
-    """Of 100 tiles of 32x32; a crop is 16 to 64 pixels wide in the picture, and resizing reads its border."""
+    """Of 100 tiles of 32x32; a crop is 16 to 64 pixels wide in the image, and resizing reads its border."""
     image, label = random_pair(320, 320)
     for seed in range(20):
-        pictures, calls = tiled(image, label, 32), {"image": [], "label": []}
+        images, calls = tiled(image, label, 32), {"image": [], "label": []}
         for key, decode in (("image", decode_image), ("label", decode_label)):
-            pictures[key]._decode = counted(decode, calls[key])
+            images[key]._decode = counted(decode, calls[key])
         data = DataConfig(scale=(scale, scale), crop=(32, 32))
-        pipeline.augmented(pictures, np.random.default_rng(seed), data)
+        pipeline.augmented(images, np.random.default_rng(seed), data)
         assert 1 <= len(calls["image"]) <= most
         assert 1 <= len(calls["label"]) <= most
 
 
 def test_windows_that_are_tried_for_their_classes_decode_labels_alone_and_each_tile_once():
     image, label = random_pair(320, 320)
-    pictures, calls = tiled(image, 0 * label, 32), {"image": [], "label": []}
+    images, calls = tiled(image, 0 * label, 32), {"image": [], "label": []}
     for key, decode in (("image", decode_image), ("label", decode_label)):
-        pictures[key]._decode = counted(decode, calls[key])
-    pipeline.augmented(pictures, np.random.default_rng(0), DataConfig(crop=(32, 32), cat_max_ratio=0.5))
+        images[key]._decode = counted(decode, calls[key])
+    pipeline.augmented(images, np.random.default_rng(0), DataConfig(crop=(32, 32), cat_max_ratio=0.5))
     assert len(calls["image"]) <= 4 < len(calls["label"]) == len(set(calls["label"]))
 
 
-def test_jpeg_tiles_lose_a_little_of_pictures_and_nothing_of_labels():
+def test_jpeg_tiles_lose_a_little_of_images_and_nothing_of_labels():
     image, label = scene(0, 200, 300)
-    pictures = tiled(image, label, SIDE, jpeg=95)
-    difference = np.abs(pictures["image"].whole().astype(int) - image)
+    images = tiled(image, label, SIDE, jpeg=95)
+    difference = np.abs(images["image"].whole().astype(int) - image)
     assert 0 < difference.mean() < 4
-    np.testing.assert_array_equal(pictures["label"].whole(), label)
-    sizes = [sum(map(len, picture_tiles(image, quality))) for quality in (None, 95, 50)]
+    np.testing.assert_array_equal(images["label"].whole(), label)
+    sizes = [sum(map(len, image_tiles(image, quality))) for quality in (None, 95, 50)]
     assert sizes[0] > sizes[1] > sizes[2]
 
 
 def qoi(tiles):
-    return TiledPicture(tiles, (200, 300, 3), SIDE, decode_image, "image of record 3 in FILE")
+    return TiledImage(tiles, (200, 300, 3), SIDE, decode_image, "image of record 3 in FILE")
 
 
 @pytest.mark.parametrize(
@@ -128,20 +128,20 @@ def qoi(tiles):
         (lambda tile: tile[:-1], "tile 4 of image of record 3 in FILE is damaged"),
         (lambda tile: tile[:4] + tile[-8:], "tile 4 of image of record 3 in FILE is damaged"),
         (lambda tile: b"", "tile 4 of image of record 3 in FILE is empty"),
-        (lambda tile: b"something else", "tile 4 of image of record 3 in FILE is damaged or not a picture"),
+        (lambda tile: b"something else", "tile 4 of image of record 3 in FILE is damaged or not an image"),
         (
-            lambda tile: picture_tiles(np.zeros((60, 128, 3), np.uint8))[0],
-            "tile 4 .* is 128x60 pixels, and its place in the picture is 128x72; prepare the data set again",
+            lambda tile: image_tiles(np.zeros((60, 128, 3), np.uint8))[0],
+            "tile 4 .* is 128x60 pixels, and its place in the image is 128x72; prepare the data set again",
         ),
     ],
 )
 def test_a_damaged_tile_is_one_sentence_when_it_is_needed(spoil, words):
-    tiles = picture_tiles(scene(0, 200, 300)[0])
+    tiles = image_tiles(scene(0, 200, 300)[0])
     tiles[4] = spoil(tiles[4])
-    picture = qoi(tiles)
-    picture.decoded(slice(0, 128), slice(0, 300))
+    image = qoi(tiles)
+    image.decoded(slice(0, 128), slice(0, 300))
     with pytest.raises(UserError, match=words) as error:
-        picture.whole()
+        image.whole()
     assert "\n" not in str(error.value)
 
 
@@ -149,7 +149,7 @@ def test_a_damaged_tile_is_one_sentence_when_it_is_needed(spoil, words):
 def test_every_truncated_tile_is_found(quality):
     image, label = scene(0, 40, 50)
     for tile, decode in (
-        (picture_tiles(image, quality)[0], decode_image),
+        (image_tiles(image, quality)[0], decode_image),
         (label_tiles(label)[0], decode_label),
     ):
         for length in itertools.chain(range(0, len(tile) - 20, 37), [len(tile) - 13]):
@@ -158,8 +158,8 @@ def test_every_truncated_tile_is_found(quality):
 
 
 def test_a_missing_tile_is_one_sentence():
-    tiles = picture_tiles(scene(0, 200, 300)[0])
-    with pytest.raises(UserError, match="FILE has 5 tiles, and a picture of 300x200 pixels has 6; prepare"):
+    tiles = image_tiles(scene(0, 200, 300)[0])
+    with pytest.raises(UserError, match="FILE has 5 tiles, and an image of 300x200 pixels has 6; prepare"):
         qoi(tiles[:-1])
 
 
@@ -173,4 +173,4 @@ def test_a_missing_tile_is_one_sentence():
 )
 def test_sizes_that_no_record_can_have(shape, side, words):
     with pytest.raises(UserError, match=words):
-        TiledPicture([], shape, side, decode_image, "image of record 3 in FILE")
+        TiledImage([], shape, side, decode_image, "image of record 3 in FILE")

@@ -18,7 +18,7 @@ def coordinates(height, width):
 
 
 def bilinear(image, size):
-    """The whole picture resized in float64, half-pixel centres, edges repeated."""
+    """The whole image resized in float64, half-pixel centres, edges repeated."""
 
     def taps(n, m):
         position = np.clip((np.arange(n) + 0.5) * m / n - 0.5, 0, m - 1)
@@ -36,7 +36,7 @@ SIZES = [(60, 90), (30, 45), (46, 69), (78, 117), (120, 180), (61, 77), (7, 200)
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_resized_windows_equal_the_window_of_the_whole_resized_picture(size):
+def test_resized_windows_equal_the_window_of_the_whole_resized_image(size):
     rng = np.random.default_rng(0)
     image = cv2.GaussianBlur(rng.integers(0, 256, (60, 90, 3), np.uint8), (0, 0), 1)
     label = rng.integers(0, 20, (60, 90)).astype(np.uint8)
@@ -92,7 +92,7 @@ def test_crop_keeps_image_and_label_together_and_reaches_every_corner():
     assert places.max() < 140
 
 
-def test_small_pictures_are_padded_with_void_and_the_mean_colour():
+def test_small_images_are_padded_with_void_and_the_mean_colour():
     image, label = coordinates(5, 40)
     part, part_label = transforms.random_window(image, label, (5, 40), (8, 16), 1, np.random.default_rng(0))
     assert part.shape == (5, 16, 3)
@@ -125,7 +125,7 @@ def test_crops_of_nearly_one_class_are_avoided():
     assert abs(tally(0.75)[0] - expected) < 4 * np.sqrt(expected / 1500) + 0.02
 
 
-def test_a_picture_of_one_class_is_still_cropped():
+def test_an_image_of_one_class_is_still_cropped():
     image, label = np.zeros((40, 40, 3), np.uint8), np.zeros((40, 40), np.uint8)
     part, part_label = transforms.random_window(
         image, label, (40, 40), (8, 8), 0.75, np.random.default_rng(0)
@@ -237,7 +237,7 @@ def test_saturation_and_hue_agree_with_the_standard_librarys_hsv(saturation, hue
         assert np.abs(np.array(wanted) * 255 - after).max() <= 5  # 8-bit hue has steps of 2 degrees
 
 
-def test_contrast_after_saturation_is_another_picture_than_before():
+def test_contrast_after_saturation_is_another_image_than_before():
     image = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
     before = distorted(image, contrast=1.5, saturation=1.4, first=True)
     after = distorted(image, contrast=1.5, saturation=1.4, first=False)

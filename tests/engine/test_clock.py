@@ -152,7 +152,7 @@ def test_compiling_is_counted_apart_and_once_again_is_a_warning(time):
     assert [reading["compile_seconds"] for reading in readings] == [11, 0, 11, 11, 0]
     assert [reading["images_per_second"] for reading in readings] == [4, 2, 4, 4, 2]
     assert len(hints) == 1
-    assert hints[0].startswith("warning: pictures of shape [4, 40, 48, 3] made JAX compile the update again")
+    assert hints[0].startswith("warning: images of shape [4, 40, 48, 3] made JAX compile the update again")
     assert "config.data.crop" in hints[0]
 
 

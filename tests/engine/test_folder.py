@@ -17,7 +17,7 @@ def test_the_folder_of_a_run(tmp_path, monkeypatch):
     run = RunFolder.at("~/runs/a")
     assert run.path == tmp_path / "runs/a"
     assert str(run) == str(tmp_path / "runs/a")
-    assert run.pictures("val-ms-flip") == run.path / "pictures/val-ms-flip"
+    assert run.images("val-ms-flip") == run.path / "images/val-ms-flip"
     assert run.scores_file("val") == run.path / "eval-val.json"
     assert run.checkpoints == run.path / "checkpoints"
     (tmp_path / "file").write_text("")
@@ -64,34 +64,30 @@ def test_a_link_that_cannot_be_made_is_told_and_leaves_nothing(tmp_path, monkeyp
 
 
 def test_results_of_a_run_never_replace_the_data(tmp_path):
-    """Of a run in the folder of its data, whose pictures lie where a run has its own."""
-    run, picture = RunFolder(tmp_path), tmp_path / "pictures" / "val" / "0.png"
-    picture.parent.mkdir(parents=True)
-    picture.write_text("a picture")
+    """Of a run in the folder of its data, whose images lie where a run has its own."""
+    run, image = RunFolder(tmp_path), tmp_path / "images" / "val" / "0.png"
+    image.parent.mkdir(parents=True)
+    image.write_text("an image")
     run.check_results(run.own_files, [tmp_path / "elsewhere.png"])
-    with pytest.raises(
-        UserError, match=r"--workdir .* would replace .*pictures/val/0.png, which this program"
-    ):
-        run.check_results(run.own_files, [picture])
-    picture.unlink()
-    picture.parent.rmdir()
-    (tmp_path / "pictures").rmdir()
-    (tmp_path / "pictures").write_text("a file")
-    with pytest.raises(
-        UserError, match=r"pictures is no folder, and pictures are to lie there; move it away"
-    ):
+    with pytest.raises(UserError, match=r"--workdir .* would replace .*images/val/0.png, which this program"):
+        run.check_results(run.own_files, [image])
+    image.unlink()
+    image.parent.rmdir()
+    (tmp_path / "images").rmdir()
+    (tmp_path / "images").write_text("a file")
+    with pytest.raises(UserError, match=r"images is no folder, and images are to lie there; move it away"):
         run.check_results([], [])
 
 
 def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     run = RunFolder(tmp_path)
-    pictures = run.pictures("val")
-    pictures.mkdir(parents=True)
-    kept = [pictures / "a.png", run.config_file, tmp_path / "notes.tmp", tmp_path / ".hidden.tmp"]
+    images = run.images("val")
+    images.mkdir(parents=True)
+    kept = [images / "a.png", run.config_file, tmp_path / "notes.tmp", tmp_path / ".hidden.tmp"]
     for path in kept:
         path.write_text("x")
     left = []
-    for path in (pictures / "b.png", run.config_file):
+    for path in (images / "b.png", run.config_file):
         with contextlib.suppress(KeyboardInterrupt), whole_file(path) as temporary:
             left.append(shutil.copy(temporary, temporary.with_name(f"{temporary.name[:-12]}abcd_123.tmp")))
             raise KeyboardInterrupt

@@ -65,7 +65,7 @@ def test_a_run_is_shared_as_a_folder_and_by_name(run, hub, tmp_path, monkeypatch
     helpers.ran(monkeypatch, share, run, "--to", tmp_path / "folder")
     out = capsys.readouterr().out
     assert "is complete" in out
-    assert "has no pictures, so there is no example" in out
+    assert "has no images, so there is no example" in out
     names = {"README.md", "classes.json", "config.json", "model.safetensors"}
     assert {path.name for path in (tmp_path / "folder").iterdir()} == names
     original = ccnet_jax.load(run.path)
@@ -312,14 +312,14 @@ def test_the_card_says_what_the_run_recorded(run, tmp_path, monkeypatch):
     copy = RunFolder(tmp_path / "run")
     shutil.copytree(run.path, copy.path)
     write_json(
-        copy.scores_file("val"), {"split": "val", "mode": "whole", "step": 3, "pictures": 100, "mIoU": 0.5}
+        copy.scores_file("val"), {"split": "val", "mode": "whole", "step": 3, "images": 100, "mIoU": 0.5}
     )
     write_json(copy.scores_file("broken"), {"split": "val"})
     lines = ({"step": 2, "val/mIoU": 0.25}, {"step": 3, "val/mIoU": 0.375}, {"step": 3, "loss": 1.0})
     copy.metrics_file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     copy.add_versions()
-    copy.pictures("val").mkdir(parents=True)
-    (copy.pictures("val") / "a.png").write_bytes(b"a picture")
+    copy.images("val").mkdir(parents=True)
+    (copy.images("val") / "a.png").write_bytes(b"an image")
     helpers.ran(monkeypatch, share, copy, "--to", tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text()
     for part in (
@@ -332,7 +332,7 @@ def test_the_card_says_what_the_run_recorded(run, tmp_path, monkeypatch):
         *("| device | cpu", "| commit of ccnet_jax | ", "## Licence", "license: unknown"),
     ):
         assert part in card
-    assert (tmp_path / "out" / "example.png").read_bytes() == b"a picture"
+    assert (tmp_path / "out" / "example.png").read_bytes() == b"an image"
     helpers.ran(monkeypatch, share, tmp_path / "out", "--to", tmp_path / "again", "--no-example")
     assert "| device | cpu" in (tmp_path / "again" / "README.md").read_text()
     helpers.ran(monkeypatch, share, copy, "--to", tmp_path / "without", "--no-example")

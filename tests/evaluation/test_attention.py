@@ -41,10 +41,10 @@ def features(model):
         )
         return state["intermediates"]["head"]["before"]["__call__"][0]
 
-    return np.asarray(run(model.variables, picture()), np.float64)
+    return np.asarray(run(model.variables, image()), np.float64)
 
 
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
 
 
@@ -82,7 +82,7 @@ def test_maps_are_the_rows_of_the_composed_attention_matrices(model, features, p
     first, second = by_hand(model, features[0])
     h, w = features.shape[1:3]
     u = (point[0] * h // SIZE[0]) * w + point[1] * w // SIZE[1]
-    maps = visualize.attention_map(model, picture(), point)
+    maps = visualize.attention_map(model, image(), point)
     assert maps.shape == (2, h, w)
     np.testing.assert_allclose(maps[0].ravel(), first[u], atol=2e-5)
     np.testing.assert_allclose(maps[1].ravel(), (second @ first)[u], atol=2e-5)
@@ -117,7 +117,7 @@ def test_the_composed_map_is_the_jacobian_of_the_module_with_its_projections_fro
     point, (h, w) = (20, 30), features.shape[1:3]
     row, column = point[0] * h // SIZE[0], point[1] * w // SIZE[1]
     jacobian = np.asarray(jax.jacrev(lambda x: two_loops(x)[0, row, column])(x))[:, 0]  # [C, h, w, C]
-    once, twice = attention_maps(model.network, model.variables, picture(), point)
+    once, twice = attention_maps(model.network, model.variables, image(), point)
     alone = np.zeros((h, w))
     alone[row, column] = 1
     second = visualize_second(projected[2], row, column, (h, w))
@@ -134,8 +134,8 @@ def visualize_second(projected, row, column, size):
 
 
 def test_what_cannot_be_shown_is_one_sentence(model):
-    with pytest.raises(UserError, match="point .40, 0. is no pixel of the picture of 40 rows and 56 columns"):
-        visualize.attention_map(model, picture(), (40, 0))
+    with pytest.raises(UserError, match="point .40, 0. is no pixel of the image of 40 rows and 56 columns"):
+        visualize.attention_map(model, image(), (40, 0))
     other = model.replace(network=model.network.clone(context="psp"))
     with pytest.raises(UserError, match="RCCA's, and this network's context is 'psp'"):
-        visualize.attention_map(other, picture(), (0, 0))
+        visualize.attention_map(other, image(), (0, 0))

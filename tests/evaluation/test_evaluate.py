@@ -18,7 +18,7 @@ from tests.miniatures import write_camvid, write_cityscapes
 
 
 class Mixed:
-    """Pictures of three sizes, labelled at random; some void."""
+    """Images of three sizes, labelled at random; some void."""
 
     label_classes = Classes(("a", "b", "c"), np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8))
     classes, palette, numbers = label_classes.names, label_classes.palette, label_classes.numbers
@@ -34,10 +34,10 @@ class Mixed:
         return {"image": rng.integers(0, 256, (*size, 3), np.uint8), "label": label}
 
     def name(self, i):
-        return f"picture{i}"
+        return f"image{i}"
 
 
-def test_scores_are_exact_over_pictures_of_different_sizes_and_a_device_mesh(tmp_path):
+def test_scores_are_exact_over_images_of_different_sizes_and_a_device_mesh(tmp_path):
     source = Mixed()
     seen = set()
 
@@ -59,29 +59,27 @@ def test_scores_are_exact_over_pictures_of_different_sizes_and_a_device_mesh(tmp
     np.testing.assert_array_equal(result["confusion"], wanted)
     hit = np.diag(wanted)
     np.testing.assert_allclose(result["IoU"], hit / (wanted.sum(0) + wanted.sum(1) - hit))
-    assert result["pictures"] == 7
+    assert result["images"] == 7
     assert seen == {((8, 40, 33, 3), 8), ((8, 32, 64, 3), 8), ((8, 33, 33, 3), 8)}
-    assert sorted(p.name for p in tmp_path.iterdir()) == [f"picture{i}.png" for i in range(7)]
-    assert evaluate(record, {"one": jnp.uint8(1)}, source, 2, limit=2)["pictures"] == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"image{i}.png" for i in range(7)]
+    assert evaluate(record, {"one": jnp.uint8(1)}, source, 2, limit=2)["images"] == 2
 
 
-def test_an_output_that_is_not_finite_ends_the_evaluation_and_names_the_picture():
-    """Pixels without a class; those of the pictures that fill a batch up do not count."""
+def test_an_output_that_is_not_finite_ends_the_evaluation_and_names_the_image():
+    """Pixels without a class; those of the images that fill a batch up do not count."""
 
     def predict(variables, images):
         black = (images == 0).all((1, 2, 3))
         third = images[:, 0, 0, 0] == Mixed()[2]["image"][0, 0, 0]
         return jnp.where((black | (third & variables["spoilt"]))[:, None, None], VOID, 0 * images[..., 0])
 
-    assert evaluate(predict, {"spoilt": jnp.bool(False)}, Mixed(), 8, limit=3)["pictures"] == 3
-    with pytest.raises(
-        UserError, match="the network's output for picture picture2 is not finite: its weights"
-    ):
+    assert evaluate(predict, {"spoilt": jnp.bool(False)}, Mixed(), 8, limit=3)["images"] == 3
+    with pytest.raises(UserError, match="the network's output for image image2 is not finite: its weights"):
         evaluate(predict, {"spoilt": jnp.bool(True)}, Mixed(), 8, limit=3)
 
 
 def test_eval_tests_as_the_config_says_and_refuses_a_split_without_labels(tmp_path):
-    folder = write_camvid(tmp_path / "camvid", pictures=2)
+    folder = write_camvid(tmp_path / "camvid", images=2)
     for path in (folder / "labels/val").iterdir():
         cv2.imwrite(str(path), np.full((64, 96), 255, np.uint8))
     changes = {"data__name": "camvid", "data__dir": str(folder), "eval_window": (64, 64)}
@@ -120,7 +118,7 @@ def test_a_missing_folder_of_data_is_told_in_the_words_of_the_programs_own_flag(
 
 
 def test_a_test_servers_folder_holds_every_prediction_in_the_data_sets_own_numbers(tmp_path):
-    folder = write_cityscapes(tmp_path / "cityscapes", pictures=2)
+    folder = write_cityscapes(tmp_path / "cityscapes", images=2)
     config = helpers.load_config("demo", data__name="cityscapes", data__dir=str(folder))
     source = pipeline.open_source(config.data, "test")
     helpers.write_run(tmp_path / "run", config, source)

@@ -6,7 +6,7 @@ import pytest
 from ccnet_jax.evaluation.metrics import confusion_matrix, scores, table, without_nan
 
 
-def pictures():
+def images():
     rng = np.random.default_rng(0)
     for height, width in [(5, 7), (12, 3), (1, 1), (8, 8)]:
         label = rng.integers(0, 4, (height, width)).astype(np.uint8)
@@ -14,10 +14,10 @@ def pictures():
         yield label, rng.integers(0, 4, (height, width)).astype(np.uint8)
 
 
-def test_scores_equal_set_arithmetic_over_pictures_of_different_sizes():
-    confusion = sum(confusion_matrix(label, predicted, 4) for label, predicted in pictures())
-    label = np.concatenate([label.ravel() for label, _ in pictures()])
-    predicted = np.concatenate([p.ravel() for _, p in pictures()])[label != 255]
+def test_scores_equal_set_arithmetic_over_images_of_different_sizes():
+    confusion = sum(confusion_matrix(label, predicted, 4) for label, predicted in images())
+    label = np.concatenate([label.ravel() for label, _ in images()])
+    predicted = np.concatenate([p.ravel() for _, p in images()])[label != 255]
     label = label[label != 255]
     result = scores(confusion)
     ious, accuracies = [], []

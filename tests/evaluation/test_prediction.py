@@ -20,7 +20,7 @@ from ccnet_jax.models.resize import resize_bilinear, upsampling_matrices
 def network():
     model = CCNet(3, 10, "official", width=0.125)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
-    strong = jax.tree_util.tree_map_with_path(  # predictions that vary over the picture
+    strong = jax.tree_util.tree_map_with_path(  # predictions that vary over the image
         lambda path, x: (
             jax.random.normal(jax.random.key(5), x.shape) / 20 if path[-2].key == "classifier" else x
         ),
@@ -60,7 +60,7 @@ def bilinear(x, size, align_corners):
 
 
 def loop_by_hand(apply, image, mode, align_corners):
-    """One picture's logits [H, W, classes], or the sum of several softmaxes, window by window in float64."""
+    """One image's logits [H, W, classes], or the sum of several softmaxes, window by window in float64."""
     height, width = image.shape[:2]
     total = 0
     for scale in mode.scales:
@@ -93,7 +93,7 @@ def sliding_windows_by_hand(apply, x, window_height, window_width, down, across)
 
 
 def applied(model, variables):
-    """picture [h, w, 3] -> logits [h, w, classes]"""
+    """image [h, w, 3] -> logits [h, w, classes]"""
     apply = jax.jit(model.apply)
     return lambda x: np.asarray(apply(variables, jnp.asarray(x[None], jnp.float32))[0][0], np.float64)
 
@@ -165,7 +165,7 @@ def test_the_network_is_compiled_once_for_each_window_shape():
     Toy.traced.clear()
     for size in ((57, 98), (34, 98)):
         predict({}, jnp.zeros((2, *size, 3), jnp.uint8))
-    assert Toy.traced == [(8, 32, 40, 3)]  # four windows of each picture
+    assert Toy.traced == [(8, 32, 40, 3)]  # four windows of each image
     whole = predictor(model, TestMode(resize=(96, 48)))
     for size in ((50, 100), (24, 48)):
         whole({}, jnp.zeros((2, *size, 3), jnp.uint8))
@@ -212,7 +212,7 @@ def test_largest_and_sum_of_upsampled_logits(align_corners):
     assert largest.shape == (2, 15, 11)
     assert largest.dtype == jnp.uint8
     np.testing.assert_array_equal(largest[:, :13], wanted.argmax(-1))
-    for wrong in (jnp.nan, jnp.inf):  # of one class, at one place of the first picture
+    for wrong in (jnp.nan, jnp.inf):  # of one class, at one place of the first image
         spoilt = prediction.largest_upsampled(logits.at[0, 1, 2, 3].set(wrong), matrices)[:, :13]
         assert (spoilt[0] == VOID).any()
         np.testing.assert_array_equal(spoilt[1], largest[1, :13])

@@ -1,4 +1,4 @@
-"""Sliding windows: they cover every pixel, lie inside the picture, and count each pixel right."""
+"""Sliding windows: they cover every pixel, lie inside the image, and count each pixel right."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def test_windows_cover_a_side_and_lie_inside_it(side, window, data):
 
 
 def stepped(x):
-    """Logits of windows [N, h, w, 3] -> [N, h, w, 2]: the pictures' values, and ones."""
+    """Logits of windows [N, h, w, 3] -> [N, h, w, 2]: the images' values, and ones."""
     return jnp.concatenate([x[..., :1], jnp.ones_like(x[..., :1])], -1)
 
 

@@ -13,7 +13,7 @@ from tests import helpers
 SLIDING = {"eval_window": (769, 769), "eval_stride": (513, 513), "data__resize": (2049, 1025)}
 
 
-def test_a_config_says_how_pictures_are_tested():
+def test_a_config_says_how_images_are_tested():
     demo = helpers.load_config("demo")
     assert demo.test_mode() == WHOLE
     assert demo.test_mode(ms_flip=True) == WHOLE.ms_flip(FLAVOURS["mmseg"])
@@ -38,7 +38,7 @@ def test_each_flavour_has_its_own_scales_and_mean(flavour, scales, average_logit
 
 
 RATIOS = (0.5, 0.75, 1.25, 1.5, 1.75, 2.0)
-# Of `tests/record_mmsegmentation.py`: {picture: sizes at the ratios}, where one of the two rounds otherwise.
+# Of `tests/record_mmsegmentation.py`: {image: sizes at the ratios}, where one of the two rounds otherwise.
 RECORDED = {
     "mmcv": {
         (97, 131): [(49, 66), (73, 98), (121, 163), (146, 197), (170, 229), (194, 262)],
@@ -55,7 +55,7 @@ RECORDED = {
         (33, 2047): [(16, 1024), (25, 1535), (41, 2559), (50, 3070), (58, 3582), (66, 4094)],
     },
 }
-CHECKSUMS = {"mmcv": 3807244728, "scipy": 1697065895}  # of the sizes of many pictures
+CHECKSUMS = {"mmcv": 3807244728, "scipy": 1697065895}  # of the sizes of many images
 
 
 @pytest.mark.parametrize("scaling", RECORDED)
@@ -67,7 +67,7 @@ def test_scales_give_the_sizes_of_the_original(scaling):
     assert zlib.crc32(np.array(sizes, "<i4").tobytes()) == CHECKSUMS[scaling]
 
 
-def test_mmsegmentation_scales_the_pictures_own_size_and_not_the_box():
+def test_mmsegmentation_scales_the_images_own_size_and_not_the_box():
     config = helpers.load_config("demo", **SLIDING)
     assert config.test_mode().input_size((1024, 2048), 1.0) == (1025, 2049)
     mode = config.test_mode(ms_flip=True)

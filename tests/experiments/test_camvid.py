@@ -32,8 +32,8 @@ def test_networks_differ_in_their_context_alone():
 
 
 @pytest.mark.parametrize(("count", "chosen"), [(233, [38, 116, 194]), (6, [1, 3, 5]), (3, [0, 1, 2])])
-def test_pictures_are_the_middles_of_equal_parts(count, chosen):
-    assert camvid.chosen_pictures(count) == chosen
+def test_images_are_the_middles_of_equal_parts(count, chosen):
+    assert camvid.chosen_images(count) == chosen
 
 
 def test_the_pixel_is_of_the_rarest_class_and_nearest_to_the_centre():
@@ -49,7 +49,7 @@ def test_the_pixel_is_of_the_rarest_class_and_nearest_to_the_centre():
 def models(tmp_path_factory):
     """Random networks with and without RCCA."""
     folder = tmp_path_factory.mktemp("camvid")
-    source = data_set.open_split(Location(dir=str(write_camvid(folder / "data", pictures=2))), "val")
+    source = data_set.open_split(Location(dir=str(write_camvid(folder / "data", images=2))), "val")
     small = {"model__depth": 10, "model__width": 1 / 16}
     for context in ("none", "rcca"):
         config = helpers.load_config("demo", data__name="camvid", model__context=context, **small)
@@ -75,11 +75,11 @@ def test_figures_show_each_number_of_loops_and_photographs_only_where_asked(mode
     assert widths[True] > widths[False]  # a panel more
 
 
-def holds(figure, picture, tolerance=0.0):
-    """Whether the picture stands at the left of the figure, below a title of any height."""
-    height, width = picture.shape[:2]
+def holds(figure, image, tolerance=0.0):
+    """Whether the image stands at the left of the figure, below a title of any height."""
+    height, width = image.shape[:2]
     different = [
-        (figure[top : top + height, :width] != picture).any(-1).mean()
+        (figure[top : top + height, :width] != image).any(-1).mean()
         for top in range(min(100, len(figure) - height))
     ]
     return min(different) <= tolerance

@@ -15,7 +15,7 @@ REPORT = {
             "opencv": {"rate": 11.1, "ratio": 1.0, "ratios": [1.0, 1.0, 1.0]},
         }
     },
-    "megabytes_a_picture": {"tiles": 3.7, "folder": 2.36, "opencv": 2.36},
+    "megabytes_an_image": {"tiles": 3.7, "folder": 2.36, "opencv": 2.36},
     "milliseconds": {"stack": {"tiles": 0.06, "folder": 0.06, "opencv": 0.04}},
     "storage": {"QOI, tiles of 128": {"megabytes": 3.66, "share": 0.29, "decode": 3.5, "encode": 17.3}},
     "decoders": {"png": {"imagecodecs": 40.8, "Pillow": 76.2}},
@@ -28,7 +28,7 @@ def test_tables():
     assert "on disk | 3.70 | 2.36 | 2.36 |" in tables["rates"]
     assert "| stack | 0.1 | 0.1 | 0.0 |" in tables["stages"]
     assert "| QOI, tiles of 128 | 3.66 | 29 | 3.5 | 17 |" in tables["storage"]
-    assert tables["decoders"].splitlines()[0] == "| ms a 2048x1024 picture | imagecodecs | Pillow |"
+    assert tables["decoders"].splitlines()[0] == "| ms a 2048x1024 image | imagecodecs | Pillow |"
     assert "| PNG | 40.8 | 76.2 |" in tables["decoders"]
 
 
@@ -42,7 +42,7 @@ def test_the_parts_that_a_crop_needs(part):
         rows, columns = np.nonzero(grid.reshape(down, across))
         height, width = (np.ptp(x) + 1 for x in (rows, columns))
         assert height * width == len(needed) == len(set(needed))  # a rectangle
-        assert min(height * part[0] / 256, width * part[1] / 512) >= 1  # the smallest part of a picture
+        assert min(height * part[0] / 256, width * part[1] / 512) >= 1  # the smallest part of an image
 
 
 def test_what_a_form_costs():
@@ -55,9 +55,9 @@ def test_what_a_form_costs():
     assert whole["megabytes"] < tiles["megabytes"] < 1
 
 
-def test_a_folder_of_the_first_pictures(tmp_path):
+def test_a_folder_of_the_first_images(tmp_path):
     write_cityscapes(tmp_path / "all")
-    data_throughput.link_pictures(tmp_path / "two", str(tmp_path / "all"), 2)
+    data_throughput.link_images(tmp_path / "two", str(tmp_path / "all"), 2)
     whole, two = (
         cityscapes.open_split(Location(dir=str(tmp_path / name)), "train") for name in ("all", "two")
     )

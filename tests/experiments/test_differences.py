@@ -11,7 +11,7 @@ def test_the_tables_have_the_sizes():
     report = {
         "rounding": [{"ratio": 1.25, "changed": 0.00123, "rounded": 0.5, "float": 0.5123}],
         "pasting": [{"side": 24, "mean": 0.9, "lowest": 0.88}],
-        "labels": {"pictures": 1, "differ": 0.05},
+        "labels": {"images": 1, "differ": 0.05},
     }
     tables = differences.tables(report)
     assert tables["rounding"].splitlines()[-1] == "| 1.25 | 0.123 | 50.00 | 51.23 |"
@@ -34,4 +34,4 @@ def test_two_label_images_that_contradict_each_other_are_counted(tmp_path):
     ids, trained = np.array([[7, 8], [0, 33]], np.uint8), np.array([[0, 1], [255, 17]], np.uint8)
     cv2.imwrite(str(tmp_path / "a_gtFine_labelIds.png"), ids)
     cv2.imwrite(str(tmp_path / "a_gtFine_labelTrainIds.png"), trained)
-    assert differences.contradictions(tmp_path) == {"pictures": 1, "differ": 0.25}
+    assert differences.contradictions(tmp_path) == {"images": 1, "differ": 0.25}

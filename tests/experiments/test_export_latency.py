@@ -8,7 +8,7 @@ from ccnet_jax.tools.exporting import FORMATS
 from experiments import export_latency
 from experiments.speed import exported_side, worker
 from experiments.speed.cases import TOY_CASES, Case
-from tests.tools.exporting.programs import PictureShape, small_program
+from tests.tools.exporting.programs import ImageShape, small_program
 
 CASE = Case("inference", 10, 1, 33, 49, "float32", 0.125)
 
@@ -54,7 +54,7 @@ def test_what_is_missing_is_named(monkeypatch, capsys):
 def test_an_exported_file_is_a_contender(form, tmp_path):
     for package in FORMATS[form].packages:
         pytest.importorskip(package, reason="see requirements-export.txt")
-    program = small_program(PictureShape(1, 33, 49))
+    program = small_program(ImageShape(1, 33, 49))
     path = tmp_path / f"a.{form}"
     FORMATS[form].write(program, path)
     contender = exported_side.prepare(CASE, form, tmp_path, {"files": {form: str(path)}})

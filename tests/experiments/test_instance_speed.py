@@ -61,7 +61,7 @@ def test_the_objects_are_a_batch_of_the_loader():
     config = default()
     config.task = "instance"
     config.data.name = "coco"
-    batch = instance_jax.objects(CASE, DetectionConfig()) | {"image": cases.pictures(CASE)}
+    batch = instance_jax.objects(CASE, DetectionConfig()) | {"image": cases.images(CASE)}
     wanted = TASKS["instance"].shapes(parse(config, {}), (CASE.height, CASE.width), CASE.batch)
     assert {name: (x.shape, x.dtype) for name, x in batch.items()} == {
         name: (x.shape, np.dtype(x.dtype)) for name, x in wanted.items()

@@ -43,7 +43,7 @@ def test_the_phase_is_read_from_the_files(run):
 def test_differences_are_named():
     def records(weight, loss):
         weights = {which: ("8", {"w": np.array([weight])}) for which in ("last", "best")}
-        return {"metrics": [loss], "points": [], "pictures": {}, "weights": weights}
+        return {"metrics": [loss], "points": [], "images": {}, "weights": weights}
 
     assert killed_runs.differences(records(1.0, 2), records(1.0, 2)) == []
     assert killed_runs.differences(records(1.0, 2), records(1.5, 3)) == [

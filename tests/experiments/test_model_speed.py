@@ -143,8 +143,8 @@ def test_the_gpus_cases_are_those_that_are_published():
 
 def test_inputs_are_the_same_in_every_process():
     case = Case("training", 50, 2, 5, 7, "float32")
-    images, labels = cases.pictures(case), cases.labels(case)
+    images, labels = cases.images(case), cases.labels(case)
     assert (images.shape, images.dtype) == ((2, 5, 7, 3), np.uint8)
     assert set(np.unique(labels)) <= {*range(cases.CLASSES), cases.VOID}
-    np.testing.assert_array_equal(images, cases.pictures(case))
+    np.testing.assert_array_equal(images, cases.images(case))
     np.testing.assert_array_equal(labels, cases.labels(case))

@@ -36,7 +36,7 @@ def toy(folder, *arguments):
 def folder(tmp_path_factory):
     """camvid/ with a test split, and what a toy run of `PARTS` left in results/ and run/."""
     folder = tmp_path_factory.mktemp("gpu")
-    write_camvid(folder / "camvid", pictures=2)
+    write_camvid(folder / "camvid", images=2)
     for kind in ("images", "labels"):
         shutil.copytree(folder / "camvid" / kind / "val", folder / "camvid" / kind / "test")
     (folder / "out.txt").write_text(toy(folder, "--minutes=60"))
@@ -142,7 +142,7 @@ def test_pytorch_agrees_with_jax(folder):
 def test_camvid_is_trained_and_scored(folder):
     report = json.loads((results_of(folder) / "camvid.json").read_text())
     assert report["step"] == report["steps"] == camvid.TOY_STEPS == report["test"]["step"]
-    assert report["test"]["pictures"] == 2
+    assert report["test"]["images"] == 2
     assert 0 <= report["test"]["mIoU"] <= 1
     assert report["training"]["images_per_second"] > 0
 

@@ -44,7 +44,7 @@ def test_files_are_converted_scored_and_compared(tmp_path, monkeypatch, capsys):
     assert "published 77.76 %: not comparable" in capsys.readouterr().out
     report = json.loads(output.read_text())
     (row,) = report["rows"]
-    assert (row["config"], row["pictures"], row["file"]) == (CONFIG, 1, file.name)
+    assert (row["config"], row["images"], row["file"]) == (CONFIG, 1, file.name)
     assert (
         f"| 77.76 | {100 * row['mIoU'] - 77.76:+.2f} | - | 78.87 | - |"
         in published_scores.tables(report)["scores"]

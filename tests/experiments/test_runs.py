@@ -10,7 +10,7 @@ from tests.helpers import load_config
 
 @pytest.fixture
 def run(tmp_path):
-    """A run of three steps of two pictures."""
+    """A run of three steps of two images."""
     folder = RunFolder(tmp_path)
     records.save_config(folder, load_config("demo", steps=3, batch_size=2))
     return folder

@@ -61,12 +61,12 @@ def test_the_pixel_of_the_figure_is_of_a_vehicle():
 
 def test_figures_are_those_of_the_first_seed(tmp_path, monkeypatch):
     monkeypatch.setattr(streets_context, "RESULTS", tmp_path)
-    for name in streets_context.PICTURED:
+    for name in streets_context.DRAWN:
         run = streets_context.run_of((name, 0), tmp_path)
         config = helpers.load_config("demo", model__width=1 / 16)
         helpers.write_run(run.path, config, Streets("val"))
-        run.pictures("val").mkdir(parents=True)
-        (run.pictures("val") / "val-00003.png").write_text(name)
+        run.images("val").mkdir(parents=True)
+        (run.images("val") / "val-00003.png").write_text(name)
     streets_context.draw(tmp_path)
     assert (tmp_path / "streets_none.png").read_text() == "none"
     assert (tmp_path / "streets_rcca.png").read_text() == "RCCA, 2 loops"

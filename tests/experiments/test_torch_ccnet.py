@@ -34,7 +34,7 @@ def test_attention_is_the_definition_with_its_gradients(size):
 
 
 @pytest.mark.parametrize("flavour", NETWORKS)
-def test_uint8_pictures_without_the_auxiliary_head(flavour):
+def test_uint8_images_without_the_auxiliary_head(flavour):
     model = NETWORKS[flavour](5, 10, 0.125).eval()
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 33, 47), np.uint8))
     with torch.inference_mode():

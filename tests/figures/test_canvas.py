@@ -1,4 +1,4 @@
-"""Class ids as colours, alone and over a picture."""
+"""Class ids as colours, alone and over an image."""
 
 import numpy as np
 import pytest
@@ -15,10 +15,10 @@ def plain(height, width, value):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
 def test_classes_have_the_palette_s_colours_and_void_is_hatched(dtype):
     label = np.repeat(np.array([0, 1, 2, 255], dtype), 16)[None].repeat(16, 0)
-    picture = figures.colourize(label, PALETTE)
+    image = figures.colourize(label, PALETTE)
     for i, colour in enumerate(PALETTE):
-        assert (picture[:, 16 * i : 16 * i + 16] == colour).all()
-    void = picture[:, 48:]
+        assert (image[:, 16 * i : 16 * i + 16] == colour).all()
+    void = image[:, 48:]
     np.testing.assert_array_equal(void, figures.hatching(16, 64)[:, 48:])
 
 
@@ -35,26 +35,26 @@ def test_hatching_is_two_greys_in_diagonals_and_neither_is_black():
     assert (pattern[0, 1:] != pattern[0, :-1]).any()
 
 
-def test_an_overlay_is_half_the_picture_and_half_the_colour():
+def test_an_overlay_is_half_the_image_and_half_the_colour():
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
-    picture = figures.overlay(image, plain(20, 30, 2), PALETTE)
-    assert picture.dtype == np.uint8
-    np.testing.assert_allclose(picture, image / 2 + PALETTE[2] / 2, atol=1)
+    drawn = figures.overlay(image, plain(20, 30, 2), PALETTE)
+    assert drawn.dtype == np.uint8
+    np.testing.assert_allclose(image, image / 2 + PALETTE[2] / 2, atol=1)
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (0, 0, 120), (20, 0, 0)])
-def test_a_dark_class_is_lighter_than_half_the_picture_everywhere(colour):
+def test_a_dark_class_is_lighter_than_half_the_image_everywhere(colour):
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     image[:5] = 0
-    picture = figures.overlay(image, plain(20, 30, 0), np.array([colour], np.uint8))
-    added = picture.astype(float) - image / 2
+    drawn = figures.overlay(image, plain(20, 30, 0), np.array([colour], np.uint8))
+    added = drawn.astype(float) - image / 2
     luma = added @ (0.299, 0.587, 0.114)
     assert (luma > 30).all()
 
 
 def test_a_dark_class_keeps_its_hue():
-    picture = figures.overlay(np.zeros((2, 3, 3), np.uint8), plain(2, 3, 0), np.array([(60, 0, 0)], np.uint8))
-    red, green, blue = picture[0, 0].astype(int)
+    drawn = figures.overlay(np.zeros((2, 3, 3), np.uint8), plain(2, 3, 0), np.array([(60, 0, 0)], np.uint8))
+    red, green, blue = drawn[0, 0].astype(int)
     assert red - green == 30
     assert green == blue > 0
 

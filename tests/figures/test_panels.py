@@ -8,15 +8,15 @@ from ccnet_jax.figures.canvas import is_stacked, panel_size, text_width
 
 CLASSES = ("road", "sky", "tree")
 PALETTE = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
-TITLE = 22  # pixels above a picture
+TITLE = 22  # pixels above an image
 GAP = 6  # pixels between panels
 SIZES = [(1, 1), (3, 5000), (5000, 3), (48, 80), (1024, 2048), (375, 1242), (1, 300), (769, 769)]
-NAMES = ("car", "a very long name of a class that is wider than the picture is by far, whatever it means")
+NAMES = ("car", "a very long name of a class that is wider than the image is by far, whatever it means")
 GREEN_AND_RED = np.array([[0, 200, 0], [200, 0, 0]], np.uint8)
 DARK = np.array([(100, 0, 0), (0, 120, 0)], np.uint8)
 
 
-def random_picture(height, width):
+def random_image(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -26,15 +26,15 @@ def has_ink(canvas):
 
 
 def test_comparison_holds_input_truth_prediction_and_a_legend_of_what_occurs():
-    image = random_picture(40, 50)
+    image = random_image(40, 50)
     label, prediction = np.zeros((40, 50), np.uint8), np.full((40, 50), 1, np.uint8)
-    picture = figures.comparison(image, label, prediction, CLASSES, PALETTE)
+    drawn = figures.comparison(image, label, prediction, CLASSES, PALETTE)
     zoom = 7  # 50 pixels become 350
-    row = picture[TITLE : TITLE + 40 * zoom]
+    row = drawn[TITLE : TITLE + 40 * zoom]
     np.testing.assert_array_equal(row[zoom // 2 :: zoom, zoom // 2 : 50 * zoom : zoom], image)
     assert (row[:, 50 * zoom + GAP : 100 * zoom + GAP] == PALETTE[0]).all()
     assert (row[:, 100 * zoom + 2 * GAP :] == PALETTE[1]).all()
-    below = picture[TITLE + 40 * zoom :].reshape(-1, 3)
+    below = drawn[TITLE + 40 * zoom :].reshape(-1, 3)
     for colour, wanted in zip(PALETTE, (True, True, False), strict=True):
         assert (below == colour).all(1).any() == wanted
 
@@ -43,16 +43,16 @@ def test_comparison_holds_input_truth_prediction_and_a_legend_of_what_occurs():
 def test_void_is_hatched_at_the_figure_s_scale_and_differs_from_a_black_class(size):
     label = np.zeros(size, np.uint8)
     label[:, size[1] // 2 :] = 255
-    picture = figures.comparison(random_picture(*size), label, label, ("background",), PALETTE[:1] * 0)
-    width = (picture.shape[1] - 2 * GAP) // 3
-    truth = picture[TITLE : TITLE + 150, width + GAP :][:, :width]
+    image = figures.comparison(random_image(*size), label, label, ("background",), PALETTE[:1] * 0)
+    width = (image.shape[1] - 2 * GAP) // 3
+    truth = image[TITLE : TITLE + 150, width + GAP :][:, :width]
     void = truth[:, -100:]
     assert set(np.unique(void)) == set(np.unique(figures.hatching(16, 16)))
     assert (truth[:, :100] == 0).all()
 
 
-def test_a_prediction_figure_is_the_picture_and_each_overlay():
-    image = random_picture(400, 500)
+def test_a_prediction_figure_is_the_image_and_each_overlay():
+    image = random_image(400, 500)
     labels = {"1 loop": np.zeros((400, 500), np.uint8), "2 loops": np.full((400, 500), 2, np.uint8)}
     figure = figures.prediction_figure(image, labels, CLASSES, PALETTE)
     row = figure[TITLE : TITLE + 400]
@@ -64,13 +64,13 @@ def test_a_prediction_figure_is_the_picture_and_each_overlay():
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_figures_of_any_picture_have_a_readable_size(size):
+def test_figures_of_any_image_have_a_readable_size(size):
     label = np.zeros(size, np.uint8)
     label.flat[: label.size // 2] = 1
     label.flat[-1] = 255
     for figure in (
-        figures.comparison(random_picture(*size), label, label, CLASSES, PALETTE),
-        figures.prediction_figure(random_picture(*size), {"prediction": label}, CLASSES, PALETTE),
+        figures.comparison(random_image(*size), label, label, CLASSES, PALETTE),
+        figures.prediction_figure(random_image(*size), {"prediction": label}, CLASSES, PALETTE),
     ):
         assert figure.dtype == np.uint8
         assert 130 <= figure.shape[0] <= 2000
@@ -79,16 +79,16 @@ def test_figures_of_any_picture_have_a_readable_size(size):
         assert has_ink(figure[-26:])
 
 
-def test_wide_pictures_stand_one_below_the_other_and_others_in_a_row():
-    wide = figures.side_by_side({"a": random_picture(100, 500), "b": random_picture(100, 500)})
+def test_wide_images_stand_one_below_the_other_and_others_in_a_row():
+    wide = figures.side_by_side({"a": random_image(100, 500), "b": random_image(100, 500)})
     assert wide.shape == (2 * (100 + TITLE) + GAP, 500, 3)
     for size in ((200, 400), (400, 200)):
-        row = figures.side_by_side({"a": random_picture(*size), "b": random_picture(*size)})
+        row = figures.side_by_side({"a": random_image(*size), "b": random_image(*size)})
         assert row.shape == (size[0] + TITLE, max(2 * size[1] + GAP, 400), 3)
 
 
-def test_a_large_picture_is_averaged():
-    image = random_picture(1280, 1280)
+def test_a_large_image_is_averaged():
+    image = random_image(1280, 1280)
     row = figures.side_by_side({"a": image})
     means = image.reshape(640, 2, 640, 2, 3).mean((1, 3))
     np.testing.assert_allclose(row[TITLE:], means, atol=1)
@@ -97,7 +97,7 @@ def test_a_large_picture_is_averaged():
 @pytest.mark.parametrize("size", [(5000, 3), (40, 50), (3, 5000)])
 @pytest.mark.parametrize("title", ["a title of many words that goes on and on " * 4, "W" * 200])
 def test_titles_are_never_cut_off(size, title):
-    figure = figures.side_by_side({"input": random_picture(*size), title: random_picture(*size)})
+    figure = figures.side_by_side({"input": random_image(*size), title: random_image(*size)})
     assert figure.shape[1] <= 1300
     above = figures.side_by_side({title: np.full((*size, 3), 255, np.uint8)})
     assert has_ink(above)
@@ -108,7 +108,7 @@ def test_150_classes_with_long_names_stay_inside_the_figure():
     names = tuple(f"class {i} with a name of very many words" for i in range(150))
     palette = np.random.default_rng(0).integers(0, 256, (150, 3), np.uint8)
     label = np.arange(1500).reshape(30, 50).astype(np.int64) % 150
-    figure = figures.comparison(random_picture(30, 50), label, label, names, palette)
+    figure = figures.comparison(random_image(30, 50), label, label, names, palette)
     assert figure.shape[0] <= 2000
     assert (figure[-3:] == 255).all()
 
@@ -178,8 +178,8 @@ def test_a_contact_sheet_of_few_crops_of_any_size_is_readable(size):
     assert 400 <= sheet.shape[1] <= 1700
 
 
-def luma(picture):
-    return picture @ np.array([0.299, 0.587, 0.114])
+def luma(image):
+    return image @ np.array([0.299, 0.587, 0.114])
 
 
 def grey(height, width, value=128):
@@ -187,12 +187,12 @@ def grey(height, width, value=128):
 
 
 def panels(figure, size, count):
-    """The pictures of a figure, for a picture of this size."""
+    """The images of a figure, for an image of this size."""
     height, width = panel_size(*size)
     if is_stacked(*size):
         tops = [TITLE + i * (height + TITLE + GAP) for i in range(count)]
         return [figure[top : top + height, :width] for top in tops]
-    step = max(width, 8 + text_width("2 loops, max 0.01")) + GAP  # a title may be wider than its picture
+    step = max(width, 8 + text_width("2 loops, max 0.01")) + GAP  # a title may be wider than its image
     return [figure[TITLE : TITLE + height, i * step : i * step + width] for i in range(count)]
 
 
@@ -246,7 +246,7 @@ def test_the_scale_s_ends_are_the_colours_of_nothing_and_of_the_largest_weight()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5000), (5000, 3), (1024, 2048), (375, 1242)])
-def test_any_picture_has_a_figure_of_readable_size_with_a_cross_in_each_panel(size):
+def test_any_image_has_a_figure_of_readable_size_with_a_cross_in_each_panel(size):
     maps = np.full((2, -(-size[0] // 8), -(-size[1] // 8)), 0.01, np.float32)
     figure = figures.attention_figure(grey(*size), maps, (size[0] // 2, size[1] // 2))
     assert 150 <= figure.shape[0] <= 1400
@@ -273,7 +273,7 @@ def overlay_of(boxes, labels, scores=None):
     )
 
 
-def test_masks_have_their_classes_colours_and_the_rest_is_the_picture():
+def test_masks_have_their_classes_colours_and_the_rest_is_the_image():
     drawn = overlay_of([(30, 40, 60, 70)], [0])
     assert drawn.shape == (240, 360, 3)  # enlarged three times
     np.testing.assert_array_equal(drawn[3 * 55, 3 * 45], [50, 150, 50])
@@ -290,12 +290,12 @@ def test_the_first_instance_lies_uppermost():
 
 @pytest.mark.parametrize("box", [(0, 0, 5, 5), (100, 60, 120, 80), (0, 0, 120, 80)])
 @pytest.mark.parametrize("label", [0, 1])
-def test_names_stay_inside_the_picture(box, label):
+def test_names_stay_inside_the_image(box, label):
     drawn = overlay_of([box], [label], scores=np.array([0.5]))
     assert drawn.shape == (240, 360, 3)
 
 
-def test_a_picture_without_instances_is_itself():
+def test_an_image_without_instances_is_itself():
     np.testing.assert_array_equal(overlay_of([], []), np.full((240, 360, 3), 100, np.uint8))
 
 

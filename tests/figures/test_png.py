@@ -11,12 +11,12 @@ from ccnet_jax import figures
 from ccnet_jax.common.errors import UserError, write_whole
 
 
-def test_pictures_are_saved_as_they_are(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
-    figures.save_picture(tmp_path / "new" / "a.png", picture)
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new/a.png"))[..., ::-1], picture)
-    figures.save_grey(tmp_path / "new" / "b.png", picture[..., 0])
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new/b.png"), -1), picture[..., 0])
+def test_images_are_saved_as_they_are(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
+    figures.save_image(tmp_path / "new" / "a.png", image)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new/a.png"))[..., ::-1], image)
+    figures.save_grey(tmp_path / "new" / "b.png", image[..., 0])
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "new/b.png"), -1), image[..., 0])
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"a.png", "b.png"}
 
 
@@ -37,7 +37,7 @@ def test_label_files_hold_the_ids_and_show_the_colours(tmp_path, count):
 @pytest.mark.parametrize("failing", ["fsync", "replace"])
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, failing):
     path = tmp_path / "a.png"
-    figures.save_picture(path, np.zeros((4, 4, 3), np.uint8))
+    figures.save_image(path, np.zeros((4, 4, 3), np.uint8))
     before = path.read_bytes()
 
     def full(*_):
@@ -45,7 +45,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, failing):
 
     monkeypatch.setattr(os, failing, full)
     with pytest.raises(UserError, match="a.png cannot be written .No space left on device."):
-        figures.save_picture(path, np.ones((4, 4, 3), np.uint8))
+        figures.save_image(path, np.ones((4, 4, 3), np.uint8))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

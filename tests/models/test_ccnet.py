@@ -84,7 +84,7 @@ def feature_shapes(depth, flavour, size):
         ("mmseg", (32, 33), (4, 5)),
     ],
 )
-def test_features_have_an_eighth_of_the_pictures_size(flavour, size, features):
+def test_features_have_an_eighth_of_the_images_size(flavour, size, features):
     assert feature_shapes(10, flavour, size) == ((2, *features, 256), (2, *features, 512))
 
 
@@ -162,7 +162,7 @@ def test_attributes_that_do_not_exist_get_a_sentence(attributes, sentence):
     ("images", "error", "sentence"),
     [
         (((64, 64, 3), "uint8"), ValueError, r"no batch axis.*pass images\[None\]"),
-        (((64, 64), "uint8"), ValueError, r"RGB pictures \[B, H, W, 3\]"),
+        (((64, 64), "uint8"), ValueError, r"RGB images \[B, H, W, 3\]"),
         (((2, 3, 64, 64), "uint8"), ValueError, r"channels last; pass images.transpose\(0, 2, 3, 1\)"),
         (((2, 64, 64, 1), "uint8"), ValueError, r"not grey ones; pass jnp.repeat\(images, 3, -1\)"),
         (((2, 64, 64, 4), "uint8"), ValueError, r"without alpha; pass images\[\.\.\., :3\]"),
@@ -174,7 +174,7 @@ def test_attributes_that_do_not_exist_get_a_sentence(attributes, sentence):
         (((1, 64, 64, 3), "bool"), TypeError, "dtype bool"),
     ],
 )
-def test_arrays_that_are_no_pictures_get_a_sentence(images, error, sentence):
+def test_arrays_that_are_no_images_get_a_sentence(images, error, sentence):
     shape, dtype = images
     model = CCNet(3, 10, "mmseg", width=0.125)
     with pytest.raises(error, match=sentence):
@@ -184,7 +184,7 @@ def test_arrays_that_are_no_pictures_get_a_sentence(images, error, sentence):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "bfloat16"])
-def test_pictures_are_taken_under_jit_and_vmap(dtype):
+def test_images_are_taken_under_jit_and_vmap(dtype):
     model = CCNet(3, 10, "mmseg", width=0.125)
     variables = abstract(model, dtype=dtype)
     images = jax.ShapeDtypeStruct((4, 1, 32, 40, 3), dtype)

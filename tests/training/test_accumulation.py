@@ -31,7 +31,7 @@ class Linear(CCNet):
 
 
 def labelled_batch():
-    """Four pictures: one without labels, one with a single labelled pixel, one of a single class."""
+    """Four images: one without labels, one with a single labelled pixel, one of a single class."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, CLASSES, (4, 12, 10)).astype(np.uint8)
     labels[0] = 255
@@ -82,7 +82,7 @@ def test_parts_of_a_labelled_batch(name, average_over, settings):
 
 
 class Regions(MaskRCNN):
-    """A region network whose logits and boxes depend on the picture's mean colour: no norm."""
+    """A region network whose logits and boxes depend on the image's mean colour: no norm."""
 
     def apply(self, variables, x, *arguments, method, **options):
         return getattr(self, f"find_{method}")(variables["params"], x, *arguments)
@@ -90,7 +90,7 @@ class Regions(MaskRCNN):
     def find_pyramid(self, params, images, *_):
         return [images.astype(jnp.float32).mean((1, 2)) / 255], {}
 
-    def find_rpn(self, params, pyramid, picture):
+    def find_rpn(self, params, pyramid, image):
         corners = jnp.array([[y, x] for y in range(0, 48, 12) for x in range(0, 48, 12)], jnp.float32)
         anchors = jnp.concatenate([corners, corners + 20], -1)
         logits = pyramid[0] @ params["objectness"]
@@ -113,7 +113,7 @@ def proposals(rpn, size, *_):
 
 
 def test_parts_of_a_batch_of_instances(monkeypatch):
-    """The number of regions, and of those that stand for objects, differs from picture to picture."""
+    """The number of regions, and of those that stand for objects, differs from image to image."""
     monkeypatch.setattr(instance_losses, "find_proposals", proposals)
     # parts in a loop, as on a GPU: less to compile
     monkeypatch.setattr(training_step, "device", types.SimpleNamespace(kind=lambda: ("gpu", "")))

@@ -16,8 +16,8 @@ from ccnet_jax.training.instance_losses import make_instance_loss
 OBJECTS = np.array([[4, 6, 28, 30], [40, 10, 60, 50], [0, 0, 0, 0]], np.float32)
 
 
-def batch_of(pictures):
-    """Pictures of 64x64 with two objects each, in lists of three; the second object is a diagonal."""
+def batch_of(images):
+    """Images of 64x64 with two objects each, in lists of three; the second object is a diagonal."""
     masks = np.full((3, 8, 8), 255, np.uint8)
     masks[1] = 255 * np.tri(8, dtype=np.uint8)
     masks[2] = 0
@@ -32,7 +32,7 @@ def batch_of(pictures):
         "used": np.array([True, True, False]),
         "masks": masks,
     }
-    return {key: jnp.asarray(np.stack([value] * pictures)) for key, value in one.items()}
+    return {key: jnp.asarray(np.stack([value] * images)) for key, value in one.items()}
 
 
 def test_smooth_l1_is_a_square_then_a_line():
@@ -169,7 +169,7 @@ def test_the_draw_is_the_same_on_any_number_of_devices(network, variables):
 
 
 def test_a_network_learns_its_two_objects(network, variables):
-    """Some updates on one picture lower every loss, and every parameter has a gradient."""
+    """Some updates on one image lower every loss, and every parameter has a gradient."""
     batch = batch_of(2)
     gradient = jax.value_and_grad(make_instance_loss(network, SMALL), has_aux=True)
     optimizer = optax.sgd(0.01, momentum=0.9)

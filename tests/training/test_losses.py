@@ -132,7 +132,7 @@ def after_a_convolution(kernel, images, labels):
 
 @pytest.mark.parametrize("enlarged", [1, 4])
 def test_as_many_pixels_are_kept_in_a_compiled_chain(enlarged):
-    """One for each picture, and those that are as improbable: edges of enlarged logits repeat a pixel."""
+    """One for each image, and those that are as improbable: edges of enlarged logits repeat a pixel."""
 
     @jax.jit
     def kept(kernels):

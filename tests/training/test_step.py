@@ -113,7 +113,7 @@ def test_each_part_of_a_batch_updates_the_statistics_and_draws_for_itself():
 
 
 def after_a_step(count, accumulate):
-    """Metrics and variables after an update of eight times the same picture, on `count` devices."""
+    """Metrics and variables after an update of eight times the same image, on `count` devices."""
     mesh = devices.data_mesh(jax.devices()[:count])
     optimizer = build_optimizer(OptimizerConfig(), 4)
     state = jax.device_put(random_state(network(), optimizer), devices.replicated(mesh))
@@ -126,7 +126,7 @@ def after_a_step(count, accumulate):
 def test_eight_parts_on_one_device_are_one_part_on_each_of_eight(monkeypatch):
     # Parts in a loop, as on a GPU; the test above has them one after the other, as on a CPU.
     monkeypatch.setattr(training_step, "device", types.SimpleNamespace(kind=lambda: ("gpu", "")))
-    # Batch norm and dropout see a part: here all pictures are one, and nothing is dropped.
+    # Batch norm and dropout see a part: here all images are one, and nothing is dropped.
     monkeypatch.setattr(nn.Dropout, "__call__", lambda _, x: x)
     parts, whole = (after_a_step(count, 8 // count) for count in (1, 8))
     for _, variables in (parts, whole):

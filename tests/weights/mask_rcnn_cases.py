@@ -20,8 +20,8 @@ from ccnet_jax.weights.naming import Naming
 RECORDED = pathlib.Path(__file__).parent / "recorded" / "torchvision.npz"
 CLASSES = 5
 DEPTHS = (18, 50)
-SIZES = ((97, 130), (123, 75))  # (height, width), of two pictures
-CANVAS = 32  # sides of padded pictures are multiples of it
+SIZES = ((97, 130), (123, 75))  # (height, width), of two images
+CANVAS = 32  # sides of padded images are multiples of it
 REGIONS = 7
 DETECTIONS = 16
 
@@ -74,7 +74,7 @@ def random_state(
     return state, jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(variables))
 
 
-def picture(size: tuple[int, int]) -> np.ndarray:
+def image(size: tuple[int, int]) -> np.ndarray:
     """uint8 [height, width, 3]: squares with a little noise."""
     rng = np.random.RandomState(size[0])
     squares = rng.randint(0, 224, (-(-size[0] // 16), -(-size[1] // 16), 3)).astype(np.uint8)

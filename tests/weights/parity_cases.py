@@ -55,7 +55,7 @@ NETWORKS = {
 
 
 class Prediction(NamedTuple):
-    """A network in inference, on one picture."""
+    """A network in inference, on one image."""
 
     network: str
     size: tuple[int, int]
@@ -88,7 +88,7 @@ PREDICTIONS = [
 
 
 class Training(NamedTuple):
-    """Three SGD steps of "FLAVOUR-10" on four pictures of 33x41, without dropout.
+    """Three SGD steps of "FLAVOUR-10" on four images of 33x41, without dropout.
 
     The rate is learning_rate * (1 - step / steps) ** power; the loss is that of the main head, OHEM or not,
     plus auxiliary_weight times the auxiliary head's cross-entropy.
@@ -102,20 +102,20 @@ class Training(NamedTuple):
     steps: int = 10
     auxiliary_weight: float = 0.4
     ohem_threshold: float = 0.05
-    ohem_min_kept: int = 300  # for each picture
+    ohem_min_kept: int = 300  # for each image
 
 
 TRAININGS = {"official": Training(ohem=True), "mmseg": Training(ohem=False)}
 TRAINING_SIZE = (4, 33, 41)
 
 
-def pictures(*shape: int, seed: int = 0) -> np.ndarray:
+def images(*shape: int, seed: int = 0) -> np.ndarray:
     """Uint8 [*shape, 3]."""
-    return random_state("pictures", seed).randint(0, 256, (*shape, 3)).astype(np.uint8)
+    return random_state("images", seed).randint(0, 256, (*shape, 3)).astype(np.uint8)
 
 
 def training_labels() -> np.ndarray:
-    """Uint8 [4, 33, 41] with a corner of void in each picture."""
+    """Uint8 [4, 33, 41] with a corner of void in each image."""
     labels = random_state("labels").randint(0, CLASSES, TRAINING_SIZE).astype(np.uint8)
     labels[:, :20, :9] = VOID
     return labels

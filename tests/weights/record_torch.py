@@ -8,7 +8,7 @@ Keys of the file:
     shapes/NETWORK                      JSON: {name: shape} of the state dict of each of `NETWORKS`
     published/FLAVOUR-DEPTH             JSON: the same at full width with 19 classes
     published/FLAVOUR-DEPTH/parameters  int: trainable parameters
-    predict/NETWORK/HxW/logits          `excerpt` of the main head's logits at the picture's size
+    predict/NETWORK/HxW/logits          `excerpt` of the main head's logits at the image's size
     predict/NETWORK/HxW/logits_means    `means` of them
     predict/NETWORK/HxW/stage{3,4}      `excerpt` of the features of these ResNet stages
     predict/NETWORK/HxW/stage{3,4}_means
@@ -100,7 +100,7 @@ def predictions() -> dict[str, np.ndarray]:
     for case in cases.PREDICTIONS:
         model = built(cases.NETWORKS[case.network])
         model.align_corners, model.loops = case.align_corners, case.loops
-        for name, value in outputs(model, nchw(cases.pictures(1, *case.size))).items():
+        for name, value in outputs(model, nchw(cases.images(1, *case.size))).items():
             values[f"{case.key}/{name}"] = cases.excerpt(value)
             values[f"{case.key}/{name}_means"] = cases.means(value)
     return values
@@ -122,7 +122,7 @@ def outputs(model: torch.nn.Module, images: torch.Tensor) -> dict[str, np.ndarra
 
 
 def ohem(logits: torch.Tensor, labels: torch.Tensor, threshold: float, min_kept: int) -> torch.Tensor:
-    """Mean loss of the pixels with p <= threshold; of the min_kept a picture with the lowest p, if more."""
+    """Mean loss of the pixels with p <= threshold; of the min_kept an image with the lowest p, if more."""
     pixels = F.cross_entropy(logits, labels, ignore_index=cases.VOID, reduction="none")
     hardest_first = pixels[labels != cases.VOID].sort(descending=True).values
     hard = (hardest_first >= -math.log(threshold)).sum()
@@ -142,7 +142,7 @@ def trainings() -> dict[str, np.ndarray]:
         model.train()
         metrics = []
         for step in range(3):
-            logits, auxiliary = model(nchw(cases.pictures(*cases.TRAINING_SIZE, seed=step)))
+            logits, auxiliary = model(nchw(cases.images(*cases.TRAINING_SIZE, seed=step)))
             if case.ohem:
                 main = ohem(logits, labels, case.ohem_threshold, case.ohem_min_kept)
             else:

@@ -2,7 +2,7 @@
 
     python -m tests.weights.record_torchvision   # needs torchvision; writes recorded/torchvision.npz
 
-Keys of the file, for each DEPTH and size HxW of a picture:
+Keys of the file, for each DEPTH and size HxW of an image:
 
     versions                  JSON: of torchvision, PyTorch, NumPy and Python
     shapes/50                 JSON: {name: shape} of torchvision's `maskrcnn_resnet50_fpn`
@@ -30,7 +30,7 @@ from tests.weights import mask_rcnn_cases as cases
 
 
 def of_torchvision(depth: int) -> detection.MaskRCNN:
-    """The network with the cases' weights, which tests pictures in their own size."""
+    """The network with the cases' weights, which tests images in their own size."""
     backbone = resnet_fpn_backbone(
         backbone_name=f"resnet{depth}", weights=None, norm_layer=torchvision.ops.misc.FrozenBatchNorm2d
     )
@@ -47,7 +47,7 @@ def results(depth: int, size: tuple[int, int]) -> dict[str, np.ndarray]:
     """All that is compared."""
     model = of_torchvision(depth)
     model.transform.min_size, model.transform.max_size = (min(size),), max(size)
-    x = torch.from_numpy(cases.picture(size)).permute(2, 0, 1).float() / 255
+    x = torch.from_numpy(cases.image(size)).permute(2, 0, 1).float() / 255
     images, _ = model.transform([x])
     assert images.image_sizes == [size]
     levels = model.backbone(images.tensors)

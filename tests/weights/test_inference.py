@@ -115,8 +115,8 @@ def test_what_cannot_be_loaded_or_predicted_is_one_sentence(model, run, tmp_path
         model.predict(image().astype(np.float32))
     with pytest.raises(UserError, match="gone.png cannot be read"):
         model.predict(tmp_path / "gone.png")
-    (tmp_path / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match="bad.png is damaged or not a picture"):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="bad.png is damaged or not an image"):
         model.predict(tmp_path / "bad.png")
 
 
@@ -124,9 +124,7 @@ def test_weights_that_make_the_output_not_finite_are_told(model):
     """A negative variance is in nothing but the norms' square root."""
     stats = model.variables["batch_stats"]
     spoilt = jax.tree_util.tree_map_with_path(lambda path, x: -x - 1 if path[-1].key == "var" else x, stats)
-    with pytest.raises(
-        UserError, match="the network's output for this picture is not finite: its weights are"
-    ):
+    with pytest.raises(UserError, match="the network's output for this image is not finite: its weights are"):
         model.replace(variables=model.variables | {"batch_stats": spoilt}).predict(image())
 
 
@@ -148,13 +146,13 @@ REFUSED = {
     "int32": (np.zeros((1, 32, 32, 3), np.int32), "dtype int32, "),
     "bool": (np.zeros((1, 32, 32, 3), bool), "dtype bool, "),
     "no batch axis": (np.zeros((32, 32, 3), np.uint8), "no batch axis, .* pass images.None"),
-    "one grey picture": (np.zeros((32, 32), np.uint8), r"takes RGB pictures \[B, H, W, 3\]"),
+    "one grey image": (np.zeros((32, 32), np.uint8), r"takes RGB images \[B, H, W, 3\]"),
     "grey": (np.zeros((1, 32, 32, 1), np.uint8), "not grey ones; pass jnp.repeat"),
     "RGBA": (np.zeros((1, 32, 32, 4), np.uint8), "without alpha; pass images"),
-    "two channels": (np.zeros((1, 32, 32, 2), np.uint8), r"takes RGB pictures \[B, H, W, 3\]"),
+    "two channels": (np.zeros((1, 32, 32, 2), np.uint8), r"takes RGB images \[B, H, W, 3\]"),
     "NCHW": (np.zeros((1, 3, 32, 32), np.uint8), "channels last; pass images.transpose"),
-    "an empty batch": (np.zeros((0, 32, 32, 3), np.uint8), "empty; pass at least one picture"),
-    "an empty picture": (np.zeros((1, 0, 32, 3), np.uint8), "empty"),
+    "an empty batch": (np.zeros((0, 32, 32, 3), np.uint8), "empty; pass at least one image"),
+    "an empty image": (np.zeros((1, 0, 32, 3), np.uint8), "empty"),
 }
 
 
@@ -166,7 +164,7 @@ def test_what_a_model_would_misread_is_refused(model, case):
     assert "\n" not in str(error.value)
 
 
-def test_a_list_of_pictures_is_refused():
+def test_a_list_of_images_is_refused():
     with pytest.raises(UserError, match="must be an array, .* not a list; pass, for example, np.stack"):
         inputs.check_batch([image(), image()])
 
@@ -177,16 +175,16 @@ def test_shapes_and_dtypes_are_checked_under_jit_too(model):
             jax.jit(model)(REFUSED[case][0])
 
 
-def test_floating_pictures_from_0_to_255_are_the_same_pictures(model):
+def test_floating_images_from_0_to_255_are_the_same_images(model):
     images = np.stack([image(), np.zeros_like(image())])
     wanted = jax.jit(model)(images)
     assert_close(model(images.astype(np.float32)), wanted)
-    black = model(np.zeros(images.shape, np.float32))  # the same picture where white is 1
+    black = model(np.zeros(images.shape, np.float32))  # the same image where white is 1
     assert_close(black[1], wanted[1])
 
 
 @pytest.mark.parametrize(
-    "picture",
+    "image",
     [
         np.zeros((1, 32, 32, 3), np.uint8),
         np.zeros((32, 32), np.uint8),
@@ -196,12 +194,12 @@ def test_floating_pictures_from_0_to_255_are_the_same_pictures(model):
         np.zeros((32, 32, 3), np.float32),
     ],
 )
-def test_predict_refuses_what_is_no_picture(model, picture):
+def test_predict_refuses_what_is_no_image(model, image):
     with pytest.raises(UserError, match=r"must be uint8 \[H, W, 3\] RGB, not .*; convert it"):
-        model.predict(picture)
+        model.predict(image)
 
 
-def test_predict_refuses_an_empty_picture(model):
+def test_predict_refuses_an_empty_image(model):
     with pytest.raises(UserError, match=r"shape \[0, 32, 3\] is empty"):
         model.predict(np.zeros((0, 32, 3), np.uint8))
 
@@ -214,7 +212,7 @@ def test_attention_maps_are_drawn_of_a_path_as_of_an_array(model, tmp_path):
     np.testing.assert_array_equal(maps, visualize.attention_map(model, str(tmp_path / "a.png"), (20, 30)))
     with pytest.raises(UserError, match="gone.png cannot be read"):
         visualize.attention_map(model, "gone.png", (20, 30))
-    with pytest.raises(UserError, match=r"the point \(64, 0\) is no pixel of the picture of 64 rows"):
+    with pytest.raises(UserError, match=r"the point \(64, 0\) is no pixel of the image of 64 rows"):
         visualize.attention_map(model, image(), (64, 0))
 
 

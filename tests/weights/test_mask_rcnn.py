@@ -45,7 +45,7 @@ def variables_of(depth):
 
 @functools.partial(jax.jit, static_argnums=0)
 def all_results(network, variables, images, size, regions):
-    """What `record_torchvision` records, of the first picture."""
+    """What `record_torchvision` records, of the first image."""
     apply = functools.partial(network.apply, variables)
     levels = apply(images, size, method="pyramid")
     rpn = apply(levels, images.shape[1:3], method="rpn")
@@ -67,7 +67,7 @@ def all_results(network, variables, images, size, regions):
 def test_every_intermediate_and_the_detections_are_torchvisions(depth, size, recorded):
     height, width = (-(-side // cases.CANVAS) * cases.CANVAS for side in size)
     image = np.zeros((1, height, width, 3), np.uint8)
-    image[0, : size[0], : size[1]] = cases.picture(size)
+    image[0, : size[0], : size[1]] = cases.image(size)
     regions = cases.regions(size)[None]
     found = all_results(cases.network(depth), variables_of(depth), image, np.array([size]), regions)
     count = len(recorded[f"{depth}/{size[0]}x{size[1]}/scores"])

@@ -83,7 +83,7 @@ def test_features_and_logits(recorded, case):
         ((*_, stage3, stage4),) = captured["intermediates"]["backbone"]["__call__"]
         return {"stage3": stage3, "stage4": stage4, "logits": logits}
 
-    for name, got in predict(variables, cases.pictures(1, *case.size)).items():
+    for name, got in predict(variables, cases.images(1, *case.size)).items():
         assert_same(cases.excerpt(got), recorded[f"{case.key}/{name}"])
         assert_same(cases.means(got), recorded[f"{case.key}/{name}_means"])
 
@@ -117,7 +117,7 @@ def test_three_training_steps(recorded, flavour, monkeypatch):
     state = State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
     labels = jnp.asarray(cases.training_labels())
     for i in range(3):
-        images = jnp.asarray(cases.pictures(*cases.TRAINING_SIZE, seed=i))
+        images = jnp.asarray(cases.images(*cases.TRAINING_SIZE, seed=i))
         state, metrics = step(state, {"image": images, "label": labels})
         tolerance = 1e-3 if i == 0 else 2e-2
         *wanted_losses, wanted_norm = recorded[f"train/{flavour}/metrics"][i]

@@ -1,4 +1,4 @@
-"""ADE20K as scene parsing uses it, 150 classes: 20210 pictures to train on, 2000 to validate.
+"""ADE20K as scene parsing uses it, 150 classes: 20210 images to train on, 2000 to validate.
 
 Where to get it: ADEChallengeData2016.zip of the MIT Scene Parsing Benchmark (Zhou et al., 2017), unpacked.
 How it must lie in `data.dir`, which may also be the folder that holds ADEChallengeData2016:
@@ -210,7 +210,7 @@ def open_split(location: Location, split: str) -> FolderSource:
         raise MissingSplit(f"{folder_of_images} is not a folder; ade20k's data.dir must hold {LAYOUT}")
     images = visible(folder_of_images.glob("*.jpg"))
     if not images:
-        raise UserError(f"{folder_of_images} holds no .jpg picture; ade20k's data.dir must hold {LAYOUT}")
+        raise UserError(f"{folder_of_images} holds no .jpg image; ade20k's data.dir must hold {LAYOUT}")
     if split == "test":
         return FolderSource([(image, None) for image in images], LABELS)
     labels = {image: root / "annotations" / _FOLDERS[split] / f"{image.stem}.png" for image in images}

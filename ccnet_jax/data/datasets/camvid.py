@@ -66,10 +66,10 @@ def open_split(location: Location, split: str) -> FolderSource:
     images = visible(p for p in folder_of_images.iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
     if not images:
         raise UserError(
-            f"{folder_of_images} holds no .jpg or .png picture; camvid's data.dir must hold {LAYOUT}"
+            f"{folder_of_images} holds no .jpg or .png image; camvid's data.dir must hold {LAYOUT}"
         )
     labels = {image: root / "labels" / split / f"{image.stem}.png" for image in images}
-    remedy = "add it or remove the picture"
+    remedy = "add it or remove the image"
     return FolderSource(paired(images, labels, remedy, location.skip_damaged), LABELS)
 
 

@@ -1,12 +1,12 @@
 """COCO, 80 classes of objects, and any data set of instances in its format.
 
 Where to get it: https://cocodataset.org, "2017 Train/Val images" and "2017 Train/Val annotations". How it
-must lie in `data.dir`, with a file of annotations and a folder of pictures for each split:
+must lie in `data.dir`, with a file of annotations and a folder of images for each split:
 
     annotations/instances_{train2017,val2017}.json
     {train2017,val2017}/NAME.jpg
 
-Of a split to predict, annotations/image_info_SPLIT.json will do, which lists pictures and no annotations.
+Of a split to predict, annotations/image_info_SPLIT.json will do, which lists images and no annotations.
 
 Classes are those of the annotations' file, in the order of their ids, which may have gaps. `data.classes`
 chooses some of them, in another order if need be.
@@ -26,7 +26,7 @@ from pycocotools import mask as coco_mask
 
 from ccnet_jax.common.errors import UserError, read_json
 from ccnet_jax.common.labels import numbered_palette
-from ccnet_jax.data.images import DamagedPicture, check_size, decode_image, read_bytes
+from ccnet_jax.data.images import UnusableImage, check_size, decode_image, read_bytes
 from ccnet_jax.data.instances import Objects
 from ccnet_jax.data.sources import DataSet, Location, MissingSplit, OtherClasses, data_folder
 
@@ -68,15 +68,15 @@ class CocoFile:
       path: of the file.
       names: of the classes, in the order of their ids.
       ids: of the classes, in the file.
-      pictures: what the file says of each picture.
-      objects: of each picture, as far as they have an area.
+      images: what the file says of each image.
+      objects: of each image, as far as they have an area.
       empty: the number of annotations that were left out, since their boxes have no area.
     """
 
     path: pathlib.Path
     names: tuple[str, ...]
     ids: tuple[int, ...]
-    pictures: list[Mapping[str, Any]]
+    images: list[Mapping[str, Any]]
     objects: list[list[Mapping[str, Any]]]
     empty: int
 
@@ -92,8 +92,8 @@ def read_file(path: pathlib.Path, labelled: bool = True) -> CocoFile:
     names = {category["id"]: str(category["name"]) for category in content["categories"]}
     if not names:
         raise UserError(f"{path} names no category; it must list at least one under 'categories'")
-    pictures = {picture["id"]: picture for picture in content["images"]}
-    objects: dict[Any, list[Mapping[str, Any]]] = {number: [] for number in pictures}
+    images = {image["id"]: image for image in content["images"]}
+    objects: dict[Any, list[Mapping[str, Any]]] = {number: [] for number in images}
     empty = 0
     for annotation in content["annotations"]:
         what = f"{path}: annotation {annotation['id']}"
@@ -101,15 +101,15 @@ def read_file(path: pathlib.Path, labelled: bool = True) -> CocoFile:
             raise UserError(
                 f"{what} is of category {annotation['category_id']}, which 'categories' does not list; add it"
             )
-        if annotation["image_id"] not in pictures:
+        if annotation["image_id"] not in images:
             raise UserError(
-                f"{what} is of picture {annotation['image_id']}, which 'images' does not list; add it"
+                f"{what} is of image {annotation['image_id']}, which 'images' does not list; add it"
             )
-        picture = pictures[annotation["image_id"]]
-        if not _has_area(annotation["bbox"], picture, what):
+        image = images[annotation["image_id"]]
+        if not _has_area(annotation["bbox"], image, what):
             empty += 1
             continue
-        _check_segmentation(annotation["segmentation"], picture, what)
+        _check_segmentation(annotation["segmentation"], image, what)
         _check_crowd_and_area(annotation, what)
         objects[annotation["image_id"]].append(annotation)
     ids = sorted(names)
@@ -117,7 +117,7 @@ def read_file(path: pathlib.Path, labelled: bool = True) -> CocoFile:
         path,
         tuple(names[number] for number in ids),
         tuple(ids),
-        list(pictures.values()),
+        list(images.values()),
         list(objects.values()),
         empty,
     )
@@ -151,8 +151,8 @@ def _content(path: pathlib.Path, labelled: bool) -> dict[str, list[dict[str, Any
     _check_unique(
         [str(entry["name"]) for entry in content["categories"]], f"{path}: 'categories' has the name"
     )
-    for picture in content["images"]:
-        _check_picture(picture, f"{path}: picture {picture['id']}")
+    for image in content["images"]:
+        _check_image(image, f"{path}: image {image['id']}")
     return content
 
 
@@ -162,21 +162,21 @@ def _check_unique(values: list[int | str], what: str) -> None:
         raise UserError(f"{what} {repeated[0]} more than once; give each entry its own")
 
 
-def _check_picture(picture: Mapping[str, Any], what: str) -> None:
-    """Raise UserError where a picture has no reasonable size, or its name leads out of its folder."""
-    if min(picture["height"], picture["width"]) < 1:
-        raise UserError(f"{what} is {picture['width']}x{picture['height']} pixels; correct it")
-    check_size(picture["width"], picture["height"], what)
-    name = pathlib.PurePosixPath(picture["file_name"])
+def _check_image(image: Mapping[str, Any], what: str) -> None:
+    """Raise UserError where an image has no reasonable size, or its name leads out of its folder."""
+    if min(image["height"], image["width"]) < 1:
+        raise UserError(f"{what} is {image['width']}x{image['height']} pixels; correct it")
+    check_size(image["width"], image["height"], what)
+    name = pathlib.PurePosixPath(image["file_name"])
     if name.is_absolute() or ".." in name.parts or not name.name:
         raise UserError(
-            f"{what} has the file_name {picture['file_name']!r}, which leads out of the pictures' folder; "
+            f"{what} has the file_name {image['file_name']!r}, which leads out of the images' folder; "
             "name a file in it"
         )
 
 
-def _has_area(box: Any, picture: Mapping[str, Any], what: str) -> bool:
-    """Whether a box (x, y, width, height) has an area. Raises UserError where it is none of the picture."""
+def _has_area(box: Any, image: Mapping[str, Any], what: str) -> bool:
+    """Whether a box (x, y, width, height) has an area. Raises UserError where it is none of the image."""
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(x, int | float) for x in box)
     if not numbers or not all(-_FARTHEST < x < _FARTHEST for x in box):
         raise UserError(
@@ -185,21 +185,21 @@ def _has_area(box: Any, picture: Mapping[str, Any], what: str) -> bool:
     x, y, width, height = box
     if width <= 0 or height <= 0:
         return False
-    if x >= picture["width"] or y >= picture["height"] or x + width <= 0 or y + height <= 0:
+    if x >= image["width"] or y >= image["height"] or x + width <= 0 or y + height <= 0:
         raise UserError(
-            f"{what} has the bbox {box}, outside its picture {picture['file_name']} of "
-            f"{picture['width']}x{picture['height']} pixels; correct it"
+            f"{what} has the bbox {box}, outside its image {image['file_name']} of "
+            f"{image['width']}x{image['height']} pixels; correct it"
         )
     return True
 
 
-def _check_segmentation(segmentation: Any, picture: Mapping[str, Any], what: str) -> None:
-    """Raise UserError where a segmentation is neither polygons nor runs of the picture."""
+def _check_segmentation(segmentation: Any, image: Mapping[str, Any], what: str) -> None:
+    """Raise UserError where a segmentation is neither polygons nor runs of the image."""
     if isinstance(segmentation, dict):
-        size = [picture["height"], picture["width"]]
+        size = [image["height"], image["width"]]
         if "counts" not in segmentation or segmentation.get("size") != size:
             raise UserError(
-                f"{what} has runs of the size {segmentation.get('size')}, and its picture {size}; correct it"
+                f"{what} has runs of the size {segmentation.get('size')}, and its image {size}; correct it"
             )
         if not isinstance(segmentation["counts"], list | str):
             raise UserError(f"{what} has runs that are neither a list nor a text; correct it")
@@ -212,10 +212,10 @@ def _check_segmentation(segmentation: Any, picture: Mapping[str, Any], what: str
                 f"{what} has a polygon of {len(polygon) / 2:g} points, which must have three or more; "
                 "correct it, or remove the annotation"
             )
-        if not _is_near(polygon, 2 * max(picture["height"], picture["width"])):
+        if not _is_near(polygon, 2 * max(image["height"], image["width"])):
             raise UserError(
-                f"{what} has a polygon that is not of numbers, or far outside its picture "
-                f"{picture['file_name']} of {picture['width']}x{picture['height']} pixels; correct it"
+                f"{what} has a polygon that is not of numbers, or far outside its image "
+                f"{image['file_name']} of {image['width']}x{image['height']} pixels; correct it"
             )
 
 
@@ -243,16 +243,16 @@ class CocoSource:
 
     Args:
       file: what the annotations say.
-      folder: of the pictures.
+      folder: of the images.
       classes: those that are wanted, in their order; None takes all of the file.
-      may_miss: how many pictures may be missing from the folder.
+      may_miss: how many images may be missing from the folder.
 
     Attributes:
       empty: see `CocoFile`.
 
     Raises:
       OtherClasses: a class is none of the file's.
-      UserError: a class is named twice, or more pictures are missing.
+      UserError: a class is named twice, or more images are missing.
     """
 
     def __init__(
@@ -275,20 +275,20 @@ class CocoSource:
         self.class_ids = tuple(file.ids[file.names.index(name)] for name in self.classes)
         self._class_of = {number: i for i, number in enumerate(self.class_ids)}
         self.empty = file.empty
-        self._annotations, self._pictures = file.path, file.pictures
+        self._annotations, self._images = file.path, file.images
         self._objects = [
             [annotation for annotation in objects if annotation["category_id"] in self._class_of]
             for objects in file.objects
         ]
-        self._paths = [folder / str(picture["file_name"]) for picture in file.pictures]
+        self._paths = [folder / str(image["file_name"]) for image in file.images]
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         missing = [  # `os.path.isfile` takes any name for an answer
             path for path in self._paths if path.name not in there and not os.path.isfile(path)
         ]
         if len(missing) > may_miss:
             raise UserError(
-                f"{file.path} names the picture {missing[0]}, which does not exist ({len(missing)} in all); "
-                f"add it, or let training do without up to N pictures by --config.data.skip_damaged=N"
+                f"{file.path} names the image {missing[0]}, which does not exist ({len(missing)} in all); "
+                f"add it, or let training do without up to N images by --config.data.skip_damaged=N"
             )
 
     def __len__(self) -> int:
@@ -299,14 +299,14 @@ class CocoSource:
         image = decode_image(read_bytes(path), path)
         if image.shape[:2] != self.size(index):
             height, width = self.size(index)
-            raise DamagedPicture(
+            raise UnusableImage(
                 f"{path} is {image.shape[1]}x{image.shape[0]} pixels, but by its file {width}x{height}; "
                 "make them agree"
             )
         return {"image": image}
 
     def files(self) -> list[pathlib.Path]:
-        """The pictures, also of other splits, and all files of annotations that lie together."""
+        """The images, also of other splits, and all files of annotations that lie together."""
         folder = self._annotations.parent
         splits = {
             path.stem.removeprefix(prefix)
@@ -317,25 +317,25 @@ class CocoSource:
         return [*self._paths, *others, *folder.glob("*.json")]
 
     def name(self, index: int) -> str:
-        """The picture's `file_name` without suffix, with "-" for the folders' "/"."""
-        path = pathlib.PurePosixPath(self._pictures[index]["file_name"])
+        """The image's `file_name` without suffix, with "-" for the folders' "/"."""
+        path = pathlib.PurePosixPath(self._images[index]["file_name"])
         return "-".join(path.with_suffix("").parts)
 
-    def picture_id(self, index: int) -> int:
-        """The picture's number in the file."""
-        return self._pictures[index]["id"]
+    def image_id(self, index: int) -> int:
+        """The image's number in the file."""
+        return self._images[index]["id"]
 
     def size(self, index: int) -> tuple[int, int]:
-        """(height, width) of the picture, by its annotations."""
-        picture = self._pictures[index]
-        return picture["height"], picture["width"]
+        """(height, width) of the image, by its annotations."""
+        entry = self._images[index]
+        return entry["height"], entry["width"]
 
     def count(self, index: int) -> int:
-        """How many objects of the wanted classes the picture has, without crowds."""
+        """How many objects of the wanted classes the image has, without crowds."""
         return sum(not annotation.get("iscrowd", 0) for annotation in self._objects[index])
 
     def objects(self, index: int) -> Objects:
-        """The objects of the picture, of the wanted classes. Raises UserError where one cannot be read."""
+        """The objects of the image, of the wanted classes. Raises UserError where one cannot be read."""
         height, width = self.size(index)
         annotations = self._objects[index]
         boxes = np.array([annotation["bbox"] for annotation in annotations], np.float32).reshape(-1, 4)
@@ -373,7 +373,7 @@ def _mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
 
 
 def open_split(location: Location, split: str) -> CocoSource:
-    """The pictures of `split`. Raises UserError naming the file or folder that is missing or wrong."""
+    """The images of `split`. Raises UserError naming the file or folder that is missing or wrong."""
     return _opened(location, split, labelled=True)
 
 

@@ -1,4 +1,4 @@
-"""`folder`: your own pictures and labels, in `data.dir`, in one of the usual layouts or in any other.
+"""`folder`: your own images and labels, in `data.dir`, in one of the usual layouts or in any other.
 
 How they may lie in `data.dir`; a split's folder may also be called training, validation, valid or testing:
 
@@ -11,7 +11,7 @@ How they may lie in `data.dir`; a split's folder may also be called training, va
 
 Other usual names of the folders (img_dir and ann_dir, masks, annotations) are found too; for all others set
 `data.images` and `data.labels` to patterns, for example `img/{split}`. Labels are PNG, TIFF or BMP files of
-class ids from 0, where 255 is void; or colour pictures, where `classes.txt`, `classes.json` or `data.palette`
+class ids from 0, where 255 is void; or colour images, where `classes.txt`, `classes.json` or `data.palette`
 gives the colours. Without class names there are as many classes as the highest id in all labels, plus one.
 """
 
@@ -36,7 +36,7 @@ from ccnet_jax.data.class_files import (
     read_class_file,
 )
 from ccnet_jax.data.images import (
-    DamagedPicture,
+    UnusableImage,
     decode_indices,
     decode_label,
     decode_sample,
@@ -68,8 +68,8 @@ Size = tuple[int, int]  # (height, width) in pixels
 Result = TypeVar("Result")
 
 
-class OwnPictures(FolderSource):
-    """The pictures of a split, with what `summary` prints about them.
+class OwnImages(FolderSource):
+    """The images of a split, with what `summary` prints about them.
 
     Args:
       files: of the split.
@@ -85,11 +85,11 @@ class OwnPictures(FolderSource):
         self._names = [name.replace("/", "-") for name in files.pairs]
 
     def name(self, index: int) -> str:
-        """The name that picture and label have in common, with "-" for the folders' "/"."""
+        """The name that image and label have in common, with "-" for the folders' "/"."""
         return self._names[index]
 
 
-def open_split(location: Location, split: str) -> OwnPictures:
+def open_split(location: Location, split: str) -> OwnImages:
     """The pairs of `split`, sorted by name; "test" may have no labels.
 
     Raises UserError where files are missing or do not fit together, or nothing says what the classes are.
@@ -102,18 +102,18 @@ def open_split(location: Location, split: str) -> OwnPictures:
         named = _counted_classes(root, layout, split, location.skip_damaged)
     origin, classes = named
     _check_kind([label for _, label in files.pairs.values() if label is not None], classes, origin, location)
-    return OwnPictures(files, classes, origin, location.skip_damaged)
+    return OwnImages(files, classes, origin, location.skip_damaged)
 
 
 def summary(source: Source) -> str:
     """What lies in a split: folders, sizes, the share of each class and of void, and what was left out.
 
-    Counts the classes in at most `COUNTED` labels, and compares sizes of pictures and labels.
+    Counts the classes in at most `COUNTED` labels, and compares sizes of images and labels.
 
     Raises:
-      UserError: all labels are void, or a label holds what is no class or has another size than its picture.
+      UserError: all labels are void, or a label holds what is no class or has another size than its image.
     """
-    if not isinstance(source, OwnPictures):
+    if not isinstance(source, OwnImages):
         return ""
     labelled = [(image, label) for image, label in source.pairs if label is not None]
     warnings = [f"warning: {sentence}" for sentence in source.warnings]
@@ -221,11 +221,11 @@ def _counted_classes(
 
 
 def _check_kind(labels: list[pathlib.Path], classes: Classes, origin: str, location: Location) -> None:
-    """Raise UserError where the first label is a colour picture and the classes do not name its colours."""
+    """Raise UserError where the first label is a colour image and the classes do not name its colours."""
     for number, label in enumerate(labels):
         try:
             pixels = label_pixels(read_bytes(label), label)
-        except DamagedPicture:
+        except UnusableImage:
             if number >= location.skip_damaged:
                 raise
             continue
@@ -239,8 +239,8 @@ def _colours_without_names(label: pathlib.Path, pixels: np.ndarray, origin: str 
     listed = ", ".join(" ".join(map(str, colour)) for colour in colours[:8].tolist())
     more = f" and {len(colours) - 8} more" if len(colours) > 8 else ""
     return (
-        f"{label} is a colour picture, and nothing gives one colour for each class{origin}; put a file "
-        "classes.txt with lines NAME RED GREEN BLUE into the data folder. The picture has the colours "
+        f"{label} is a colour image, and nothing gives one colour for each class{origin}; put a file "
+        "classes.txt with lines NAME RED GREEN BLUE into the data folder. The image has the colours "
         f"{listed}{more}"
     )
 
@@ -251,7 +251,7 @@ def _colours_without_names(label: pathlib.Path, pixels: np.ndarray, origin: str 
 def _class_counts(classes: Classes, image: pathlib.Path, label: pathlib.Path) -> tuple[Size, dict[int, int]]:
     """The label's (height, width), and the pixels of each class index and of void.
 
-    Raises UserError where the picture has another size, or the label holds what is no class.
+    Raises UserError where the image has another size, or the label holds what is no class.
     """
     if classes.label_colours is None:
         size, numbers = _number_counts(label)
@@ -273,7 +273,7 @@ def _number_counts(label: pathlib.Path) -> tuple[Size, dict[int, int]]:
     try:
         status = label.stat()
     except OSError as error:
-        raise DamagedPicture(f"{label} cannot be read ({error.strerror}); put it back") from None
+        raise UnusableImage(f"{label} cannot be read ({error.strerror}); put it back") from None
     return _counts_of_state(label, status.st_mtime_ns, status.st_size)
 
 
@@ -294,10 +294,10 @@ def _occurring(numbers: np.ndarray) -> dict[int, int]:
     return {int(number): int(counts[number]) for number in np.flatnonzero(counts)}
 
 
-def _size_in_header(picture: pathlib.Path) -> Size | None:
-    """(height, width) of a picture, upright, by its header; None where Pillow does not find it there."""
+def _size_in_header(image: pathlib.Path) -> Size | None:
+    """(height, width) of an image, upright, by its header; None where Pillow does not find it there."""
     try:
-        with Image.open(picture) as opened:
+        with Image.open(image) as opened:
             width, height = opened.size
             # of a PNG Pillow would decode all pixels to find the EXIF data behind them
             turned = opened.format == "JPEG" and opened.getexif().get(_ORIENTATION) in _TURNED
@@ -311,13 +311,13 @@ def _in_threads(
 ) -> Iterator[Result]:
     """The results of a function for all labels, in order, with a progress bar.
 
-    Raises DamagedPicture where more than `skip_damaged` labels, which have no result, are damaged.
+    Raises UnusableImage where more than `skip_damaged` labels, which have no result, are damaged.
     """
 
-    def tried(*label: object) -> Result | DamagedPicture:
+    def tried(*label: object) -> Result | UnusableImage:
         try:
             return function(*label)
-        except DamagedPicture as error:
+        except UnusableImage as error:
             return error
 
     with futures.ThreadPoolExecutor(_THREADS) as pool:
@@ -328,7 +328,7 @@ def _in_threads(
             for result in progress_bar(
                 results, total=count, desc=what, unit="label", leave=False, disable=count < 100
             ):
-                if not isinstance(result, DamagedPicture):
+                if not isinstance(result, UnusableImage):
                     yield result
                 elif (damaged := damaged + 1) > skip_damaged:
                     raise result

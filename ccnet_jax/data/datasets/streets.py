@@ -4,7 +4,7 @@ Every scene is drawn from (seed, index) alone, a seed a split: no files, no down
 arithmetic and NumPy's frozen `RandomState` stream are used, so the pixels are the same on every machine.
 
 **Why context is needed.** In one upper corner stands a signal, red or green. On the other side of the
-picture lie a hatched lane and a few vehicles, and the signal's colour alone decides what they are:
+image lie a hatched lane and a few vehicles, and the signal's colour alone decides what they are:
 
     red    -> the lane is a `closed lane`, every vehicle a `waiting vehicle`
     green  -> the lane is an `open lane`, every vehicle a `moving vehicle`
@@ -187,7 +187,7 @@ def _colour(random: np.random.RandomState, base: tuple[int, int, int], spread: i
 
 
 def _box(left: int, right: int, top: int, bottom: int) -> tuple[slice, slice]:
-    """The rows and columns of a rectangle, cut to the picture; right and bottom are exclusive."""
+    """The rows and columns of a rectangle, cut to the image; right and bottom are exclusive."""
     return slice(max(top, 0), min(bottom, HEIGHT)), slice(max(left, 0), min(right, WIDTH))
 
 

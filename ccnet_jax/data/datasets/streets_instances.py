@@ -1,6 +1,6 @@
 """The scenes of `streets` as instances: each vehicle, person and signal is an object.
 
-Whether a vehicle waits or moves is said by the signal on the other side of the picture alone: see
+Whether a vehicle waits or moves is said by the signal on the other side of the image alone: see
 `ccnet_jax/data/datasets/streets.py`.
 """
 
@@ -40,7 +40,7 @@ class StreetsInstances:
         """The split and the scene's number, as `val-00003`."""
         return self._scenes.name(index)
 
-    def picture_id(self, index: int) -> int:
+    def image_id(self, index: int) -> int:
         """The scene's number."""
         return index
 

@@ -1,4 +1,4 @@
-"""Pascal VOC 2012, 21 classes with the background: 1464 pictures to train on, 1449 to validate.
+"""Pascal VOC 2012, 21 classes with the background: 1464 images to train on, 1449 to validate.
 
 Where to get it: VOCtrainval_11-May-2012.tar of the PASCAL Visual Object Classes Challenge 2012 (Everingham
 et al., 2012); for the 9118 more of "aug" the labels of the Semantic Boundaries Dataset (Hariharan et al.,

@@ -15,7 +15,7 @@ def level_anchors(
 
     Args:
       features: (height, width) of the map.
-      strides: (down, across), in pixels of the picture, from one place to the next; the first is at 0.
+      strides: (down, across), in pixels of the image, from one place to the next; the first is at 0.
       side: of the square anchor, in pixels. Corners around the place are rounded to whole pixels.
     """
     down = np.sqrt(np.array(RATIOS, np.float32))
@@ -27,16 +27,16 @@ def level_anchors(
 
 
 def all_anchors(
-    features: Sequence[tuple[int, int]], picture: tuple[int, int], sides: Sequence[float]
+    features: Sequence[tuple[int, int]], image: tuple[int, int], sides: Sequence[float]
 ) -> list[Float32[np.ndarray, "n 4"]]:
     """Anchors of every level.
 
     Args:
       features: (height, width) of every level's map.
-      picture: (height, width) in pixels, with padding.
+      image: (height, width) in pixels, with padding.
       sides: of each level's square anchor, in pixels.
     """
     return [
-        level_anchors(size, (picture[0] // size[0], picture[1] // size[1]), side)
+        level_anchors(size, (image[0] // size[0], image[1] // size[1]), side)
         for size, side in zip(features, sides, strict=True)
     ]

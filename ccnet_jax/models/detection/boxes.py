@@ -1,4 +1,4 @@
-"""Boxes (x0, y0, x1, y1) in pixels of the picture, and the deltas that turn one box into another."""
+"""Boxes (x0, y0, x1, y1) in pixels of the image, and the deltas that turn one box into another."""
 
 import math
 
@@ -52,7 +52,7 @@ def decoded(
 
 
 def clipped(boxes: Float32[Array, "*n 4"], size: Float32[Array, " 2"]) -> Float32[Array, "*n 4"]:
-    """The part of each box that lies in a picture of (height, width)."""
+    """The part of each box that lies in an image of (height, width)."""
     limits = size[jnp.array([1, 0, 1, 0])]
     return jnp.clip(boxes, 0, limits)
 

@@ -15,7 +15,7 @@ class DetectionConfig:
 
     objects: int = setting(
         100,
-        "largest number of a picture's objects that training sees",
+        "largest number of an image's objects that training sees",
         at_least=1,
         at_most=10_000,
         before=100,
@@ -30,16 +30,16 @@ class DetectionConfig:
     )
     train_proposals: int = setting(
         2000,
-        "boxes of a level before non-maximum suppression, and of a picture after it",
+        "boxes of a level before non-maximum suppression, and of an image after it",
         at_least=1,
         before=2000,
     )
     test_proposals: int = setting(1000, "the same in testing", at_least=1, resumable=True, before=1000)
     sampled_anchors: int = setting(
-        256, "of a picture, that the proposal losses look at", at_least=2, before=256
+        256, "of an image, that the proposal losses look at", at_least=2, before=256
     )
     sampled_regions: int = setting(
-        512, "of a picture, that the losses of boxes look at", at_least=4, before=512
+        512, "of an image, that the losses of boxes look at", at_least=4, before=512
     )
     lowest_score: float = setting(
         0.05,
@@ -50,7 +50,7 @@ class DetectionConfig:
         before=0.05,
     )
     detections: int = setting(
-        100, "largest number of a picture's detections", at_least=1, resumable=True, before=100
+        100, "largest number of an image's detections", at_least=1, resumable=True, before=100
     )
 
 

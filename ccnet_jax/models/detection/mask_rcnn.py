@@ -51,12 +51,12 @@ class RPNOutput(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """The objects found in each picture, the best one first.
+    """The objects found in each image, the best one first.
 
     Attributes:
-      boxes: in pixels of the picture.
+      boxes: in pixels of the image.
       classes: 0 is the first class; background has none.
-      scores: probabilities; NaN, all of a picture, where what the network says of it is not finite.
+      scores: probabilities; NaN, all of an image, where what the network says of it is not finite.
       used: which places of the lists are used.
       masks: probabilities of the object's pixels, in 28 x 28 cells of its box.
     """
@@ -69,7 +69,7 @@ class Detections(NamedTuple):
 
 
 class MaskRCNN(nn.Module):
-    """The whole network. Pictures have sides that are multiples of 32; `size` says which part is a picture.
+    """The whole network. Images have sides that are multiples of 32; `size` says which part is an image.
 
     Attributes:
       num_classes: without background.
@@ -122,18 +122,18 @@ class MaskRCNN(nn.Module):
         self.mask_head = MaskHead(self.num_classes, channels, self.dtype)
 
     def pyramid(self, images: Num[Array, "B H W 3"], size: Num[Array, "B 2"], train: bool = False) -> Pyramid:
-        """RGB pictures of 0 to 255, of (height, width) `size` each, to levels P2 to P6."""
+        """RGB images of 0 to 255, of (height, width) `size` each, to levels P2 to P6."""
         x = normalize(images, FLAVOUR)
         rows, columns = (jnp.arange(side) for side in images.shape[1:3])
         inside = (rows[:, None] < size[:, 0, None, None]) & (columns < size[:, 1, None, None])
         x = jnp.where(inside[..., None], x, 0)  # the mean colour
         return self.fpn(self.backbone(x.astype(self.dtype), train))
 
-    def rpn(self, pyramid: Pyramid, picture: tuple[int, int]) -> RPNOutput:
-        """What the region proposal network says; `picture` is (height, width) with padding."""
+    def rpn(self, pyramid: Pyramid, image: tuple[int, int]) -> RPNOutput:
+        """What the region proposal network says; `image` is (height, width) with padding."""
         logits, deltas = zip(*map(self.rpn_head, pyramid), strict=True)
         sides = [self.anchor_scale * stride for stride in STRIDES]
-        anchors = all_anchors([(level.shape[1], level.shape[2]) for level in pyramid], picture, sides)
+        anchors = all_anchors([(level.shape[1], level.shape[2]) for level in pyramid], image, sides)
         return RPNOutput(list(logits), list(deltas), [jnp.asarray(x) for x in anchors])
 
     def boxes(
@@ -163,11 +163,11 @@ class MaskRCNN(nn.Module):
         overlap: float = 0.5,
         count: int = 100,
     ) -> Detections:
-        """The objects in pictures.
+        """The objects in images.
 
         Args:
           images: RGB of 0 to 255; sides are multiples of 32.
-          size: (height, width) of each picture, where they are padded below or on the right.
+          size: (height, width) of each image, where they are padded below or on the right.
           before, after: as of `proposals`.
           lowest_score, overlap, count: as of `detections`.
         """
@@ -185,8 +185,8 @@ class MaskRCNN(nn.Module):
         regions, used = find_proposals(rpn, size, before, after)
         logits, deltas = self.boxes(pyramid, regions)
 
-        of_picture = functools.partial(detections, lowest_score=lowest_score, overlap=overlap, count=count)
-        boxes, classes, scores, there = jax.vmap(of_picture)(logits, deltas, regions, used, size)
+        of_image = functools.partial(detections, lowest_score=lowest_score, overlap=overlap, count=count)
+        boxes, classes, scores, there = jax.vmap(of_image)(logits, deltas, regions, used, size)
         masks = self.masks(pyramid, boxes)
         sound = jnp.stack([all_finite(x) for x in (*rpn.logits, *rpn.deltas, logits, deltas, masks)]).all(0)
         scores = jnp.where(sound[:, None], scores, jnp.nan)
@@ -195,19 +195,19 @@ class MaskRCNN(nn.Module):
 
 
 def all_finite(x: Float[Array, "B ..."]) -> Bool[Array, " B"]:
-    """Of which pictures all numbers are finite."""
+    """Of which images all numbers are finite."""
     return jnp.isfinite(x).all(tuple(range(1, x.ndim)))
 
 
 def find_proposals(
     rpn: RPNOutput, size: Float32[Array, "B 2"], before: int, after: int
 ) -> tuple[Float32[Array, "B n 4"], Bool[Array, "B n"]]:
-    """The proposals of every picture, and which of them there are; no gradient flows through them."""
+    """The proposals of every image, and which of them there are; no gradient flows through them."""
 
-    def of_picture(
+    def of_image(
         logits: Sequence[jax.Array], deltas: Sequence[jax.Array], size: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         return proposals(logits, deltas, rpn.anchors, size, before, after)
 
-    found = jax.vmap(of_picture)(rpn.logits, rpn.deltas, size)
+    found = jax.vmap(of_image)(rpn.logits, rpn.deltas, size)
     return jax.lax.stop_gradient(found)

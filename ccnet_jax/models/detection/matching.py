@@ -28,7 +28,7 @@ def matched(
 
     Args:
       boxes: anchors or proposals.
-      objects: of the picture; only the places that are `used`.
+      objects: of the image; only the places that are `used`.
       used: which objects there are.
       high, low: 0 to 1.
       every_object: whether the boxes that overlap an object most stand for the object they overlap most,

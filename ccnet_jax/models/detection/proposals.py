@@ -26,13 +26,13 @@ def proposals(
     before: int,
     after: int,
 ) -> tuple[Float32[Array, "after 4"], Bool[Array, " after"]]:
-    """The regions of one picture that the region proposal network finds most like objects.
+    """The regions of one image that the region proposal network finds most like objects.
 
     Args:
       logits: of every anchor of every level, that it is an object.
       deltas: that turn each anchor into a box.
       anchors: of every level.
-      size: (height, width) of the picture, without padding; boxes are cut at its edges.
+      size: (height, width) of the image, without padding; boxes are cut at its edges.
       before: how many of a level are taken, the best ones, before non-maximum suppression within the level.
       after: how many are taken in the end, the best of all levels.
 
@@ -63,14 +63,14 @@ def detections(
 ) -> tuple[
     Float32[Array, "count 4"], Int32[Array, " count"], Float32[Array, " count"], Bool[Array, " count"]
 ]:
-    """The objects of one picture.
+    """The objects of one image.
 
     Args:
       logits: of every region, background first.
       deltas: that turn a region into a box of each class.
       regions: from `proposals`.
       used: which regions there are.
-      size: (height, width) of the picture, without padding; boxes are cut at its edges.
+      size: (height, width) of the image, without padding; boxes are cut at its edges.
       lowest_score: boxes with a lower probability are left out.
       overlap: of two boxes of a class, above which the better one alone is kept.
       count: how many are kept, of all classes together.

@@ -28,9 +28,9 @@ def roi_align(
 
     Args:
       levels: feature maps, the finest first.
-      boxes: regions, in pixels of the picture. They stand still: no gradient flows into them.
+      boxes: regions, in pixels of the image. They stand still: no gradient flows into them.
       cells: of the grid, on each axis.
-      strides: pixels of the picture for one of each level. A level has twice the stride of the one before.
+      strides: pixels of the image for one of each level. A level has twice the stride of the one before.
     """
     boxes = jax.lax.stop_gradient(boxes)
     sizes = np.array([level.shape[1:3] for level in levels], np.int32)
@@ -100,16 +100,16 @@ def _weighted_pixels(
     weights: Float32[Array, "16 B n cells cells"],
     count: int,
 ) -> Float[Array, "B n cells cells C"]:
-    """The sum of sixteen pixels, of `count` in a picture, for each cell; no array holds all sixteen."""
+    """The sum of sixteen pixels, of `count` in an image, for each cell; no array holds all sixteen."""
     del count  # for the gradient
 
-    def of_picture(flat: jax.Array, pixels: jax.Array, weights: jax.Array) -> jax.Array:
+    def of_image(flat: jax.Array, pixels: jax.Array, weights: jax.Array) -> jax.Array:
         total = jnp.zeros((*pixels.shape[1:], flat.shape[-1]), jnp.float32)
         for pixel, weight in zip(pixels, weights, strict=True):
             total += weight[..., None] * flat[pixel].astype(jnp.float32)
         return total.astype(flat.dtype)
 
-    return jax.vmap(of_picture, (0, 1, 1))(flat, pixels, weights)
+    return jax.vmap(of_image, (0, 1, 1))(flat, pixels, weights)
 
 
 def _forward(
@@ -123,14 +123,14 @@ def _backward(
 ) -> tuple[jax.Array, None, None]:
     """Every cell's change is added to its sixteen pixels, one of the sixteen after the other, in float32."""
 
-    def of_picture(pixels: jax.Array, weights: jax.Array, change: jax.Array) -> jax.Array:
+    def of_image(pixels: jax.Array, weights: jax.Array, change: jax.Array) -> jax.Array:
         def add_tap(total: jax.Array, tap: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
             pixel, weight = tap
             return total.at[pixel].add(weight[..., None] * change.astype(jnp.float32)), None
 
         return jax.lax.scan(add_tap, jnp.zeros((count, change.shape[-1])), (pixels, weights))[0]
 
-    flat = jax.vmap(of_picture, (1, 1, 0))(*kept, change)
+    flat = jax.vmap(of_image, (1, 1, 0))(*kept, change)
     return flat.astype(change.dtype), None, None
 
 

@@ -25,6 +25,6 @@ class Draw(Callback):
 
     def end(self, state: Any) -> None:
         """Draw."""
-        pictures = self.engine.run.pictures(self._split)
+        images = self.engine.run.images(self._split)
         with fitting("drawing", "lower --config.eval_batch_size"):
-            self._test(self.engine.variables(), self._source, pictures=pictures, limit=DRAWN)
+            self._test(self.engine.variables(), self._source, drawings=images, limit=DRAWN)

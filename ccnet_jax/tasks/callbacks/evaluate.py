@@ -45,11 +45,11 @@ class Evaluate(Callback):
         engine, split = self.engine, self._config.data.eval_split
         between = engine.stop.check if engine.is_alone else _do_nothing
         engine.stop.nothing_to_save = engine.checkpoints.finish
-        variables, pictures = engine.variables(), engine.run.pictures(split)
+        variables, images = engine.variables(), engine.run.images(split)
         with engine.clock.paused(), fitting("validation", _REMEDY):
-            result = self._test(variables, self._source, pictures=pictures, between=between)
+            result = self._test(variables, self._source, drawings=images, between=between)
         scores = self._task.scores(result)
-        noted = scores or {"pictures": result["pictures"]}
+        noted = scores or {"images": result["images"]}
         engine.write_values(step, {f"{split}/{name}": value for name, value in noted.items()})
         if scores:
             name, score = next(iter(scores.items()))

@@ -26,7 +26,7 @@ _TRIES = 4  # compilations in the search for the largest batch, beside the first
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What testing a picture takes, beside what its largest step compiles to.
+    """What testing an image takes, beside what its largest step compiles to.
 
     Attributes:
       steps: {name of a step: bytes that lie in memory while it runs}.
@@ -53,26 +53,26 @@ def missing() -> str | None:
 
 
 def plan_training(config: Config, classes: int, batch_size: int, gpu: str) -> Report:
-    """What a training step of `batch_size` pictures costs on one GPU; gpu: a name in `GPUS`."""
+    """What a training step of `batch_size` images costs on one GPU; gpu: a name in `GPUS`."""
     network = TASKS[config.task].network(config, classes)
     step, state, batch = training_step(config, network, batch_size)
     with batch_on_one_gpu(config, batch_size):
         return aot.compile_for(gpu, step, state, batch)
 
 
-def plan_finding(config: Config, classes: int, picture: tuple[int, int], gpu: str) -> Plan:
-    """What it costs to find the objects of one picture of (height, width) on one GPU."""
+def plan_finding(config: Config, classes: int, image: tuple[int, int], gpu: str) -> Plan:
+    """What it costs to find the objects of one image of (height, width) on one GPU."""
     network = TASKS[config.task].network(config, classes)
     variables = variable_shapes(network)
-    images = jax.ShapeDtypeStruct((1, *picture, 3), jnp.uint8)
+    images = jax.ShapeDtypeStruct((1, *image, 3), jnp.uint8)
     report = aot.compile_for(gpu, tested(config, network), variables, images)
     return Plan({"network": report.peak_bytes}, report)
 
 
-def plan_testing(network: CCNet, picture: tuple[int, int], mode: TestMode, gpu: str) -> Plan:
-    """What testing one picture of (height, width) costs on one GPU, step by step as `predictor` runs them.
+def plan_testing(network: CCNet, image: tuple[int, int], mode: TestMode, gpu: str) -> Plan:
+    """What testing one image of (height, width) costs on one GPU, step by step as `predictor` runs them.
 
-    Each step is a program of its own: weights, picture, sums and logits lie in memory beside its temporaries.
+    Each step is a program of its own: weights, image, sums and logits lie in memory beside its temporaries.
     Of several scales the largest counts.
     """
     variables = variable_shapes(network)
@@ -80,9 +80,9 @@ def plan_testing(network: CCNet, picture: tuple[int, int], mode: TestMode, gpu: 
     def planned(function: Callable, *arguments: object) -> int:
         return aot.compile_for(gpu, function, *arguments).temporary_bytes
 
-    size = mode.input_size(picture, max(mode.scales))
-    window = network_input(mode, picture)
-    at_once = windows_at_once(mode, picture)
+    size = mode.input_size(image, max(mode.scales))
+    window = network_input(mode, image)
+    at_once = windows_at_once(mode, image)
     x = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     windows = jax.ShapeDtypeStruct((at_once, *window, 3), jnp.float32)
     any_device = network.clone(implementation="xla")
@@ -90,7 +90,7 @@ def plan_testing(network: CCNet, picture: tuple[int, int], mode: TestMode, gpu: 
     full = jax.ShapeDtypeStruct((1, *size, network.num_classes), jnp.float32)
     several = len(mode.passes()) > 1
     held = _bytes((variables, x))
-    held += picture[0] * picture[1] * network.num_classes * 4 if several else 0
+    held += image[0] * image[1] * network.num_classes * 4 if several else 0
     held += _bytes(full) if mode.window is not None else 0
     report = aot.compile_for(gpu, lambda v, x: network.apply(v, x, upsample=False)[0], variables, windows)
     steps = {"network": held + _bytes((windows, logits)) + report.temporary_bytes}
@@ -104,15 +104,15 @@ def plan_testing(network: CCNet, picture: tuple[int, int], mode: TestMode, gpu: 
         steps["add windows"] = held + _bytes(logits) + planned(add, full, logits, corners, weights)
         logits = full
     held += _bytes(logits) if mode.window is None else 0
-    blocks = row_blocks((1, *picture, 3), network.num_classes)
+    blocks = row_blocks((1, *image, 3), network.num_classes)
     logits_size = (logits.shape[1], logits.shape[2])
     upsampling = None
-    if logits_size != picture:
-        upsampling = upsampling_matrices((logits_size, size, picture), network.aligned, blocks)
+    if logits_size != image:
+        upsampling = upsampling_matrices((logits_size, size, image), network.aligned, blocks)
     if not several:
         steps["largest"] = held + planned(largest_upsampled, logits, upsampling)
         return Plan(steps, report)
-    total = jax.ShapeDtypeStruct((1, *blocks, picture[1], network.num_classes), jnp.float32)
+    total = jax.ShapeDtypeStruct((1, *blocks, image[1], network.num_classes), jnp.float32)
 
     def add_scores(total: jax.Array, logits: jax.Array, upsampling: Upsampling | None) -> jax.Array:
         return add_upsampled(total, logits, upsampling, mode.sums_probabilities)
@@ -140,7 +140,7 @@ def largest_batch(
       limit: bytes.
 
     Returns:
-      The batch, 0 where one picture does not fit; and all that was planned, {batch: bytes}.
+      The batch, 0 where one image does not fit; and all that was planned, {batch: bytes}.
     """
     found = dict([first])
     second = 2 * first[0] if first[1] <= limit else first[0] // 2
@@ -154,7 +154,7 @@ def largest_batch(
         guess = int(a + (limit - found[a]) / slope)
         guess = guess if too_large is None else min(guess, too_large - 1)
         if not fitting and 1 not in found:
-            guess = max(guess, 1)  # where the line bends, it may tell less than one picture
+            guess = max(guess, 1)  # where the line bends, it may tell less than one image
         if guess <= fitting:
             break
         found[guess] = planned(guess)
@@ -163,29 +163,29 @@ def largest_batch(
     return max((batch for batch, size in found.items() if size <= limit), default=0), found
 
 
-def network_input(mode: TestMode, picture: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of what the network sees of a picture at the largest scale: all of it, or a window."""
-    height, width = mode.input_size(picture, max(mode.scales))
+def network_input(mode: TestMode, image: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of what the network sees of an image at the largest scale: all of it, or a window."""
+    height, width = mode.input_size(image, max(mode.scales))
     if mode.window is None:
         return height, width
     return min(mode.window[0], height), min(mode.window[1], width)
 
 
-def network_calls(mode: TestMode, picture: tuple[int, int]) -> int:
-    """How often the network runs for a picture at the largest scale."""
-    return -(-_window_count(mode, picture) // windows_at_once(mode, picture))
+def network_calls(mode: TestMode, image: tuple[int, int]) -> int:
+    """How often the network runs for an image at the largest scale."""
+    return -(-_window_count(mode, image) // windows_at_once(mode, image))
 
 
-def windows_at_once(mode: TestMode, picture: tuple[int, int]) -> int:
-    """Pictures or sliding windows of one picture that the network sees in one call."""
-    return min(WINDOWS_AT_ONCE, _window_count(mode, picture))
+def windows_at_once(mode: TestMode, image: tuple[int, int]) -> int:
+    """Images or sliding windows of one image that the network sees in one call."""
+    return min(WINDOWS_AT_ONCE, _window_count(mode, image))
 
 
-def _window_count(mode: TestMode, picture: tuple[int, int]) -> int:
-    """How many sliding windows cover a picture at the largest scale; 1 where it is tested whole."""
+def _window_count(mode: TestMode, image: tuple[int, int]) -> int:
+    """How many sliding windows cover an image at the largest scale; 1 where it is tested whole."""
     if mode.window is None or mode.stride is None:
         return 1
-    size = mode.input_size(picture, max(mode.scales))
+    size = mode.input_size(image, max(mode.scales))
     sides = zip(size, mode.window, mode.stride, strict=True)
     return math.prod(len(window_starts(side, min(window, side), stride)) for side, window, stride in sides)
 

@@ -76,7 +76,7 @@ def training_operations(config: Config, classes: int, batch_size: int) -> dict[s
 
 
 def inference_operations(config: Config, classes: int, size: tuple[int, int]) -> dict[str, Operations]:
-    """{part: its operations} of the network in testing, for a picture or window of (height, width)."""
+    """{part: its operations} of the network in testing, for an image or window of (height, width)."""
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
     with counted_attention():
         network = TASKS[config.task].network(config, classes).clone(implementation=COUNTED)
@@ -88,7 +88,7 @@ def inference_operations(config: Config, classes: int, size: tuple[int, int]) ->
 
 
 def tested(config: Config, network: Any) -> Callable[[Variables, jax.Array], Any]:
-    """(variables, images [B, H, W, 3]) -> what testing computes of whole pictures."""
+    """(variables, images [B, H, W, 3]) -> what testing computes of whole images."""
     if config.task == "semantic":
         return lambda variables, images: network.apply(variables, images)[0]
 
@@ -113,7 +113,7 @@ def training_step(
 ) -> tuple[Any, State, Mapping[str, jax.ShapeDtypeStruct]]:
     """The function of a training step, compiled when called, and the shapes of its state and of a batch.
 
-    Raises UserError where the config does not tell the size of its pictures, or its `accumulate` does not
+    Raises UserError where the config does not tell the size of its images, or its `accumulate` does not
     divide the batch.
     """
     if batch_size % config.accumulate:

@@ -27,7 +27,7 @@ Costs = dict[str, Any]
 def costs(
     config: Config,
     batch_size: int,
-    picture: tuple[int, int],
+    image: tuple[int, int],
     gpu: str,
     compiling: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
 ) -> Costs:
@@ -35,8 +35,8 @@ def costs(
 
     Args:
       config: of a run.
-      batch_size: pictures of a step on one GPU.
-      picture: (height, width) of a picture to test.
+      batch_size: images of a step on one GPU.
+      image: (height, width) of an image to test.
       gpu: a name in `GPUS`.
       compiling: (what will be compiled) -> what surrounds it, to show progress.
 
@@ -47,7 +47,7 @@ def costs(
     variables = variable_shapes(network)
     passes = training_operations(config, classes, batch_size)
     mode = config.test_mode()
-    seen = memory.network_input(mode, picture)
+    seen = memory.network_input(mode, image)
     tested = inference_operations(config, classes, seen)
     counted = parameters(variables)
     result: Costs = {
@@ -56,7 +56,7 @@ def costs(
         "classes": classes,
         "batch_size": batch_size,
         "crop": list(crop),
-        "picture": list(picture),
+        "image": list(image),
         "test_mode": str(mode),
         "network_input": list(seen),
         "parameters": sum(counted.values()),
@@ -107,32 +107,32 @@ def _add_plans(
         "accessed_bytes": step.accessed_bytes,
         "attention_kernels": "criss_cross_forward" in step.hlo,
     }
-    picture = (result["picture"][0], result["picture"][1])
+    image = (result["image"][0], result["image"][1])
     with compiling("testing"):
         if config.task == "instance":
-            tested = memory.plan_finding(config, classes, picture, gpu)
+            tested = memory.plan_finding(config, classes, image, gpu)
         else:
             network = TASKS[config.task].network(config, classes)
-            tested = memory.plan_testing(network, picture, config.test_mode(), gpu)
+            tested = memory.plan_testing(network, image, config.test_mode(), gpu)
     result["testing"] |= {
         "steps": dict(tested.steps),
         "peak_bytes": tested.peak_bytes,
         "accessed_bytes": tested.network.accessed_bytes,
     }
     limit = memory.usable_bytes(gpu)
-    parts = config.accumulate  # the pictures of a part are sought: a batch is that many times as large
+    parts = config.accumulate  # the images of a part are sought: a batch is that many times as large
     largest, found = memory.largest_batch(
-        lambda pictures: plan(parts * pictures).peak_bytes, (batch_size // parts, step.peak_bytes), limit
+        lambda images: plan(parts * images).peak_bytes, (batch_size // parts, step.peak_bytes), limit
     )
     result["largest_batch"] = {
         "batch_size": parts * largest,
         "usable_bytes": limit,
-        "peak_bytes": {str(parts * pictures): size for pictures, size in sorted(found.items())},
+        "peak_bytes": {str(parts * images): size for images, size in sorted(found.items())},
     }
 
 
 def _add_bounds(result: Costs, config: Config) -> None:
-    """The least time of a step, of the schedule and of a tested picture."""
+    """The least time of a step, of the schedule and of a tested image."""
     gpu, training, testing = GPUS[result["gpu"]], result["training"], result["testing"]
     step = bound(gpu, training["products"], training.get("accessed_bytes", 0), config.dtype)
     training["seconds_at_least"], training["bound_by"] = step.seconds, step.by
@@ -141,9 +141,9 @@ def _add_bounds(result: Costs, config: Config) -> None:
     gpus, rest = divmod(config.batch_size, result["batch_size"])
     training["gpus"] = None if rest else gpus
     training["days_at_least"] = None if rest else config.steps * step.seconds / 86400
-    mode, picture = config.test_mode(), tuple(result["picture"])
-    testing["network_calls"] = memory.network_calls(mode, picture)
-    at_once = memory.windows_at_once(mode, picture)
+    mode, image = config.test_mode(), tuple(result["image"])
+    testing["network_calls"] = memory.network_calls(mode, image)
+    at_once = memory.windows_at_once(mode, image)
     call = bound(gpu, at_once * testing["products"], testing.get("accessed_bytes", 0), config.dtype)
     testing["images_per_second_at_most"] = 1 / (testing["network_calls"] * call.seconds)
     testing["bound_by"] = call.by
@@ -152,7 +152,7 @@ def _add_bounds(result: Costs, config: Config) -> None:
 def as_text(result: Costs, name: str) -> str:
     """The report in a terminal: a table of parts, and lines of memory and time."""
     gpu, training, testing = GPUS[result["gpu"]], result["training"], result["testing"]
-    crop, picture = ("{}x{}".format(*result[key]) for key in ("crop", "picture"))
+    crop, image = ("{}x{}".format(*result[key]) for key in ("crop", "image"))
     seen = "{}x{}".format(*result["network_input"])
     columns = ("parameters", "training_forward", "training_backward", "testing")
     lines = [
@@ -188,7 +188,7 @@ def as_text(result: Costs, name: str) -> str:
         f"  a training step takes at least {1000 * training['seconds_at_least']:.3g} ms, by "
         f"{training['bound_by']}: at most {training['images_per_second_at_most']:.3g} images/s",
         f"  {_schedule(training)}",
-        f"  testing takes at most {testing['images_per_second_at_most']:.3g} images/s of {picture} "
+        f"  testing takes at most {testing['images_per_second_at_most']:.3g} images/s of {image} "
         f"({result['test_mode']}), by {testing['bound_by']}",
     ]
     return "\n".join(lines)
@@ -211,20 +211,20 @@ def _row(part: str, values: list[int]) -> str:
 
 def _memory_lines(result: Costs) -> list[str]:
     training, testing, largest = result["training"], result["testing"], result["largest_batch"]
-    crop, picture = ("{}x{}".format(*result[key]) for key in ("crop", "picture"))
+    crop, image = ("{}x{}".format(*result[key]) for key in ("crop", "image"))
     kernels = "fused kernels" if training["attention_kernels"] else "einsums"
     step = max(testing["steps"], key=testing["steps"].get)
     lines = [
         f"Device memory as XLA plans it for {GPUS[result['gpu']].title}, attention by {kernels}:",
         f"  training, {result['batch_size']} x {crop}: {training['peak_bytes'] / 1e9:.2f} GB, of which "
         f"weights and optimizer {training['weights_and_optimizer_bytes'] / 1e9:.2f} GB",
-        f"  testing, {picture}: {testing['peak_bytes'] / 1e9:.2f} GB, in the step '{step}'",
+        f"  testing, {image}: {testing['peak_bytes'] / 1e9:.2f} GB, in the step '{step}'",
     ]
     if largest["batch_size"]:
         peak = largest["peak_bytes"][str(largest["batch_size"])] / 1e9
         lines.append(f"  the largest batch of one GPU: {largest['batch_size']} ({peak:.2f} GB of ")
     else:
-        lines.append("  not even one picture fits a GPU (it has ")
+        lines.append("  not even one image fits a GPU (it has ")
     lines[-1] += f"{largest['usable_bytes'] / 1e9:.2f} GB)"
     lines.append(
         f"  of the GPU's memory {memory.RESERVE:.0%} are left to cuDNN and CUDA; JAX may leave 25%, unless "

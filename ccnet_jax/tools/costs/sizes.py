@@ -31,12 +31,12 @@ def class_count(config: Config) -> int:
 
 
 def training_size(config: Config) -> tuple[int, int]:
-    """(height, width) of the pictures in a batch. Raises UserError where the config does not tell."""
+    """(height, width) of the images in a batch. Raises UserError where the config does not tell."""
     known = _data_set(config)
     if config.task == "instance":
         if config.data.resize is None and (known is None or known.size is None):
             raise UserError(
-                f"config.data.resize is None, and the size of {config.data.name}'s pictures is only in its "
+                f"config.data.resize is None, and the size of {config.data.name}'s images is only in its "
                 "files; pass --config.data.resize=LONG,SHORT"
             )
         lying = sorted(config.data.resize or (1, 1))
@@ -45,14 +45,14 @@ def training_size(config: Config) -> tuple[int, int]:
         return config.data.crop
     if known is None or known.size is None:
         raise UserError(
-            f"config.data.crop is None, and the size of {config.data.name}'s pictures is only in its files; "
+            f"config.data.crop is None, and the size of {config.data.name}'s images is only in its files; "
             "pass --config.data.crop=HEIGHT,WIDTH"
         )
     return scaled_size(known.size, config.data.resize, 1.0)
 
 
-def picture_size(config: Config) -> tuple[int, int]:
-    """(height, width) of a picture to test: the data set's, or that of a crop where its pictures differ.
+def image_size(config: Config) -> tuple[int, int]:
+    """(height, width) of an image to test: the data set's, or that of a crop where its images differ.
 
     Raises UserError where the config does not tell.
     """

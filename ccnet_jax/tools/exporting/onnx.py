@@ -65,14 +65,14 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
             found = dict(zip(names, session.run(names, {"images": images}), strict=True))
         except Exception as error:  # onnxruntime has a class of its own for each kind of fault
             raise Disagrees(
-                f"onnxruntime cannot run the file on pictures {list(images.shape)} ({first_line(error)}); it "
+                f"onnxruntime cannot run the file on images {list(images.shape)} ({first_line(error)}); it "
                 "is not kept"
             ) from None
         wanted = np.asarray(jax.jit(program.logits)(images))
         difference = relative_difference(found[LOGITS], wanted)
         if complaint := _complaint(found, difference):
             raise Disagrees(
-                f"{complaint} on pictures {list(images.shape)} in onnxruntime; the file is not kept: export "
+                f"{complaint} on images {list(images.shape)} in onnxruntime; the file is not kept: export "
                 "with --to stablehlo, or try another version of onnxruntime"
             )
         yield f"{list(images.shape)}: logits differ by {difference:.0e} of the largest"

@@ -1,7 +1,7 @@
 """A program of JAX as an ONNX graph.
 
 The program is traced, and each of its operations written by its rule (`onnx_rules.RULES`). What does not
-depend on the pictures is computed here, by JAX, and becomes a constant: the network's norms are then
+depend on the images is computed here, by JAX, and becomes a constant: the network's norms are then
 factors and offsets of channels, which go into the weights of the convolutions before them.
 """
 

@@ -236,7 +236,7 @@ def iota(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: An
 
 
 def side(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
-    """A side of the pictures, or a number that follows from it."""
+    """A side of the images, or a number that follows from it."""
     number = graph.node("Squeeze", graph.side(params["dim"]), vector(graph, [0]))
     return made(cast(graph, number, aval.dtype), aval.shape)
 

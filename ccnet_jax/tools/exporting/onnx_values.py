@@ -65,7 +65,7 @@ class Value:
 
     @classmethod
     def known(cls, array: Any, shape: Shape | None = None) -> "Value":
-        """An array that does not depend on the pictures; `shape` where it is repeated."""
+        """An array that does not depend on the images; `shape` where it is repeated."""
         array = np.asarray(array)
         return cls(array.shape if shape is None else shape, array, array.shape)
 

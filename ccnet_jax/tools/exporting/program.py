@@ -1,4 +1,4 @@
-"""What an exported file computes: uint8 pictures in, classes out, and all between them inside.
+"""What an exported file computes: uint8 images in, classes out, and all between them inside.
 
 Weights pass an optimization barrier. Without it XLA would compute from them, while it compiles, what the
 jitted model computes when it runs, with other rounding.
@@ -27,11 +27,11 @@ Outputs = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureShape:
-    """The pictures that a file takes; None stands for any.
+class ImageShape:
+    """The images that a file takes; None stands for any.
 
     Attributes:
-      batch: pictures of a call.
+      batch: images of a call.
       height, width: in pixels.
     """
 
@@ -56,7 +56,7 @@ class PictureShape:
         return [f"{side} {limit}" for side in sides for limit in (f">= {SMALLEST}", f"<= {LARGEST}")]
 
     def examples(self) -> list[tuple[int, int, int]]:
-        """[B, H, W] of pictures to compare with: three odd sizes, as far as sizes are open."""
+        """[B, H, W] of images to compare with: three odd sizes, as far as sizes are open."""
         found = [
             (self.batch or 1 + i % 2, self.height or height, self.width or width)
             for i, (height, width) in enumerate(ODD_SIZES)
@@ -70,16 +70,16 @@ class PictureShape:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A function of pictures, with the weights inside.
+    """A function of images, with the weights inside.
 
     Attributes:
-      shape: of the pictures.
+      shape: of the images.
       call: images uint8 [B, H, W, 3], and size int32 [B, 2] of instance networks, to named arrays.
       logits: images to logits float32 [B, H, W, classes]; None of instance networks.
       outputs: logits to named arrays, so that `call` is the one after the other; None of instance networks.
     """
 
-    shape: PictureShape
+    shape: ImageShape
     call: Callable[..., Outputs]
     logits: Callable[[jax.Array], jax.Array] | None = None
     outputs: Callable[[jax.Array], Outputs] | None = None
@@ -93,7 +93,7 @@ class Program:
         return found
 
     def examples(self) -> Iterator[tuple[np.ndarray, ...]]:
-        """Arguments of `call` with random pictures, in every size to compare with."""
+        """Arguments of `call` with random images, in every size to compare with."""
         random = np.random.default_rng(0)
         for batch, height, width in self.shape.examples():
             images = random.integers(0, 256, (batch, height, width, 3), np.uint8)
@@ -101,10 +101,8 @@ class Program:
             yield (images,) if self.logits is not None else (images, size)
 
 
-def semantic_program(
-    network: CCNet, variables: Variables, shape: PictureShape, probabilities: bool
-) -> Program:
-    """A network that labels pixels, with the results of `Model.predict` in one pass over whole pictures.
+def semantic_program(network: CCNet, variables: Variables, shape: ImageShape, probabilities: bool) -> Program:
+    """A network that labels pixels, with the results of `Model.predict` in one pass over whole images.
 
     "classes" is uint8 [B, H, W], and 255 where the network's output is not finite; with `probabilities`
     "probabilities" is float32 [B, H, W, classes].
@@ -122,11 +120,11 @@ def semantic_program(
 
 
 def instance_program(
-    network: MaskRCNN, detection: DetectionConfig, variables: Variables, shape: PictureShape
+    network: MaskRCNN, detection: DetectionConfig, variables: Variables, shape: ImageShape
 ) -> Program:
-    """A network that finds objects: `Detections` by their names, of pictures [B, H, W, 3] on a canvas.
+    """A network that finds objects: `Detections` by their names, of images [B, H, W, 3] on a canvas.
 
-    Its second argument is int32 [B, 2]: the (height, width) of each picture, in the canvas's upper left
+    Its second argument is int32 [B, 2]: the (height, width) of each image, in the canvas's upper left
     corner.
     """
     network = network.clone(implementation="xla", remat="none")

@@ -59,7 +59,7 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
         worst = max(_difference(found[name], value) for name, value in wanted.items())
         if not worst <= TOLERANCE:
             raise Disagrees(
-                f"the SavedModel's results of pictures {list(arguments[0].shape)} differ by {worst:.2g} from "
+                f"the SavedModel's results of images {list(arguments[0].shape)} differ by {worst:.2g} from "
                 "the jitted model's; the folder is not kept: export with --to stablehlo"
             )
         yield f"{list(arguments[0].shape)}: results differ by at most {worst:.0e}"

@@ -32,7 +32,7 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
         for name, value in wanted.items():
             if not np.array_equal(found[name], value, equal_nan=True):
                 raise Disagrees(
-                    f"the StableHLO program's {name} of pictures {list(arguments[0].shape)} are not those of "
+                    f"the StableHLO program's {name} of images {list(arguments[0].shape)} are not those of "
                     "the jitted model; the file is not kept: try a fixed --size, or another version of JAX"
                 )
         yield f"{list(arguments[0].shape)}: every bit as the jitted model's"

@@ -1,4 +1,4 @@
-"""What the page answers: pictures, predictions and attention as bytes and JSON. Knows nothing of HTTP.
+"""What the page answers: images, predictions and attention as bytes and JSON. Knows nothing of HTTP.
 
 Predictions go to the browser as planes of uint8, four a pixel, and not as numbers in JSON: two classes with
 their probabilities. `pack` puts a description in JSON before them.
@@ -22,11 +22,11 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.tasks.instance_model import Instances
 from ccnet_jax.tasks.semantic_model import Model, Prediction
 from ccnet_jax.tools.page.networks import Network, Programs, Way
-from ccnet_jax.tools.page.own_pictures import OwnPictures
-from ccnet_jax.tools.page.uploads import SIGNATURES, Gone, Limits, Picture, Store, read_upload
+from ccnet_jax.tools.page.own_images import OwnImages
+from ccnet_jax.tools.page.uploads import SIGNATURES, Gone, Limits, Store, Upload, read_upload
 
 _THUMBNAIL = 240  # pixels of the longer side
-_ROWS = 64  # of a picture, that are looked at together
+_ROWS = 64  # of an image, that are looked at together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,28 +34,28 @@ class Question:
     """What a browser asks about.
 
     Attributes:
-      picture: key of a picture that was added.
+      image: key of an image that was added.
       run: number of the network.
       way: how it is run.
     """
 
-    picture: str
+    image: str
     run: int
     way: Way
 
 
 class Explorer:
-    """Networks and pictures, and the answers about them. Predictions are for one thread at a time.
+    """Networks and images, and the answers about them. Predictions are for one thread at a time.
 
     Args:
       networks: one, or two to compare.
-      own: the pictures of the first network's data set.
-      limits: of pictures that are sent.
+      own: the images of the first network's data set.
+      limits: of images that are sent.
     """
 
-    def __init__(self, networks: Sequence[Network], own: OwnPictures, limits: Limits):
+    def __init__(self, networks: Sequence[Network], own: OwnImages, limits: Limits):
         self.networks, self.own, self.limits = list(networks), own, limits
-        self._pictures: Store[Picture] = Store("this picture")
+        self._images: Store[Upload] = Store("this image")
         self._predictions: Store[tuple[Labels | Instances, dict[str, Any]]] = Store("this prediction")
         self._programs = Programs()
 
@@ -71,33 +71,33 @@ class Explorer:
             "scale": base64.b64encode(scale[:, 0, ::-1].tobytes()).decode(),  # RGB of 0 to 255
         }
 
-    # ---------------------------------------------------------------- pictures
+    # ---------------------------------------------------------------- images
     def add(self, data: bytes) -> dict[str, Any]:
-        """Keep the picture in a file's bytes. Raises UserError where it is none, or too large."""
+        """Keep the image in a file's bytes. Raises UserError where it is none, or too large."""
         return self._kept(read_upload(data, self.limits))
 
     def add_own(self, index: int) -> dict[str, Any]:
-        """Keep one of the run's own pictures. Raises UserError where there is no such, or it is damaged."""
-        return self._kept(Picture.of(self.own.pixels(index), self.limits.side))
+        """Keep one of the run's own images. Raises UserError where there is no such, or it is damaged."""
+        return self._kept(Upload.of(self.own.pixels(index), self.limits.side))
 
-    def _kept(self, picture: Picture) -> dict[str, Any]:
-        height, width = picture.pixels.shape[:2]
-        own_height, own_width = picture.own_size
+    def _kept(self, image: Upload) -> dict[str, Any]:
+        height, width = image.pixels.shape[:2]
+        own_height, own_width = image.own_size
         return {
-            "picture": self._pictures.put(picture),
+            "image": self._images.put(image),
             "height": height,
             "width": width,
             "own_height": own_height,
             "own_width": own_width,
         }
 
-    def picture_png(self, key: str) -> bytes:
-        """A picture that was added, as the network sees it. Raises Gone."""
-        return figures.picture_png(self._pictures.get(key).pixels)
+    def image_png(self, key: str) -> bytes:
+        """An image that was added, as the network sees it. Raises Gone."""
+        return figures.image_png(self._images.get(key).pixels)
 
     def thumbnail_png(self, index: int) -> bytes:
-        """One of the run's own pictures, small. Raises UserError as `add_own` does."""
-        return figures.picture_png(Picture.of(self.own.pixels(index), _THUMBNAIL).pixels)
+        """One of the run's own images, small. Raises UserError as `add_own` does."""
+        return figures.image_png(Upload.of(self.own.pixels(index), _THUMBNAIL).pixels)
 
     # ------------------------------------------------------------- predictions
     def prediction(self, question: Question) -> bytes:
@@ -108,7 +108,7 @@ class Explorer:
         the uppermost object, from 1; 0 where there is none.
 
         Raises:
-          UserError: the picture is gone, or the network cannot be run so.
+          UserError: the image is gone, or the network cannot be run so.
         """
         found, took = self._found(question)
         if isinstance(found, Labels):
@@ -121,26 +121,26 @@ class Explorer:
         return pack(head | took | {"height": height, "width": width}, planes)
 
     def label_png(self, question: Question) -> bytes:
-        """The label as a palette PNG, as `predict` writes it, at the size of the picture's own file.
+        """The label as a palette PNG, as `predict` writes it, at the size of the image's own file.
 
         Raises UserError where the network gives none.
         """
         found, _ = self._found(question)
         if isinstance(found, Instances):
             raise UserError(f"{self._network(question).name} finds instances, and labels no pixels")
-        label = figures.resized_label(found.first, self._pictures.get(question.picture).own_size)
+        label = figures.resized_label(found.first, self._images.get(question.image).own_size)
         model = self._network(question).model
         assert isinstance(model, Model)
         return figures.labels_png(label, model.palette, model.numbers)
 
     def overlay_png(self, question: Question, opacity: float) -> bytes:
-        """The picture under the classes' colours, or with its objects. Raises UserError."""
+        """The image under the classes' colours, or with its objects. Raises UserError."""
         found, _ = self._found(question)
         if isinstance(found, Instances):
-            return figures.picture_png(found.overlay)
-        pixels = self._pictures.get(question.picture).pixels
+            return figures.image_png(found.overlay)
+        pixels = self._images.get(question.image).pixels
         palette = self._network(question).model.palette
-        return figures.picture_png(figures.overlay(pixels, found.first, palette, opacity))
+        return figures.image_png(figures.overlay(pixels, found.first, palette, opacity))
 
     def attention(self, question: Question, point: tuple[int, int]) -> bytes:
         """What a pixel attends to: one plane [h, w] a loop, 255 sqrt(weight / largest), see `pack`.
@@ -148,10 +148,10 @@ class Explorer:
         The root makes weights visible that are a hundredth of the largest, as in the paper's figures here.
         Raises UserError where the network has no loops, or the point is no pixel.
         """
-        picture, network = self._pictures.get(question.picture), self._network(question)
-        self._programs.about_to_run(("attention", question.run, question.way.loops, picture.pixels.shape), 1)
+        image, network = self._images.get(question.image), self._network(question)
+        self._programs.about_to_run(("attention", question.run, question.way.loops, image.pixels.shape), 1)
         with _memory_told():
-            maps = network.attention(question.picture, picture, question.way, point)
+            maps = network.attention(question.image, image, question.way, point)
         largest = maps.max((1, 2))
         planes = np.round(255 * np.sqrt(maps / np.maximum(largest, 1e-12)[:, None, None])).astype(np.uint8)
         head = {"height": maps.shape[1], "width": maps.shape[2], "largest": largest.tolist()}
@@ -164,16 +164,16 @@ class Explorer:
 
     def _found(self, question: Question) -> "tuple[Labels | Instances, dict[str, Any]]":
         """What the network finds, and how long that took, for JSON. The last answers are kept."""
-        picture, network = self._pictures.get(question.picture), self._network(question)
+        image, network = self._images.get(question.image), self._network(question)
         known = self._predictions.find(question)
         if known is not None:
             return known
         network.check(question.way)
-        key = "prediction", question.run, question.way, picture.pixels.shape
+        key = "prediction", question.run, question.way, image.pixels.shape
         compiled = self._programs.about_to_run(key, network.sizes(question.way))
         start = time.monotonic()
         with _memory_told():
-            found = network.run(picture, question.way)
+            found = network.run(image, question.way)
         seconds = time.monotonic() - start
         kept = Labels.of(found) if isinstance(found, Prediction) else found
         answer = kept, {"seconds": round(seconds, 2 if seconds < 10 else 0), "compiled": compiled}
@@ -249,7 +249,7 @@ def _memory_told() -> Iterator[None]:
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
             raise UserError(
-                "the network needs more memory for this picture than there is; send a smaller one, or start "
+                "the network needs more memory for this image than there is; send a smaller one, or start "
                 "the program with a smaller --side"
             ) from None
         raise

@@ -1,14 +1,14 @@
 """The page over HTTP: which address answers what, with Starlette.
 
     GET  /, /style.css, /*.js                the page
-    GET  /about                              networks, the run's own pictures, limits
-    POST /pictures (a file), /pictures?own=  keep a picture; its key
-    GET  /pictures, /own                     that picture; a small one of the run's own
+    GET  /about                              networks, the run's own images, limits
+    POST /images (a file), /images?own=  keep an image; its key
+    GET  /images, /own                     that image; a small one of the run's own
     POST /predictions                        what the network finds
     GET  /label.png, /overlay.png            the same, to download
     POST /attention                          what a pixel attends to
 
-Pictures, runs and pixels are named by keys and numbers in the query: no path of the file system is ever made
+Images, runs and pixels are named by keys and numbers in the query: no path of the file system is ever made
 of what comes from the network. One prediction is made at a time; the others wait.
 """
 
@@ -58,8 +58,8 @@ def make_app(explorer: Explorer, hosts: Iterable[str] | None) -> Guard:
     routes = [Route(address, _file(*file)) for address, file in FILES.items()]
     routes += [
         Route("/about", desk.about),
-        Route("/pictures", desk.add, methods=["POST"]),
-        Route("/pictures", desk.picture),
+        Route("/images", desk.add, methods=["POST"]),
+        Route("/images", desk.image),
         Route("/own", desk.own),
         Route("/predictions", desk.prediction, methods=["POST"]),
         Route("/label.png", desk.label),
@@ -75,7 +75,7 @@ class _Desk:
 
     def __init__(self, explorer: Explorer):
         self._explorer = explorer
-        self._network_lock, self._picture_lock = asyncio.Lock(), asyncio.Lock()
+        self._network_lock, self._image_lock = asyncio.Lock(), asyncio.Lock()
         self._waiting = 0
 
     async def about(self, _: Request) -> Response:
@@ -84,19 +84,19 @@ class _Desk:
     async def add(self, request: Request) -> Response:
         if "own" in request.query_params:
             index = _number(request, "own")
-            added = await self._with_picture(lambda: self._explorer.add_own(index))
+            added = await self._with_image(lambda: self._explorer.add_own(index))
         else:
             data = await self._body(request)
-            added = await self._with_picture(lambda: self._explorer.add(data))
+            added = await self._with_image(lambda: self._explorer.add(data))
         return JSONResponse(added)
 
-    async def picture(self, request: Request) -> Response:
-        key = request.query_params.get("picture", "")
-        return _png(await run_in_threadpool(self._explorer.picture_png, key))
+    async def image(self, request: Request) -> Response:
+        key = request.query_params.get("image", "")
+        return _png(await run_in_threadpool(self._explorer.image_png, key))
 
     async def own(self, request: Request) -> Response:
         index = _number(request, "index")
-        return _png(await self._with_picture(lambda: self._explorer.thumbnail_png(index)))
+        return _png(await self._with_image(lambda: self._explorer.thumbnail_png(index)))
 
     async def prediction(self, request: Request) -> Response:
         question = _question(request)
@@ -127,8 +127,8 @@ class _Desk:
             parts.append(part)
         return b"".join(parts)
 
-    async def _with_picture(self, work: Callable[[], Result]) -> Result:
-        async with self._picture_lock:  # a picture of 50 million pixels takes 150 MB while it is read
+    async def _with_image(self, work: Callable[[], Result]) -> Result:
+        async with self._image_lock:  # an image of 50 million pixels takes 150 MB while it is read
             return await run_in_threadpool(work)
 
     async def _with_network(self, request: Request, work: Callable[[], Response]) -> Response:
@@ -157,13 +157,13 @@ def _file(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _question(request: Request) -> Question:
-    """The picture, the run and the way in a query. Raises UserError where they are none."""
+    """The image, the run and the way in a query. Raises UserError where they are none."""
     query = request.query_params
     scales = query.get("scales", "one")
     if scales not in ("one", "several"):
         raise UserError("scales must be one or several")
     loops = _number(request, "loops") if query.get("loops") else None
-    return Question(query.get("picture", ""), _number(request, "run"), Way(loops, scales == "several"))
+    return Question(query.get("image", ""), _number(request, "run"), Way(loops, scales == "several"))
 
 
 def _number(request: Request, name: str, most: int = 10**6) -> int:

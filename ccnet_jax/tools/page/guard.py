@@ -31,7 +31,7 @@ class Guard:
 
     A page of another site cannot read answers, since no header allows it. It could still point a name of its
     own at 127.0.0.1 (DNS rebinding), and would then count as this page, or make the network work by sending
-    pictures. So requests must name one of `hosts`, and must not come from a page of elsewhere.
+    images. So requests must name one of `hosts`, and must not come from a page of elsewhere.
 
     Args:
       app: that answers what passes.

@@ -13,7 +13,7 @@ from ccnet_jax.figures import tints
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.tasks.instance_model import InstanceModel
 from ccnet_jax.tasks.semantic_model import Model
-from ccnet_jax.tools.page.uploads import Picture, Store
+from ccnet_jax.tools.page.uploads import Store, Upload
 from ccnet_jax.weights.inference import with_loops
 
 LOOPS = (0, 1, 2, 3)  # of RCCA, that the page offers; a network that was trained with more offers them too
@@ -92,22 +92,22 @@ class Network:
             raise UserError(f"{self.name} finds instances, which is done at one scale")
 
     def sizes(self, way: Way) -> int:
-        """In how many sizes the network sees a picture: each has a program of its own."""
+        """In how many sizes the network sees an image: each has a program of its own."""
         return 1 if self.finds_instances else len(self._in(way).mode.scales)
 
-    def run(self, picture: Picture, way: Way) -> Any:
-        """The `Prediction` or `Instances` of a picture. Raises UserError."""
+    def run(self, image: Upload, way: Way) -> Any:
+        """The `Prediction` or `Instances` of an image. Raises UserError."""
         self.check(way)
-        return self._in(way).predict(picture.pixels)
+        return self._in(way).predict(image.pixels)
 
-    def attention(self, key: object, picture: Picture, way: Way, point: tuple[int, int]) -> np.ndarray:
+    def attention(self, key: object, image: Upload, way: Way, point: tuple[int, int]) -> np.ndarray:
         """What a pixel attends to after each loop, float32 [loops, h, w]; see `evaluation.attention`.
 
         Args:
-          key: of the picture: what does not depend on the pixel is kept under it.
-          picture: at one scale, shown whole.
+          key: of the image: what does not depend on the pixel is kept under it.
+          image: at one scale, shown whole.
           way: of which only the number of loops counts.
-          point: (row, column) in `picture.pixels`.
+          point: (row, column) in `image.pixels`.
 
         Raises:
           UserError: the network has no such loops, or the point is no pixel.
@@ -120,15 +120,15 @@ class Network:
         loops = self.model.network.loops if way.loops is None else way.loops
         if not loops:
             raise UserError("without a loop of RCCA a pixel attends to no other; choose 1 loop or more")
-        height, width = picture.pixels.shape[:2]
+        height, width = image.pixels.shape[:2]
         if not (0 <= point[0] < height and 0 <= point[1] < width):
-            raise UserError(f"the picture has {height} rows and {width} columns, and no pixel {point}")
+            raise UserError(f"the image has {height} rows and {width} columns, and no pixel {point}")
         model = self._in(Way(loops))
         inputs = self._inputs.find((key, loops))
         if inputs is None:
-            inputs = inputs_of_loops(model.network, model.variables, picture.pixels)
+            inputs = inputs_of_loops(model.network, model.variables, image.pixels)
             self._inputs.put(inputs, (key, loops))
-        return maps_of(model.variables, inputs, feature_at(point, picture.pixels, inputs))
+        return maps_of(model.variables, inputs, feature_at(point, image.pixels, inputs))
 
     def _in(self, way: Way) -> Any:
         """The model that runs in this way; the weights are shared."""
@@ -143,7 +143,7 @@ class Network:
 
 
 class Programs:
-    """Keeps the number of compiled programs bounded, however many sizes of pictures come.
+    """Keeps the number of compiled programs bounded, however many sizes of images come.
 
     Args:
       most: programs of networks that are kept.

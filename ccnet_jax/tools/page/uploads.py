@@ -1,4 +1,4 @@
-"""Pictures that come to the page: bounded before they are decoded, shrunk, and kept for a while."""
+"""Images that come to the page: bounded before they are decoded, shrunk, and kept for a while."""
 
 import collections
 import dataclasses
@@ -21,19 +21,19 @@ SIGNATURES = {
     "WebP": b"RIFF",
     "BMP": b"BM",
 }
-KEPT = 12  # pictures, and predictions, at a time
+KEPT = 12  # images, and predictions, at a time
 
 Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a picture may have.
+    """What an image may have.
 
     Attributes:
       megabytes: of its file.
       megapixels: of its header.
-      side: longest side in pixels that the network sees; larger pictures are shrunk.
+      side: longest side in pixels that the network sees; larger images are shrunk.
     """
 
     megabytes: int = 32
@@ -42,8 +42,8 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture as the network sees it.
+class Upload:
+    """An image as the network sees it.
 
     Attributes:
       pixels: uint8 [H, W, 3] RGB, no side longer than `Limits.side`.
@@ -54,8 +54,8 @@ class Picture:
     own_size: tuple[int, int]
 
     @classmethod
-    def of(cls, pixels: np.ndarray, side: int) -> "Picture":
-        """The picture uint8 [H, W, 3] RGB, shrunk where a side is longer than `side`."""
+    def of(cls, pixels: np.ndarray, side: int) -> "Upload":
+        """The image uint8 [H, W, 3] RGB, shrunk where a side is longer than `side`."""
         height, width = pixels.shape[:2]
         ratio = min(1.0, side / max(height, width))
         size = max(1, round(height * ratio)), max(1, round(width * ratio))
@@ -63,19 +63,19 @@ class Picture:
 
 
 class TooLarge(UserError):
-    """A file has more bytes, or a picture more pixels, than the page takes."""
+    """A file has more bytes, or an image more pixels, than the page takes."""
 
 
 class Gone(UserError):
     """What is asked for is not kept, or not any more."""
 
 
-def read_upload(data: bytes, limits: Limits) -> Picture:
-    """The picture in a file's bytes. Nothing is decoded before its header's size is known to be allowed.
+def read_upload(data: bytes, limits: Limits) -> Upload:
+    """The image in a file's bytes. Nothing is decoded before its header's size is known to be allowed.
 
     Raises:
       TooLarge: it has more bytes or pixels than `limits` allow.
-      UserError: it is empty, damaged, or no picture of a kind that is taken.
+      UserError: it is empty, damaged, or no image of a kind that is taken.
     """
     if not data:
         raise UserError("the file is empty; choose another one")
@@ -87,23 +87,23 @@ def read_upload(data: bytes, limits: Limits) -> Picture:
         raise TooLarge(_too_many_pixels("more", limits)) from None
     if size is None:
         *kinds, last = SIGNATURES
-        raise UserError(f"the file is no {', '.join(kinds)} or {last} picture; choose one that is")
+        raise UserError(f"the file is no {', '.join(kinds)} or {last} image; choose one that is")
     if size[0] * size[1] > limits.megapixels * 10**6:
         raise TooLarge(_too_many_pixels(f"{size[0]} x {size[1]} pixels, more", limits))
-    return Picture.of(decode_image(data, "the file"), limits.side)
+    return Upload.of(decode_image(data, "the file"), limits.side)
 
 
 def too_many_bytes(limits: Limits) -> str:
     """A sentence on a file that is too large."""
     return (
-        f"the file has more than {limits.megabytes} MB, which this page does not take; shrink the picture, "
+        f"the file has more than {limits.megabytes} MB, which this page does not take; shrink the image, "
         "or start the program with a larger --megabytes"
     )
 
 
 def _too_many_pixels(found: str, limits: Limits) -> str:
     return (
-        f"the picture has {found} than the {limits.megapixels} million pixels that this page takes; shrink "
+        f"the image has {found} than the {limits.megapixels} million pixels that this page takes; shrink "
         "it, or start the program with a larger --megapixels"
     )
 

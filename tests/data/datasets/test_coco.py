@@ -8,7 +8,7 @@ from pycocotools import mask as coco_mask
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.datasets import coco
-from ccnet_jax.data.images import DamagedPicture
+from ccnet_jax.data.images import UnusableImage
 from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.data.sources import Location, MissingSplit
 
@@ -28,7 +28,7 @@ CROWD[5:12, 20:31] = 1
 
 
 def content():
-    """Two classes whose ids have a gap; a picture with three objects, one without any, a grey one."""
+    """Two classes whose ids have a gap; an image with three objects, one without any, a grey one."""
     return {
         "categories": [{"id": 7, "name": "boat"}, {"id": 3, "name": "kite"}],
         "images": [
@@ -90,12 +90,12 @@ def write(tmp_path):
     return written
 
 
-def test_pictures_have_their_objects(write):
+def test_images_have_their_objects(write):
     source = coco.open_split(write(content()), "val2017")
     assert isinstance(source, InstanceSource)
     assert (source.classes, source.class_ids) == (("kite", "boat"), (3, 7))
     assert len(source) == 3
-    assert (source.name(0), source.picture_id(0), source.size(0)) == ("b", 12, (HEIGHT, WIDTH))
+    assert (source.name(0), source.image_id(0), source.size(0)) == ("b", 12, (HEIGHT, WIDTH))
     assert [source.count(i) for i in range(3)] == [2, 0, 0]
     np.testing.assert_array_equal(source[0]["image"][0, 0], [200, 0, 0])
     objects = source.objects(0)
@@ -111,7 +111,7 @@ def test_pictures_have_their_objects(write):
     assert objects.areas[2] == objects.masks[2].sum()  # the file does not say it
 
 
-def test_pictures_may_have_no_objects_and_may_be_grey(write):
+def test_images_may_have_no_objects_and_may_be_grey(write):
     source = coco.open_split(write(content()), "val2017")
     for index in (1, 2):  # the only object of the second has no area
         objects = source.objects(index)
@@ -161,32 +161,32 @@ def changed(path, value):
         (["categories"], [], "names no category"),
         (["images", 1, "width"], None, "entry 1 of 'images' has no 'width'"),
         (["annotations", 0, "category_id"], 4, "annotation 1 is of category 4, which 'categories' does not"),
-        (["annotations", 0, "image_id"], 4, "annotation 1 is of picture 4, which 'images' does not list"),
+        (["annotations", 0, "image_id"], 4, "annotation 1 is of image 4, which 'images' does not list"),
         (["annotations", 0, "bbox"], [1, 2, 3], r"annotation 1 has the bbox \[1, 2, 3\], which must be"),
-        (["annotations", 0, "bbox"], [50, 2, 3, 4], "annotation 1 has the bbox .*outside its picture b.png"),
+        (["annotations", 0, "bbox"], [50, 2, 3, 4], "annotation 1 has the bbox .*outside its image b.png"),
         (["annotations", 0, "segmentation"], [[1, 1, 5, 5]], "annotation 1 has a polygon of 2 points"),
         (["annotations", 0, "segmentation"], [], "annotation 1 has no segmentation"),
         (["annotations", 1, "segmentation", "size"], [40, 30], "annotation 2 has runs of the size"),
-        (["images", 1, "file_name"], "c.png", r"names the picture .*c\.png, which does not exist"),
+        (["images", 1, "file_name"], "c.png", r"names the image .*c\.png, which does not exist"),
         (["images", 1, "height"], 31, None),
         (["images", 1, "height"], "30", "entry 1 of 'images' has as 'height' \"30\"; it must be a file"),
-        (["images", 1, "height"], 0, "picture 5 is 40x0 pixels; correct it"),
+        (["images", 1, "height"], 0, "image 5 is 40x0 pixels; correct it"),
         (
             ["images", 1, "width"],
             10**10,
-            "picture 5 has by its header 10000000000 x 30, more than 178,956,970",
+            "image 5 has by its header 10000000000 x 30, more than 178,956,970",
         ),
         (
             ["images", 1, "file_name"],
             "../a.png",
-            "picture 5 has the file_name '../a.png', which leads out of",
+            "image 5 has the file_name '../a.png', which leads out of",
         ),
         (
             ["images", 1, "file_name"],
             "/etc/a.png",
-            "picture 5 has the file_name '/etc/a.png', which leads out",
+            "image 5 has the file_name '/etc/a.png', which leads out",
         ),
-        (["images", 1, "file_name"], "x" * 5000, r"names the picture .*x, which does not exist"),
+        (["images", 1, "file_name"], "x" * 5000, r"names the image .*x, which does not exist"),
         (["images", 1, "id"], [5], r"entry 1 of 'images' has as 'id' \[5\]"),
         (["categories", 0, "id"], "7", "entry 0 of 'categories' has as 'id' \"7\""),
         (["annotations", 0, "image_id"], [12], "entry 0 of 'annotations' has as 'image_id'"),
@@ -214,7 +214,7 @@ def changed(path, value):
 )
 def test_a_wrong_file_is_one_sentence(write, path, value, sentence):
     location = write(changed(path, value))
-    if sentence is None:  # found when the picture is read
+    if sentence is None:  # found when the image is read
         source = coco.open_split(location, "val2017")
         with pytest.raises(UserError, match=r"a\.png is 40x30 pixels, but by its file 40x31"):
             source[1]
@@ -249,12 +249,12 @@ def test_a_split_to_predict_needs_no_annotations(write, tmp_path):
         listed = path
 
 
-def test_pictures_that_may_be_missing(write):
+def test_images_that_may_be_missing(write):
     location = write(changed(["images", 1, "file_name"], "c.png"))
     with pytest.raises(UserError, match=r"add it, or let training do without .*data\.skip_damaged=N"):
         coco.open_split(location, "val2017")
     source = coco.open_split(dataclasses.replace(location, skip_damaged=1), "val2017")
-    with pytest.raises(DamagedPicture, match=r"c\.png cannot be read"):
+    with pytest.raises(UnusableImage, match=r"c\.png cannot be read"):
         source[1]
 
 
@@ -264,7 +264,7 @@ def test_pictures_that_may_be_missing(write):
         (["segmentation", "counts"], [10], "its runs have 10 pixels, not 1200"),
         (["segmentation", "counts"], [-5, 1205], "-5"),
         (["segmentation", "counts"], ["a"], "'str'"),
-        (["segmentation", "counts"], "PPPP" * 1000, "Invalid RLE"),  # far more pixels than the picture has
+        (["segmentation", "counts"], "PPPP" * 1000, "Invalid RLE"),  # far more pixels than the image has
         (["segmentation", "counts"], "\u1234", "Invalid RLE"),
     ],
 )

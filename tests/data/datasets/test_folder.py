@@ -1,4 +1,4 @@
-"""A user's own pictures: usual layouts, classes from files and from ids, and a sentence for what is wrong."""
+"""A user's own images: usual layouts, classes from files and from ids, and a sentence for what is wrong."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import layouts, pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS, folder
-from ccnet_jax.data.images import DamagedPicture
+from ccnet_jax.data.images import UnusableImage
 from ccnet_jax.data.sources import Location, MissingSplit, OtherClasses
 from tests.miniatures import ORIENTATION, scene, write
 
@@ -90,7 +90,7 @@ def test_usual_layouts_are_found(tmp_path, layout):
 
 
 @pytest.mark.parametrize("label", ["{}.png", "{}_mask.png"])
-def test_pictures_and_labels_in_one_folder(tmp_path, label):
+def test_images_and_labels_in_one_folder(tmp_path, label):
     for i in range(20):
         write_pair(tmp_path / f"{i}.jpg", tmp_path / label.format(i), i)
     parts = [open_folder(tmp_path, split, val_share=0.3) for split in ("train", "val")]
@@ -98,7 +98,7 @@ def test_pictures_and_labels_in_one_folder(tmp_path, label):
 
 
 @pytest.mark.parametrize("lists", ["ImageSets/Segmentation", "ImageSets", "."])
-def test_lists_assign_pictures_to_splits(tmp_path, lists):
+def test_lists_assign_images_to_splits(tmp_path, lists):
     for i in range(4):
         write_pair(tmp_path / f"JPEGImages/p.{i}.jpg", tmp_path / f"SegmentationClass/p.{i}.png", i)
     (tmp_path / lists).mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def test_lists_assign_pictures_to_splits(tmp_path, lists):
     assert names(open_folder(tmp_path)) == ["p.2", "p.0", "p.1"]
     assert names(open_folder(tmp_path, "val")) == ["p.3"]
     (tmp_path / lists / "val.txt").write_text("p.9\n")
-    with pytest.raises(UserError, match="val.txt names p.9, which is not in .*JPEGImages; add the picture"):
+    with pytest.raises(UserError, match="val.txt names p.9, which is not in .*JPEGImages; add the image"):
         open_folder(tmp_path, "val")
 
 
@@ -128,7 +128,7 @@ def test_any_other_layout_is_two_patterns(tmp_path):
         MissingSplit, match="no split 'dusk': a/shots/{split} exists for day, night; --config.d"
     ):
         open_folder(tmp_path, "dusk", **patterns)
-    with pytest.raises(UserError, match="a/shots/day holds pictures but .* is not a folder|no split"):
+    with pytest.raises(UserError, match="a/shots/day holds images but .* is not a folder|no split"):
         open_folder(tmp_path, "train", images="a/shots/day", labels="c")
 
 
@@ -137,7 +137,7 @@ def test_a_test_split_needs_no_labels(tmp_path):
     write(tmp_path / "images/test/7.jpg", scene(0, 40, 48)[0])
     source = open_folder(tmp_path, "test")
     assert (source[0]["label"] == 255).all()
-    assert "1 picture\n" in summary(tmp_path, "test")
+    assert "1 image\n" in summary(tmp_path, "test")
     assert "without labels" in summary(tmp_path, "test")
     write(tmp_path / "images/val2/7.jpg", scene(0, 40, 48)[0])
 
@@ -162,13 +162,9 @@ def test_a_share_of_train_becomes_val_and_stays_it(tmp_path):
     write_pair(tmp_path / "images/more.png", tmp_path / "labels/more.png")
     assert set(names(open_folder(tmp_path, "val", val_share=0.2))) - {"more"} == set(val)
     assert set(val) <= set(names(open_folder(tmp_path, "val", val_share=0.5)))
-    with pytest.raises(
-        UserError, match="val_share=1e-06 of 41 pictures leaves none for val; choose a larger"
-    ):
+    with pytest.raises(UserError, match="val_share=1e-06 of 41 images leaves none for val; choose a larger"):
         open_folder(tmp_path, "val", val_share=1e-6)
-    with pytest.raises(
-        UserError, match="val_share=0.99999 of 41 pictures leaves none for train; choose a sm"
-    ):
+    with pytest.raises(UserError, match="val_share=0.99999 of 41 images leaves none for train; choose a sm"):
         open_folder(tmp_path, "train", val_share=0.99999)
 
 
@@ -184,7 +180,7 @@ def test_val_share_where_there_is_a_train_folder_only(tmp_path):
 
 
 def test_shares_of_names_are_even_and_fixed():
-    shares = [layouts.hash_share(f"picture-{i}") for i in range(2000)]
+    shares = [layouts.hash_share(f"image-{i}") for i in range(2000)]
     assert 0.07 < np.mean(np.array(shares) < 0.1) < 0.13
     assert layouts.hash_share("a") == pytest.approx(0.7913743, abs=1e-6)
 
@@ -200,7 +196,7 @@ def test_ids_are_counted_over_all_splits(tmp_path):
         assert source.classes == tuple(f"class {i}" for i in range(6))
         assert source.palette[1].tolist() == [128, 0, 0]
     text = summary(tmp_path, "val")
-    assert text.startswith("folder, val: 4 pictures\n  in images/val and labels/val, 48x40 pixels\n")
+    assert text.startswith("folder, val: 4 images\n  in images/val and labels/val, 48x40 pixels\n")
     assert "6 classes counted from the ids in the labels:" in text
     assert re.search(r"class 4 +never", text)
     assert re.search(r"class 5 +\d", text)
@@ -281,7 +277,7 @@ def test_an_unknown_colour_is_named_with_its_place(tmp_path):
 def test_colour_labels_whose_colours_nothing_gives(tmp_path):
     write_colours(tmp_path)
     words = (
-        "0.png is a colour picture, .* classes.txt with lines NAME RED GREEN BLUE .* 0 0 0, 0 255 0, 10 20 30"
+        "0.png is a colour image, .* classes.txt with lines NAME RED GREEN BLUE .* 0 0 0, 0 255 0, 10 20 30"
     )
     with pytest.raises(UserError, match=words):
         open_folder(tmp_path)
@@ -300,7 +296,7 @@ def test_grey_masks_of_0_and_255(tmp_path, rgb):
         write_pair(tmp_path / f"images/{i}.png", tmp_path / f"masks/{i}.png", i,
                    np.dstack([mask] * 3) if rgb else mask)  # fmt: skip
     with pytest.raises(
-        UserError, match="colour picture" if rgb else "only the numbers 0, 255 .* `object 255 255"
+        UserError, match="colour image" if rgb else "only the numbers 0, 255 .* `object 255 255"
     ):
         open_folder(tmp_path)
     (tmp_path / "classes.txt").write_text("background 0 0 0\nobject 255 255 255\n")
@@ -431,12 +427,12 @@ def other_names(root):
         path.rename(path.with_stem(f"x{path.stem}"))
 
 
-def lost_pictures(root):
+def lost_images(root):
     for i in (0, 1):
         (root / f"images/train/{i}.png").unlink()
 
 
-def no_pictures(root):
+def no_images(root):
     for path in (root / "images/train").iterdir():
         path.rename(path.with_suffix(".gif"))
 
@@ -462,13 +458,13 @@ def no_pictures(root):
         (other_size, "images/train/1.png is 48x40 pixels .* its label .*labels/train/1.png is 40x48"),
         (
             other_names,
-            "3 of the 3 pictures in .* have no label in .*no 0.png for 0.png, but for example x0.png",
+            "3 of the 3 images in .* have no label in .*no 0.png for 0.png, but for example x0.png",
         ),
-        (lost_pictures, "2 of the 3 labels in .*labels/train have no picture in .* as 0.png, 1.png"),
-        (no_pictures, "images/train holds no picture .*.jpg, .jpeg, .png"),
+        (lost_images, "2 of the 3 labels in .*labels/train have no image in .* as 0.png, 1.png"),
+        (no_images, "images/train holds no image .*.jpg, .jpeg, .png"),
         (
             lambda d: (d / "labels/train").rename(d / "labels/more"),
-            "holds pictures but .*labels/train is not a f",
+            "holds images but .*labels/train is not a f",
         ),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -492,15 +488,15 @@ def test_what_is_left_out_is_counted(tmp_path):
     write(tmp_path / "labels/train/1_colour.png", np.zeros((40, 48, 3), np.uint8))
     lines = summary(tmp_path).splitlines()
     warnings = [line.strip() for line in lines if "warning" in line]
-    assert lines[0] == "folder, train: 3 pictures"
+    assert lines[0] == "folder, train: 3 images"
     images, labels = tmp_path / "images/train", tmp_path / "labels/train"
-    mac, read = "1 left out, which macOS wrote beside the pictures (._3.png)", layouts.PICTURE_SUFFIXES
+    mac, read = "1 left out, which macOS wrote beside the images (._3.png)", layouts.IMAGE_SUFFIXES
     assert warnings == [
         f"warning: {images}: {mac}",
         f"warning: {images}: 1 left out, because only {', '.join(read)} are read (photo.heic)",
         f"warning: {labels}: {mac}",
         f"warning: {images}: 1 without a label, left out (0.png)",
-        f"warning: {labels}: 1 without a picture, left out (4.png)",
+        f"warning: {labels}: 1 without an image, left out (4.png)",
     ]
 
 
@@ -519,7 +515,7 @@ def test_ids_that_look_like_noise_are_warned_about(tmp_path):
     assert "were the labels once JPEGs, or resized?" in summary(tmp_path)
 
 
-def test_pictures_of_mixed_sizes_and_turned_ones(tmp_path):
+def test_images_of_mixed_sizes_and_turned_ones(tmp_path):
     write_usual(tmp_path)
     write_pair(tmp_path / "images/train/7.jpg", tmp_path / "labels/train/7.png", numbers=ids(size=(60, 96)))
     exif = Image.Exif()
@@ -533,7 +529,7 @@ def test_pictures_of_mixed_sizes_and_turned_ones(tmp_path):
 
 def test_the_summary_of_two_splits_has_both(tmp_path):
     text = summary(write_usual(tmp_path), "train+val")
-    assert text.startswith("folder, train+val: 6 pictures")
+    assert text.startswith("folder, train+val: 6 images")
     assert "in images/train and labels/train" in text
     assert "in images/val and labels/val" in text
 
@@ -546,15 +542,15 @@ def test_many_labels_are_counted_in_part(tmp_path, monkeypatch):
 def test_a_damaged_label_does_not_keep_a_run_from_starting_again(tmp_path):
     write_usual(tmp_path)
     (tmp_path / "labels/train/0.png").write_bytes(b"")
-    with pytest.raises(DamagedPicture, match="labels/train/0.png is empty"):
+    with pytest.raises(UnusableImage, match="labels/train/0.png is empty"):
         open_folder(tmp_path)
     assert "3 classes counted" in summary(tmp_path, skip_damaged=1)
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
-    with pytest.raises(DamagedPicture, match="labels/train/0.png is empty"):
+    with pytest.raises(UnusableImage, match="labels/train/0.png is empty"):
         open_folder(tmp_path)
     assert len(open_folder(tmp_path, skip_damaged=1)) == 3
     (tmp_path / "labels/train/2.png").write_bytes(b"")
-    with pytest.raises(DamagedPicture, match="labels/train/2.png is empty"):
+    with pytest.raises(UnusableImage, match="labels/train/2.png is empty"):
         summary(tmp_path, skip_damaged=1)
 
 

@@ -50,7 +50,7 @@ def test_two_processes_score_instances_as_one_does_and_one_misses_process_0(star
     for values in (*scores, alone):
         values.pop("images_per_second")
     assert scores == [alone, alone]
-    assert alone["pictures"] == 5
+    assert alone["images"] == 5
     assert 0 < alone["box"]["AP"] < 1
 
     time.sleep(0.5)  # both are adding, or about to

@@ -39,7 +39,7 @@ def test_deltas_of_boxes_without_area_are_finite():
     assert jnp.isfinite(boxes.encoded(ANCHORS, empty, (1, 1, 1, 1))).all()
 
 
-def test_boxes_are_cut_at_the_edges_of_the_picture():
+def test_boxes_are_cut_at_the_edges_of_the_image():
     cut = boxes.clipped(jnp.array([[-3.0, 5, 200, 90], [150, -9, 160, -1]]), jnp.array([60.0, 100]))
     np.testing.assert_array_equal(cut, [[0, 5, 100, 60], [100, 0, 100, 0]])
     np.testing.assert_array_equal(boxes.area(cut), [100 * 55, 0])

@@ -50,12 +50,12 @@ def detect(network):
     )
 
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (2, 64, 96, 3), np.uint8)
 
 
-def test_detections_lie_in_their_pictures(detect, variables):
+def test_detections_lie_in_their_images(detect, variables):
     size = jnp.array([[64, 96], [40, 50]])
-    found = detect(variables, PICTURES, size)
+    found = detect(variables, IMAGES, size)
     assert found.boxes.shape == (2, 10, 4)
     assert found.masks.shape == (2, 10, 28, 28)
     assert found.used.all()  # any probability will do
@@ -66,26 +66,26 @@ def test_detections_lie_in_their_pictures(detect, variables):
     assert ((found.masks > 0) & (found.masks < 1)).all()
 
 
-def test_a_picture_is_found_the_same_on_a_larger_canvas(detect, variables):
-    """What lies beyond a picture's edge does not matter, whatever it is."""
-    noise = PICTURES.copy()
+def test_an_image_is_found_the_same_on_a_larger_canvas(detect, variables):
+    """What lies beyond an image's edge does not matter, whatever it is."""
+    noise = IMAGES.copy()
     noise[1, 40:] = 255
     noise[1, :, 50:] = 0
     size = jnp.array([[64, 96], [40, 50]])
-    one, other = detect(variables, PICTURES, size), detect(variables, noise, size)
+    one, other = detect(variables, IMAGES, size), detect(variables, noise, size)
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-def test_pictures_do_not_depend_on_one_another(detect, variables):
+def test_images_do_not_depend_on_one_another(detect, variables):
     size = jnp.array([[64, 96], [64, 96]])
-    both, turned = detect(variables, PICTURES, size), detect(variables, PICTURES[::-1], size)
+    both, turned = detect(variables, IMAGES, size), detect(variables, IMAGES[::-1], size)
     for one, other in zip(both, turned, strict=True):
         np.testing.assert_allclose(one, other[::-1], atol=1e-3)
 
 
 def test_the_context_module_stands_before_the_last_block_of_stage_3(network, variables):
     """Stages 1 and 2 do not depend on it."""
-    images, size = jnp.asarray(PICTURES[:1]), jnp.array([[64, 96]])
+    images, size = jnp.asarray(IMAGES[:1]), jnp.array([[64, 96]])
 
     @jax.jit
     def stages(variables):
@@ -107,7 +107,7 @@ def test_the_context_module_stands_before_the_last_block_of_stage_3(network, var
 
 def test_a_frozen_backbone_keeps_statistics_stem_and_stage_1():
     network = MaskRCNN(3, 10, width=0.125, frozen=True)
-    images, size = jnp.asarray(PICTURES[:1]), jnp.array([[64, 96]])
+    images, size = jnp.asarray(IMAGES[:1]), jnp.array([[64, 96]])
     variables = jax.jit(network.init)(jax.random.key(0), images)
 
     def total(params):

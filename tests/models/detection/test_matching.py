@@ -35,7 +35,7 @@ def test_an_object_without_any_overlap_takes_no_box():
     np.testing.assert_array_equal(found, [BACKGROUND] * len(BOXES))
 
 
-def test_a_picture_without_objects_is_background():
+def test_an_image_without_objects_is_background():
     found = matched(BOXES, OBJECTS, jnp.zeros(4, bool), 0.5, 0.5, every_object=True)
     np.testing.assert_array_equal(found, [BACKGROUND] * len(BOXES))
 

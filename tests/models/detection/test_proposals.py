@@ -11,7 +11,7 @@ SIZE = jnp.array([50.0, 90.0])
 
 
 def levels(rng):
-    """Logits, deltas and anchors of two levels of a picture of 64 x 96."""
+    """Logits, deltas and anchors of two levels of an image of 64 x 96."""
     boxes = [jnp.asarray(x) for x in anchors.all_anchors([(8, 12), (4, 6)], (64, 96), (16, 32))]
     logits = [jnp.asarray(rng.normal(size=len(x)), jnp.float32) for x in boxes]
     deltas = [jnp.asarray(rng.normal(size=x.shape) / 4, jnp.float32) for x in boxes]
@@ -46,7 +46,7 @@ def test_proposals_of_a_level_do_not_suppress_those_of_another():
     np.testing.assert_allclose(found[0], both[1])
 
 
-def test_proposals_outside_the_picture_are_left_out():
+def test_proposals_outside_the_image_are_left_out():
     outside = jnp.array([[200.0, 10, 240, 40]])
     _, used = proposals.proposals([jnp.ones(1)], [jnp.zeros((1, 4))], [outside], SIZE, 5, 2)
     assert not used.any()

@@ -40,7 +40,7 @@ def interpolated(feature, y, x):
 
 @pytest.fixture(scope="module")
 def pyramid():
-    """Two levels of pictures of 60 x 92, and regions: inside, across the edges, outside, without area."""
+    """Two levels of images of 60 x 92, and regions: inside, across the edges, outside, without area."""
     rng = np.random.default_rng(0)
     levels = [jnp.asarray(rng.normal(size=(2, h, w, 3)), jnp.float32) for h, w in ((15, 23), (8, 12))]
     boxes = [

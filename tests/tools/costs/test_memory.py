@@ -41,8 +41,8 @@ def test_a_batch_that_never_fits():
     assert search(100, 8, lambda batch: 200 + batch)[0] == 0
 
 
-def test_one_picture_is_tried_before_none_is_said_to_fit():
-    """Near the limit the line may bend so that it tells less than one picture."""
+def test_one_image_is_tried_before_none_is_said_to_fit():
+    """Near the limit the line may bend so that it tells less than one image."""
     planned = {8: 143, 4: 119, 3: 112, 2: 105, 1: 70}
     assert search(100, 8, planned.__getitem__)[0] == 1
 
@@ -53,7 +53,7 @@ def test_some_memory_is_left_to_others():
         assert memory.usable_bytes(name) > 0.9 * gpu.memory_bytes
 
 
-def test_windows_of_a_picture():
+def test_windows_of_an_image():
     slide = TestMode(window=(769, 769), stride=(513, 513))
     assert memory.windows_at_once(TestMode(), (1024, 2048)) == 1
     assert memory.windows_at_once(slide, (1024, 2048)) == 4

@@ -41,10 +41,10 @@ def test_paths_belong_to_parts(path, part):
 
 def test_a_training_step_by_hand(training):
     forward, backward = training["forward"], training["backward"]
-    # the stem: 64x64 to 32x32 by three 3x3 convolutions, 3 to 8 to 8 to 8 channels; two pictures
+    # the stem: 64x64 to 32x32 by three 3x3 convolutions, 3 to 8 to 8 to 8 channels; two images
     stem = 2 * (2 * 32 * 32) * 9 * (3 * 8 + 8 * 8 + 8 * 8)
     assert forward["stem"].products == stem
-    assert backward["stem"].products == 2 * stem - 2 * (2 * 32 * 32) * 9 * 3 * 8  # pictures have no gradient
+    assert backward["stem"].products == 2 * stem - 2 * (2 * 32 * 32) * 9 * 3 * 8  # images have no gradient
     for part in ("stage 1", "stage 2", "stage 3", "stage 4", "context", "head", "auxiliary head"):
         assert backward[part].products == 2 * forward[part].products, part
     assert forward["optimizer"].products == 0
@@ -54,7 +54,7 @@ def test_a_training_step_by_hand(training):
     assert sum(parts.parameters(parts.variable_shapes(network)).values()) == count
 
 
-def test_testing_has_the_forward_pass_of_one_picture(training):
+def test_testing_has_the_forward_pass_of_one_image(training):
     tested = parts.inference_operations(load_config("demo", **TINY), CLASSES, (64, 64))
     assert "auxiliary head" not in tested
     assert "optimizer" not in tested
@@ -98,8 +98,8 @@ def test_sizes_without_files():
     cityscapes = load_config("cityscapes:mmseg-r50-769x769-80k")
     assert sizes.class_count(cityscapes) == 19
     assert sizes.training_size(cityscapes) == (769, 769)
-    assert sizes.picture_size(cityscapes) == (1024, 2048)
-    assert sizes.picture_size(load_config("ade20k")) == (512, 512)
+    assert sizes.image_size(cityscapes) == (1024, 2048)
+    assert sizes.image_size(load_config("ade20k")) == (512, 512)
     assert sizes.training_size(load_config("demo")) == (96, 192)
     assert sizes.class_count(load_config("folder", data__classes=("a", "b"))) == 2
     assert sizes.size_of("512x1024") == (512, 1024)
@@ -114,7 +114,7 @@ def test_sizes_without_files():
             sizes.size_of(text)
 
 
-def test_the_size_of_the_built_in_pictures():
+def test_the_size_of_the_built_in_images():
     streets = DATASETS["streets"]
     assert streets.open(Location(), "val")[0]["image"].shape[:2] == streets.size
 
@@ -136,14 +136,14 @@ def test_instance_segmentation_has_parts_of_its_own():
     changes = {"model__width": 0.125, "detection__sampled_regions": 8, "detection__train_proposals": 8}
     config = load_config("streets_instances", **changes)
     classes, size = sizes.class_count(config), sizes.training_size(config)
-    assert (classes, size, sizes.picture_size(config)) == (5, (96, 192), (96, 192))
+    assert (classes, size, sizes.image_size(config)) == (5, (96, 192), (96, 192))
     found = parts.training_operations(config, classes, 2)
     tested = parts.inference_operations(config, classes, size)
     for part in ("stem", "stage 4", "context", "pyramid", "proposals", "boxes", "masks"):
         assert found["forward"][part].products > 0, part
         assert found["backward"][part].products > found["forward"][part].products, part
         assert tested[part].products > 0, part
-    # four levels of 1x1 and 3x3 convolutions to 32 channels, two pictures
+    # four levels of 1x1 and 3x3 convolutions to 32 channels, two images
     places = [24 * 48 // 4**i for i in range(4)]
     lateral = sum(n * c * 32 for n, c in zip(places, (8, 16, 32, 64), strict=True))
     assert found["forward"]["pyramid"].products == 2 * 2 * (lateral + sum(places) * 9 * 32 * 32)

@@ -13,7 +13,7 @@ def planned(megabytes):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The batches that are planned, by no compiler: a picture takes 1 GB, and one part at a time."""
+    """The batches that are planned, by no compiler: an image takes 1 GB, and one part at a time."""
     batches = []
 
     def plan_training(config, classes, batch_size, gpu):

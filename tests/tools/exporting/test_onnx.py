@@ -10,7 +10,7 @@ from jax import export, lax
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.tools.exporting.formats import Disagrees
-from ccnet_jax.tools.exporting.program import PictureShape
+from ccnet_jax.tools.exporting.program import ImageShape
 from tests.tools.exporting.programs import SMALL, small_program
 
 onnx = pytest.importorskip("onnx", reason="ONNX files need onnx: pip install -r requirements-export.txt")
@@ -125,8 +125,8 @@ def test_norms_go_into_the_convolutions_and_equal_constants_are_one(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "settings"),
     [
-        (PictureShape(), {"flavour": "official"}),
-        (PictureShape(height=33, width=49), {"context": "psp"}),
+        (ImageShape(), {"flavour": "official"}),
+        (ImageShape(height=33, width=49), {"context": "psp"}),
         (SMALL, {"context": "aspp"}),
         (SMALL, {"context": "nonlocal"}),
         (SMALL, {"context": "nonlocal_block", "depth": 50}),
@@ -154,7 +154,7 @@ def test_faults_of_a_converter_are_found(primitive, faulty, tmp_path, monkeypatc
     program = small_program()
     monkeypatch.setitem(onnx_rules.RULES, primitive, faulty)
     onnx_format.write(program, tmp_path / "a.onnx")
-    with pytest.raises(Disagrees, match=r"logits differ by .* of the largest from the network's on pictures"):
+    with pytest.raises(Disagrees, match=r"logits differ by .* of the largest from the network's on images"):
         list(onnx_format.compare(program, tmp_path / "a.onnx"))
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from ccnet_jax.tools.exporting import saved_model
 from ccnet_jax.tools.exporting.formats import Disagrees
-from ccnet_jax.tools.exporting.program import PictureShape
+from ccnet_jax.tools.exporting.program import ImageShape
 from tests.tools.exporting.programs import SMALL, small_program
 
 pytest.importorskip("tensorflow", reason="SavedModels need TensorFlow, which no list of requirements has")
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("without_shape_checks")  # they know no ope
 
 def test_tensorflow_runs_the_folder_or_it_is_refused(tmp_path):
     """TensorFlow 2.21 reads the programs of JAX 0.10, and not those of JAX 0.12."""
-    program = small_program(PictureShape())
+    program = small_program(ImageShape())
     saved_model.write(program, tmp_path / "a")
     try:
         assert len(list(saved_model.compare(program, tmp_path / "a"))) == 3

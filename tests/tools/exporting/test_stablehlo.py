@@ -14,11 +14,11 @@ EVERY_BIT = """if True:
     import pathlib
     import jax
     from ccnet_jax.tools.exporting import stablehlo
-    from ccnet_jax.tools.exporting.program import PictureShape
+    from ccnet_jax.tools.exporting.program import ImageShape
     from tests.tools.exporting.programs import small_program
     import tests.tiny_backbone
     jax.config.update("jax_disable_most_optimizations", True)
-    program, path = small_program(PictureShape(), **{settings}), pathlib.Path("{path}")
+    program, path = small_program(ImageShape(), **{settings}), pathlib.Path("{path}")
     stablehlo.write(program, path)
     print(*stablehlo.compare(program, path), sep="\\n")
 """
@@ -29,7 +29,7 @@ EVERY_BIT = """if True:
     [{"flavour": "official"}, {"dtype": "bfloat16", "backbone": "tiny", "depth": 2}],
     ids=["official", "mmseg bfloat16"],
 )
-def test_of_pictures_of_any_size_every_bit_is_the_jitted_models(settings, tmp_path):
+def test_of_images_of_any_size_every_bit_is_the_jitted_models(settings, tmp_path):
     """By XLA's own choice of emitters: by the older ones, sums of open sides have another order."""
     lines = fresh_python("-c", EVERY_BIT.format(settings=settings, path=tmp_path / "a")).splitlines()
     assert [line.split(":")[0] for line in lines] == ["[1, 33, 49, 3]", "[2, 65, 47, 3]", "[1, 51, 97, 3]"]
@@ -42,5 +42,5 @@ def test_of_pictures_of_any_size_every_bit_is_the_jitted_models(settings, tmp_pa
 
 def test_a_file_of_other_weights_is_found(tmp_path):
     stablehlo.write(small_program(seed=1), tmp_path / "a")
-    with pytest.raises(Disagrees, match=r"of pictures \[1, 33, 49, 3\] are not those of the jitted model"):
+    with pytest.raises(Disagrees, match=r"of images \[1, 33, 49, 3\] are not those of the jitted model"):
         list(stablehlo.compare(small_program(SMALL), tmp_path / "a"))

@@ -6,11 +6,11 @@ import ccnet_jax
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.tools.page.answers import Explorer
 from ccnet_jax.tools.page.networks import Network
-from ccnet_jax.tools.page.own_pictures import OwnPictures
+from ccnet_jax.tools.page.own_images import OwnImages
 from ccnet_jax.tools.page.uploads import Limits
 from tests import helpers
 
-# Pictures of the demo are shown at half their size: 96x48.
+# Images of the demo are shown at half their size: 96x48.
 LIMITS = Limits(megabytes=1, megapixels=1, side=96)
 
 
@@ -31,4 +31,4 @@ def networks(runs):
 
 @pytest.fixture
 def explorer(networks, runs):
-    return Explorer(networks, OwnPictures.of_run(str(runs["rcca"])), LIMITS)
+    return Explorer(networks, OwnImages.of_run(str(runs["rcca"])), LIMITS)

@@ -37,7 +37,7 @@ def client(explorer):
 
 @pytest.fixture
 def shown():
-    """The first of the run's own pictures, as the network sees it: uint8 [48, 96, 3]."""
+    """The first of the run's own images, as the network sees it: uint8 [48, 96, 3]."""
     return figures.resized(Streets("val")[0]["image"], (48, 96))
 
 
@@ -51,8 +51,8 @@ def unpacked(answer):
 
 
 def chosen(client, **query):
-    """A question about the first of the run's own pictures."""
-    return {"picture": client.post("/pictures?own=0").json()["picture"], "run": 0, **query}
+    """A question about the first of the run's own images."""
+    return {"image": client.post("/images?own=0").json()["image"], "run": 0, **query}
 
 
 def as_png(pixels, kind="png", **options):
@@ -102,10 +102,10 @@ def test_it_tells_of_the_networks(client, networks):
     assert about["limits"] == {"megabytes": 1, "megapixels": 1, "side": 96}
 
 
-def test_the_run_s_own_pictures(client, shown):
-    added = client.post("/pictures?own=0").json()
+def test_the_run_s_own_images(client, shown):
+    added = client.post("/images?own=0").json()
     assert (added["height"], added["width"], added["own_height"], added["own_width"]) == (48, 96, 96, 192)
-    sent = client.get(f"/pictures?picture={added['picture']}")
+    sent = client.get(f"/images?image={added['image']}")
     np.testing.assert_array_equal(np.array(Image.open(io.BytesIO(sent.content))), shown)
     small = Image.open(io.BytesIO(client.get("/own?index=3").content))
     assert small.size == (192, 96)
@@ -136,9 +136,9 @@ def test_loops_are_chosen(client, networks, shown, loops):
 def test_scales_and_runs_are_chosen(client, networks, shown, monkeypatch):
     ways = []
 
-    def run(self, picture, way):
+    def run(self, image, way):
         ways.append((self.name, way))
-        return networks[0].model.predict(picture.pixels)
+        return networks[0].model.predict(image.pixels)
 
     monkeypatch.setattr(Network, "run", run)
     for query in ({"scales": "several", "loops": 1}, {"scales": "one"}, {"run": 1}):
@@ -204,7 +204,7 @@ def test_downloads(client, networks, shown):
     label = Image.open(io.BytesIO(answer.content))
     assert label.mode == "P"
     ids = np.array(label)
-    assert ids.shape == (96, 192)  # as the picture's own file
+    assert ids.shape == (96, 192)  # as the image's own file
     wanted = model.predict(shown).label
     np.testing.assert_array_equal(ids[::2, ::2], wanted)
     for opacity in (0, 30, 100):
@@ -218,18 +218,18 @@ def test_uploads_are_upright_and_shrunk(client):
     image, _ = scene(0, 60, 200)
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    added = client.post("/pictures", content=as_png(image, "jpeg", exif=exif)).json()
+    added = client.post("/images", content=as_png(image, "jpeg", exif=exif)).json()
     assert (added["own_height"], added["own_width"]) == (200, 60)
     assert (added["height"], added["width"]) == (96, 29)
     for kind in ("png", "webp", "bmp"):
-        assert client.post("/pictures", content=as_png(image[:, :90], kind)).json()["width"] == 90
-    grey = client.post("/pictures", content=as_png(image[..., 1].copy()))
+        assert client.post("/images", content=as_png(image[:, :90], kind)).json()["width"] == 90
+    grey = client.post("/images", content=as_png(image[..., 1].copy()))
     assert grey.status_code == 200
 
 
 BAD_FILES = {
     b"": (400, "the file is empty"),
-    b"no picture at all": (400, "the file is no PNG, JPEG, WebP or BMP picture"),
+    b"no image at all": (400, "the file is no PNG, JPEG, WebP or BMP image"),
     b"\x89PNG\r\n\x1a\n": (400, "the file is no PNG"),
     b"\xff\xd8\xff\xe0" + bytes(200): (400, "the file is no PNG"),
     b"RIFF\x10\0\0\0WAVEfmt ": (400, "the file is no PNG"),
@@ -243,7 +243,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("data", BAD_FILES, ids=range(len(BAD_FILES)))
 def test_a_bad_file_is_a_sentence(client, data):
-    answer = client.post("/pictures", content=data)
+    answer = client.post("/images", content=data)
     status, words = BAD_FILES[data]
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
 
@@ -263,8 +263,8 @@ def test_no_more_is_read_of_a_body_than_is_allowed(explorer):
 
 
 BAD_QUESTIONS = [
-    ("post", "/predictions", {"picture": "gone"}, 404, "this picture is not kept here any more"),
-    ("post", "/predictions", {"picture": "../../etc/passwd"}, 404, "this picture is not kept here"),
+    ("post", "/predictions", {"image": "gone"}, 404, "this image is not kept here any more"),
+    ("post", "/predictions", {"image": "../../etc/passwd"}, 404, "this image is not kept here"),
     ("post", "/predictions", {"run": 7}, 404, "there is no run number 7"),
     ("post", "/predictions", {"run": "-1"}, 400, "run must be a whole number"),
     ("post", "/predictions", {"run": "runs/demo"}, 400, "run must be a whole number"),
@@ -277,8 +277,8 @@ BAD_QUESTIONS = [
     ("post", "/attention", {"row": 1, "column": 1, "loops": 0}, 400, "without a loop"),
     ("post", "/attention", {"row": 1, "column": 1, "run": 1}, 400, "attention is shown of networks"),
     ("get", "/overlay.png", {"opacity": 101}, 400, "opacity must be a whole number from 0 to 100"),
-    ("get", "/own", {"index": 24}, 404, "no picture number 24"),
-    ("post", "/pictures", {"own": "9" * 30}, 400, "own must be a whole number"),
+    ("get", "/own", {"index": 24}, 404, "no image number 24"),
+    ("post", "/images", {"own": "9" * 30}, 400, "own must be a whole number"),
     ("get", "/predictions", {}, 405, "there is nothing at this address"),
     ("get", "/../pyproject.toml", {}, 404, "there is nothing at this address"),
     ("get", "/static/%2e%2e/app.py", {}, 404, "there is nothing at this address"),
@@ -299,9 +299,9 @@ def test_only_the_page_itself_may_ask(client, explorer):
         assert answer.status_code == 403
         assert "this page answers at 127.0.0.1 and ::1 and localhost only" in answer.json()["error"]
         assert "content-security-policy" in answer.headers
-    assert client.post("/pictures?own=0", headers={"origin": HERE}).status_code == 200
+    assert client.post("/images?own=0", headers={"origin": HERE}).status_code == 200
     for origin in ("http://evil.example", "null", "http://[", "", "http://127.0.0.1:9999"):
-        answer = client.post("/pictures?own=0", headers={"origin": origin})
+        answer = client.post("/images?own=0", headers={"origin": origin})
         assert answer.status_code == 403
         assert "another site's page" in answer.json()["error"]
     everybody = testclient.TestClient(page.make_app(explorer, None), "http://some.machine:80")

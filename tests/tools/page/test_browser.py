@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.explore_pictures import browser, chromium, click_pixel, open_page, served, wait_for_page
+from experiments.explore_images import browser, chromium, click_pixel, open_page, served, wait_for_page
 from tests import compiling
 from tests.miniatures import scene, write
 from tests.wheel import unpacked_wheel
@@ -147,10 +147,10 @@ def test_a_file_is_shown_and_downloaded(tab, tmp_path):
 
 def test_a_bad_file_is_a_sentence_and_the_page_works_on(tab, tmp_path):
     message = tab.locator("#message")
-    (tmp_path / "notes.png").write_text("no picture")
+    (tmp_path / "notes.png").write_text("no image")
     tab.locator("#file").set_input_files(tmp_path / "notes.png")
     message.wait_for()
-    assert message.text_content() == "The file is no PNG, JPEG, WebP or BMP picture; choose one that is."
+    assert message.text_content() == "The file is no PNG, JPEG, WebP or BMP image; choose one that is."
     (tmp_path / "large.png").write_bytes(bytes(2 * 10**6))
     tab.locator("#file").set_input_files(tmp_path / "large.png")
     tab.get_by_text("The file has more than 1 MB").wait_for()

@@ -16,8 +16,8 @@ from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.tasks.instance_model import Instances
 from ccnet_jax.tools.page.answers import Explorer, Question, objects_of, uppermost
 from ccnet_jax.tools.page.networks import Network, Programs, Way
-from ccnet_jax.tools.page.own_pictures import OwnPictures
-from ccnet_jax.tools.page.uploads import Limits, Picture
+from ccnet_jax.tools.page.own_images import OwnImages
+from ccnet_jax.tools.page.uploads import Limits, Upload
 from tests import helpers
 from tests.test_instances import SMALL
 
@@ -29,7 +29,7 @@ def explorer(tmp_path_factory):
     config = helpers.load_config("streets_instances", **SMALL)
     helpers.write_run(folder, config, StreetsInstances("val"))
     network = Network("finder", ccnet_jax.load(folder))
-    return Explorer([network], OwnPictures.of_run(str(folder)), Limits())
+    return Explorer([network], OwnImages.of_run(str(folder)), Limits())
 
 
 def test_scales_are_the_flavour_s(networks):
@@ -45,7 +45,7 @@ def test_scales_are_the_flavour_s(networks):
 def test_instances(explorer):
     about = explorer.describe()["runs"][0]
     assert (about["task"], about["choices"]) == ("instance", ())
-    question = Question(explorer.add_own(0)["picture"], 0, Way())
+    question = Question(explorer.add_own(0)["image"], 0, Way())
     answer = explorer.prediction(question)
     (length,) = struct.unpack_from("<I", answer)
     head = json.loads(answer[4 : 4 + length])
@@ -62,8 +62,8 @@ def test_instances(explorer):
     assert explorer.overlay_png(question, 0.5)[:4] == b"\x89PNG"
     for ask, words in (
         (lambda: explorer.label_png(question), "finds instances, and labels no pixels"),
-        (lambda: explorer.prediction(Question(question.picture, 0, Way(2))), "offers none to choose"),
-        (lambda: explorer.prediction(Question(question.picture, 0, Way(None, True))), "at one scale"),
+        (lambda: explorer.prediction(Question(question.image, 0, Way(2))), "offers none to choose"),
+        (lambda: explorer.prediction(Question(question.image, 0, Way(None, True))), "at one scale"),
         (lambda: explorer.attention(question, (1, 1)), "label pixels with RCCA; finder is none"),
     ):
         with pytest.raises(UserError, match=words):
@@ -100,20 +100,20 @@ def test_programs_of_many_sizes_are_forgotten():
 
 
 def test_attention_is_asked_of_a_pixel(networks):
-    picture = Picture.of(np.zeros((48, 96, 3), np.uint8), 96)
+    image = Upload.of(np.zeros((48, 96, 3), np.uint8), 96)
     with pytest.raises(UserError, match="48 rows and 96 columns"):
-        networks[0].attention("key", picture, Way(), (0, 96))
+        networks[0].attention("key", image, Way(), (0, 96))
 
 
-def test_own_pictures_that_are_not_at_hand(tmp_path):
+def test_own_images_that_are_not_at_hand(tmp_path):
     config = helpers.load_config("camvid", data__dir=str(tmp_path / "moved"))
     run = helpers.RunFolder(tmp_path / "run")
     records.save_config(run, config)
     records.save_classes(run, DATASETS["camvid"].classes)
-    own = OwnPictures.of_run(str(run))
+    own = OwnImages.of_run(str(run))
     assert own.names == []
     assert "moved" in own.missing
-    with pytest.raises(UserError, match="no picture number 0"):
+    with pytest.raises(UserError, match="no image number 0"):
         own.pixels(0)
     with pytest.raises(UserError, match="elsewhere"):
-        OwnPictures.of_run(str(run), str(tmp_path / "elsewhere"))
+        OwnImages.of_run(str(run), str(tmp_path / "elsewhere"))

@@ -1,9 +1,9 @@
-"""What is kept of pictures, and for how long."""
+"""What is kept of images, and for how long."""
 
 import numpy as np
 import pytest
 
-from ccnet_jax.tools.page.uploads import Gone, Limits, Picture, Store, TooLarge, read_upload
+from ccnet_jax.tools.page.uploads import Gone, Limits, Store, TooLarge, Upload, read_upload
 from tests.data.test_images import png
 
 
@@ -22,15 +22,15 @@ def test_the_longest_unused_goes_first():
     assert store.get("key") == "d"
 
 
-def test_pictures_are_shrunk_and_never_enlarged():
+def test_images_are_shrunk_and_never_enlarged():
     for size, side, wanted in (
         ((30, 40), 64, (30, 40)),
         ((300, 400), 100, (75, 100)),
         ((5000, 2), 100, (100, 1)),
     ):
-        picture = Picture.of(np.zeros((*size, 3), np.uint8), side)
-        assert picture.pixels.shape == (*wanted, 3)
-        assert picture.own_size == size
+        image = Upload.of(np.zeros((*size, 3), np.uint8), side)
+        assert image.pixels.shape == (*wanted, 3)
+        assert image.own_size == size
 
 
 def test_nothing_is_decoded_before_its_size_is_known(monkeypatch):

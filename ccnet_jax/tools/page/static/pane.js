@@ -1,9 +1,9 @@
-// One network's view of the picture: options, overlay, legend, readout, attention.
+// One network's view of the image: options, overlay, legend, readout, attention.
 
 import { address, askPlanes } from "./server.js";
 
 const PATIENCE = 4; // seconds, after which the page says why a prediction may take long
-const GREY = 0.4; // share of the picture in a map of attention, as in the program's figures
+const GREY = 0.4; // share of the image in a map of attention, as in the program's figures
 
 export class Pane {
   /**
@@ -32,7 +32,7 @@ export class Pane {
 
   get query() {
     return {
-      picture: this.picture.picture,
+      image: this.image.image,
       run: this.number,
       loops: this.loops,
       scales: this.part("several").checked ? "several" : "one",
@@ -96,19 +96,19 @@ export class Pane {
     if (this.found) this.#link();
   }
 
-  // ------------------------------------------------------------------ picture
-  /** Show a picture {picture, height, width}, its ImageBitmap and a name for downloads; then predict. */
-  async show(picture, bitmap, name) {
-    this.picture = picture;
+  // ------------------------------------------------------------------ image
+  /** Show an image {image, height, width}, its ImageBitmap and a name for downloads; then predict. */
+  async show(image, bitmap, name) {
+    this.image = image;
     this.bitmap = bitmap;
     this.name = name.replace(/\.[^.]*$/, "");
     this.at = null;
-    this.part("stage").style.setProperty("--ratio", picture.width / picture.height);
-    this.part("maps").style.setProperty("--ratio", picture.width / picture.height);
-    for (const layer of ["picture", "overlay"]) {
-      Object.assign(this.part(layer), { width: picture.width, height: picture.height });
+    this.part("stage").style.setProperty("--ratio", image.width / image.height);
+    this.part("maps").style.setProperty("--ratio", image.width / image.height);
+    for (const layer of ["image", "overlay"]) {
+      Object.assign(this.part(layer), { width: image.width, height: image.height });
     }
-    this.part("picture").getContext("2d").drawImage(bitmap, 0, 0);
+    this.part("image").getContext("2d").drawImage(bitmap, 0, 0);
     for (const cross of this.element.querySelectorAll(".cross")) cross.hidden = true;
     this.#clearFound();
     this.#clearMaps();
@@ -124,7 +124,7 @@ export class Pane {
   }
 
   async predict() {
-    if (!this.picture) return;
+    if (!this.image) return;
     const answer = await this.#ask("predictions", this.query, "predicting");
     if (!answer) return;
     this.found = answer;
@@ -226,7 +226,7 @@ export class Pane {
       });
     }
     this.part("found-title").textContent = isLabels
-      ? `Classes: ${rows.length} of ${this.run.classes.length}, share of the picture`
+      ? `Classes: ${rows.length} of ${this.run.classes.length}, share of the image`
       : rows.length ? `Objects: ${rows.length}, with their scores` : "No object was found";
     this.part("legend").replaceChildren(...rows.map((row) => this.#legendRow(row)));
   }
@@ -274,7 +274,7 @@ export class Pane {
     overlay.download = `${this.#resultName()}-overlay.png`;
   }
 
-  /** The picture's name, and what tells this result from others of the picture: run, loops, scales. */
+  /** The image's name, and what tells this result from others of the image: run, loops, scales. */
   #resultName() {
     const parts = [this.name];
     if (this.about.runs.length > 1) parts.push(`run${this.number + 1}`);
@@ -290,24 +290,24 @@ export class Pane {
       const { left, top, width, height } = stage.getBoundingClientRect();
       const place = (at, side, pixels) => Math.min(Math.max(Math.floor((at / side) * pixels), 0), pixels - 1);
       return [
-        place(event.clientY - top, height, this.picture.height),
-        place(event.clientX - left, width, this.picture.width),
+        place(event.clientY - top, height, this.image.height),
+        place(event.clientX - left, width, this.image.width),
       ];
     };
     stage.addEventListener("pointermove", (event) => {
-      if (this.picture && event.pointerType === "mouse") this.events.point(...under(event));
+      if (this.image && event.pointerType === "mouse") this.events.point(...under(event));
     });
     stage.addEventListener("click", (event) => {
-      if (this.picture) this.events.place(...under(event));
+      if (this.image) this.events.place(...under(event));
     });
     stage.addEventListener("keydown", (event) => this.#key(event));
   }
 
   #key(event) {
     const step = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] }[event.key];
-    if (!this.picture || (!step && event.key !== "Enter" && event.key !== " ")) return;
+    if (!this.image || (!step && event.key !== "Enter" && event.key !== " ")) return;
     event.preventDefault();
-    const { height, width } = this.picture;
+    const { height, width } = this.image;
     const [row, column] = this.pointed ?? [height >> 1, width >> 1];
     if (!step) {
       this.events.place(row, column);
@@ -347,8 +347,8 @@ export class Pane {
   }
 
   #set(cross, row, column) {
-    cross.style.top = `${(100 * (row + 0.5)) / this.picture.height}%`;
-    cross.style.left = `${(100 * (column + 0.5)) / this.picture.width}%`;
+    cross.style.top = `${(100 * (row + 0.5)) / this.image.height}%`;
+    cross.style.left = `${(100 * (column + 0.5)) / this.image.width}%`;
   }
 
   // ---------------------------------------------------------------- attention
@@ -365,8 +365,8 @@ export class Pane {
       hint.textContent = "Without a loop a pixel attends to no other; choose 1 loop or more.";
       return;
     }
-    const { picture, run, loops } = this.query;
-    const answer = await this.#ask("attention", { picture, run, loops, row, column }, "attending");
+    const { image, run, loops } = this.query;
+    const answer = await this.#ask("attention", { image, run, loops, row, column }, "attending");
     if (!answer) return;
     hint.textContent = `Row ${row}, column ${column}. Click another pixel to compare.`;
     const maps = answer.planes.map((plane, i) => this.#map(plane, answer.head, i));
@@ -377,7 +377,7 @@ export class Pane {
   #clearMaps() {
     this.part("maps").replaceChildren();
     this.part("scale").hidden = true;
-    this.part("attention-hint").textContent = "Click a pixel of the picture.";
+    this.part("attention-hint").textContent = "Click a pixel of the image.";
   }
 
   #map(plane, { height, width, largest }, i) {
@@ -385,8 +385,8 @@ export class Pane {
     const frame = document.createElement("div");
     frame.className = "frame";
     const canvas = document.createElement("canvas");
-    const zoom = Math.max(1, Math.ceil(480 / this.picture.width));
-    Object.assign(canvas, { width: zoom * this.picture.width, height: zoom * this.picture.height });
+    const zoom = Math.max(1, Math.ceil(480 / this.image.width));
+    Object.assign(canvas, { width: zoom * this.image.width, height: zoom * this.image.height });
     const context = canvas.getContext("2d");
     context.drawImage(this.bitmap, 0, 0, canvas.width, canvas.height);
     context.globalCompositeOperation = "saturation"; // grey under the scale's colours; Safari has no filters here

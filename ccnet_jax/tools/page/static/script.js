@@ -1,13 +1,13 @@
-// The page: one picture, one pane or two.
+// The page: one image, one pane or two.
 
 import { Pane } from "./pane.js";
-import { about as askAbout, pictureOf } from "./server.js";
+import { about as askAbout, imageOf } from "./server.js";
 import { connect } from "./sources.js";
 
 const byId = (id) => document.getElementById(id);
 const panes = [];
-let about, shown; // shown: {picture, bitmap, name}
-let latest = 0; // number of the picture that was chosen last
+let about, shown; // shown: {image, bitmap, name}
+let latest = 0; // number of the image that was chosen last
 
 function complain(sentence) {
   byId("message").textContent = sentence ? sentence[0].toUpperCase() + sentence.slice(1) + "." : "";
@@ -26,20 +26,20 @@ const events = {
   },
 };
 
-/** Show a picture when the server has it; one that was chosen later wins. */
+/** Show an image when the server has it; one that was chosen later wins. */
 async function show(added, name) {
   const number = ++latest;
   complain("");
   document.body.setAttribute("aria-busy", "true");
   try {
-    const picture = await added;
-    const bitmap = await pictureOf(picture.picture);
+    const image = await added;
+    const bitmap = await imageOf(image.image);
     if (number !== latest) return;
-    shown = { picture, bitmap, name };
+    shown = { image, bitmap, name };
     byId("view").hidden = false;
     byId("panes").hidden = false;
-    byId("size").textContent = sizeText(picture);
-    await Promise.all(panes.map((pane) => pane.show(picture, bitmap, name)));
+    byId("size").textContent = sizeText(image);
+    await Promise.all(panes.map((pane) => pane.show(image, bitmap, name)));
   } catch (error) {
     if (number === latest) complain(error.message);
   } finally {
@@ -69,7 +69,7 @@ function compare(wanted) {
   }
   const pane = addPane(about.runs.length > 1 ? 1 : 0);
   if (about.runs.length === 1 && pane.loops) pane.chooseLoops(pane.loops - 1);
-  if (shown) pane.show(shown.picture, shown.bitmap, shown.name);
+  if (shown) pane.show(shown.image, shown.bitmap, shown.name);
 }
 
 async function start() {

@@ -22,13 +22,13 @@ export function address(path, query) {
 
 export const about = async () => (await ask("about")).json();
 
-/** Hand over the file (a Blob), or name one of the run's own pictures by its number. */
-export const addPicture = async (file) => (await ask("pictures", {}, { method: "POST", body: file })).json();
-export const addOwn = async (own) => (await ask("pictures", { own }, { method: "POST" })).json();
+/** Hand over the file (a Blob), or name one of the run's own images by its number. */
+export const addImage = async (file) => (await ask("images", {}, { method: "POST", body: file })).json();
+export const addOwn = async (own) => (await ask("images", { own }, { method: "POST" })).json();
 
-/** An ImageBitmap of a picture that was handed over. */
-export async function pictureOf(picture) {
-  const answer = await ask("pictures", { picture });
+/** An ImageBitmap of an image that was handed over. */
+export async function imageOf(image) {
+  const answer = await ask("images", { image });
   return createImageBitmap(await answer.blob());
 }
 

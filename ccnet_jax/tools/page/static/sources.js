@@ -1,6 +1,6 @@
-// Where pictures come from: a file, the clipboard, the webcam, the run's own.
+// Where images come from: a file, the clipboard, the webcam, the run's own.
 
-import { addOwn, addPicture, address } from "./server.js";
+import { addOwn, addImage, address } from "./server.js";
 
 const TYPES = { PNG: "image/png", JPEG: "image/jpeg", WebP: "image/webp", BMP: "image/bmp" };
 const byId = (id) => document.getElementById(id);
@@ -8,7 +8,7 @@ const byId = (id) => document.getElementById(id);
 /**
  * Connect all sources.
  * about: what the server told at the start.
- * show(promise of {picture, ...}, name): what to do with a picture that was chosen.
+ * show(promise of {image, ...}, name): what to do with an image that was chosen.
  * complain(sentence): tell the user.
  */
 export function connect(about, show, complain) {
@@ -16,10 +16,10 @@ export function connect(about, show, complain) {
     pressOwn(null);
     if (file.size > about.limits.megabytes * 1e6) {
       complain(`the file has more than ${about.limits.megabytes} MB, which this page does not take; ` +
-        "shrink the picture, or start the program with a larger --megabytes");
+        "shrink the image, or start the program with a larger --megabytes");
       return;
     }
-    show(addPicture(file), name);
+    show(addImage(file), name);
   };
   files(about, send);
   webcam(send, complain);
@@ -84,7 +84,7 @@ function webcam(send, complain) {
 function own(about, show) {
   byId("own").hidden = !about.own.length;
   byId("own-missing").hidden = about.own.length > 0;
-  byId("own-missing").textContent = about.own_missing ? `The run's own pictures are not at hand: ${about.own_missing}.` : "";
+  byId("own-missing").textContent = about.own_missing ? `The run's own images are not at hand: ${about.own_missing}.` : "";
   about.own.forEach((name, index) => {
     const button = document.createElement("button");
     button.type = "button";
@@ -103,7 +103,7 @@ function own(about, show) {
   });
 }
 
-/** Mark the button of the run's own picture that is shown; null for none. */
+/** Mark the button of the run's own image that is shown; null for none. */
 function pressOwn(pressed) {
   for (const button of byId("strip").children) {
     button.setAttribute("aria-pressed", String(button === pressed));

@@ -1,4 +1,4 @@
-"""The pictures of the data set that a run was validated on, where they are at hand."""
+"""The images of the data set that a run was validated on, where they are at hand."""
 
 import dataclasses
 from typing import Any
@@ -11,14 +11,14 @@ from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks import run_data
 from ccnet_jax.tools.page.uploads import Gone
 
-MOST = 24  # pictures that the page offers
+MOST = 24  # images that the page offers
 
 
-class OwnPictures:
-    """The first pictures of a split.
+class OwnImages:
+    """The first images of a split.
 
     Args:
-      source: the pictures of the split, as `TASKS[...].open` gives them; None where there are none.
+      source: the images of the split, as `TASKS[...].open` gives them; None where there are none.
       missing: a sentence on why there are none.
     """
 
@@ -28,7 +28,7 @@ class OwnPictures:
         self.names = [source.name(i) for i in range(count)]
 
     @classmethod
-    def of_run(cls, folder: str, data_dir: str | None = None) -> "OwnPictures":
+    def of_run(cls, folder: str, data_dir: str | None = None) -> "OwnImages":
         """Those of a run's `data.eval_split`; none, with the reason, where they are not at hand.
 
         Args:
@@ -51,7 +51,7 @@ class OwnPictures:
             return cls(missing=sentence)
 
     def pixels(self, index: int) -> np.ndarray:
-        """A picture, uint8 [H, W, 3] RGB. Raises UserError where there is no such, or it is damaged."""
+        """An image, uint8 [H, W, 3] RGB. Raises UserError where there is no such, or it is damaged."""
         if not 0 <= index < len(self.names):
-            raise Gone(f"there is no picture number {index} of the run's own; reload the page")
+            raise Gone(f"there is no image number {index} of the run's own; reload the page")
         return self._source[index]["image"]

@@ -1,6 +1,6 @@
-"""Pictures of the page of `python -m ccnet_jax.explore`, made by a real browser.
+"""Images of the page of `python -m ccnet_jax.explore`, made by a real browser.
 
-    python -m experiments.explore_pictures RUN [RUN] [--pixel ROW,COLUMN] [--picture N]
+    python -m experiments.explore_images RUN [RUN] [--pixel ROW,COLUMN] [--image N]
 
 Starts the program with the run (or two), opens the page in an installed Chromium, clicks the pixel, and
 writes experiments/results/explore_{desktop,compare,phone}.png. Needs `pip install -r requirements-dev.txt`
@@ -32,7 +32,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PATIENCE = 180.0  # seconds for a prediction, compiling included
 DESKTOP, PHONE = (1280, 900), (375, 812)  # (width, height) in CSS pixels
 VIEWS = {"desktop": DESKTOP, "compare": DESKTOP, "phone": PHONE}
-_COLOURS = 256  # of a picture's palette: a third of the bytes
+_COLOURS = 256  # of an image's palette: a third of the bytes
 
 
 def chromium() -> str | None:
@@ -101,8 +101,8 @@ def open_page(running: Any, address: str, size: tuple[int, int]) -> Any:
 
 
 def click_pixel(tab: Any, pixel: tuple[int, int]) -> None:
-    """Click a pixel (row, column) of the picture, and wait for what it attends to in every pane."""
-    size = tab.locator("canvas.picture").first.evaluate("canvas => [canvas.height, canvas.width]")
+    """Click a pixel (row, column) of the image, and wait for what it attends to in every pane."""
+    size = tab.locator("canvas.image").first.evaluate("canvas => [canvas.height, canvas.width]")
     box = tab.locator(".stage").first.bounding_box()
     y, x = ((at + 0.5) / side for at, side in zip(pixel, size, strict=True))
     tab.locator(".stage").first.click(position={"x": x * box["width"], "y": y * box["height"]})
@@ -121,13 +121,13 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--pixel", default="70,160", metavar="ROW,COLUMN", help="default %(default)s")
-    parser.add_argument("--picture", type=int, default=1, metavar="N", help="of the run's own, from 1")
+    parser.add_argument("--image", type=int, default=1, metavar="N", help="of the run's own, from 1")
     arguments = parser.parse_args()
     pixel = command_line.pair("--pixel", arguments.pixel, "ROW,COLUMN")
     with served(*arguments.runs) as (address, _), browser() as running:
         for name, size in VIEWS.items():
             tab = open_page(running, address, size)
-            tab.locator("#strip button").nth(arguments.picture - 1).click()
+            tab.locator("#strip button").nth(arguments.image - 1).click()
             wait_for_page(tab)
             tab.locator("#compare").set_checked(name == "compare")
             wait_for_page(tab)
