@@ -154,11 +154,14 @@ def check_out(out: pathlib.Path, form: Format, run: RunFolder) -> None:
 def check_memory(shape: ImageShape, classes: int) -> None:
     """Raise UserError where the logits of such images would not fit into this machine's memory."""
     batch, height, width = max(shape.examples())
-    needed, there = 12 * batch * height * width * classes, psutil.virtual_memory().total  # and two like them
-    if needed > there:
+    needed, available = (
+        12 * batch * height * width * classes,
+        psutil.virtual_memory().total,
+    )  # and two like them
+    if needed > available:
         raise UserError(
             f"images {shape} have {needed / 1e9:.0f} GB of logits, with which the file is to be tried, and "
-            f"this machine has {there / 1e9:.0f} GB; choose smaller ones with --size or --batch"
+            f"this machine has {available / 1e9:.0f} GB; choose smaller ones with --size or --batch"
         )
 
 
@@ -178,7 +181,7 @@ def on_the_cpu() -> Iterator[None]:
 
 
 def program_of(model: Model | InstanceModel, dtype: str, shape: ImageShape, probabilities: bool) -> Program:
-    """What the file is to compute. Raises UserError where the weights are damaged."""
+    """What the file is to compute. Raises UserError where the weights are corrupt."""
     variables = jax.device_get(model.variables)
     for path, value in jax.tree_util.tree_leaves_with_path(variables):
         check_numbers(value, jax.tree_util.keystr(path, simple=True, separator="/"), "the run's checkpoint")

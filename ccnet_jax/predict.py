@@ -87,7 +87,7 @@ def label_all(
     write: Callable[[np.ndarray, str], None],
     point: tuple[int, int] | None = None,
 ) -> list[str]:
-    """Label every image that can be; a sentence on each of the others.
+    """Label every image that can be; a message on each of the others.
 
     Args:
       files: {name of the results: image}.
@@ -97,24 +97,24 @@ def label_all(
     Raises:
       UserError: no image can be labelled, results cannot be written, or the network's output is not finite.
     """
-    complaints = []
+    problems = []
     for name, path in progress_bar(files.items(), unit="image"):
         try:
             image = read_image(path)
         except UserError as error:
-            complaints.append(str(error))
+            problems.append(str(error))
             continue
         height, width = image.shape[:2]
         if point is not None and (point[0] >= height or point[1] >= width):
-            complaints.append(f"{path} has {height} rows and {width} columns, and no pixel {point}")
+            problems.append(f"{path} has {height} rows and {width} columns, and no pixel {point}")
             continue
         try:
             write(image, name)
         except NotFinite:
             raise NotFinite(path) from None
-    if len(complaints) == len(files):
-        raise UserError(complaints[0])
-    return complaints
+    if len(problems) == len(files):
+        raise UserError(problems[0])
+    return problems
 
 
 def write_results(
@@ -211,12 +211,12 @@ def main(command: Sequence[str] | None = None) -> None:
     tell(f"{number_of(len(files) - len(others), 'image')} labelled in {out}", others)
 
 
-def tell(done: str, complaints: list[str]) -> None:
-    """Print what was done; where there are complaints, end the program with them and exit code 1."""
+def tell(done: str, problems: list[str]) -> None:
+    """Print what was done; where there are problems, end the program with them and exit code 1."""
     print(done)
-    for complaint in complaints:
-        print(f"error: {complaint}", file=sys.stderr)
-    if complaints:
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
         raise SystemExit(1)
 
 

@@ -124,7 +124,7 @@ def prepare(
       tiling: how to cut tiles; None keeps the bytes of the folder's files.
 
     Raises:
-      UserError: a file is missing or damaged, `out` cannot be written or is full, or it holds the data set
+      UserError: a file is missing or corrupt, `out` cannot be written or is full, or it holds the data set
         made of something else.
     """
     plan = _plan(dataset, _sources(dataset, location, splits), shard_bytes, tiling)
@@ -433,7 +433,7 @@ def _write_metadata(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
 
 @contextlib.contextmanager
 def _writing(path: pathlib.Path) -> Iterator[None]:
-    """Tell in one sentence why `path` cannot be written."""
+    """Tell in one message why `path` cannot be written."""
     try:
         yield
     except (OSError, RuntimeError) as error:  # the second is ArrayRecord's, with its reason in front
@@ -448,7 +448,7 @@ def _writing(path: pathlib.Path) -> Iterator[None]:
 
 
 def _read_checksums(folder: pathlib.Path) -> dict[str, Any]:
-    """What `checksums.json` holds. Raises UserError where it is missing or damaged."""
+    """What `checksums.json` holds. Raises UserError where it is missing or corrupt."""
     path = folder / CHECKSUMS
     try:
         values = json.loads(path.read_text())
@@ -560,7 +560,7 @@ def main(command: Sequence[str] | None = None) -> None:
                 dir=arguments.source,
                 images=arguments.images,
                 labels=arguments.labels,
-                val_share=arguments.val_share,
+                val_fraction=arguments.val_fraction,
             )
             splits = None if arguments.split is None else arguments.split.split(",")
             shard_bytes = arguments.shard_megabytes * 2**20
@@ -583,7 +583,9 @@ def flags() -> command_line.Parser:
     parser.add_argument("--split", help="splits to prepare, separated by commas; default all that exist")
     parser.add_argument("--images", help="of --dataset folder: as data.images in training")
     parser.add_argument("--labels", help="of --dataset folder: as data.labels in training")
-    parser.add_argument("--val-share", type=_share, help="of --dataset folder: as data.val_share in training")
+    parser.add_argument(
+        "--val-fraction", type=_fraction, help="of --dataset folder: as data.val_fraction in training"
+    )
     parser.add_argument(
         "--shard-megabytes",
         type=command_line.positive,
@@ -605,7 +607,7 @@ def flags() -> command_line.Parser:
     return parser
 
 
-def _share(text: str) -> float:
+def _fraction(text: str) -> float:
     """A number between 0 and 1 as argparse reads it. Raises ArgumentTypeError for another."""
     with contextlib.suppress(ValueError):
         if 0 < float(text) < 1:

@@ -95,8 +95,8 @@ def drawn_objects(batch: dict[str, np.ndarray], row: int, source: InstanceSource
     """One image of a batch with its objects as training sees them."""
     used, image = batch["used"][row], batch["image"][row]
     boxes, labels = batch["boxes"][row][used], batch["classes"][row][used]
-    shares = batch["masks"][row][used].astype(np.float32) / 255
-    masks = [pasted(mask, box, image.shape[:2]) for mask, box in zip(shares, boxes, strict=True)]
+    fractions = batch["masks"][row][used].astype(np.float32) / 255
+    masks = [pasted(mask, box, image.shape[:2]) for mask, box in zip(fractions, boxes, strict=True)]
     whole = np.array(masks, np.uint8).reshape(-1, *image.shape[:2])
     return figures.instance_overlay(image, boxes, labels, whole, source.classes, source.palette)
 

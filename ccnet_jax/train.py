@@ -25,7 +25,7 @@ from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.engine.hosts.join import Link, joined
 from ccnet_jax.tasks import TASKS, preparation
 from ccnet_jax.tasks.callbacks import Training, callbacks
-from ccnet_jax.tasks.messages import sentences_for_updates
+from ccnet_jax.tasks.messages import explain_errors
 from ccnet_jax.tasks.norms import check_norms
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.schedules import build_schedule
@@ -34,7 +34,7 @@ from ccnet_jax.weights import pretrained
 
 
 def train(config: configuration.Config, run: RunFolder, link: Link | None = None) -> None:
-    """Train to `config.steps` updates in the folder of the run, from its last checkpoint if it has one.
+    """Train to `config.steps` steps in the folder of the run, from its last checkpoint if it has one.
 
     `link` connects several processes, which train together; None where there is one.
     """
@@ -63,7 +63,7 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
         preparation.say_what_is_there(config, train_source, eval_source)
         preparation.prepare_folder(config, train_source, eval_source, run)
         engine.enter(
-            sentences_for_updates(
+            explain_errors(
                 *(config, task, train_source, run, schedule),
                 planned=lambda: planned_bytes(program, engine.state, engine.batch),
             )

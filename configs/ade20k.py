@@ -28,8 +28,8 @@ VARIANTS = {
 def get_config(variant: str = "official-r101-512x512-160k") -> ml_collections.ConfigDict:
     """A variant by its name: RECIPE-BACKBONE-CROP-STEPS.
 
-    Of ADE20K the paper's section 4.2 gives the rate of 1e-2 and five lengths from which the shorter side is
-    drawn. It also says "batch size is 8", without a data set; crop, batch and steps of `official` are
+    Of ADE20K the paper's section 4.2 gives the learning rate of 1e-2 and five lengths from which the shorter
+    side is drawn. It also says "batch size is 8", without a data set; crop, batch and steps of `official` are
     mmsegmentation's longest. There is no OHEM.
     mmsegmentation resizes images into 2048x512 first, in testing too.
     """

@@ -27,8 +27,9 @@ def get_config(variant: str = "r50-rcca") -> ml_collections.ConfigDict:
     """The "1x" recipe of the open code that the paper used.
 
     800/1333 resize and mirroring, 16 images a step, SGD with momentum 0.9 and weight decay 1e-4 (biases:
-    twice the rate, no decay), rate 0.02 after 500 updates from a third of it, a tenth of it after 60,000
-    updates and again after 80,000 of 90,000. The backbone's norms, its stem and its first stage are kept.
+    twice the learning rate, no decay), learning rate 0.02 after 500 steps from a third of it, a tenth of it
+    after 60,000 steps and again after 80,000 of 90,000. The backbone's norms, its stem and its first stage
+    are kept.
     """
     depth, context, *_ = VARIANTS[variant]
     config = default()
@@ -52,5 +53,5 @@ def get_config(variant: str = "r50-rcca") -> ml_collections.ConfigDict:
     config.optimizer.warmup_from = 1 / 3
     config.optimizer.weight_decay = 1e-4
     config.optimizer.decay_norms_and_biases = False
-    config.optimizer.bias_rate = 2.0
+    config.optimizer.bias_learning_rate = 2.0
     return config

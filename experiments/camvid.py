@@ -72,8 +72,8 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     header = ["context module", "mIoU", "mIoU, ms + flip", "pixel accuracy"]
     lines = []
     for name, row in zip(names, rows, strict=True):
-        shares = row["single"]["mIoU"], row["ms_flip"]["mIoU"], row["single"]["pixel_accuracy"]
-        lines.append([name, *map(markdown.percent, shares)])
+        fractions = row["single"]["mIoU"], row["ms_flip"]["mIoU"], row["single"]["pixel_accuracy"]
+        lines.append([name, *map(markdown.percent, fractions)])
     classes = [
         [label, *(markdown.percent(row[mode]["IoU"][label]) for mode in MODES for row in rows)]
         for label in rows[0]["single"]["IoU"]
@@ -86,7 +86,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
 
 
 def verdict(rows: list[dict]) -> str:
-    """A sentence that says by how much RCCA is above or below the network without a context module."""
+    """A message that says by how much RCCA is above or below the network without a context module."""
     by_name = {row["context"]: row for row in rows}
     parts = []
     for mode, words in (("single", "at one scale"), ("ms_flip", "with several scales and mirror images")):

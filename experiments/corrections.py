@@ -9,7 +9,7 @@ class Correction(NamedTuple):
     Attributes:
       date: when, as results have it.
       results: names of result files, without folder and ".json", whose numbers the mistake changes.
-      was: what the older ones were measured with, as the end of a sentence that begins "Measured with".
+      was: what the older ones were measured with, as the end of a message that begins "Measured with".
     """
 
     date: str
@@ -32,7 +32,7 @@ CORRECTIONS = (
 
 
 def remarks(name: str, date: str) -> list[str]:
-    """A sentence for each correction that came after a result.
+    """A message for each correction that came after a result.
 
     Args:
       name: of the result, FILE or FOLDER/FILE.

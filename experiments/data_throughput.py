@@ -290,7 +290,7 @@ def storage(folder: FolderSource) -> dict[str, dict[str, float]]:
 
 
 def stored(images: list[np.ndarray], form: Form, crops: int = 100) -> dict[str, float]:
-    """{"megabytes" an image, "share" that a crop decodes, "decode" of that and "encode" of all in ms}."""
+    """{"megabytes" an image, "fraction" that a crop decodes, "decode" of that and "encode" of all in ms}."""
     height, width = form.part
     rows, columns = range(0, images[0].shape[0], height), range(0, images[0].shape[1], width)
     cut = [
@@ -306,7 +306,7 @@ def stored(images: list[np.ndarray], form: Form, crops: int = 100) -> dict[str, 
 
     return {
         "megabytes": sum(map(len, itertools.chain.from_iterable(parts))) / len(parts) / 1e6,
-        "share": statistics.mean(map(len, needed)) / len(cut[0]),
+        "fraction": statistics.mean(map(len, needed)) / len(cut[0]),
         "decode": milliseconds(decode, crops),
         "encode": milliseconds(lambda i: [form.encode(pixels) for pixels in cut[i]], len(cut)),
     }
@@ -400,9 +400,9 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     stages = [[x, *(f"{row[y]:.1f}" for y in titles)] for x, row in report["milliseconds"].items()]
     storage = []
     for name, row in report["storage"].items():
-        share = f"{100 * row['share']:.0f}"
+        fraction = f"{100 * row['fraction']:.0f}"
         storage.append(
-            [name, f"{row['megabytes']:.2f}", share, f"{row['decode']:.1f}", f"{row['encode']:.0f}"]
+            [name, f"{row['megabytes']:.2f}", fraction, f"{row['decode']:.1f}", f"{row['encode']:.0f}"]
         )
     decoders = [[x.upper(), *(f"{ms:.1f}" for ms in row.values())] for x, row in report["decoders"].items()]
     columns = ["MB an image", "% decoded for a crop", "ms to decode them", "ms to write an image"]

@@ -63,7 +63,7 @@ class ExportSession(Session):
 
 
 def measured(case: Case, setup: Setup, session: ExportSession) -> dict[str, Any]:
-    """{contender: its numbers}, with the share of pixels to which it gives JAX's class."""
+    """{contender: its numbers}, with the fraction of pixels to which it gives JAX's class."""
     session.make_files(case)
     found = in_turn(case, {name: PROGRAMS[name] for name in setup.contenders}, setup, session)
     ours = labels_of(session, "jax")

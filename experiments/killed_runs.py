@@ -3,7 +3,7 @@
     python -m experiments.killed_runs [--runs 20] [--kills 5] [--seed 0] [--folder runs/killed]
 
 Trains a small network on the built-in scenes once undisturbed, then RUNS times with KILLS kills each, at
-moments drawn at random: while the program starts, compiles, makes updates, writes a checkpoint, evaluates.
+moments drawn at random: while the program starts, compiles, makes steps, writes a checkpoint, evaluates.
 Every fourth kill is SIGTERM to the process and its workers, the others are SIGKILL to the process alone. Then
 it compares weights, metrics.jsonl, TensorBoard's points, images and the best checkpoint, all bit for bit,
 and looks for what is left behind: fragments of files, processes, shared memory. Writes
@@ -47,10 +47,10 @@ SETTINGS = {
     "data.workers": 1,
 }
 TIMES = (
-    *("images_per_second", "data_wait_share", "seconds_left"),
+    *("images_per_second", "data_wait_fraction", "seconds_left"),
     *("compile_seconds", "save_seconds", "seconds_to_first_step"),
 )
-PHASES = ("start", "compile", "update", "save", "evaluation")
+PHASES = ("start", "compile", "step", "save", "evaluation")
 PATIENCE = 120.0  # seconds for a phase to come; then the run is killed where it is
 
 
@@ -80,7 +80,7 @@ def phase(run: RunFolder, printed: int, reached: int) -> str:
     Args:
       run: its folder.
       printed: bytes in its log before it was started.
-      reached: the update from which it went on.
+      reached: the step from which it went on.
     """
     if any((run.checkpoints / "last").glob("*.orbax-checkpoint-tmp*")):
         return "save"
@@ -91,7 +91,7 @@ def phase(run: RunFolder, printed: int, reached: int) -> str:
         return "compile"
     step = Checkpoints.last_step(run) or 0
     due = step > 0 and step % EVAL_EVERY == 0
-    return "evaluation" if due and not is_evaluated(run, step, "val") else "update"
+    return "evaluation" if due and not is_evaluated(run, step, "val") else "step"
 
 
 def kill(run: RunFolder, wanted: str, number: int, delay: float) -> tuple[str | None, int]:

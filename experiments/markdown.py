@@ -16,9 +16,9 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([_row(header), "|---" * len(header) + "|", *map(_row, rows)])
 
 
-def percent(share: float | None) -> str:
-    """A share from 0 to 1 in percent with one decimal; "-" where there is none."""
-    return "-" if share is None else f"{100 * share:.1f}"
+def percent(fraction: float | None) -> str:
+    """A fraction from 0 to 1 in percent with one decimal; "-" where there is none."""
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
 def digits(number: float) -> str:

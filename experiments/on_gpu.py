@@ -2,7 +2,7 @@
 
     python -m experiments.on_gpu --minutes 10 [--camvid DIR] [--parts NAME,NAME] [--results DIR] [--toy]
 
-In this order, each part for a share of the time that is left, and none whose result for this GPU, these
+In this order, each part for a fraction of the time that is left, and none whose result for this GPU, these
 versions and these sources is there already; a part that was cut off goes on where it was:
 
     gradients        experiments.gradients: of whole networks, beside PyTorch's float64
@@ -65,7 +65,7 @@ class Part(NamedTuple):
 
     Attributes:
       name: also of its result, NAME.json.
-      share: of the time that is left, at most.
+      fraction: of the time that is left, at most.
       least: seconds without which it is not started.
       commands: programs with their flags, one after the other; {minutes} is the time it has.
       folders: of the sources on which the result depends, or single files.
@@ -73,7 +73,7 @@ class Part(NamedTuple):
     """
 
     name: str
-    share: float
+    fraction: float
     least: float
     commands: list[list[str]]
     folders: tuple[str, ...] = ("kernels",)
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if flags.parts and part.name not in flags.parts:
             continue
         left = deadline - time.monotonic() - RESERVE
-        seconds = part.share * left
+        seconds = part.fraction * left
         if reason := reason_to_skip(part, folder, device, seconds, ran):
             print(f"== {part.name} is skipped: {reason}", flush=True)
             continue

@@ -45,7 +45,7 @@ def digest_of(path: pathlib.Path) -> str:
     digest = checksums.digest(path)
     if path.suffix == ".pth" and not digest.startswith(path.stem[-8:]):
         raise UserError(
-            f"{path} is damaged: its SHA-256 begins with {digest[:8]}, not {path.stem[-8:]}; fetch it again"
+            f"{path} is corrupt: its SHA-256 begins with {digest[:8]}, not {path.stem[-8:]}; fetch it again"
         )
     return digest
 

@@ -126,48 +126,48 @@ def table(name: str, page: pathlib.Path, root: pathlib.Path) -> str:
 
 
 def refreshed(page: pathlib.Path, root: pathlib.Path) -> tuple[str, list[str]]:
-    """The text of a page with its tables made again, and a sentence for each that could not be."""
+    """The text of a page with its tables made again, and a message for each that could not be."""
     text = page.read_text()
-    complaints: list[str] = []
+    problems: list[str] = []
 
     def block(match: re.Match) -> str:
         try:
             new = table(match["name"], page, root)
         except UserError as error:
-            complaints.append(str(error))
+            problems.append(str(error))
             return match[0]
         return f"{BEGIN}{match['name']} -->\n{new}\n{END}"
 
     begins, ends = (len(re.findall(f"^{line}", text, re.MULTILINE)) for line in (BEGIN, END))
     if not begins == ends == len(TABLE.findall(text)):
         return text, [f"{page} has a line {BEGIN}... without its {END}, or the reverse; restore both"]
-    return TABLE.sub(block, text), complaints
+    return TABLE.sub(block, text), problems
 
 
 def report(root: pathlib.Path, check: bool = False) -> list[str]:
-    """Make every table in the pages below `root` again; what is wrong, a sentence each.
+    """Make every table in the pages below `root` again; what is wrong, a message each.
 
     Args:
       root: of a checkout.
       check: write nothing; a page that would change is wrong, too.
     """
-    complaints = []
+    problems = []
     for path in result_files(root):
         try:
             loaded(path)
         except UserError as error:
-            complaints.append(str(error))
+            problems.append(str(error))
     for page in pages(root):
         new, found = refreshed(page, root)
-        complaints += found
+        problems += found
         if new == page.read_text():
             continue
         if check:
-            complaints.append(f"{page} differs from the results; run python -m experiments.report")
+            problems.append(f"{page} differs from the results; run python -m experiments.report")
         else:
             write_whole(page, new)
             print(f"{page}: updated")
-    return list(dict.fromkeys(complaints))
+    return list(dict.fromkeys(problems))
 
 
 def main() -> None:
@@ -177,8 +177,8 @@ def main() -> None:
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page would change")
     arguments = parser.parse_args()
-    if complaints := report(ROOT, arguments.check):
-        print("\n".join(f"error: {complaint}" for complaint in complaints), file=sys.stderr)
+    if problems := report(ROOT, arguments.check):
+        print("\n".join(f"error: {problem}" for problem in problems), file=sys.stderr)
         sys.exit(2)
     print("every table is what the results say")
 

@@ -1,10 +1,10 @@
-"""Whether a long run stays as it is: memory, descriptors, threads, checkpoints and the time of an update.
+"""Whether a long run stays as it is: memory, descriptors, threads, checkpoints and the time of a step.
 
     python -m experiments.soak [--steps 5000] [--folder runs/soak]
 
 Trains the smallest network on the built-in scenes with one worker, validation and checkpoints, and looks
 every second at the whole tree of processes. Writes experiments/results/soak.json with the change per 1,000
-updates of each quantity after the first fifth, which warms up, and how uncertain that change is; and with how
+steps of each quantity after the first fifth, which warms up, and how uncertain that change is; and with how
 long training stood still for checkpoints. Linux only.
 """
 
@@ -40,13 +40,13 @@ SETTINGS: dict[str, Any] = {
     "model.width": 0.125,
     "model.context": "none",
 }
-WARM_UP = 0.2  # share of the updates
+WARM_UP = 0.2  # fraction of the steps
 QUANTITIES = {
     "memory": "MB of main memory, of all processes",
     "descriptors": "open files",
     "threads": "threads",
     "checkpoints": "MB of checkpoints",
-    "milliseconds": "ms an update",
+    "milliseconds": "ms a step",
 }
 
 
@@ -65,7 +65,7 @@ def tree(root: int) -> list[pathlib.Path]:
 
 
 def state(process: int, run: RunFolder) -> dict[str, float]:
-    """What the processes hold now. Memory is each process's share of what it shares with others."""
+    """What the processes hold now. Memory is each process's part of what it shares with others."""
     memory = descriptors = threads = 0
     for place in tree(process):
         try:
@@ -89,7 +89,7 @@ def state(process: int, run: RunFolder) -> dict[str, float]:
 
 
 def slope(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """The change per 1,000 updates by least squares, and its standard error from ten blocks.
+    """The change per 1,000 steps by least squares, and its standard error from ten blocks.
 
     Neighbouring values are alike, so that the error of the fit itself would be too small.
     """
@@ -102,19 +102,19 @@ def slope(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     return 1000 * float(fit[0]), 1000 * float(error)
 
 
-def saving(updates: list[dict[str, Any]]) -> dict[str, float]:
-    """What checkpoints cost by the logs of updates: their number, seconds of each, share of the time.
+def saving(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """What checkpoints cost by the logs of steps: their number, seconds of each, fraction of the time.
 
-    The time is that of updates and of the standstill for checkpoints, without validation and compiling.
+    The time is that of steps and of the standstill for checkpoints, without validation and compiling.
     """
-    steps = [0] + [line["step"] for line in updates]
+    steps = [0] + [line["step"] for line in lines]
     lengths = [step - before for before, step in itertools.pairwise(steps)]
-    training = sum(n / line["images_per_second"] for n, line in zip(lengths, updates, strict=True))
+    training = sum(n / line["images_per_second"] for n, line in zip(lengths, lines, strict=True))
     training *= SETTINGS["batch_size"]
-    still = sum(line["save_seconds"] for line in updates)
+    still = sum(line["save_seconds"] for line in lines)
     due = [SETTINGS["eval_every"], SETTINGS["checkpoint_every"]]
     number = sum(any(step % every == 0 for every in due) for step in range(1, steps[-1]))
-    return {"checkpoints": number, "seconds": still / number, "share": still / (still + training)}
+    return {"checkpoints": number, "seconds": still / number, "fraction": still / (still + training)}
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
@@ -124,9 +124,9 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         for words, row in ((QUANTITIES[name], row) for name, row in report["quantities"].items())
     ]
     saved = report["saving"]
-    cells = [f"{saved['checkpoints']:,}", f"{saved['seconds']:.3f}", markdown.percent(saved["share"])]
+    cells = [f"{saved['checkpoints']:,}", f"{saved['seconds']:.3f}", markdown.percent(saved["fraction"])]
     return {
-        "slopes": markdown.table(["", "median", "change per 1,000 updates"], lines),
+        "slopes": markdown.table(["", "median", "change per 1,000 steps"], lines),
         "saving": markdown.table(["checkpoints", "s of standstill each", "% of the time"], [cells]),
     }
 
@@ -166,25 +166,25 @@ def main() -> None:
     if process.returncode:
         raise UserError(f"training ended with exit status {process.returncode}; see {log.name}")
 
-    updates = [line for line in logged(run) if "images_per_second" in line]
+    lines = [line for line in logged(run) if "images_per_second" in line]
     warm = WARM_UP * flags.steps
     series = {
         name: [(sample["step"], sample[name]) for sample in samples]
         for name in ("memory", "descriptors", "threads", "checkpoints")
     }
-    series["milliseconds"] = [(line["step"], 1e3 / line["images_per_second"]) for line in updates]
+    series["milliseconds"] = [(line["step"], 1e3 / line["images_per_second"]) for line in lines]
     quantities = {}
     for name, pairs in series.items():
         steps, values = np.array([pair for pair in pairs if pair[0] > warm]).T
         change, error = slope(steps, values)
         quantities[name] = {"median": float(np.median(values)), "slope": change, "error": error}
-    compiled = [line["step"] for line in updates if line["compile_seconds"] > 0]
-    report = result_head() | {"steps": flags.steps, "quantities": quantities, "saving": saving(updates)}
+    compiled = [line["step"] for line in steps if line["compile_seconds"] > 0]
+    report = result_head() | {"steps": flags.steps, "quantities": quantities, "saving": saving(lines)}
     report["steps_that_compiled"] = compiled
     write_result(PATH, report)
     print(*tables(report).values(), sep="\n\n")
-    if compiled != [updates[0]["step"]]:
-        raise UserError(f"JAX compiled the update again in the logs of the steps {compiled[1:]}")
+    if compiled != [lines[0]["step"]]:
+        raise UserError(f"JAX compiled the step again in the logs of the steps {compiled[1:]}")
 
 
 if __name__ == "__main__":

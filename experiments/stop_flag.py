@@ -1,12 +1,12 @@
-"""What it costs an update of several hosts that one of them may receive a signal, or have no batch.
+"""What it costs a step of several hosts that one of them may receive a signal, or have no batch.
 
-    python -m experiments.stop_flag [--updates 20] [--rounds 15]
+    python -m experiments.stop_flag [--steps 20] [--rounds 15]
 
 Two processes on this machine train the smallest network together, as in `ccnet_jax.train`. In every round
-they make so many updates without asking, with the question that training asks after each update (see
+they make so many steps without asking, with the question that training asks after each step (see
 `ccnet_jax.engine.hosts.agreement`), with this question and the mark by which a process without a batch lets
-the update change nothing (`ccnet_jax.engine.missing_batch`), and with a flag that all processes gather after
-each update, which is the usual way to stop. Writes experiments/results/stop_flag.json.
+the step change nothing (`ccnet_jax.engine.missing_batch`), and with a flag that all processes gather after
+each step, which is the usual way to stop. Writes experiments/results/stop_flag.json.
 """
 
 import argparse
@@ -48,7 +48,7 @@ WAYS = {
     "gathered": "a flag gathered from all processes",
 }
 PROCESSES, CLASSES, SIDE, BATCH = 2, 5, 32, 2
-QUESTIONS = 10_000  # asked without updates between them
+QUESTIONS = 10_000  # asked without steps between them
 
 
 def config() -> Config:
@@ -56,8 +56,8 @@ def config() -> Config:
     return parse(load(ConfigName.of("demo")), {"model.width": "0.125", "model.context": "none"})
 
 
-def measured(settings: HostsConfig, updates: int, rounds: int) -> dict[str, Any]:
-    """{"seconds": {way: of an update, by round}, "question": seconds of a question alone}, in one process."""
+def measured(settings: HostsConfig, steps: int, rounds: int) -> dict[str, Any]:
+    """{"seconds": {way: of a step, by round}, "question": seconds of a question alone}, in one process."""
     chosen = config()
     task = TASKS[chosen.task]
     with joined(settings, {}) as link:
@@ -77,21 +77,21 @@ def measured(settings: HostsConfig, updates: int, rounds: int) -> dict[str, Any]
             "gathered": lambda: multihost_utils.process_allgather(np.int32(0)).any(),
         }
 
-        def seconds_an_update(way: str) -> float:
+        def seconds_a_step(way: str) -> float:
             nonlocal state
             given = batch | mark if way == "marked" else batch
             began = time.perf_counter()
-            for _ in range(updates):
+            for _ in range(steps):
                 state, metrics = train_step(state, given)
                 ask[way]()
                 jax.block_until_ready(metrics)
-            return (time.perf_counter() - began) / updates
+            return (time.perf_counter() - began) / steps
 
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         for number in progress_bar(range(-1, rounds), unit="round", disable=jax.process_index() != 0):
             # in another order each time, the same in both processes
             for way in random.Random(number).sample(list(WAYS), len(WAYS)):
-                taken = seconds_an_update(way)
+                taken = seconds_a_step(way)
                 if number >= 0:  # the first one compiles
                     seconds[way].append(taken)
         began = time.perf_counter()
@@ -100,13 +100,13 @@ def measured(settings: HostsConfig, updates: int, rounds: int) -> dict[str, Any]
         return {"seconds": seconds, "question": (time.perf_counter() - began) / QUESTIONS}
 
 
-def measured_in_processes(updates: int, rounds: int) -> dict[str, Any]:
+def measured_in_processes(steps: int, rounds: int) -> dict[str, Any]:
     """`measured` by process 0 of two. Raises UserError where one fails."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
         output = pathlib.Path(folder) / "measured.json"
-        flags = [f"--updates={updates}", f"--rounds={rounds}", f"--coordinator=127.0.0.1:{port}"]
+        flags = [f"--steps={steps}", f"--rounds={rounds}", f"--coordinator=127.0.0.1:{port}"]
         processes = [
             subprocess.Popen(
                 [
@@ -133,7 +133,7 @@ def measured_in_processes(updates: int, rounds: int) -> dict[str, Any]:
 
 
 def tables(report: dict[str, Any]) -> dict[str, str]:
-    """{"updates"}: Markdown, a line for each way to ask."""
+    """{"steps"}: Markdown, a line for each way to ask."""
     medians = {way: statistics.median(report["seconds"][way]) for way in WAYS}
     lines = []
     for way, words in WAYS.items():
@@ -141,8 +141,8 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
         low, ratio, high = np.percentile(ratios, (25, 50, 75))
         lines.append([words, f"{1e3 * medians[way]:.3g}", f"{ratio:.3f} ({low:.3f} to {high:.3f})"])
     alone = [f"{WAYS['question']}, alone", f"{1e3 * report['question']:.2g}", ""]
-    header = ["after each update", "ms an update", "time, median of the rounds (and middle half)"]
-    return {"updates": markdown.table(header, [*lines, alone])}
+    header = ["after each step", "ms a step", "time, median of the rounds (and middle half)"]
+    return {"steps": markdown.table(header, [*lines, alone])}
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--updates", type=command_line.positive, default=20)
+    parser.add_argument("--steps", type=command_line.positive, default=20)
     parser.add_argument("--rounds", type=command_line.positive, default=15)
     parser.add_argument("--coordinator", help=argparse.SUPPRESS)
     parser.add_argument("--process", type=int, help=argparse.SUPPRESS)
@@ -158,14 +158,14 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.process is not None:
         place = HostsConfig(flags.coordinator, PROCESSES, flags.process)
-        values = measured(place, flags.updates, flags.rounds)
+        values = measured(place, flags.steps, flags.rounds)
         if flags.process == 0:
             flags.output.write_text(json.dumps(values))
         return
-    values = measured_in_processes(flags.updates, flags.rounds)
-    report = result_head() | {"updates": flags.updates} | values
+    values = measured_in_processes(flags.steps, flags.rounds)
+    report = result_head() | {"steps": flags.steps} | values
     write_result(PATH, report)
-    print(tables(report)["updates"])
+    print(tables(report)["steps"])
 
 
 if __name__ == "__main__":

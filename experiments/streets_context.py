@@ -96,9 +96,9 @@ def context_iou(scores: dict[str, Any]) -> float:
     return statistics.mean(scores["IoU"][name] for name in CONTEXT_CLASSES)
 
 
-def mean_and_spread(shares: Iterable[float]) -> str:
+def mean_and_spread(fractions: Iterable[float]) -> str:
     """The mean in percent and, of several values, their standard deviation, as "85.6 ± 0.4"."""
-    values = list(shares)
+    values = list(fractions)
     mean = markdown.percent(statistics.mean(values))
     return mean if len(values) == 1 else f"{mean} ± {markdown.percent(statistics.stdev(values))}"
 

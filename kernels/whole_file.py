@@ -62,7 +62,7 @@ def obstacle(path: pathlib.Path, folder: bool = False) -> str | None:
       folder: which of the two.
 
     Returns:
-      Words that follow the path in a sentence, for example "is a folder".
+      Words that follow the path in a message, for example "is a folder".
     """
     if re.match(r"[a-z][a-z0-9+]+:/", str(path)):
         return "is an address, and only files of this machine are written here"

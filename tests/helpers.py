@@ -71,7 +71,7 @@ def random_variables(model, seed: int = 0):
 
 
 def random_state(model, optimizer) -> State:
-    """The state before the first update, with `random_variables`."""
+    """The state before the first step, with `random_variables`."""
     variables = random_variables(model)
     return State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
 

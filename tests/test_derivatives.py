@@ -184,8 +184,8 @@ def plain_resized(aligned: bool, x: jax.Array, size: tuple[int, int] = (40, 33))
         place = np.clip(place, 0, side - 1)
         before = np.floor(place).astype(int)
         after = np.minimum(before + 1, side - 1)
-        share = jnp.asarray((place - before).astype(wide)).reshape((-1,) + (1,) * (3 - axis))
-        x = ((1 - share) * jnp.take(x, before, axis) + share * jnp.take(x, after, axis)).astype(x.dtype)
+        fraction = jnp.asarray((place - before).astype(wide)).reshape((-1,) + (1,) * (3 - axis))
+        x = ((1 - fraction) * jnp.take(x, before, axis) + fraction * jnp.take(x, after, axis)).astype(x.dtype)
     return x
 
 

@@ -189,7 +189,7 @@ def check_key(name, text):
     """Assert that the key exists and takes the value, whatever the rest of the config is."""
     key = configuration.KEYS[name]
     example = text.isupper()  # as FOLDER
-    assert example or key.complaint(configuration.value_from_text(text, name)) is None, (
+    assert example or key.problem(configuration.value_from_text(text, name)) is None, (
         f"{name} takes no {text}"
     )
 

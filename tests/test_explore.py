@@ -83,7 +83,7 @@ WRONG_FLAGS = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), MISTAKES, ids=range(len(MISTAKES)))
-def test_a_mistake_is_one_sentence(arguments, words, run, served, monkeypatch, tmp_path):
+def test_a_mistake_is_one_message(arguments, words, run, served, monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as used:
         names = {"run": run, "tmp": tmp_path, "used": used.getsockname()[1]}
         line = [argument.format(**names) for argument in arguments]
@@ -95,7 +95,7 @@ def test_a_mistake_is_one_sentence(arguments, words, run, served, monkeypatch, t
 
 
 @pytest.mark.parametrize(("arguments", "words"), WRONG_FLAGS, ids=range(len(WRONG_FLAGS)))
-def test_a_wrong_flag_is_one_sentence(arguments, words, run, monkeypatch, capsys):
+def test_a_wrong_flag_is_one_message(arguments, words, run, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         helpers.ran(monkeypatch, explore, run, *arguments)
     assert ended.value.code == 2
@@ -103,7 +103,7 @@ def test_a_wrong_flag_is_one_sentence(arguments, words, run, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("missing", [["uvicorn"], ["starlette", "uvicorn"]])
-def test_a_missing_package_is_one_sentence(missing, run, monkeypatch):
+def test_a_missing_package_is_one_message(missing, run, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else name)
     words = f"the page needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}$"
     with pytest.raises(UserError, match=words):

@@ -165,7 +165,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "arguments", "message"), BAD, ids=[" ".join([x[0], *x[1]]) for x in BAD])
-def test_a_mistake_gets_one_sentence_and_leaves_nothing(name, arguments, message, runs, exported, tmp_path):
+def test_a_mistake_gets_one_message_and_leaves_nothing(name, arguments, message, runs, exported, tmp_path):
     with pytest.raises(UserError, match=message) as found:
         exported(runs.get(name, name), *arguments)
     assert "\n" not in str(found.value)
@@ -233,7 +233,7 @@ def test_a_file_that_disagrees_does_not_replace_the_one_before(runs, exported, m
     assert (tmp_path / "a.stablehlo").read_text() == "older"
 
 
-def test_damaged_weights_are_named(runs, exported, monkeypatch):
+def test_corrupt_weights_are_named(runs, exported, monkeypatch):
     model = ccnet_jax.load(runs["mmseg"])
     bad = model.replace(variables=jax.tree.map(lambda x: x * np.nan, model.variables))
     monkeypatch.setattr(export, "load", lambda folder, checkpoint: bad)

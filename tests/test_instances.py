@@ -69,7 +69,7 @@ def said():
 
 @pytest.fixture(scope="module")
 def runs(coco, said, tmp_path_factory):
-    """{"whole": a run of four updates, "resumed": one of three updates that went on to four}."""
+    """{"whole": a run of four steps, "resumed": one of three steps that went on to four}."""
     folder = tmp_path_factory.mktemp("runs")
     config = functools.partial(load_config, "coco:r50-rcca", data__dir=str(coco), **SMALL)
     with pytest.MonkeyPatch.context() as patch:
@@ -170,12 +170,12 @@ def test_an_image_is_predicted(runs, coco, tmp_path, monkeypatch):
         ran(monkeypatch, predict, image, "--workdir", runs["whole"], "--out", tmp_path, "--loops", "1,2")
     with pytest.raises(UserError, match="are 97x192, and their sides must be multiples of 32"):
         model(np.zeros((1, 97, 192, 3), np.uint8))
-    for size, sentence in (
+    for size, message in (
         ([50, 50], r"size is \[2\], and must be \[1, 2\]: the height and width of each image"),
         ([[500, 60]], "size says that image 0 has 500 rows and 60 columns, and images are 64x64"),
         ([[0, 60]], "size says that image 0 has 0 rows"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             model(np.zeros((1, 64, 64, 3), np.uint8), jnp.array(size))
     with pytest.raises(UserError, match="attention maps are of networks for semantic segmentation"):
         visualize.attention_map(model, image, (10, 10))
@@ -263,7 +263,7 @@ def test_a_test_split_is_predicted_without_annotations(runs, coco, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "sentence"),
+    ("name", "changes", "message"),
     [
         (
             "coco",
@@ -283,7 +283,7 @@ def test_a_test_split_is_predicted_without_annotations(runs, coco, tmp_path, mon
         (
             "coco",
             {"optimizer__name": "adamw"},
-            "config.optimizer.bias_rate=2.0 is not for config.optimizer.name='adamw'; set it 1.0",
+            "config.optimizer.bias_learning_rate=2.0 is not for config.optimizer.name='adamw'; set it 1.0",
         ),
         (
             "coco",
@@ -293,14 +293,14 @@ def test_a_test_split_is_predicted_without_annotations(runs, coco, tmp_path, mon
         ("coco", {"data__palette": ((1, 2, 3),)}, "config.data.palette is for data.name=folder"),
     ],
 )
-def test_keys_of_another_task_get_a_sentence(name, changes, sentence, monkeypatch):
+def test_keys_of_another_task_get_a_message(name, changes, message, monkeypatch):
     monkeypatch.setitem(BACKBONES, "other", BACKBONES["resnet"])
     with pytest.raises(UserError) as error:
         load_config(name, **changes)
-    assert sentence in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_run_of_the_other_task_gets_a_sentence(runs, coco, tmp_path):
+def test_a_run_of_the_other_task_gets_a_message(runs, coco, tmp_path):
     changes = {**SMALL, "steps": 6, "data__dir": str(coco)}
     demo = load_config("demo", steps=6)
     with pytest.raises(UserError, match=r"holds a run with .*task='instance', not 'semantic'"):
@@ -332,18 +332,18 @@ def test_programs_that_know_one_task_say_so(runs, tmp_path, monkeypatch):
     other = tmp_path / "other.safetensors"
     save_file({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, other)
     out = tmp_path / "w.safetensors"
-    for arguments, sentence in (
+    for arguments, message in (
         ((runs["whole"], "--to", "torch", "--out", out), "only networks that label pixels can be written"),
         ((other, "--config", "coco", "--out", tmp_path / "run"), "is no Mask R-CNN, and the config has"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             ran(monkeypatch, convert, *arguments)
 
 
-def test_a_split_without_annotations_or_objects_gets_a_sentence(coco, tmp_path, monkeypatch):
+def test_a_split_without_annotations_or_objects_gets_a_message(coco, tmp_path, monkeypatch):
     data = load_config("coco", data__dir=str(coco)).data
-    for split, sentence in (("test2017", "does not exist; data.dir must hold"), ("a+b", "cannot join")):
-        with pytest.raises(UserError, match=sentence):
+    for split, message in (("test2017", "does not exist; data.dir must hold"), ("a+b", "cannot join")):
+        with pytest.raises(UserError, match=message):
             TASKS["instance"].open(data, split)
     path = tmp_path / "annotations" / "instances_train2017.json"
     path.parent.mkdir()

@@ -99,10 +99,10 @@ def test_what_is_written_is_read_as_labels_of_the_data_set(kind, tmp_path, monke
     network = TASKS["semantic"].network(config, len(classes.names))
     model = TASKS["semantic"].model(config, network, {"params": jnp.zeros(1)}, records.load_classes(run))
     label = (np.arange(40 * 60) % len(classes.names)).reshape(40, 60).astype(np.uint8)
-    shares = np.full((40, 60, len(classes.names)), 0.5, np.float32)
-    np.put_along_axis(shares, label[..., None].astype(int), 1, -1)
+    fractions = np.full((40, 60, len(classes.names)), 0.5, np.float32)
+    np.put_along_axis(fractions, label[..., None].astype(int), 1, -1)
     image = np.zeros((40, 60, 3), np.uint8)
-    monkeypatch.setattr(Model, "predict", lambda self, image: Prediction(label, shares, image))
+    monkeypatch.setattr(Model, "predict", lambda self, image: Prediction(label, fractions, image))
 
     predict.write_results(model, image, tmp_path / "predict" / "a")
     predict_png = written(tmp_path / "predict")["a"]

@@ -67,7 +67,7 @@ def test_attention_and_loops_are_drawn_too(folder, tmp_path):
     assert (once != twice).any()
 
 
-def test_mistakes_are_one_sentence_and_leave_nothing(folder, tmp_path):
+def test_mistakes_are_one_message_and_leave_nothing(folder, tmp_path):
     for arguments, words in (
         ((), "name the images or folders to label"),
         (("images", "--workdir=runs/other"), "runs/other is not a run"),
@@ -124,12 +124,12 @@ def test_images_that_cannot_be_read_do_not_stop_the_others(folder, tmp_path, mon
     said = capsys.readouterr()
     assert "2 images labelled in" in said.out
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
-    assert errors[0].endswith("b.png is damaged or not an image (200 bytes); fetch or unpack that file again")
+    assert errors[0].endswith("b.png is corrupt or not an image (200 bytes); fetch or unpack that file again")
     assert errors[1].endswith("small.png has 20 rows and 20 columns, and no pixel (40, 70)")
     assert len(errors) == 2
     labels = {path.name for path in (tmp_path / "out").glob("?.png")}
     assert labels == {"a.png", "c.png"}
-    with pytest.raises(UserError, match="b.png is damaged"):  # there is no other
+    with pytest.raises(UserError, match="b.png is corrupt"):  # there is no other
         helpers.ran(monkeypatch, predict, tmp_path / "in" / "b.png", *run)
 
 

@@ -46,7 +46,7 @@ def open_tfds(name, folder, split="train", **changes):
     return pipeline.open_source(settings(name, folder, **changes), split)
 
 
-def sentence(error):
+def message(error):
     """What a user is told."""
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -151,7 +151,7 @@ def test_batches_are_the_same_whatever_makes_them(request, folders, form, worker
     assert_same(wanted, joined)
 
 
-def test_a_damaged_label_met_in_training_names_its_record(folders, tmp_path, monkeypatch):
+def test_a_corrupt_label_met_in_training_names_its_record(folders, tmp_path, monkeypatch):
     """As from a data set that others made: nobody checked its images."""
     monkeypatch.setattr(prepare, "decode_sample", lambda *_: {"label": np.zeros((64, 96))})
     shutil.copytree(folders["camvid"], tmp_path / "camvid")
@@ -159,9 +159,9 @@ def test_a_damaged_label_met_in_training_names_its_record(folders, tmp_path, mon
     label.write_bytes(label.read_bytes()[:100])
     prepare.prepare("camvid", at(tmp_path / "camvid"), str(tmp_path / "out"))
     monkeypatch.undo()
-    with pytest.raises(UserError, match="label of record 2 of camvid train is damaged") as error:
+    with pytest.raises(UserError, match="label of record 2 of camvid train is corrupt") as error:
         open_tfds("camvid", tmp_path / "out")[2]
-    sentence(error)
+    message(error)
 
 
 @pytest.mark.parametrize(
@@ -196,13 +196,13 @@ def test_a_damaged_label_met_in_training_names_its_record(folders, tmp_path, mon
         ),
     ],
 )
-def test_what_cannot_be_read_is_one_sentence(mine, spoil, changes, words):
+def test_what_cannot_be_read_is_one_message(mine, spoil, changes, words):
     if spoil:
         spoil(mine)
     values = {"name": "camvid", "dir": mine.parents[1], "split": "train"} | changes
     with pytest.raises(UserError, match=words) as error:
         open_tfds(values.pop("name"), values.pop("dir"), values.pop("split"), **values)[0]
-    sentence(error)
+    message(error)
 
 
 def edit(path, old, new):
@@ -325,7 +325,7 @@ def test_interrupted_tiles_go_on_and_other_tiles_are_not_mixed_in(folders, tiled
         again(prepare.Tiling())
 
 
-def test_tiles_of_another_version_are_one_sentence(folders, tiled, tmp_path, monkeypatch):
+def test_tiles_of_another_version_are_one_message(folders, tiled, tmp_path, monkeypatch):
     shutil.copytree(tiled / "camvid", tmp_path / "camvid")
     folder = tmp_path / "camvid" / "1.0.0"
     features = json.loads((folder / "features.json").read_text())
@@ -343,14 +343,14 @@ def test_tiles_of_another_version_are_one_sentence(folders, tiled, tmp_path, mon
 
 
 @pytest.mark.parametrize("spoil", [lambda path: flip(path), lambda path: os.truncate(path, 70_000)])
-def test_a_damaged_file_of_tiles_is_named(tiled, tmp_path, spoil):
+def test_a_corrupt_file_of_tiles_is_named(tiled, tmp_path, spoil):
     shutil.copytree(tiled / "camvid", tmp_path / "camvid")
     spoil(shard(tmp_path / "camvid" / "1.0.0"))
     with pytest.raises(
         UserError, match="camvid-train.*00000-of-00002 cannot be read .*restore that file"
     ) as e:
         open_tfds("camvid", tmp_path)[0]
-    sentence(e)
+    message(e)
 
 
 def test_tiles_of_jpegs_need_more_room_than_the_jpegs(folders, tmp_path, monkeypatch):
@@ -448,7 +448,7 @@ def test_a_data_set_whose_features_are_not_clear(tmp_path):
         UserError, match="which features are image and label; set --config.data.features="
     ) as e:
         open_tfds("fields", tmp_path, classes=classes)
-    assert "two of id (Scalar), mask (LabeledImage, 1 channels), other (Image, 3 channels)" in sentence(e)
+    assert "two of id (Scalar), mask (LabeledImage, 1 channels), other (Image, 3 channels)" in message(e)
     source = open_tfds("fields", tmp_path, features=("photo", "mask"), classes=classes)
     np.testing.assert_array_equal(source[0]["label"], MASK)
     with pytest.raises(UserError, match="does not name its classes"):  # TFDS's "0", "1", "2" are no names
@@ -564,7 +564,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path):
     assert not (killed / "camvid" / "1.0.0.incomplete").exists()
 
 
-def test_half_written_and_damaged_shards_are_written_again(folders, out, tmp_path, capsys):
+def test_half_written_and_corrupt_shards_are_written_again(folders, out, tmp_path, capsys):
     """What a crash of the whole machine, or a hand, may leave."""
     unfinished = tmp_path / "camvid" / "1.0.0.incomplete"
     shutil.copytree(out / "camvid" / "1.0.0", unfinished)
@@ -580,7 +580,7 @@ def test_half_written_and_damaged_shards_are_written_again(folders, out, tmp_pat
     assert found.keys() == wanted.keys()
 
 
-def test_verify_finds_a_damaged_shard_and_preparing_again_replaces_it(folders, mine, capsys):
+def test_verify_finds_a_corrupt_shard_and_preparing_again_replaces_it(folders, mine, capsys):
     prepare.verify("camvid", str(mine.parents[1]))
     assert "is whole: 4 files have their checksums" in capsys.readouterr().out
     before = shard(mine).read_bytes()
@@ -616,14 +616,14 @@ def test_shards_of_something_else_are_not_mixed_in(folders, mine, tmp_path, chan
     arguments = {"shard_bytes": SHARD_BYTES} | (change if isinstance(change, dict) else {})
     with pytest.raises(UserError, match=words) as error:
         prepare.prepare("camvid", at(source), str(mine.parents[1]), **arguments)
-    sentence(error)
+    message(error)
     assert content(f"{mine}{suffix}") == before
 
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda d: (d / "images/train/1.png").write_bytes(b"x"), "images/train/1.png is damaged"),
+        (lambda d: (d / "images/train/1.png").write_bytes(b"x"), "images/train/1.png is corrupt"),
         (lambda d: (d / "labels/val/1.png").write_bytes(b""), "labels/val/1.png is empty"),
         (lambda d: miniatures.write(d / "labels/val/3.png", MASK), "3.png is 96x64 .*its label .*is 6x8"),
         (lambda d: (d / "labels/val/1.png").unlink(), "images/val/1.png has no label"),
@@ -634,7 +634,7 @@ def test_a_bad_image_is_found_and_named(folders, tmp_path, spoil, words):
     spoil(source)
     with pytest.raises(UserError, match=words) as error:
         prepare.prepare("camvid", at(source), str(tmp_path / "out"), ["train", "val"])
-    sentence(error)
+    message(error)
     with pytest.raises(UserError, match="unfinished|holds no prepared"):
         open_tfds("camvid", tmp_path / "out")
     shutil.copytree(folders["camvid"], source, dirs_exist_ok=True)  # put right, though of another size
@@ -642,11 +642,11 @@ def test_a_bad_image_is_found_and_named(folders, tmp_path, spoil, words):
     prepare.prepare("camvid", at(source), str(tmp_path / "out"))
 
 
-def test_what_cannot_be_written_is_one_sentence(folders, tmp_path, monkeypatch):
+def test_what_cannot_be_written_is_one_message(folders, tmp_path, monkeypatch):
     def told(out=tmp_path / "out", source=folders["camvid"], splits=None):
         with pytest.raises(UserError) as error:
             prepare.prepare("camvid", at(source), str(out), splits)
-        return sentence(error)
+        return message(error)
 
     assert "test is not a folder" in told(splits=["train", "test"])
     assert "has the splits train, val, test, not 'dusk'" in told(splits=["dusk"])

@@ -58,7 +58,7 @@ def refused(folder, *arguments):
     return helpers.told("ccnet_jax.train", *CAMVID, *arguments, cwd=folder)
 
 
-def assert_one_sentence(result, *words):
+def assert_one_message(result, *words):
     code, _, err = result
     assert code != 0
     assert "Traceback" not in err, err
@@ -152,19 +152,19 @@ def test_experiments_start_as_the_manual_says(name):
 
 
 def test_wrong_keys_and_values_are_named(folder):
-    assert_one_sentence(train(folder, "--config.model.dept=18"), "dept", "depth")
-    assert_one_sentence(refused(folder, "--config.modle.depth=18"), "modle", "model")
-    assert_one_sentence(refused(folder, "--config.steps=many"), "steps", "many")
-    assert_one_sentence(refused(folder, "--config.model.context=resnet"), "model.context", "rcca", "psp")
-    assert_one_sentence(refused(folder, "--stepz=4"), "stepz")
-    assert_one_sentence(helpers.told("ccnet_jax.train", cwd=folder), "--config")
-    assert_one_sentence(
+    assert_one_message(train(folder, "--config.model.dept=18"), "dept", "depth")
+    assert_one_message(refused(folder, "--config.modle.depth=18"), "modle", "model")
+    assert_one_message(refused(folder, "--config.steps=many"), "steps", "many")
+    assert_one_message(refused(folder, "--config.model.context=resnet"), "model.context", "rcca", "psp")
+    assert_one_message(refused(folder, "--stepz=4"), "stepz")
+    assert_one_message(helpers.told("ccnet_jax.train", cwd=folder), "--config")
+    assert_one_message(
         helpers.told("ccnet_jax.train", "--config=configs/nope.py", cwd=folder), "configs/nope.py"
     )
     with_override = ("--config", "configs/nope.py", "--config.steps=3")
-    assert_one_sentence(helpers.told("ccnet_jax.train", *with_override, cwd=folder), "configs/nope.py")
+    assert_one_message(helpers.told("ccnet_jax.train", *with_override, cwd=folder), "configs/nope.py")
     variant = helpers.told("ccnet_jax.train", "--config=configs/cityscapes.py:18", cwd=folder)
-    assert_one_sentence(variant, "has no variant '18', but one of official-r101")
+    assert_one_message(variant, "has no variant '18', but one of official-r101")
 
 
 def test_a_config_is_named_as_a_user_would(folder):
@@ -176,14 +176,14 @@ def test_a_config_is_named_as_a_user_would(folder):
     assert json.loads(out)["data"]["crop"] == [96, 128]  # the last one counts
     assert json.loads(out)["data"]["distort"] is True
     two = helpers.told("ccnet_jax.train", "demo", "--config=camvid", cwd=folder)
-    assert_one_sentence(two, "two configs, camvid and demo")
+    assert_one_message(two, "two configs, camvid and demo")
 
 
 def test_changes_of_the_config_are_refused_where_the_config_is_the_runs(folder):
     changed = helpers.told("ccnet_jax.eval", "runs/tiny", "--config.data.dir=/nowhere", cwd=folder)
-    assert_one_sentence(changed, "--config.data.dir cannot be changed here")
+    assert_one_message(changed, "--config.data.dir cannot be changed here")
     changed = helpers.told("ccnet_jax.predict", "a.png", "--config.model.loops=9", cwd=folder)
-    assert_one_sentence(changed, "--config.model.loops cannot be changed here")
+    assert_one_message(changed, "--config.model.loops cannot be changed here")
 
 
 def test_built_in_images_lie_in_no_folder(folder):
@@ -211,11 +211,11 @@ def test_a_run_is_resumed_by_its_name(folder):
     assert "going on from step 2" in out
     before = (folder / "runs/more/config.json").read_text()
     fewer = helpers.told("ccnet_jax.train", "--resume=runs/more", "--config.steps=2", cwd=folder)
-    assert_one_sentence(fewer, "runs/more is trained to step 3, which is beyond config.steps=2; raise")
+    assert_one_message(fewer, "runs/more is trained to step 3, which is beyond config.steps=2; raise")
     assert (folder / "runs/more/config.json").read_text() == before
     again = helpers.told("ccnet_jax.train", *more, "--config.model.loops=1", cwd=folder)
-    assert_one_sentence(again, "runs/more holds a run with model.loops=2, not 1")
-    assert_one_sentence(helpers.told("ccnet_jax.train", "--resume=nope", cwd=folder), "nope is not a run")
+    assert_one_message(again, "runs/more holds a run with model.loops=2, not 1")
+    assert_one_message(helpers.told("ccnet_jax.train", "--resume=nope", cwd=folder), "nope is not a run")
     versions = json.loads((folder / "runs/more/versions.json").read_text())
     assert [entry["versions"]["jax"] for entry in versions] == [jax.__version__] * 2
     (folder / "runs/latest").unlink()
@@ -223,23 +223,23 @@ def test_a_run_is_resumed_by_its_name(folder):
 
 
 def test_missing_data_says_what_to_put_where(folder):
-    assert_one_sentence(
+    assert_one_message(
         helpers.told("ccnet_jax.train", "--config=configs/cityscapes.py", cwd=folder),
         "data.dir",
         "leftImg8bit",
     )
-    assert_one_sentence(refused(folder, "--config.data.dir=nowhere"), "nowhere", "images/{train,val,test}")
+    assert_one_message(refused(folder, "--config.data.dir=nowhere"), "nowhere", "images/{train,val,test}")
     assert not (folder / "nowhere").exists()
 
 
 def test_missing_run_and_checkpoint(folder, tmp_path):
-    assert_one_sentence(helpers.told("ccnet_jax.eval", cwd=tmp_path), "runs/latest", "train first")
-    assert_one_sentence(helpers.told("ccnet_jax.eval", "nope", cwd=tmp_path), "nope is not a run")
-    assert_one_sentence(refused(folder, "--workdir=configs/demo.py"), "configs/demo.py is a file")
-    assert_one_sentence(
+    assert_one_message(helpers.told("ccnet_jax.eval", cwd=tmp_path), "runs/latest", "train first")
+    assert_one_message(helpers.told("ccnet_jax.eval", "nope", cwd=tmp_path), "nope is not a run")
+    assert_one_message(refused(folder, "--workdir=configs/demo.py"), "configs/demo.py is a file")
+    assert_one_message(
         helpers.told("ccnet_jax.eval", "--checkpoint=best", cwd=folder), "no checkpoint", "--checkpoint"
     )
-    assert_one_sentence(helpers.told("ccnet_jax.eval", "--split=night", cwd=folder), "night")
+    assert_one_message(helpers.told("ccnet_jax.eval", "--split=night", cwd=folder), "night")
 
 
 def test_a_bad_label_met_while_training(folder, tmp_path):
@@ -247,7 +247,7 @@ def test_a_bad_label_met_while_training(folder, tmp_path):
     label = data / "labels/train/0.png"
     cv2.imwrite(str(label), np.full((64, 96), 77, np.uint8))
     result = train(tmp_path, f"--config.data.dir={data}", "--workdir=run")
-    assert_one_sentence(result, "labels/train/0.png", "77")
+    assert_one_message(result, "labels/train/0.png", "77")
     cv2.imwrite(str(label), np.zeros((64, 95), np.uint8))
     result = train(
         tmp_path,
@@ -255,7 +255,7 @@ def test_a_bad_label_met_while_training(folder, tmp_path):
         "--workdir=run",
         "--config.data.workers=1",
     )
-    assert_one_sentence(result, "labels/train/0.png", "95x64", "96x64")
+    assert_one_message(result, "labels/train/0.png", "95x64", "96x64")
 
 
 def test_a_run_stopped_and_killed_again_and_again_goes_on(folder):

@@ -73,7 +73,7 @@ def network(config):
 
 
 def optimizer(config):
-    """The program of the optimizer's update, and which parameters it changes."""
+    """The program of the optimizer's step, and which parameters it changes."""
     params = {"backbone": {"layer1_0": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}}}
     is_trained = TASKS[config.task].is_trained(config)
     built = build_optimizer(config.optimizer, config.steps, is_trained)
@@ -255,7 +255,7 @@ EFFECTS = {
     "optimizer.beta2": [(optimizer, ADAMW, 0.5)],
     "optimizer.weight_decay": [(optimizer, OF_TINY, 0.5), (optimizer, ADAMW, 0.5)],
     "optimizer.decay_norms_and_biases": [(optimizer, OF_TINY, False), (optimizer, ADAMW, False)],
-    "optimizer.bias_rate": [(optimizer, OF_TINY, 2.0)],
+    "optimizer.bias_learning_rate": [(optimizer, OF_TINY, 2.0)],
     "optimizer.clip_norm": [(optimizer, OF_TINY, 1.0)],
     "loss.name": [(loss, OF_TINY, "ohem")],
     "loss.auxiliary_weight": [(loss, OF_TINY, 0.5)],
@@ -274,7 +274,7 @@ EFFECTS = {
     "detection.lowest_score": [(detections, FOUND, 0.5)],
     "detection.detections": [(detections, FOUND, 5)],
 }
-# {key: the file whose tests try it}: what needs files, processes or a damaged image
+# {key: the file whose tests try it}: what needs files, processes or a corrupt image
 ELSEWHERE = {
     "task": "tests/test_instances.py",
     "data.name": "tests/test_train.py",
@@ -296,8 +296,8 @@ ELSEWHERE = {
     "data.labels": "tests/data/datasets/test_folder.py",
     "data.classes": "tests/data/datasets/test_folder.py",
     "data.palette": "tests/data/datasets/test_folder.py",
-    "data.val_share": "tests/data/datasets/test_folder.py",
-    "data.skip_damaged": "tests/data/test_stream.py",
+    "data.val_fraction": "tests/data/datasets/test_folder.py",
+    "data.skip_corrupt": "tests/data/test_stream.py",
     "data.source": "tests/test_prepare.py",
     "data.features": "tests/test_prepare.py",
     "data.workers": "tests/data/test_pipeline.py",

@@ -22,7 +22,7 @@ from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.metric_log import MetricLog, points
 from ccnet_jax.engine.stopping import Stopped, StopSignal
 from ccnet_jax.tasks import TASKS, messages, preparation
-from ccnet_jax.tasks.messages import fitting, sentences_for_updates
+from ccnet_jax.tasks.messages import explain_errors, fitting
 from tests.helpers import TINY, load_config
 from tests.miniatures import write_camvid
 
@@ -150,7 +150,7 @@ def test_a_signal_while_no_data_come_saves_and_ends(config, tmp_path, monkeypatc
     assert Checkpoints.last_step(run) == 2
 
 
-def test_an_error_outside_an_update_loses_no_update(config, tmp_path, monkeypatch):
+def test_an_error_outside_a_step_loses_no_step(config, tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "run")
     agreed = iter([0])
 
@@ -193,14 +193,14 @@ def test_a_checkpoint_that_cannot_be_written_is_tried_again_and_the_last_must_be
         train.train(dataclasses.replace(config, save_errors="stop"), RunFolder(tmp_path / "other"))
 
 
-def test_an_update_that_is_not_finite_names_its_images_and_is_not_made(config, tmp_path):
+def test_a_step_that_is_not_finite_names_its_images_and_is_not_made(config, tmp_path):
     run = RunFolder(tmp_path / "run")
     bad = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1e30))
     with pytest.raises(
         UserError, match=r"at step 1 the new weights' norm is inf, at a rate of 1e\+30, with the images \d"
     ) as error:
         train.train(bad, run)
-    assert str(error.value).endswith("leave out up to N such updates")  # nothing is saved yet
+    assert str(error.value).endswith("leave out up to N such steps")  # nothing is saved yet
     assert Checkpoints.last_step(run) is None
 
 
@@ -236,15 +236,15 @@ def test_a_folder_that_was_emptied_gets_its_records_again(config, tmp_path):
         ("INTERNAL: another", jax.errors.JaxRuntimeError, "INTERNAL: another"),
     ],
 )
-def test_an_update_that_finds_no_memory_gets_a_sentence(config, tmp_path, words, kind, told):
+def test_a_step_that_finds_no_memory_gets_a_message(config, tmp_path, words, kind, told):
     task, run = TASKS["semantic"], RunFolder(tmp_path)
-    sentences = sentences_for_updates(config, task, None, run, lambda step: 0.1, lambda: 1 // 0)
-    with pytest.raises(kind, match=told), sentences:
+    messages = explain_errors(config, task, None, run, lambda step: 0.1, lambda: 1 // 0)
+    with pytest.raises(kind, match=told), messages:
         raise jax.errors.JaxRuntimeError(f"{words}\nmore")
 
 
 def test_memory_that_is_planned_and_there_is_told(config, tmp_path, monkeypatch):
-    """An update that compiles, and finds no memory when it runs."""
+    """A step that compiles, and finds no memory when it runs."""
     made = train.make_train_step
 
     def without_memory(*arguments):

@@ -69,7 +69,7 @@ def test_eight_devices_with_one_image_equal_one_device_with_eight(ohem, implemen
         loss__name="ohem" if ohem else "cross_entropy",
         loss__ohem_min_kept=500,
         model__implementation=implementation,
-        optimizer__weight_decay=0.0,  # then the momentum after one update is the gradient
+        optimizer__weight_decay=0.0,  # then the momentum after one step is the gradient
     )
     model = build_network(config.model, 13, config.dtype)
     optimizer = build_optimizer(config.optimizer, 10)
@@ -188,7 +188,7 @@ def test_the_metrics_say_where_the_time_goes_and_a_trace_is_written(tmp_path, ca
     assert "seconds_to_first_step" not in last
     for line in first, last:
         assert line["images_per_second"] > 0
-        assert 0 <= line["data_wait_share"] <= 1
+        assert 0 <= line["data_wait_fraction"] <= 1
         assert "peak_memory_bytes" not in line  # CPUs do not tell
     assert first["seconds_left"] > 0 == last["seconds_left"]
     assert "trace of steps 2 to 3" in capsys.readouterr().out
@@ -214,7 +214,7 @@ def test_images_of_several_sizes_are_warned_of(tmp_path, capsys):
     compiled = [line["compile_seconds"] > 0 for line in logged(tmp_path / "run")]
     assert compiled[0]
     assert sum(compiled) == 2  # once for each size
-    assert capsys.readouterr().out.count("made JAX compile the update again") == 1
+    assert capsys.readouterr().out.count("made JAX compile the step again") == 1
 
 
 def test_a_finished_run_costs_nothing_and_a_longer_one_goes_on(tmp_path, capsys):
@@ -252,13 +252,13 @@ def test_ruined_weights_stop_the_run_and_are_not_saved(tmp_path):
     assert [line["step"] for line in logged(tmp_path / "run")] == [1, 2]
 
 
-def test_updates_that_are_all_skipped_are_logged_with_the_rate_of_the_optimizer(tmp_path):
+def test_steps_that_are_all_skipped_are_logged_with_the_rate_of_the_optimizer(tmp_path):
     folder = write_camvid(tmp_path / "camvid", images=2)
     rate = {"optimizer__learning_rate": 1e30, "skip_nonfinite": 3}
     settings = {"steps": 3}
     train.train(small_config(folder, **rate, **settings), RunFolder(tmp_path / "run"))
     lines = logged(tmp_path / "run")
-    assert [line["skipped_updates"] for line in lines] == [1, 2, 3]
+    assert [line["skipped_steps"] for line in lines] == [1, 2, 3]
     assert "loss" not in lines[0]
     np.testing.assert_allclose([line["learning_rate"] for line in lines], 1e30)  # none was made: no fall
 

@@ -22,7 +22,7 @@ def turn_on() -> None:
     """Keep what this process compiles for later ones. For programs alone, before they compile anything.
 
     Does nothing where the user has moved JAX's cache or turned it off, by JAX_COMPILATION_CACHE_DIR or
-    JAX_ENABLE_COMPILATION_CACHE. Where the folder cannot be used, a sentence on standard error says why.
+    JAX_ENABLE_COMPILATION_CACHE. Where the folder cannot be used, a message on standard error says why.
     """
     chosen = jax.config.values
     if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:

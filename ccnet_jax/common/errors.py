@@ -1,4 +1,4 @@
-"""A user's mistake in one sentence, and files that are written whole or not at all."""
+"""A user's mistake in one message, and files that are written whole or not at all."""
 
 import contextlib
 import json

@@ -73,8 +73,8 @@ class Key:
     default: Any
     setting: Setting
 
-    def complaint(self, value: Any, local: bool = True) -> str | None:
-        """One sentence that says why `value` is not allowed, None where it is.
+    def problem(self, value: Any, local: bool = True) -> str | None:
+        """One message that says why `value` is not allowed, None where it is.
 
         With `local=False` values that only this installation may not know are allowed.
         """

@@ -1,4 +1,4 @@
-"""Numbers in sentences."""
+"""Numbers in messages."""
 
 
 def number_of(count: int, one: str, many: str | None = None) -> str:

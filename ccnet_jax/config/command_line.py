@@ -1,4 +1,4 @@
-"""What command lines have in common: flags, configs by name, a user's mistake in one sentence."""
+"""What command lines have in common: flags, configs by name, a user's mistake in one message."""
 
 import argparse
 import contextlib
@@ -76,7 +76,7 @@ class Parser(argparse.ArgumentParser):
     def parsed(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """The flags; `overrides` of the result is {key: text} of every --config.KEY=VALUE.
 
-        Ends the program with one sentence where an argument is unknown or wrong.
+        Ends the program with one message where an argument is unknown or wrong.
         """
         rest, overrides = _without_overrides(sys.argv[1:] if arguments is None else arguments)
         if overrides and "--config" not in self._option_string_actions:
@@ -97,7 +97,7 @@ class Parser(argparse.ArgumentParser):
         return known
 
     def error(self, message: str) -> NoReturn:
-        """End the program with one sentence and exit code 2."""
+        """End the program with one message and exit code 2."""
         fail(f"{message}; --help lists what there is")
 
 
@@ -237,12 +237,12 @@ def interrupted_at_once() -> Iterator[None]:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Run a program; a user's mistake becomes one sentence and its exit code, without a traceback.
+    """Run a program; a user's mistake becomes one message and its exit code, without a traceback.
 
     So do faults of the output and the device, see `kernels.bench.programs.ending_well`. Ctrl-C ends it with
     exit code 130.
     """
-    logging.set_verbosity(logging.FATAL)  # Orbax reports files and tracebacks below; we tell in sentences
+    logging.set_verbosity(logging.FATAL)  # Orbax reports files and tracebacks below; we tell in messages
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of the start, see `ccnet_jax`
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if not gc.isenabled():  # of the start, too

@@ -51,7 +51,7 @@ class Config(EngineConfig):
     )
     dtype: str = setting("float32", "of the computation", choices=("float32", "bfloat16"))
     eval_every: int = setting(
-        5000, "updates from one validation to the next; 0 validates never", at_least=0, resumable=True
+        5000, "steps from one validation to the next; 0 validates never", at_least=0, resumable=True
     )
     eval_batch_size: int = setting(1, "images that each process tests at once", at_least=1, resumable=True)
     eval_window: tuple[int, int] | None = setting(
@@ -88,17 +88,17 @@ class Config(EngineConfig):
     loss: LossConfig = dataclasses.field(default_factory=LossConfig)
     detection: DetectionConfig = dataclasses.field(default_factory=DetectionConfig)
 
-    def complaints(self) -> list[str]:
-        """Sentences about settings that do not go together, of all rooms."""
+    def problems(self) -> list[str]:
+        """Messages about settings that do not go together, of all rooms."""
         found = []
         for group in (self.hosts, self.data, self.model, self.optimizer, self.loss):
-            found += group.complaints()
-        found += self.optimizer.complaints_for(self.steps)
+            found += group.problems()
+        found += self.optimizer.problems_for(self.steps)
         if not self.distributed and without_place(self) != self:
             found.append(
                 "config.hosts says where processes meet, but config.distributed is False: set it True"
             )
-        found += self._complaints_for_task()
+        found += self._problems_for_task()
         if self.batch_size % self.accumulate:
             found.append(
                 f"config.batch_size={self.batch_size} cannot be split into config.accumulate="
@@ -117,12 +117,12 @@ class Config(EngineConfig):
                 f"config.profile begins at step {self.profile[0]}, after the last of "
                 f"config.steps={self.steps}; lower it"
             )
-        if complaint := does_not_fit_memory(self.batch_size, self.data.crop or (SMALLEST, SMALLEST)):
-            found.append(complaint)
+        if problem := does_not_fit_memory(self.batch_size, self.data.crop or (SMALLEST, SMALLEST)):
+            found.append(problem)
         return found
 
-    def _complaints_for_task(self) -> list[str]:
-        """Sentences about settings that are another task's."""
+    def _problems_for_task(self) -> list[str]:
+        """Messages about settings that are another task's."""
         found = []
         data_set = DATASETS.get(self.data.name) if self.data.source == "folder" else None
         of_data = "semantic" if data_set is None else data_set.task
@@ -253,33 +253,33 @@ def parse(
         a schedule that this installation does not have, since a trained network does not need them.
 
     Raises:
-      UserError: one sentence for each mistake.
+      UserError: one message for each mistake.
     """
     found = {name: _without_lists(value) for name, value in flat(values).items()}
-    complaints = [_unknown(name) for name in found if name not in KEYS]
+    problems = [_unknown(name) for name in found if name not in KEYS]
     wrong = 0  # keys that exist and have no allowed value
     for name, text in (overrides or {}).items():
         if name not in KEYS:
-            complaints.append(_unknown(name))
+            problems.append(_unknown(name))
             continue
         try:
             found[name] = value_from_text(text, name)
         except ValueError:
             given = f"not {text!r}" if text else "and has no value"
-            complaints.append(f"config.{name} must be {KEYS[name].wanted()}, {given}")
+            problems.append(f"config.{name} must be {KEYS[name].wanted()}, {given}")
             wrong += 1
     for name, key in KEYS.items():
         if name not in found and key.setting.required:
-            complaints.append(f"the config has no key {name}; start from ccnet_jax.config.default()")
+            problems.append(f"the config has no key {name}; start from ccnet_jax.config.default()")
             wrong += 1
-        elif complaint := key.complaint(found.setdefault(name, key.setting.before), not made_elsewhere):
-            complaints.append(complaint)
+        elif problem := key.problem(found.setdefault(name, key.setting.before), not made_elsewhere):
+            problems.append(problem)
             wrong += 1
     if not wrong:  # otherwise nothing can be said about values that go together
         config = _built(Config, found)
-        complaints += config.complaints() + ([] if made_elsewhere else config.data.unknown_name())
-    if complaints:
-        raise UserError(in_one_message(complaints))
+        problems += config.problems() + ([] if made_elsewhere else config.data.unknown_name())
+    if problems:
+        raise UserError(in_one_message(problems))
     return config
 
 
@@ -304,11 +304,11 @@ def checked(config: Config) -> Config:
     return parse(to_dict(config), made_elsewhere=True)
 
 
-def in_one_message(complaints: list[str]) -> str:
-    """One sentence, or several in a list."""
-    if len(complaints) == 1:
-        return complaints[0]
-    return "\n  - ".join([f"the config has {len(complaints)} mistakes:", *complaints])
+def in_one_message(problems: list[str]) -> str:
+    """One message, or several in a list."""
+    if len(problems) == 1:
+        return problems[0]
+    return "\n  - ".join([f"the config has {len(problems)} mistakes:", *problems])
 
 
 def shared_values(config: Config) -> dict[str, str]:
@@ -388,7 +388,7 @@ def value_from_text(text: str, name: str) -> Any:
 
 
 def _unknown(name: str) -> str:
-    """A sentence about a key that does not exist, with the nearest that does."""
+    """A message about a key that does not exist, with the nearest that does."""
     inside = [key.rpartition(".")[2] for key in KEYS if key.startswith(f"{name}.")]
     if inside:
         return f"config.{name} is a group of keys; set one of its keys {', '.join(inside)}"

@@ -32,7 +32,7 @@ def save_config(run: RunFolder, config: Config) -> None:
 def load_config(run: RunFolder) -> Config:
     """The run's config, with a backend of the op that can run here.
 
-    Raises UserError where the folder is no run, or its config.json is damaged.
+    Raises UserError where the folder is no run, or its config.json is corrupt.
     """
     config = _saved_config(run)
     if config is None:
@@ -50,25 +50,25 @@ def check_same_run(run: RunFolder, config: Config) -> None:
 
     Whether its classes are those of the data, `tasks.run_data` tells.
     """
-    there = _saved_config(run)
-    if there is None:
+    saved = _saved_config(run)
+    if saved is None:
         raise UserError(
             f"{run} has checkpoints but no {run.config_file.name}, which says of what; restore that "
             "file, or choose another --workdir"
         )
-    if keys := configuration.different_keys(config, there):
-        here, before = (configuration.flat(configuration.to_dict(c)) for c in (config, there))
+    if keys := configuration.different_keys(config, saved):
+        here, before = (configuration.flat(configuration.to_dict(c)) for c in (config, saved))
         listed = ", ".join(f"{name}={before[name]!r}, not {here[name]!r}" for name in keys)
         raise UserError(f"{run} holds a run with {listed}; repeat its config, or choose another --workdir")
 
 
 def _saved_config(run: RunFolder) -> Config | None:
-    """What config.json holds, None where there is none. Raises UserError where it is damaged."""
+    """What config.json holds, None where there is none. Raises UserError where it is corrupt."""
     if not os.path.lexists(run.config_file):
         return None
     values = read_json(run.config_file, "restore it")
-    if sentence := configuration.no_config(values):
-        raise UserError(f"{run.config_file} {sentence}; restore that file")
+    if message := configuration.no_config(values):
+        raise UserError(f"{run.config_file} {message}; restore that file")
     try:
         return configuration.parse(values, made_elsewhere=True)
     except UserError as error:

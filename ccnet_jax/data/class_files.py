@@ -86,7 +86,7 @@ def classes_of(named: list[NamedClass], source: str) -> Classes:
 
     Args:
       named: the entries.
-      source: where they are from, for complaints.
+      source: where they are from, for error messages.
 
     Raises:
       UserError: there are too few, too many or equal names, or some have colours and others do not.

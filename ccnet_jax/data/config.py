@@ -55,7 +55,7 @@ class DataConfig(Location):
         at_most=LARGEST,
     )
     cat_max_ratio: float = setting(
-        1.0, "largest share of one class in a crop; 1 takes any crop", above=0, at_most=1, before=1.0
+        1.0, "largest fraction of one class in a crop; 1 takes any crop", above=0, at_most=1, before=1.0
     )
     flip: bool = setting(False, "mirror images at random")
     distort: bool = setting(False, "photometric distortion at random", before=False)
@@ -64,11 +64,11 @@ class DataConfig(Location):
     )
 
     def to_open(self, split: str) -> "DataConfig":
-        """These settings, where only the split to train on may have damaged images: scores are of all."""
-        return self if split == self.train_split else dataclasses.replace(self, skip_damaged=0)
+        """These settings, where only the split to train on may have corrupt images: scores are of all."""
+        return self if split == self.train_split else dataclasses.replace(self, skip_corrupt=0)
 
-    def complaints(self) -> list[str]:
-        """Sentences about settings that do not go together."""
+    def problems(self) -> list[str]:
+        """Messages about settings that do not go together."""
         found = []
         if self.scale is not None and self.scale[0] > self.scale[1]:
             found.append(f"config.data.scale must be (lowest, highest) ratio, not {self.scale}")
@@ -93,20 +93,20 @@ class DataConfig(Location):
             found += [
                 f"config.data.{key} is for data.source=folder; leave it None, and name a part of a TFDS "
                 "split as train[:90%]"
-                for key in ("images", "labels", "val_share")
+                for key in ("images", "labels", "val_fraction")
                 if getattr(self, key) is not None
             ]
         named = DATASETS.get(self.name)
         if self.source == "folder" and named is not None and named.classes is not None:
             found += [
                 f"config.data.{key} is for data.name=folder; {self.name} needs none: leave it None"
-                for key in ("images", "labels", "classes", "palette", "val_share")
+                for key in ("images", "labels", "classes", "palette", "val_fraction")
                 if getattr(self, key) is not None
             ]
         if self.source == "folder" and named is not None and named.task == "instance":
             found += [
                 f"config.data.{key} is for data.name=folder; leave it None"
-                for key in ("images", "labels", "palette", "val_share")
+                for key in ("images", "labels", "palette", "val_fraction")
                 if named.classes is None and getattr(self, key) is not None
             ]
         if self.palette is not None and len(self.palette) != len(self.classes or ()):
@@ -117,7 +117,7 @@ class DataConfig(Location):
         return found
 
     def unknown_name(self) -> list[str]:
-        """A sentence where the data set is none that this installation can open from a folder."""
+        """A message where the data set is none that this installation can open from a folder."""
         if self.source != "folder" or self.name in DATASETS:
             return []
         return [
@@ -127,7 +127,7 @@ class DataConfig(Location):
 
 
 def does_not_fit_memory(batch_size: int, size: tuple[int, int]) -> str | None:
-    """A sentence where a batch of images of (height, width) takes more memory than the machine has."""
+    """A message where a batch of images of (height, width) takes more memory than the machine has."""
     needed = batch_size * size[0] * size[1] * 4  # bytes of three colours and a label
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed <= memory:

@@ -1,4 +1,4 @@
-"""Images and label maps from the bytes of their files; every complaint names the file and the remedy.
+"""Images and label maps from the bytes of their files; every error message names the file and the remedy.
 
 The header says how large an image is, and nothing is decoded before that is known to be reasonable. A file
 of a few bytes may say that it holds 100,000 x 100,000 pixels, and decoders set aside memory for all of them
@@ -26,7 +26,7 @@ _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class UnusableImage(UserError):
-    """One image of a data set cannot be used: its file or its label's is missing, damaged or a misfit."""
+    """One image of a data set cannot be used: its file or its label's is missing, corrupt or a misfit."""
 
 
 def decode_sample(
@@ -42,7 +42,7 @@ def decode_sample(
     Args:
       classes: of the label file.
       image, label: the bytes.
-      image_name, label_name: of the files, for complaints.
+      image_name, label_name: of the files, for error messages.
       remedy: what to do where the label holds what the data set does not have.
 
     Raises:
@@ -87,7 +87,7 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
     OpenCV (`experiments/data_throughput.py`). For JPEGs imagecodecs and OpenCV are about as fast, and OpenCV
     finds truncation. QOI files, of which tiles are made, are unknown to OpenCV.
 
-    Raises UnusableImage, naming it `name`, where the data are truncated, damaged or no image, UserError
+    Raises UnusableImage, naming it `name`, where the data are truncated, corrupt or no image, UserError
     where it is too large.
     """
     check_header(data, name)
@@ -105,7 +105,7 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
 def decode_label(data: bytes, name: object) -> np.ndarray:
     """The numbers in a label file, uint8 [H, W]: grey values, or indices of a palette image.
 
-    Raises UserError, naming it `name`, where the data are damaged or a JPEG, there are several channels, or a
+    Raises UserError, naming it `name`, where the data are corrupt or a JPEG, there are several channels, or a
     number is above 255.
     """
     return _one_channel(label_pixels(data, name), name)
@@ -114,7 +114,7 @@ def decode_label(data: bytes, name: object) -> np.ndarray:
 def label_pixels(data: bytes, name: object) -> np.ndarray:
     """What a label file holds, not interpreted: [H, W] numbers or indices, or [H, W, C] in the order RGB.
 
-    Raises UnusableImage, naming it `name`, where the data are damaged, UserError where they are a JPEG or
+    Raises UnusableImage, naming it `name`, where the data are corrupt, UserError where they are a JPEG or
     too large.
     """
     if data[:3] == b"\xff\xd8\xff":
@@ -220,13 +220,13 @@ def _decode_with_pillow(data: bytes) -> np.ndarray | None:
         SyntaxError,
         ValueError,
         Image.DecompressionBombError,
-    ):  # Pillow's words for damaged files
+    ):  # Pillow's words for corrupt files
         return None
     return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
 
 
 def _undecodable(name: object, data: bytes) -> str:
-    what = "is damaged or not an image" if data else "is empty"
+    what = "is corrupt or not an image" if data else "is empty"
     return f"{name} {what} ({len(data):,} bytes); fetch or unpack that file again"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import stream, transforms
 from ccnet_jax.data.config import DataConfig
-from ccnet_jax.data.instances import MASK_CELLS, InstanceSource, Objects, cell_shares
+from ccnet_jax.data.instances import MASK_CELLS, InstanceSource, Objects, cell_fractions
 from ccnet_jax.data.sizes import scaled_size
 from ccnet_jax.data.stream import TrainBatches
 
@@ -123,7 +123,7 @@ def train_batches(
 
     Args:
       source: the images; those without objects to train on are left out.
-      data: `config.data`: `resize`, `flip`, `distort`, `workers` and `skip_damaged`.
+      data: `config.data`: `resize`, `flip`, `distort`, `workers` and `skip_corrupt`.
       objects: places for objects in an image.
       batch_size: of all processes together.
       seed: of order and augmentation.
@@ -148,9 +148,9 @@ def train_batches(
 
 
 def batch_names(source: InstanceSource, data: DataConfig, batch_size: int, seed: int, step: int) -> list[str]:
-    """The names of the images that update `step` of training sees, counted from 1; none is read for it.
+    """The names of the images that training step `step` sees, counted from 1; none is read for it.
 
-    An image that is damaged has its name here, too, not the one that takes its place.
+    An image that is corrupt has its name here, too, not the one that takes its place.
 
     Args:
       source, data, batch_size, seed: as of `train_batches`.
@@ -206,14 +206,16 @@ def sample(
       boxes: float32 [n, 4], n = `objects`; those that are not used are 0.
       classes: int32 [n].
       used: bool [n], which places of the lists are used.
-      masks: uint8 [n, M, M], as of `cell_shares`.
+      masks: uint8 [n, M, M], as of `cell_fractions`.
     """
     found = largest_objects(source.objects(index), objects)
     image, size, canvas = on_canvas(source[index]["image"], choices, data)
     ratio = np.array([size[1], size[0], size[1], size[0]]) / np.tile(source.size(index)[::-1], 2)
     boxes = (found.boxes * ratio).astype(np.float32)
     pairs = zip(found.masks, found.boxes, strict=True)
-    masks = np.array([cell_shares(mask, box) for mask, box in pairs], np.uint8).reshape(-1, *[MASK_CELLS] * 2)
+    masks = np.array([cell_fractions(mask, box) for mask, box in pairs], np.uint8).reshape(
+        -1, *[MASK_CELLS] * 2
+    )
     if data.flip and rng.random() < 0.5:
         image = image[:, ::-1]
         boxes[:, [0, 2]] = size[1] - boxes[:, [2, 0]]

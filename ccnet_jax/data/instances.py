@@ -61,10 +61,10 @@ class InstanceSource(Protocol):
         """The objects of image `index`."""
 
 
-def cell_shares(
+def cell_fractions(
     mask: UInt8[np.ndarray, "H W"], box: Float32[np.ndarray, " 4"], cells: int = MASK_CELLS
 ) -> UInt8[np.ndarray, "cells cells"]:
-    """How much of each cell of a box an object covers, as a share of 255.
+    """How much of each cell of a box an object covers, as a fraction of 255.
 
     Args:
       mask: 1 where the image's pixel is the object's.
@@ -75,8 +75,8 @@ def cell_shares(
     for axis, low, high in ((0, box[1], box[3]), (1, box[0], box[2])):
         edges = np.clip(np.linspace(low, high, cells + 1), 0, mask.shape[axis])
         before = np.minimum(edges.astype(int), mask.shape[axis] - 1)
-        share = np.expand_dims(edges - before, 1 - axis)
-        sums = (1 - share) * sums.take(before, axis) + share * sums.take(before + 1, axis)
+        fraction = np.expand_dims(edges - before, 1 - axis)
+        sums = (1 - fraction) * sums.take(before, axis) + fraction * sums.take(before + 1, axis)
         sums = np.diff(sums, axis=axis)
     area = (box[2] - box[0]) * (box[3] - box[1]) / cells**2
     return np.clip(np.rint(255 * sums / max(area, 1e-6)), 0, 255).astype(np.uint8)

@@ -59,7 +59,7 @@ class Split:
     Attributes:
       pairs: {name: (image, label)}; the label is None where the split has no labels.
       layout: the names of the folders, for messages.
-      warnings: sentences on what was left out.
+      warnings: messages on what was left out.
     """
 
     pairs: dict[str, tuple[pathlib.Path, pathlib.Path | None]]
@@ -93,28 +93,29 @@ def find_layout(root: pathlib.Path, location: Location) -> tuple[pathlib.Path, L
     )
 
 
-def open_layout(root: pathlib.Path, layout: Layout, split: str, val_share: float | None = None) -> Split:
-    """The files of a split; with `val_share`, "val" is that share of "train", by the hashes of names.
+def open_layout(root: pathlib.Path, layout: Layout, split: str, val_fraction: float | None = None) -> Split:
+    """The files of a split; with `val_fraction`, "val" is that fraction of "train", by the hashes of names.
 
     Raises UserError where files do not fit together, MissingSplit where the split does not exist.
     """
-    if val_share is not None and split in ("train", "val"):
+    if val_fraction is not None and split in ("train", "val"):
         if layout.has_splits and _paths(root, layout, "val")[0] is not None:
             raise UserError(
-                f"{root} has a split val of its own ({layout}); remove --config.data.val_share={val_share}"
+                f"{root} has a split val of its own ({layout}); remove "
+                f"--config.data.val_fraction={val_fraction}"
             )
         whole = _files(root, layout, "train")
         pairs = {
             name: pair
             for name, pair in whole.pairs.items()
-            if (hash_share(name) < val_share) == (split == "val")
+            if (hash_fraction(name) < val_fraction) == (split == "val")
         }
         if not pairs:
             raise UserError(
-                f"config.data.val_share={val_share} of {len(whole.pairs)} images leaves none for {split}; "
-                f"choose a {'larger' if split == 'val' else 'smaller'} one"
+                f"config.data.val_fraction={val_fraction} of {len(whole.pairs)} images leaves none "
+                f"for {split}; choose a {'larger' if split == 'val' else 'smaller'} one"
             )
-        return dataclasses.replace(whole, pairs=pairs, layout=f"{whole.layout}, val_share={val_share}")
+        return dataclasses.replace(whole, pairs=pairs, layout=f"{whole.layout}, val_fraction={val_fraction}")
     if not layout.has_splits and split != "train":
         raise MissingSplit(f"{root} has no split {split!r}, because {layout} are not divided{_hint(split)}")
     return _files(root, layout, split)
@@ -122,10 +123,10 @@ def open_layout(root: pathlib.Path, layout: Layout, split: str, val_share: float
 
 def _hint(split: str) -> str:
     """How to make a missing split."""
-    return "; --config.data.val_share=0.1 makes val of a tenth of the images" if split == "val" else ""
+    return "; --config.data.val_fraction=0.1 makes val of a tenth of the images" if split == "val" else ""
 
 
-def hash_share(name: str) -> float:
+def hash_fraction(name: str) -> float:
     """A number from 0 to 1, evenly distributed over names, and always the same for one name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
 
@@ -307,7 +308,7 @@ def name_in(path: pathlib.Path, folder: pathlib.Path) -> str:
 def _by_name(
     folder: pathlib.Path, files: list[pathlib.Path], suffixes: tuple[str, ...]
 ) -> tuple[dict[str, pathlib.Path], list[str]]:
-    """{name: file} of those that are read, and sentences about those that are not.
+    """{name: file} of those that are read, and messages about those that are not.
 
     Raises UserError where two files have one name.
     """

@@ -37,8 +37,8 @@ def open_source(data: DataConfig, split: str) -> Source:
         from ccnet_jax.data import tfds_source  # TFDS takes seconds to import: only where it is used
 
         return tfds_source.open_split(data, split)
-    if complaints := data.unknown_name():
-        raise UserError(complaints[0])
+    if problems := data.unknown_name():
+        raise UserError(problems[0])
     parts = [DATASETS[data.name].open(data.to_open(split), part) for part in split.split("+")]
     for name, part in zip(split.split("+"), parts, strict=True):
         if not len(part):
@@ -110,7 +110,7 @@ def train_batches(
     Args:
       source: the images; every epoch visits each once, in a new order.
       data: `config.data`: `resize`, `scale`, `short_sides`, `crop`, `cat_max_ratio`, `flip` and
-        `distort` as in `augmented`; `workers` (processes; 0 reads in threads); `skip_damaged`.
+        `distort` as in `augmented`; `workers` (processes; 0 reads in threads); `skip_corrupt`.
       batch_size: of all processes together.
       seed: of order and augmentation.
       start: number of batches to leave out.
@@ -137,9 +137,9 @@ def train_batches(
 
 
 def batch_names(source: Source, batch_size: int, seed: int, step: int) -> list[str]:
-    """The names of the images that update `step` of training sees, counted from 1; none is read for it.
+    """The names of the images that training step `step` sees, counted from 1; none is read for it.
 
-    An image that is damaged has its name here, too, not the one that takes its place.
+    An image that is corrupt has its name here, too, not the one that takes its place.
 
     Args:
       source, batch_size, seed: as of `train_batches`.
@@ -220,10 +220,10 @@ def check_first_image(source: Source, data: DataConfig, batch_size: int) -> None
 
     Args:
       source: the images.
-      data: `config.data`: `resize`, `scale`, `short_sides` and `crop`; `skip_damaged`.
+      data: `config.data`: `resize`, `scale`, `short_sides` and `crop`; `skip_corrupt`.
       batch_size: of this process.
     """
-    height, width = _first_size(source, data.skip_damaged)
+    height, width = _first_size(source, data.skip_corrupt)
     sizes = transforms.possible_sizes((height, width), data.resize, data.scale, data.short_sides)
     smallest, largest = min(map(min, sizes)), max(map(max, sizes))
     names = ("resize", "scale", "short_sides")
@@ -238,21 +238,21 @@ def check_first_image(source: Source, data: DataConfig, batch_size: int) -> None
             f"{LARGEST}, or None"
         )
     size = data.crop or max(sizes)
-    if complaint := does_not_fit_memory(batch_size, size):
-        raise UserError(complaint)
+    if problem := does_not_fit_memory(batch_size, size):
+        raise UserError(problem)
 
 
 def first_size(source: Source, data: DataConfig) -> tuple[int, int]:
     """(height, width) at which training sees the first image where `data.crop` is None."""
-    return scaled_size(_first_size(source, data.skip_damaged), data.resize, 1.0)
+    return scaled_size(_first_size(source, data.skip_corrupt), data.resize, 1.0)
 
 
-def _first_size(source: Source, skip_damaged: int) -> tuple[int, int]:
-    """(height, width) of the first image that is not among so many damaged ones."""
-    for image in range(min(skip_damaged, len(source) - 1)):
+def _first_size(source: Source, skip_corrupt: int) -> tuple[int, int]:
+    """(height, width) of the first image that is not among so many corrupt ones."""
+    for image in range(min(skip_corrupt, len(source) - 1)):
         with contextlib.suppress(UnusableImage):
             return source[image]["label"].shape
-    return source[min(skip_damaged, len(source) - 1)]["label"].shape
+    return source[min(skip_corrupt, len(source) - 1)]["label"].shape
 
 
 def _stack(samples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

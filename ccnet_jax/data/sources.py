@@ -1,4 +1,4 @@
-"""Images and labels from files, checked: every complaint names the file and the remedy."""
+"""Images and labels from files, checked: every error message names the file and the remedy."""
 
 import bisect
 import dataclasses
@@ -41,16 +41,16 @@ class Location:
     palette: tuple[tuple[int, int, int], ...] | None = setting(
         None, "(red, green, blue) of each class of a `folder` data set", at_least=0, at_most=255, before=None
     )
-    val_share: float | None = setting(
+    val_fraction: float | None = setting(
         None,
-        "of `folder`: share of the training images that becomes the split val",
+        "of `folder`: fraction of the training images that becomes the split val",
         above=0,
         below=1,
         before=None,
     )
-    skip_damaged: int = setting(
+    skip_corrupt: int = setting(
         0,
-        "damaged or missing images of training that are replaced by the next ones of the order, at most",
+        "corrupt or missing images of training that are replaced by the next ones of the order, at most",
         at_least=0,
         resumable=True,
         before=0,

@@ -24,7 +24,7 @@ def sizes_text(sizes: collections.Counter[tuple[int, int]]) -> str:
 
 
 def class_table(names: tuple[str, ...], pixels: np.ndarray) -> str:
-    """The share of each class among the labelled pixels, and that of void among all.
+    """The fraction of each class among the labelled pixels, and that of void among all.
 
     Args:
       names: of the classes.
@@ -34,7 +34,7 @@ def class_table(names: tuple[str, ...], pixels: np.ndarray) -> str:
     lines = [f"{'class':{wide}}  % of labelled pixels"]
     labelled = max(pixels[:-1].sum(), 1)
     for name, number in zip(names, pixels[:-1], strict=True):
-        share = 100 * number / labelled
-        lines.append(f"{name:{wide}}  {share:7.3f}" if number else f"{name:{wide}}    never")
+        fraction = 100 * number / labelled
+        lines.append(f"{name:{wide}}  {fraction:7.3f}" if number else f"{name:{wide}}    never")
     lines.append(f"void: {100 * pixels[-1] / max(pixels.sum(), 1):.1f} % of all pixels")
     return "\n".join(lines)

@@ -17,7 +17,7 @@ _MOST = 1032  # bytes that one byte of a deflate stream can stand for
 def stored_png(data: bytes) -> bytes:
     """The same 8-bit RGB image as a PNG that holds its pixels as they are, to give to libpng.
 
-    `data` itself where it is interlaced, damaged or incomplete: libpng then says what it is.
+    `data` itself where it is interlaced, corrupt or incomplete: libpng then says what it is.
     """
     if len(data) < _HEADER or data[28]:  # interlaced
         return data

@@ -1,6 +1,6 @@
 """The endless stream of batches that training reads: in a fixed order, whoever makes them.
 
-An image that is damaged, or was removed, is an error; or, up to a number of them, the next image of the
+An image that is corrupt, or was removed, is an error; or, up to a number of them, the next image of the
 order takes its place.
 """
 
@@ -18,7 +18,7 @@ from ccnet_jax.data.images import UnusableImage
 from ccnet_jax.data.workers import Workers
 
 EPOCHS = 10**9  # for ever; Grain's own "for ever" overflows where a batch is one image
-_DAMAGED = "damaged"  # beside the arrays of a sample: {number of a damaged image: sentence}
+_CORRUPT = "corrupt"  # beside the arrays of a sample: {number of a corrupt image: message}
 
 Sample = dict[str, Any]
 Make = Callable[[int, np.random.Generator], Sample]  # (number of an image, of all draws) -> sample
@@ -45,48 +45,48 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
     Args:
       batches: every batch that is to come, by its number.
       workers: processes that make them; 0 makes them in threads.
-      skip_damaged: how many damaged images are replaced at most.
+      skip_corrupt: how many corrupt images are replaced at most.
       start: number of the first batch.
     """
 
-    def __init__(self, batches: grain.MapDataset, workers: int, skip_damaged: int, start: int):
+    def __init__(self, batches: grain.MapDataset, workers: int, skip_corrupt: int, start: int):
         self._iterator: Workers | grain.DatasetIterator = (
             Workers(batches, workers)
             if workers
             else iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
         )
-        self._number, self._skip_damaged = start, skip_damaged
-        self._damaged: dict[int, int] = {}  # {number of an image: of the first batch that lacks it}
+        self._number, self._skip_corrupt = start, skip_corrupt
+        self._corrupt: dict[int, int] = {}  # {number of an image: of the first batch that lacks it}
         self._replaced: dict[int, int] = {}  # {number of a batch: its images that stand in for others}
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch. Raises UserError naming the image or file that is wrong."""
         batch = next(self._iterator)
         self._number += 1
-        if found := batch.pop(_DAMAGED, None):
+        if found := batch.pop(_CORRUPT, None):
             self._note(found)
         return batch
 
     def read(self, step: int) -> dict[str, float]:
-        """What to log of the batches up to that of update `step`, counted from 1, since the last reading.
+        """What to log of the batches up to that of step `step`, counted from 1, since the last reading.
 
         Returns:
-          replaced_images, how many stood in for a damaged one; {} where none may be replaced.
+          replaced_images, how many stood in for a corrupt one; {} where none may be replaced.
         """
-        if not self._skip_damaged:
+        if not self._skip_corrupt:
             return {}
         read = [number for number in self._replaced if number <= step]
         return {"replaced_images": float(sum(self._replaced.pop(number) for number in read))}
 
     def progress(self, step: int) -> dict[str, Any]:
-        """What a process that goes on after update `step` has to know of damaged images, as JSON."""
-        damaged = [[image, batch] for image, batch in self._damaged.copy().items() if batch <= step]
+        """What a process that goes on after step `step` has to know of corrupt images, as JSON."""
+        corrupt = [[image, batch] for image, batch in self._corrupt.copy().items() if batch <= step]
         replaced = [[batch, count] for batch, count in self._replaced.copy().items() if batch <= step]
-        return {"damaged": damaged, "replaced": replaced}
+        return {"corrupt": corrupt, "replaced": replaced}
 
     def go_on_from(self, progress: Mapping[str, Any]) -> None:
         """Take over what `progress` returned, so that no image counts, or is named, twice."""
-        self._damaged, self._replaced = dict(progress["damaged"]), dict(progress["replaced"])
+        self._corrupt, self._replaced = dict(progress["corrupt"]), dict(progress["replaced"])
 
     def close(self) -> None:
         """End what makes batches ahead."""
@@ -94,15 +94,15 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
 
     def _note(self, found: Sequence[Mapping[int, str]]) -> None:
         self._replaced[self._number] = len(found)
-        for image, sentence in {k: v for damaged in found for k, v in damaged.items()}.items():
-            if image in self._damaged:
+        for image, message in {k: v for corrupt in found for k, v in corrupt.items()}.items():
+            if image in self._corrupt:
                 continue
-            self._damaged[image] = self._number
-            if len(self._damaged) > self._skip_damaged:
-                raise UserError(_too_many(self._skip_damaged, sentence))
+            self._corrupt[image] = self._number
+            if len(self._corrupt) > self._skip_corrupt:
+                raise UserError(_too_many(self._skip_corrupt, message))
             write_line(
-                f"warning: {sentence}. Others take its place (damaged image {len(self._damaged)} of the "
-                f"{self._skip_damaged} that config.data.skip_damaged allows)"
+                f"warning: {message}. Others take its place (corrupt image {len(self._corrupt)} of the "
+                f"{self._skip_corrupt} that config.data.skip_corrupt allows)"
             )
 
 
@@ -124,20 +124,20 @@ def train_batches(
       make: a sample of an image. It raises UnusableImage where the image cannot be used.
       stack: samples as one batch.
       draws: seed of the draws of `make`.
-      data: `config.data`: `workers` (processes; 0 makes batches in threads) and `skip_damaged`.
+      data: `config.data`: `workers` (processes; 0 makes batches in threads) and `skip_corrupt`.
       batch_size: of all processes together.
       start: number of batches to leave out.
       process, processes: which of how many readers this is; each gets its rows of every batch, the first
         process the first ones.
     """
-    at_place = functools.partial(_sample_at, order=order, make=make, skip_damaged=data.skip_damaged)
+    at_place = functools.partial(_sample_at, order=order, make=make, skip_corrupt=data.skip_corrupt)
     samples = grain.MapDataset.range(len(order) * EPOCHS).random_map(at_place, seed=draws)
     batched = samples.batch(batch_size // processes, batch_fn=functools.partial(_batched, stack=stack))
-    return TrainBatches(batched[process::processes][start:], data.workers, data.skip_damaged, start)
+    return TrainBatches(batched[process::processes][start:], data.workers, data.skip_corrupt, start)
 
 
 def batch_places(batch_size: int, step: int) -> range:
-    """The places of the batch of update `step`, counted from 1, of all processes together."""
+    """The places of the batch of step `step`, counted from 1, of all processes together."""
     return range((step - 1) * batch_size, step * batch_size)
 
 
@@ -149,28 +149,28 @@ def draws_of(seed: int, operations: int) -> int:
     return int(np.random.SeedSequence((seed, operations)).generate_state(1, np.uint32)[0])
 
 
-def _sample_at(place: int, rng: np.random.Generator, order: Order, make: Make, skip_damaged: int) -> Sample:
-    """The sample at a place; where its image is damaged, that of the next image of the order.
+def _sample_at(place: int, rng: np.random.Generator, order: Order, make: Make, skip_corrupt: int) -> Sample:
+    """The sample at a place; where its image is corrupt, that of the next image of the order.
 
-    Raises UnusableImage where more than `skip_damaged` images are tried, or none is left.
+    Raises UnusableImage where more than `skip_corrupt` images are tried, or none is left.
     """
     state = rng.bit_generator.state
-    damaged: dict[int, str] = {}
+    corrupt: dict[int, str] = {}
     for image in _candidates(order, place):
-        if image in damaged:
+        if image in corrupt:
             continue
         rng.bit_generator.state = state
         try:
             sample = make(image, rng)
         except UnusableImage as error:
-            damaged[image] = str(error)
-            if not skip_damaged:
+            corrupt[image] = str(error)
+            if not skip_corrupt:
                 raise
-            if len(damaged) > skip_damaged:
-                raise UnusableImage(_too_many(skip_damaged, str(error))) from None
+            if len(corrupt) > skip_corrupt:
+                raise UnusableImage(_too_many(skip_corrupt, str(error))) from None
         else:
-            return {**sample, _DAMAGED: damaged} if damaged else sample
-    raise UnusableImage(f"{next(iter(damaged.values()))}. Nothing can take its place: all are damaged")
+            return {**sample, _CORRUPT: corrupt} if corrupt else sample
+    raise UnusableImage(f"{next(iter(corrupt.values()))}. Nothing can take its place: all are corrupt")
 
 
 def _candidates(order: Order, place: int) -> Iterator[int]:
@@ -182,9 +182,9 @@ def _candidates(order: Order, place: int) -> Iterator[int]:
 
 
 def _batched(samples: Sequence[Sample], stack: Callable[[Sequence[Sample]], Sample]) -> Sample:
-    found = [sample.pop(_DAMAGED) for sample in samples if _DAMAGED in sample]
-    return {**stack(samples), _DAMAGED: found} if found else stack(samples)
+    found = [sample.pop(_CORRUPT) for sample in samples if _CORRUPT in sample]
+    return {**stack(samples), _CORRUPT: found} if found else stack(samples)
 
 
-def _too_many(skip_damaged: int, sentence: str) -> str:
-    return f"{sentence}. That is one damaged image more than config.data.skip_damaged={skip_damaged} allows"
+def _too_many(skip_corrupt: int, message: str) -> str:
+    return f"{message}. That is one corrupt image more than config.data.skip_corrupt={skip_corrupt} allows"

@@ -57,7 +57,7 @@ class _Records:
     """The records of a split; they can be pickled, and then open their files again.
 
     Args:
-      title: of the data set and split, for complaints.
+      title: of the data set and split, for error messages.
       files: TFDS's instructions which records of which files these are.
       specs: {feature: TFDS's spec of its serialized form} of the features to read.
       classes: of the label maps.
@@ -87,7 +87,7 @@ class _Records:
     def _record(self, index: int) -> dict[str, Any]:
         try:
             return self._parser.parse_example(self._records[index])
-        except (RuntimeError, KeyError) as error:  # a damaged file; a record without that feature
+        except (RuntimeError, KeyError) as error:  # a corrupt file; a record without that feature
             reason = " ".join(str(error).split())
             raise UnusableImage(
                 f"{self._file(index)} cannot be read ({reason}); restore that file or prepare the data set "
@@ -225,7 +225,7 @@ def _builder(name: str, folder: str | None) -> tfds.core.DatasetBuilder:
         parts = [part for root in roots if (root / base).is_dir() for part in (root / base).iterdir()]
     except UserError:
         raise
-    except Exception as error:  # whatever TFDS meets in damaged files, and in file systems that it lacks
+    except Exception as error:  # whatever TFDS meets in corrupt files, and in file systems that it lacks
         reason = " ".join(str(error).split())
         raise UserError(f"{name} in {', '.join(map(str, roots))} cannot be opened: {reason}") from None
     for part in parts:

@@ -20,7 +20,7 @@ from ccnet_jax.data.images import UnusableImage, check_size
 
 SIDE = 128  # in pixels; smaller tiles decode less around a window, larger ones compress better
 
-Decode = Callable[[bytes, object], np.ndarray]  # (a tile's bytes, its name for complaints) -> pixels
+Decode = Callable[[bytes, object], np.ndarray]  # (a tile's bytes, its name for error messages) -> pixels
 
 
 def image_tiles(
@@ -53,7 +53,7 @@ class TiledImage:
       shape: (height, width) of a label map, (height, width, 3) of an image.
       side: of a tile, in pixels.
       decode: a tile.
-      name: of the image, for complaints.
+      name: of the image, for error messages.
 
     Raises:
       UnusableImage: there are more or fewer tiles than the image has.
@@ -87,7 +87,7 @@ class TiledImage:
         from these rows and columns is the same, bit for bit, as from the whole image.
 
         Raises:
-          UnusableImage: a tile is damaged or has another size than its place.
+          UnusableImage: a tile is corrupt or has another size than its place.
         """
         for y in self._touched(rows, self.shape[0]):
             for x in self._touched(columns, self.shape[1]):

@@ -11,7 +11,7 @@ _FILE = "_METADATA"  # Orbax's list of the arrays
 
 
 def check_names(folder: pathlib.Path) -> None:
-    """Raise UserError where a checkpoint names an array that lies elsewhere, or its list of them is damaged.
+    """Raise UserError where a checkpoint names an array that lies elsewhere, or its list of them is corrupt.
 
     Where its arrays are files of their own, Orbax opens what a name says, also an absolute path.
 

@@ -123,7 +123,7 @@ class Checkpoints:
         progress: Progress | None = None,
         others: dict[str, Any] | None = None,
     ) -> None:
-        """Write everything, while training goes on. `step` is the number of updates so far.
+        """Write everything, while training goes on. `step` is the number of steps so far.
 
         `others` are more arrays by name, which `restore_item` gives back.
 
@@ -190,7 +190,7 @@ class Checkpoints:
 
     def _check_room(self, arrays: Any) -> None:
         """Raise UserError, on all hosts or on none, where arrays have no place to be written to."""
-        complaint = None
+        problem = None
         try:
             size, free = sum(x.nbytes for x in jax.tree.leaves(arrays)), _free(self._root)
             if size > free:
@@ -199,9 +199,9 @@ class Checkpoints:
                     f"{free / 1e9:.3g} GB are free; make room there"
                 )
         except UserError as error:
-            complaint = error
-        if devices.as_first(complaint is not None):
-            raise complaint or UserError(f"{self._root} has no room for a checkpoint on the first host")
+            problem = error
+        if devices.as_first(problem is not None):
+            raise problem or UserError(f"{self._root} has no room for a checkpoint on the first host")
 
     def _guarded(self, name: str, call: Callable[[ocp.CheckpointManager], Any]) -> None:
         """The call; where it fails, the fragments are removed and the reason is told."""
@@ -242,18 +242,18 @@ class Checkpoints:
 
     @staticmethod
     def last_step(run: RunFolder) -> int | None:
-        """Number of updates behind the last checkpoint in a run's folder, None if there is none."""
+        """Number of steps behind the last checkpoint in a run's folder, None if there is none."""
         return max(_steps(run.checkpoints / "last"), default=None)
 
     def drop_best_after(self, step: int) -> None:
-        """Forget what scored best after `step`: those updates are made again."""
+        """Forget what scored best after `step`: those steps are made again."""
         best = self._managers["best"]
         for other in best.all_steps():
             if other > step:
                 best.delete(other)
 
     def latest_step(self) -> int | None:
-        """Number of updates behind the last checkpoint, None if there is none."""
+        """Number of steps behind the last checkpoint, None if there is none."""
         return self._managers["last"].latest_step()
 
     def restore_last(self, variables: dict[str, Any], optimizer: Any) -> tuple[Any, Any, Progress]:
@@ -312,8 +312,8 @@ def _free(root: pathlib.Path) -> int:
         raise UserError(f"{root} has been removed: a checkpoint cannot be written; make it again") from None
 
 
-def set_damaged_aside(run: RunFolder) -> Iterator[str]:
-    """Move checkpoints that are not what was written to `checkpoints/damaged`; a sentence for each.
+def set_corrupt_aside(run: RunFolder) -> Iterator[str]:
+    """Move checkpoints that are not what was written to `checkpoints/corrupt`; a message for each.
 
     Of `last` the newest that is sound is looked for. All hosts call this, and the first one moves.
 
@@ -325,16 +325,14 @@ def set_damaged_aside(run: RunFolder) -> Iterator[str]:
         for name in ("last", "best"):
             for step in sorted(_steps(root / name), reverse=True):
                 folder = root / name / str(step)
-                complaint = _damage(folder, _LAST_ITEMS if name == "last" else _LAST_ITEMS[:1])
-                if complaint is None:
+                problem = _damage(folder, _LAST_ITEMS if name == "last" else _LAST_ITEMS[:1])
+                if problem is None:
                     break
-                lost.append(
-                    f"{folder} {complaint}; it is set aside as {_set_aside(folder, root / 'damaged')}"
-                )
+                lost.append(f"{folder} {problem}; it is set aside as {_set_aside(folder, root / 'corrupt')}")
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        multihost_utils.sync_global_devices("corrupt checkpoints are set aside")
     yield from lost
-    if not Checkpoints.exists(run) and any((root / "damaged").glob("last-*")):
+    if not Checkpoints.exists(run) and any((root / "corrupt").glob("last-*")):
         raise UserError(
             f"no checkpoint of {run} can be read; restore one from a copy into {root / 'last'}, or choose "
             "another --workdir to begin again"
@@ -373,7 +371,7 @@ def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | No
       like: `variables_like` of the network.
 
     Returns:
-      The variables, and the number of updates behind them (None where the folder's name does not tell).
+      The variables, and the number of steps behind them (None where the folder's name does not tell).
 
     Raises:
       UserError: there is no such checkpoint, or it is of another network.
@@ -391,7 +389,7 @@ def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | No
             variables = checkpointer.restore(_variables_in(root), like)
         except Exception as error:  # of Orbax, TensorStore or the file system: each has its own class
             raise UserError(
-                f"{root} is damaged, or of another network than its config describes ({first_line(error)}); "
+                f"{root} is corrupt, or of another network than its config describes ({first_line(error)}); "
                 "name another with --checkpoint (best, last, or a folder)"
             ) from None
     return variables, int(root.name) if root.name.isdigit() else None
@@ -438,7 +436,7 @@ def load_arrays(folder: pathlib.Path) -> Any:
 def step_folder(run: RunFolder, which: str) -> pathlib.Path | None:
     """The folder STEP of a checkpoint, chosen as by `load_variables`; None where there is none.
 
-    Of several, the newest one that is sound; a sentence tells of those that are not. Raises UserError where
+    Of several, the newest one that is sound; a message tells of those that are not. Raises UserError where
     none is. For a network that was shared it is the folder itself.
     """
     if run.is_shared and which in ("last", "best"):
@@ -447,12 +445,12 @@ def step_folder(run: RunFolder, which: str) -> pathlib.Path | None:
     candidates = [root] if (root / "variables").is_dir() else []
     candidates += [root / str(step) for step in sorted(_steps(root), reverse=True)]
     for folder in candidates:
-        complaint = _damage(folder, _LAST_ITEMS[:1])
-        if complaint is None:
+        problem = _damage(folder, _LAST_ITEMS[:1])
+        if problem is None:
             return folder
         if folder == candidates[-1]:
-            raise UserError(f"{folder} {complaint}; name another with --checkpoint (best, last, or a folder)")
-        print(f"{folder} {complaint}; the one before is taken")
+            raise UserError(f"{folder} {problem}; name another with --checkpoint (best, last, or a folder)")
+        print(f"{folder} {problem}; the one before is taken")
     return None
 
 

@@ -37,7 +37,7 @@ def damage(folder: pathlib.Path) -> str | None:
             if not path.is_file():
                 return f"lacks {name}"
             if digest(path) != wanted:
-                return f"is damaged: {name} is not what was written"
+                return f"is corrupt: {name} is not what was written"
     except (OSError, ValueError) as error:
         return f"cannot be read ({error})"
     return None

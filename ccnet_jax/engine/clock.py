@@ -1,4 +1,4 @@
-"""Where the time of training goes: to updates, to waiting for data, to compiling."""
+"""Where the time of training goes: to steps, to waiting for data, to compiling."""
 
 import contextlib
 import time
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX reports it for programs from its cache, too
-_LONG_WAIT = 0.1  # share of the time
+_LONG_WAIT = 0.1  # fraction of the time
 
 State = TypeVar("State")  # of whatever is trained
 Batch = dict[str, Any]  # "image", and what a step reads beside it
@@ -18,19 +18,19 @@ TrainStep = Callable[[State, Batch], tuple[State, Metrics]]
 
 
 class StepClock:
-    """Measures the updates between two logs. Inside `with`, JAX reports to it what it compiles.
+    """Measures the steps between two logs. Inside `with`, JAX reports to it what it compiles.
 
     Args:
-      batch_size: images of an update, over all devices.
-      start: updates before this process began.
-      steps: updates of the whole run.
+      batch_size: images of a step, over all devices.
+      start: steps before this process began.
+      steps: steps of the whole run.
       began: when the program began, by `time.perf_counter()`.
     """
 
     def __init__(self, batch_size: int, start: int, steps: int, began: float):
         self._batch_size, self._start, self._steps, self._began = batch_size, start, steps, began
-        self._first_update: Future[float] | None = None
-        self._update: Future[float] | None = None  # the newest; its result is when the devices ended it
+        self._first_step: Future[float] | None = None
+        self._step: Future[float] | None = None  # the newest; its result is when the devices ended it
         self._last_step = start
         self._compilations = 0  # of whatever JAX compiled in this process
         self._calls_that_compiled = 0
@@ -55,8 +55,8 @@ class StepClock:
             state, metrics = train_step(state, batch)
             if self._compilations > compilations:
                 self._note_call_that_compiled(time.perf_counter() - before, batch)
-            self._update = self._watcher.submit(_time_when_ready, metrics)
-            self._first_update = self._first_update or self._update
+            self._step = self._watcher.submit(_time_when_ready, metrics)
+            self._first_step = self._first_step or self._step
             return state, metrics
 
         return watched_step
@@ -64,7 +64,7 @@ class StepClock:
     def arriving(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, with the time measured in which the devices have nothing to do but wait for one.
 
-        Time in which they still work on the update before does not count, nor does the start of the loader.
+        Time in which they still work on the step before does not count, nor does the start of the loader.
         """
         remaining = iter(batches)
         while True:
@@ -73,33 +73,33 @@ class StepClock:
             if batch is None:
                 return
             arrived = time.perf_counter()
-            if self._update is None:
+            if self._step is None:
                 self._restart()
-            elif self._update.done():
-                self._waited += max(0.0, arrived - max(asked, self._update.result()))
+            elif self._step.done():
+                self._waited += max(0.0, arrived - max(asked, self._step.result()))
             yield batch
 
     def read(self, step: int) -> dict[str, float]:
         """What was measured since the last reading, without the time of compiling and what is `paused`.
 
         Returns:
-          images_per_second; data_wait_share, from 0 to 1; seconds_left, without validation; compile_seconds;
-          save_seconds, in which training stood still for checkpoints;
-          in the first reading also seconds_to_first_step, from `began` to the end of the first update.
+          images_per_second; data_wait_fraction, from 0 to 1; seconds_left, without validation;
+          compile_seconds; save_seconds, in which training stood still for checkpoints;
+          in the first reading also seconds_to_first_step, from `began` to the end of the first step.
         """
-        updates = step - self._last_step
+        steps = step - self._last_step
         seconds = time.perf_counter() - self._since - self._compile_seconds
         values = {
-            "images_per_second": self._batch_size * updates / seconds,
-            "data_wait_share": self._waited / seconds,
-            "seconds_left": (self._steps - step) * seconds / updates,
+            "images_per_second": self._batch_size * steps / seconds,
+            "data_wait_fraction": self._waited / seconds,
+            "seconds_left": (self._steps - step) * seconds / steps,
             "compile_seconds": self._compile_seconds,
             "save_seconds": self._save_seconds,
         }
-        if self._last_step == self._start and self._first_update is not None:
-            values["seconds_to_first_step"] = self._first_update.result() - self._began
+        if self._last_step == self._start and self._first_step is not None:
+            values["seconds_to_first_step"] = self._first_step.result() - self._began
         if step > self._start + 1:  # before, the loader has only just started
-            self._judge(values["data_wait_share"])
+            self._judge(values["data_wait_fraction"])
         self._last_step = step
         self._restart()
         return values
@@ -119,15 +119,15 @@ class StepClock:
         self._save_seconds += seconds * saving
 
     def hints(self) -> list[str]:
-        """Sentences for the user that were not handed out yet."""
+        """Messages for the user that were not handed out yet."""
         hints, self._hints = self._hints, []
         return hints
 
-    def _judge(self, wait_share: float) -> None:
+    def _judge(self, wait_fraction: float) -> None:
         """A hint at the first log, if waiting takes long."""
-        if not self._judged and wait_share > _LONG_WAIT:
+        if not self._judged and wait_fraction > _LONG_WAIT:
             self._hints.append(
-                f"hint: {wait_share:.0%} of the time is waiting for data; raise data.workers "
+                f"hint: {wait_fraction:.0%} of the time is waiting for data; raise data.workers "
                 "(--config.data.workers=N), up to the number of cores"
             )
         self._judged = True
@@ -140,12 +140,12 @@ class StepClock:
         self._calls_that_compiled += 1
         if self._calls_that_compiled == 2:
             self._hints.append(
-                f"warning: images of shape {list(batch['image'].shape)} made JAX compile the update again, "
+                f"warning: images of shape {list(batch['image'].shape)} made JAX compile the step again, "
                 f"in {seconds:.1f} s, as each new shape does; config.data.crop gives all images one size"
             )
 
 
 def _time_when_ready(metrics: Metrics) -> float:
-    """`time.perf_counter()` when the devices have computed an update's metrics."""
+    """`time.perf_counter()` when the devices have computed a step's metrics."""
     jax.block_until_ready(metrics)
     return time.perf_counter()

@@ -9,12 +9,10 @@ from ccnet_jax.common.fields import setting
 class EngineConfig:
     """How long a run lasts, and how often what happens beside its steps."""
 
-    steps: int = setting(40_000, "updates", at_least=1, resumable=True)
-    batch_size: int = setting(8, "images of an update, over all devices", at_least=1)
-    log_every: int = setting(20, "updates from one logged line to the next", at_least=1, resumable=True)
-    checkpoint_every: int = setting(
-        1000, "updates from one checkpoint to the next", at_least=1, resumable=True
-    )
+    steps: int = setting(40_000, "steps", at_least=1, resumable=True)
+    batch_size: int = setting(8, "images of a step, over all devices", at_least=1)
+    log_every: int = setting(20, "steps from one logged line to the next", at_least=1, resumable=True)
+    checkpoint_every: int = setting(1000, "steps from one checkpoint to the next", at_least=1, resumable=True)
     checkpoint_minutes: float | None = setting(
         None, "and at most so many minutes; None for no such limit", above=0, resumable=True, before=None
     )
@@ -23,7 +21,7 @@ class EngineConfig:
     )
     keep_every: int | None = setting(
         None,
-        "checkpoints of updates that are multiples of it are kept for ever; None for none",
+        "checkpoints of steps that are multiples of it are kept for ever; None for none",
         at_least=1,
         resumable=True,
         before=None,
@@ -37,21 +35,21 @@ class EngineConfig:
     )
     skip_nonfinite: int = setting(
         0,
-        "updates whose loss or gradient may be not finite; they change nothing, and one more ends training",
+        "steps whose loss or gradient may be not finite; they change nothing, and one more ends training",
         at_least=0,
         resumable=True,
         before=0,
     )
     loss_spike: float | None = setting(
         10.0,
-        "multiple of the median loss from which an update is told, with its images; None tells none",
+        "multiple of the median loss from which a step is told, with its images; None tells none",
         above=1,
         resumable=True,
         before=10.0,
     )
     profile: tuple[int, int] | None = setting(
         None,
-        "updates of which a trace is written: --config.profile=100:5 traces five, from step 100",
+        "steps of which a trace is written: --config.profile=100:5 traces five, from step 100",
         sides="STEP:COUNT, in files (step, count)",
         separator=":",
         at_least=1,

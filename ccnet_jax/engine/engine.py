@@ -25,7 +25,7 @@ from ccnet_jax.common import devices
 from ccnet_jax.common.devices import say
 from ccnet_jax.common.errors import EndAfterSignal, UserError
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.engine.checkpoints import Checkpoints, OneHostFailed, set_damaged_aside
+from ccnet_jax.engine.checkpoints import Checkpoints, OneHostFailed, set_corrupt_aside
 from ccnet_jax.engine.clock import StepClock
 from ccnet_jax.engine.config import EngineConfig
 from ccnet_jax.engine.folder import RunFolder
@@ -167,11 +167,11 @@ class Engine:
         self._closing.enter_context(block)
 
     def find_start(self) -> int:
-        """The step from which the run goes on, 0 for a new one; damaged checkpoints are set aside.
+        """The step from which the run goes on, 0 for a new one; corrupt checkpoints are set aside.
 
         Raises UserError where the run has more steps than `config.steps`, or no checkpoint can be read.
         """
-        for line in set_damaged_aside(self.run):
+        for line in set_corrupt_aside(self.run):
             say(line)
         self.start = Checkpoints.last_step(self.run) or 0  # 0 of a converted checkpoint, too
         if self.start > self.config.steps:

@@ -60,7 +60,7 @@ def library(wanted: str) -> Any:
 def fetched(name: str) -> pathlib.Path:
     """The folder of a network on the hub, in the hub's cache here: config, classes and weights.
 
-    Raises UserError where it cannot be had: no network, no such name or revision, no safetensors, a damaged
+    Raises UserError where it cannot be had: no network, no such name or revision, no safetensors, a corrupt
     file.
     """
     repository, revision = parts_of(name)
@@ -84,10 +84,10 @@ def run_folder(name: str) -> pathlib.Path:
 
     Raises UserError as `fetched` does, and where the repository holds no network of this package.
     """
-    there = fetched(name)
-    if weights_file.is_ours(there / weights_file.NAME):
+    cached = fetched(name)
+    if weights_file.is_ours(cached / weights_file.NAME):
         for part in ("config.json", "classes.json"):
-            if not (there / part).is_file():
+            if not (cached / part).is_file():
                 raise UserError(f"{name} is incomplete: it has no {part}; its maker must share it again")
     else:
         raise UserError(
@@ -96,9 +96,9 @@ def run_folder(name: str) -> pathlib.Path:
         )
     title = re.sub(r"[^\w.-]", "-", name[len(PREFIX) :])
     try:
-        folder = private(user_folder("hub")) / f"{title}-{there.name[:12]}"
+        folder = private(user_folder("hub")) / f"{title}-{cached.name[:12]}"
         folder.mkdir(exist_ok=True)
-        for path in there.iterdir():
+        for path in cached.iterdir():
             if path.name == weights_file.NAME:
                 outputs.point_link(folder / path.name, path.resolve())
             elif path.is_file():
@@ -111,12 +111,12 @@ def run_folder(name: str) -> pathlib.Path:
 def _files(hub: Any, repository: str, revision: str | None) -> list[str]:
     try:
         return hub.HfApi().list_repo_files(repository, revision=revision)
-    except Exception:  # it is asked for a better sentence only
+    except Exception:  # it is asked for a better message only
         return []
 
 
 def _reason(name: str, error: Exception, done: str = "fetched") -> str:
-    """A sentence for an error of the hub's package, where a name could not be `done`."""
+    """A message for an error of the hub's package, where a name could not be `done`."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     offline = "is not in the cache, and the network is off (HF_HUB_OFFLINE); unset that to fetch it"
     if "GatedRepoError" in kinds:
@@ -143,7 +143,7 @@ def _check_digest(path: pathlib.Path, name: str) -> None:
     kept = path.resolve()
     if _SHA256.fullmatch(kept.name) and checksums.digest(kept) != kept.name:
         kept.unlink()
-        raise UserError(f"{name} came damaged, and is removed from the cache; start again")
+        raise UserError(f"{name} came corrupt, and is removed from the cache; start again")
 
 
 # -------------------------------------------------------------------------------------- files at addresses

@@ -70,15 +70,15 @@ def locked_for_all_hosts(run: RunFolder, tell: Callable[[str], None]) -> Iterato
     Raises UserError, on every host, where another process holds it, or the store cannot be read.
     """
     with contextlib.ExitStack() as closing:
-        complaint = None
+        problem = None
         if jax.process_index() == 0:
             try:
                 closing.enter_context(locked(run.lock_file))
                 closing.enter_context(run.mirrored(tell))
             except UserError as error:
-                complaint = error
-        if devices.as_first(complaint is not None):
-            raise complaint or UserError(f"{run} is not free; the first host says why")
+                problem = error
+        if devices.as_first(problem is not None):
+            raise problem or UserError(f"{run} is not free; the first host says why")
         yield
 
 
@@ -93,7 +93,7 @@ def _beat(descriptor: int, ended: threading.Event) -> None:
 
 
 def _holder(path: pathlib.Path) -> str:
-    """Who holds the lock, for a sentence."""
+    """Who holds the lock, for a message."""
     try:
         told = json.loads(path.read_text())
         return f"process {told['process']} on {told['host']}, started {told['since']},"
@@ -111,7 +111,7 @@ def _may_live(text: str, has_locks: bool) -> bool:
             return True
         return not has_locks and psutil.pid_exists(told["process"])
     except (ValueError, KeyError, TypeError):
-        return True  # being written, or damaged
+        return True  # being written, or corrupt
 
 
 def _age(path: pathlib.Path) -> float:

@@ -1,4 +1,4 @@
-"""The metrics of updates, on the host: means over an interval, and a watch for what goes wrong."""
+"""The metrics of steps, on the host: means over an interval, and a watch for what goes wrong."""
 
 import math
 import statistics
@@ -15,11 +15,11 @@ _JUDGED_FROM = 20  # losses from which a median says something
 
 
 class NotFinite(Exception):
-    """An update that is not finite, and changed nothing.
+    """A step that is not finite, and changed nothing.
 
     Attributes:
       step: its number.
-      made: updates of the run before it that were made, by which the schedule counts.
+      made: steps of the run before it that were made, by which the schedule counts.
       words: which of its numbers are not finite.
     """
 
@@ -29,21 +29,21 @@ class NotFinite(Exception):
 
 
 class BatchMissing(EndsElsewhere):
-    """An update in which a process had no batch to take part with; it changed nothing."""
+    """A step in which a process had no batch to take part with; it changed nothing."""
 
 
 class Meter:
-    """Takes the metrics of every update.
+    """Takes the metrics of every step.
 
     Args:
-      start: updates before this process began.
+      start: steps before this process began.
       guarded: {metric: what to call it} of those that have to be finite; "loss" is one of them.
       missing: the metric that is not 0 where a process had no batch.
-      skip: updates of the run that may be not finite.
+      skip: steps of the run that may be not finite.
       spike: multiple of the median loss from which one is told; None tells of none.
 
     Attributes:
-      step: the newest update whose metrics are known; the state is sound up to it.
+      step: the newest step whose metrics are known; the state is sound up to it.
     """
 
     def __init__(
@@ -64,14 +64,14 @@ class Meter:
         self._remarks: list[tuple[int, str]] = []
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
-        """Note the metrics of an update, which the devices may not have finished."""
+        """Note the metrics of a step, which the devices may not have finished."""
         self._pending = step, metrics
 
     def wait(self) -> None:
-        """Wait for the update that was added last, and take its metrics.
+        """Wait for the step that was added last, and take its metrics.
 
         Raises BatchMissing where a process had no batch for it, and NotFinite where they are not finite and
-        no more updates may be skipped.
+        no more steps may be skipped.
         """
         if self._pending is None:
             return
@@ -93,11 +93,11 @@ class Meter:
 
     @property
     def made(self) -> int:
-        """Updates of the run that were made, without those that were skipped: the optimizer's own count."""
+        """Steps of the run that were made, without those that were skipped: the optimizer's own count."""
         return self.step - self._skipped
 
     def _not_finite(self, values: dict[str, float]) -> str:
-        """Which of an update's numbers are not finite, in words; "" where all are."""
+        """Which of a step's numbers are not finite, in words; "" where all are."""
         return " and ".join(
             f"{called} is {values[name]}"
             for name, called in self._guarded.items()
@@ -113,13 +113,13 @@ class Meter:
         self._losses.append(loss)
 
     def means(self) -> dict[str, float]:
-        """The means of the updates since the last call, and what was skipped in the whole run, if any was.
+        """The means of the steps since the last call, and what was skipped in the whole run, if any was.
 
         Where all were skipped there are no means.
         """
         values = {name: total / self._count for name, total in self._sums.items()}
         self._sums, self._count = {}, 0
-        return values | ({"skipped_updates": self._skipped} if self._skipped else {})
+        return values | ({"skipped_steps": self._skipped} if self._skipped else {})
 
     def remarks(self) -> list[tuple[int, str]]:
         """(step, what is to be said of it) that were not handed out yet."""

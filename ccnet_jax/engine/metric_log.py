@@ -20,8 +20,8 @@ class MetricLog:
 
     Args:
       run: the folder of the run.
-      start: updates behind the checkpoint that training goes on from; what an earlier process
-        logged after it is dropped, since those updates are made again.
+      start: steps behind the checkpoint that training goes on from; what an earlier process
+        logged after it is dropped, since those steps are made again.
       enabled: False makes every call do nothing (all processes but the first).
     """
 
@@ -167,7 +167,7 @@ def points(run: RunFolder) -> list[tuple[int, str, float]]:
 
 
 def is_evaluated(run: RunFolder, step: int, split: str) -> bool:
-    """Whether metrics.jsonl has what an evaluation of a split found after `step` updates."""
+    """Whether metrics.jsonl has what an evaluation of a split found after `step` steps."""
     return any(
         line["step"] == step and any(name.startswith(f"{split}/") for name in line) for line in logged(run)
     )

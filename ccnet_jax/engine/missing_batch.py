@@ -1,6 +1,6 @@
-"""One of several processes has no batch: it lets the update change nothing, after which all save and end.
+"""One of several processes has no batch: it lets the step change nothing, after which all save and end.
 
-An update needs all processes. The others may have begun the next one when one finds that its data cannot be
+A step needs all processes. The others may have begun the next one when one finds that its data cannot be
 read, so that process takes part in it with the batch before, and a mark that its part does not count.
 """
 
@@ -42,9 +42,9 @@ def with_missing_batches(
     """Inside, the batches with a mark `missing`, which is False until one fails to come.
 
     From then on the batch before comes again and again, with the mark True; `Meter` raises `BatchMissing` for
-    its update in all processes. On leaving, that becomes the error for which the batch did not come, in the
+    its step in all processes. On leaving, that becomes the error for which the batch did not come, in the
     process that has one. An error is raised at once before the first batch, since nothing is lost by it, and
-    where batches have several shapes, since that of the others' update is not known.
+    where batches have several shapes, since that of the others' step is not known.
 
     Args:
       batches: of this process.

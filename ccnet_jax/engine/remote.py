@@ -87,28 +87,32 @@ class Remote:
 
         Raises UserError where the store cannot be read, or a name there leads out of the folder.
         """
-        there = self._listing()
+        stored = self._listing()
         brought = self._noted()
-        if there == {name: size for name, (size, _) in brought.items()} and _goes_on(self._here(), brought):
+        if stored == {name: size for name, (size, _) in brought.items()} and _goes_on(self._here(), brought):
             self._same = brought
             return
-        known = {x for x in there if x.endswith(f"/{SUMS}") and self._reads(x) == _bytes(self.local / x)}
+        known = {x for x in stored if x.endswith(f"/{SUMS}") and self._reads(x) == _bytes(self.local / x)}
         sound = tuple(name.removesuffix(SUMS) for name in known)  # checkpoints that are here already
         wanted = [
             name
-            for name, size in there.items()
+            for name, size in stored.items()
             if not (name.startswith(sound) and _size(self.local / name) == size)
         ]
         with progress_bar(
-            total=sum(there[name] for name in wanted), unit="B", unit_scale=True, desc="fetching", leave=False
+            total=sum(stored[name] for name in wanted),
+            unit="B",
+            unit_scale=True,
+            desc="fetching",
+            leave=False,
         ) as bar:
             for name in wanted:
                 (self.local / name).parent.mkdir(parents=True, exist_ok=True)
                 with whole_file(self.local / name) as temporary, self._told("read"):
                     self._store.get_file(self._path(name), str(temporary))
-                bar.update(there[name])
+                bar.update(stored[name])
         for name in self._here():
-            if name not in there:
+            if name not in stored:
                 (self.local / name).unlink(missing_ok=True)
         _remove_empty_folders(self.local)
         self._same = self._here()
@@ -343,7 +347,7 @@ def _newest(names: Iterable[str]) -> int:
 
 
 def _remove_empty_folders(root: pathlib.Path) -> None:
-    """Where nothing is left: a step's folder without files would count as a damaged checkpoint."""
+    """Where nothing is left: a step's folder without files would count as a corrupt checkpoint."""
     for path in sorted((x for x in root.rglob("*") if x.is_dir()), reverse=True):
         with contextlib.suppress(OSError):  # it has files
             path.rmdir()

@@ -41,7 +41,7 @@ class StopSignal:
       link: to the run's other processes, None where there are none.
 
     Attributes:
-      nothing_to_save: while training has made no update that is not saved, what waits for the checkpoints
+      nothing_to_save: while training has made no step that is not saved, what waits for the checkpoints
         that are being written. Then a signal that is not obeyed within `TIMEOUT` seconds ends the process,
         and with it the run's others: compiling and evaluating take minutes. Otherwise None.
     """
@@ -86,7 +86,7 @@ class StopSignal:
                 first = False
                 self._tell("stopping: finishing the current work first; a second signal ends at once")
                 threading.Thread(target=self._end_after_timeout, args=(number,), daemon=True).start()
-                if self._link is not None:  # the main thread may be in an update that waits for the others
+                if self._link is not None:  # the main thread may be in a step that waits for the others
                     self._link.ask(number)
 
     def _end_after_timeout(self, number: int) -> None:
@@ -95,7 +95,7 @@ class StopSignal:
         while not self._over.wait(0.1):
             finish = self.nothing_to_save
             if finish is not None and time.monotonic() - began > TIMEOUT:
-                with contextlib.suppress(Exception):  # no sentence is worth more than the end
+                with contextlib.suppress(Exception):  # no message is worth more than the end
                     finish()
                 if self._link is not None:
                     self._link.fail(

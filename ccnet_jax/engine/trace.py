@@ -1,4 +1,4 @@
-"""A trace of some updates, by JAX's profiler, in the folder of a run."""
+"""A trace of some steps, by JAX's profiler, in the folder of a run."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,12 @@ from ccnet_jax.engine.folder import RunFolder
 
 
 class Trace:
-    """Writes what host and devices do in some updates. The end of `with` closes a trace that is open.
+    """Writes what host and devices do in some steps. The end of `with` closes a trace that is open.
 
     Args:
       run: the folder of the run.
       window: (first step, number of steps) to trace, None for none.
-      start: updates before this process began; those of the window are not traced.
+      start: steps before this process began; those of the window are not traced.
       tell: prints a line.
     """
 
@@ -29,7 +29,7 @@ class Trace:
             tell(f"no trace: step {start}, from which the run goes on, lies behind profile={first}:{count}")
 
     def step(self, step: int) -> jax.profiler.StepTraceAnnotation:
-        """A context for an update; the one before has ended on the devices. Opens and closes the trace."""
+        """A context for a step; the one before has ended on the devices. Opens and closes the trace."""
         if step in self._steps:
             if self._first is None:
                 jax.profiler.start_trace(self._run.path)

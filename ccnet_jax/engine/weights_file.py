@@ -20,7 +20,7 @@ def write(path: pathlib.Path, variables: dict[str, Any], step: int | None) -> No
     Args:
       path: of the file, which is whole or not there.
       variables: of a network, as NumPy arrays.
-      step: number of updates behind them, if that is known.
+      step: number of steps behind them, if that is known.
 
     Raises:
       UserError: the file cannot be written.
@@ -32,7 +32,7 @@ def write(path: pathlib.Path, variables: dict[str, Any], step: int | None) -> No
 
 
 def read(path: pathlib.Path) -> tuple[Any, int | None]:
-    """(variables as NumPy arrays, number of updates behind them or None).
+    """(variables as NumPy arrays, number of steps behind them or None).
 
     Raises UserError where the file cannot be read or is not what `write` wrote.
     """

@@ -49,7 +49,7 @@ def evaluate(
 ) -> Evaluation:
     """Scores of the network on every image of `source`, at the images' own sizes.
 
-    Each process predicts its share of the images on its own devices; the counts are added up.
+    Each process predicts its part of the images on its own devices; the counts are added up.
 
     Args:
       predict: from `predictor`.

@@ -47,7 +47,7 @@ def evaluate_instances(
 ) -> dict[str, Any]:
     """COCO's scores of the network on every image of `source`.
 
-    Each process looks at its share of the images on its own devices; each image counts once.
+    Each process looks at its part of the images on its own devices; each image counts once.
 
     Args:
       detect: from `detector`.

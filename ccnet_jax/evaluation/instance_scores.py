@@ -197,8 +197,8 @@ def _scores_of(
 
 def _mean(precision: np.ndarray) -> float | None:
     """The mean where there is something to find, which pycocotools marks by -1 where there is not."""
-    there = precision[precision > -1]
-    return float(there.mean()) if there.size else None
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else None
 
 
 def _corner_and_sides(box: Sequence[float]) -> list[float]:

@@ -62,7 +62,7 @@ class NotFinite(UserError):
 
     def __init__(self, image: object):
         super().__init__(
-            f"the network's output for {image} is not finite: its weights are damaged, or its numbers too "
+            f"the network's output for {image} is not finite: its weights are corrupt, or its numbers too "
             "large for config.dtype; take another checkpoint"
         )
 

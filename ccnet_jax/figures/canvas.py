@@ -120,7 +120,7 @@ def colourize(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: float = 0.5) -> np.ndarray:
-    """Half the image plus half its classes' colours, or another share; void is hatching.
+    """Half the image plus half its classes' colours, or another fraction; void is hatching.
 
     Half the image plus half of a black class would be a darker image and nothing more, and the class
     would not be seen. So a colour with a luma below 64 gets as much grey as brings it to 64. Grey keeps the
@@ -131,7 +131,7 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: 
       image: uint8 [H, W, 3] RGB.
       label: class ids [H, W]; 255 is void.
       palette: uint8 [classes, 3] RGB.
-      opacity: share of the colours, 0 to 1.
+      opacity: fraction of the colours, 0 to 1.
 
     Returns:
       RGB uint8 [H, W, 3].

@@ -34,7 +34,7 @@ _LONGEST_NAME = 160  # pixels of a name; a longer one is shortened
 _SHEET_WIDTH = 1600  # pixels, about the largest
 _SMALLEST_IN_SHEET = 96  # pixels: an image's longer side is this or more, and at most a quarter of the width
 _BAR_WIDTH, _BAR_HEIGHT = 256, 14  # pixels of the colour scale
-_GREY = 0.4  # the share of the image's grey in a map; the rest is the scale's colour
+_GREY = 0.4  # the fraction of the image's grey in a map; the rest is the scale's colour
 _BOX_LINE = 2  # pixels, of a box
 
 
@@ -210,9 +210,9 @@ def attention_figure(image: np.ndarray, maps: np.ndarray, point: tuple[int, int]
     """The image, then what the point attends to after each loop, then a colour scale: the paper's Figure 6.
 
     A white cross with a black outline marks the point in every panel. The colour shows the square root of a
-    weight's share of the panel's largest weight, from black (0) to light yellow (1). The root makes weights
-    visible that are a hundredth of the largest, as most are after two loops. The lightness of the colours
-    grows evenly with the value.
+    weight's fraction of the panel's largest weight, from black (0) to light yellow (1). The root makes
+    weights visible that are a hundredth of the largest, as most are after two loops. The lightness of
+    the colours grows evenly with the value.
 
     Args:
       image: uint8 [H, W, 3] RGB.

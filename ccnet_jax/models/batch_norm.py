@@ -26,7 +26,7 @@ class BatchNorm(nn.Module):
 
     Attributes:
       use_running_average: normalise with the running statistics, and leave them as they are.
-      momentum: share of the old running statistics in the new ones.
+      momentum: fraction of the old running statistics in the new ones.
       epsilon: added to the variance.
       dtype: of the result; None is that of the input.
       scale_init: of the scale.

@@ -50,8 +50,8 @@ class ModelConfig:
         resumable=True,
     )
 
-    def complaints(self) -> list[str]:
-        """Sentences about settings that do not go together."""
+    def problems(self) -> list[str]:
+        """Messages about settings that do not go together."""
         depths = BACKBONES[self.backbone].depths
         if self.depth in depths:
             return []

@@ -97,8 +97,8 @@ def resizing_matrix(sides: tuple[int, ...], align_corners: bool) -> Float64[np.n
     """
     weights = np.eye(sides[0])
     for side, out in itertools.pairwise(sides):
-        shares, whole = _shares(side, out, align_corners, np)
-        weights = shares / whole @ weights if side != out else weights
+        fractions, whole = _fractions(side, out, align_corners, np)
+        weights = fractions / whole @ weights if side != out else weights
     return weights
 
 
@@ -113,12 +113,12 @@ def bilinear_weights(
     """
     if isinstance(side, int) and isinstance(out, int):
         return resizing_matrix((side, out), align_corners).astype(dtype)
-    shares, whole = _shares(side, out, align_corners, jnp)
-    divisors = jax.lax.optimization_barrier(jnp.full(shares.shape, whole, dtype))
-    return shares.astype(dtype) / divisors
+    fractions, whole = _fractions(side, out, align_corners, jnp)
+    divisors = jax.lax.optimization_barrier(jnp.full(fractions.shape, whole, dtype))
+    return fractions.astype(dtype) / divisors
 
 
-def _shares(side: int, out: int, align_corners: bool, numpy: Any) -> tuple[Any, Any]:
+def _fractions(side: int, out: int, align_corners: bool, numpy: Any) -> tuple[Any, Any]:
     """Weights [out, side] of a resizing as whole numbers, and what they are to be divided by.
 
     numpy: NumPy, or JAX's.

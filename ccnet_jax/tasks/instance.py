@@ -43,8 +43,8 @@ def open_unlabelled(data: DataConfig, split: str) -> InstanceSource:
 
 
 def _opened(data: DataConfig, split: str, labelled: bool) -> InstanceSource:
-    if complaints := data.unknown_name():
-        raise UserError(complaints[0])
+    if problems := data.unknown_name():
+        raise UserError(problems[0])
     if "+" in split:
         raise UserError(f"{data.name} cannot join the splits {split}; name one")
     data_set = DATASETS[data.name]
@@ -73,12 +73,12 @@ def summary(config: Config, source: InstanceSource, split: str) -> str:
         if not all_known:
             known = [_drawn_count(source, i) for i in evenly_spread(len(source), _COUNTED)]
             among = f"of {number_of(len(known), 'image')} counted, "
-        lines += [among + sentence for sentence in _not_trained_on(known, config.detection.objects)]
+        lines += [among + message for message in _not_trained_on(known, config.detection.objects)]
     return "\n  ".join(lines)
 
 
 def _not_trained_on(counts: list[int], most: int) -> list[str]:
-    """Sentences about what training does not see, where it sees at most `most` objects of an image."""
+    """Messages about what training does not see, where it sees at most `most` objects of an image."""
     found = []
     if empty := counts.count(0):
         words = "image without an object is", "images without an object are"
@@ -105,8 +105,8 @@ def check(config: Config, source: InstanceSource, batch_size: int) -> None:
             f"split {config.data.train_split} of {config.data.name} has no objects to train on; "
             "choose another"
         )
-    if complaint := does_not_fit_memory(batch_size, sizes(config, source)[0]):
-        raise UserError(complaint)
+    if problem := does_not_fit_memory(batch_size, sizes(config, source)[0]):
+        raise UserError(problem)
 
 
 def batches(config: Config, source: InstanceSource, start: int, process: int, processes: int) -> TrainBatches:

@@ -1,4 +1,4 @@
-"""Sentences about how training begins, and about updates that went wrong or are out of the ordinary."""
+"""Messages about how training begins, and about steps that went wrong or are out of the ordinary."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from ccnet_jax.tasks.task import Task
 
 
 def random_weights_warnings(config: Config, task: Task) -> list[str]:
-    """Sentences for the start of a training whose weights are all random."""
+    """Messages for the start of a training whose weights are all random."""
     if task.is_trained(config) is None:
         return []
     return [
@@ -26,19 +26,19 @@ def random_weights_warnings(config: Config, task: Task) -> list[str]:
 
 
 def remarks(meter: Meter, config: Config, task: Task, source: Any) -> Iterator[str]:
-    """Sentences about updates that are out of the ordinary, with the names of their images."""
+    """Messages about steps that are out of the ordinary, with the names of their images."""
     for step, words in meter.remarks():
         yield f"warning: step {step} {words}; its images: {image_names(config, task, source, step)}"
 
 
 def image_names(config: Config, task: Task, source: Any, step: int) -> str:
-    """The names of the images of an update, at most 8."""
+    """The names of the images of a step, at most 8."""
     names = task.batch_names(config, source, step)
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 @contextlib.contextmanager
-def sentences_for_updates(
+def explain_errors(
     config: Config,
     task: Task,
     source: Any,
@@ -46,9 +46,9 @@ def sentences_for_updates(
     schedule: optax.Schedule,
     planned: Callable[[], int],
 ) -> Iterator[None]:
-    """Inside, an update that is not finite, a lack of device memory, or a norm over one value is a UserError.
+    """Inside, a step that is not finite, a lack of device memory, or a norm over one value is a UserError.
 
-    planned: as of `fitting`, for an update.
+    planned: as of `fitting`, for a step.
     """
     remedy = (
         "lower --config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
@@ -60,9 +60,10 @@ def sentences_for_updates(
     except NotFinite as trouble:
         step, kept = trouble.step, f"; {run} keeps the weights before it"
         raise UserError(
-            f"at step {step} {trouble.words}, at a rate of {float(schedule(trouble.made)):.3g}, with the "
-            f"images {image_names(config, task, source, step)}: lower --config.optimizer.learning_rate, "
-            "in another --workdir, or pass --config.skip_nonfinite=N to leave out up to N such updates"
+            f"at step {step} {trouble.words}, at a learning rate of {float(schedule(trouble.made)):.3g}, "
+            f"with the images {image_names(config, task, source, step)}: lower "
+            "--config.optimizer.learning_rate, in another --workdir, or pass --config.skip_nonfinite=N to leave "
+            "out up to N such steps"
             f"{kept if step > 1 else ''}"
         ) from None
 

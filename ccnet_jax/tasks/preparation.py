@@ -54,7 +54,7 @@ def check_still_fits(config: Config, source: Any, run: RunFolder) -> None:
 
 
 def is_finished(config: Config, run: RunFolder) -> bool:
-    """Whether nothing is missing of a run that has made its last update: no final evaluation, no images."""
+    """Whether nothing is missing of a run that has made its last step: no final evaluation, no images."""
     if config.eval_every:
         return is_evaluated(run, config.steps, config.data.eval_split)
     return run.images(config.data.train_split).is_dir()

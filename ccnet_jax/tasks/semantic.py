@@ -32,8 +32,8 @@ def summary(config: Config, source: Source, split: str) -> str:
 
 def check(config: Config, source: Source, batch_size: int) -> None:
     """Raise UserError where the config does not fit the classes or the first image."""
-    if complaints := config.loss.complaints_for(len(source.classes)):
-        raise UserError(configuration.in_one_message(complaints))
+    if problems := config.loss.problems_for(len(source.classes)):
+        raise UserError(configuration.in_one_message(problems))
     pipeline.check_first_image(source, config.data, batch_size)
 
 

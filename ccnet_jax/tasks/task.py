@@ -33,7 +33,7 @@ class Tester(Protocol):
         labels: pathlib.Path | None = None,
         between: Callable[[], None] = lambda: None,
     ) -> Result:
-        """Scores on every image of `source`; each process looks at its share.
+        """Scores on every image of `source`; each process looks at its part.
 
         Args:
           variables: of the network, on all devices.
@@ -56,7 +56,7 @@ class Task:
       check: (config, images to train on, images of a process's batch); raises UserError where they do not
         go together.
       batches: (config, images, batches to leave out, process, processes) -> endless batches to train on.
-      batch_names: (config, images, update, from 1) -> the names of the images in its batch, of all
+      batch_names: (config, images, step, from 1) -> the names of the images in its batch, of all
         processes together.
       sizes: (config, images to train on) -> the (height, width) that batches have, as far as known before.
       shapes: (config, (height, width) of images, images) -> the shapes of such a batch.
@@ -64,7 +64,7 @@ class Task:
       is_trained: config -> which parameters the optimizer changes; None where it changes all.
       loss: (config, network) -> what training makes smaller.
       tester: (config, network, mode) -> what evaluates it.
-      scores: result -> {name: share of 1}, the one that says which checkpoint is best first; {} where the
+      scores: result -> {name: fraction of 1}, the one that says which checkpoint is best first; {} where the
         images have nothing to score.
       table: (result, names of the classes) -> text to print.
       model: (config, network, variables, classes) -> what `ccnet_jax.load` gives: one object with a call for

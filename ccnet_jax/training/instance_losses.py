@@ -20,11 +20,11 @@ from ccnet_jax.training.step import Loss
 _NAMES = ("objectness_loss", "proposal_loss", "class_loss", "box_loss", "mask_loss")
 ANCHOR_OVERLAP = (0.7, 0.3)  # from which an anchor stands for an object, and below which for background
 REGION_OVERLAP = (0.5, 0.5)
-POSITIVE_ANCHORS, POSITIVE_REGIONS = 0.5, 0.25  # largest shares of those that are looked at
+POSITIVE_ANCHORS, POSITIVE_REGIONS = 0.5, 0.25  # largest fractions of those that are looked at
 _PROPOSAL_BETA, _BOX_BETA = 1 / 9, 1.0  # where smooth L1 turns from a square to a line
 
 # {"image": uint8 [B, H, W, 3], "size": int [B, 2], "boxes": float32 [B, N, 4], "classes": int [B, N],
-#  "used": bool [B, N], "masks": uint8 [B, N, M, M]}; masks are shares, of 255, of M x M cells of a box
+#  "used": bool [B, N], "masks": uint8 [B, N, M, M]}; masks are fractions, of 255, of M x M cells of a box
 InstanceBatch = dict[str, jax.Array]
 Means = dict[str, Mean]
 
@@ -94,12 +94,12 @@ def _sampled_regions(
     regions: Float32[Array, "n 4"],
     used: Bool[Array, " n"],
     objects: Float32[Array, "N 4"],
-    there: Bool[Array, " N"],
+    valid: Bool[Array, " N"],
     key: PRNGKeyArray,
     count: int,
 ) -> tuple[Float32[Array, "count 4"], Int32[Array, " count"], Bool[Array, " count"]]:
     """Regions of one image to train on, those of objects first; what they stand for; which were chosen."""
-    match = matched(regions, objects, there, *REGION_OVERLAP, every_object=False)
+    match = matched(regions, objects, valid, *REGION_OVERLAP, every_object=False)
     match = jnp.where(used, match, IGNORED)
     places, chosen = sampled(match, key, count, POSITIVE_REGIONS)
     return regions[places], jnp.where(chosen, match[places], IGNORED), chosen
@@ -157,7 +157,7 @@ def region_masks(
     """Which cells of a region belong to an object: those whose centre the object covers by a half or more.
 
     Args:
-      masks: shares, of 255, of the cells of an object's box.
+      masks: fractions, of 255, of the cells of an object's box.
       boxes: of the objects.
       regions: where to look.
       cells: of a region, on each axis.
@@ -172,8 +172,10 @@ def region_masks(
         places = (centres - start) / jnp.maximum(side, 1e-3) * size - 0.5
         return jnp.maximum(1 - jnp.abs(places[..., None] - jnp.arange(size)), 0)
 
-    shares = jnp.einsum("...im,...mn,...jn->...ij", weights(1), masks.astype(jnp.float32) / 255, weights(0))
-    return shares >= 0.5
+    fractions = jnp.einsum(
+        "...im,...mn,...jn->...ij", weights(1), masks.astype(jnp.float32) / 255, weights(0)
+    )
+    return fractions >= 0.5
 
 
 def smooth_l1(x: Num[Array, "*n"], beta: float) -> Float32[Array, "*n"]:

@@ -40,7 +40,7 @@ class LossConfig:
         None, "weight of each class; None weighs all the same", at_least=0, before=None
     )
     label_smoothing: float = setting(
-        0.0, "share of the target that is spread over all classes", at_least=0, below=1, before=0.0
+        0.0, "fraction of the target that is spread over all classes", at_least=0, below=1, before=0.0
     )
     ohem_threshold: float = setting(
         0.7, "pixels whose true class has at most this probability are hard, in `ohem`", at_least=0, at_most=1
@@ -49,14 +49,14 @@ class LossConfig:
         100_000, "pixels of each image that count at the least, in `ohem`", at_least=0
     )
 
-    def complaints(self) -> list[str]:
-        """Sentences about settings that do not go together."""
+    def problems(self) -> list[str]:
+        """Messages about settings that do not go together."""
         if self.class_weights is None or any(self.class_weights):
             return []
         return ["config.loss.class_weights are all 0, so that no pixel counts; make some of them larger"]
 
-    def complaints_for(self, num_classes: int) -> list[str]:
-        """Sentences about settings that do not fit a data set of `num_classes` classes."""
+    def problems_for(self, num_classes: int) -> list[str]:
+        """Messages about settings that do not fit a data set of `num_classes` classes."""
         if self.class_weights is None or len(self.class_weights) == num_classes:
             return []
         return [
@@ -99,7 +99,7 @@ def weighted_pixel_losses(
     Args:
       logits, labels: see `pixel_losses`.
       class_weights: one number for each class; None weighs all classes the same.
-      label_smoothing: share of the target that is spread over all classes.
+      label_smoothing: fraction of the target that is spread over all classes.
 
     Returns:
       losses [...], 0 where ignored; w[y], the weight of each pixel in the mean, [...], 0 where ignored.

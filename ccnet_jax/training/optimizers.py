@@ -15,10 +15,10 @@ IsTrained = Callable[[tuple[str, ...]], bool]  # of a parameter's names from the
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig(ScheduleConfig):
-    """`config.optimizer`: how gradients become updates."""
+    """`config.optimizer`: how gradients become updates of the parameters."""
 
     name: str = setting("sgd", "the optimizer", choices=lambda: OPTIMIZERS, local=True, before="sgd")
-    momentum: float = setting(0.9, "share of the last update in the next, of `sgd`", at_least=0, below=1)
+    momentum: float = setting(0.9, "fraction of the last step in the next, of `sgd`", at_least=0, below=1)
     beta1: float = setting(
         0.9, "decay of the gradient's running mean, of `adamw`", at_least=0, below=1, before=0.9
     )
@@ -29,33 +29,33 @@ class OptimizerConfig(ScheduleConfig):
     decay_norms_and_biases: bool = setting(
         True, "whether weight decay also applies to norms, biases and gamma", before=True
     )
-    bias_rate: float = setting(
-        1.0, "rate of biases over that of all other parameters, of `sgd`", above=0, before=1.0
+    bias_learning_rate: float = setting(
+        1.0, "learning rate of biases over that of all other parameters, of `sgd`", above=0, before=1.0
     )
     clip_norm: float | None = setting(
         None, "largest norm of the gradient of all parameters; None does not clip", above=0, before=None
     )
 
-    def complaints(self) -> list[str]:
-        """Sentences about settings that do not go together."""
-        found = super().complaints()
-        if self.name == "adamw" and self.bias_rate != 1:
+    def problems(self) -> list[str]:
+        """Messages about settings that do not go together."""
+        found = super().problems()
+        if self.name == "adamw" and self.bias_learning_rate != 1:
             found.append(
-                f"config.optimizer.bias_rate={self.bias_rate} is not for config.optimizer.name='adamw'; set "
-                "it 1.0"
+                f"config.optimizer.bias_learning_rate={self.bias_learning_rate} is not for "
+                "config.optimizer.name='adamw'; set it 1.0"
             )
         return found
 
 
 def sgd(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """PyTorch's SGD: buffer = momentum * buffer + gradient + weight_decay * p; p -= rate * buffer."""
+    """PyTorch's SGD: buffer = momentum * buffer + gradient + weight_decay * p; p -= lr * buffer."""
     steps = [
         optax.add_decayed_weights(config.weight_decay, decay_mask(config)),
         optax.trace(config.momentum),
         optax.scale_by_learning_rate(schedule),
     ]
-    if config.bias_rate != 1:
-        steps.append(optax.masked(optax.scale(config.bias_rate), _are_biases))
+    if config.bias_learning_rate != 1:
+        steps.append(optax.masked(optax.scale(config.bias_learning_rate), _are_biases))
     return optax.chain(*steps)
 
 
@@ -64,7 +64,7 @@ def _are_biases(parameters: PyTree) -> PyTree:
 
 
 def adamw(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """PyTorch's AdamW: p -= rate * (weight_decay * p + mean / (sqrt(mean of squares) + 1e-8)).
+    """PyTorch's AdamW: p -= lr * (weight_decay * p + mean / (sqrt(mean of squares) + 1e-8)).
 
     Both means are running means with the bias of their start from 0 corrected.
     """
@@ -98,7 +98,7 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig, optax.Schedule], optax.Gradient
 def build_optimizer(
     config: OptimizerConfig, steps: int, is_trained: IsTrained | None = None
 ) -> optax.GradientTransformation:
-    """The optimizer for a training of `steps` updates.
+    """The optimizer for a training of `steps` steps.
 
     Args:
       config: `config.optimizer`.
@@ -106,7 +106,7 @@ def build_optimizer(
       is_trained: which parameters change; the others have no buffers and no decay. None: all change.
 
     Raises:
-      ValueError: the warm-up leaves no updates for the schedule.
+      ValueError: the warm-up leaves no steps for the schedule.
     """
     optimizer = OPTIMIZERS[config.name](config, build_schedule(config, steps))
     if config.clip_norm is not None:

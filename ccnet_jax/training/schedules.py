@@ -13,10 +13,12 @@ class ScheduleConfig:
     """The part of `config.optimizer` that says how the learning rate changes."""
 
     schedule: str = setting(
-        "poly", "how the rate falls", choices=lambda: SCHEDULES, local=True, before="poly"
+        "poly", "how the learning rate falls", choices=lambda: SCHEDULES, local=True, before="poly"
     )
-    learning_rate: float = setting(1e-2, "highest rate: of the first update, or after the warm-up", above=0)
-    min_learning_rate: float = setting(0.0, "rate that `poly` and `cosine` end at", at_least=0)
+    learning_rate: float = setting(
+        1e-2, "highest learning rate: of the first step, or after the warm-up", above=0
+    )
+    min_learning_rate: float = setting(0.0, "learning rate that `poly` and `cosine` end at", at_least=0)
     power: float = setting(0.9, "power of `poly`", at_least=0)
     poly_end: str = setting(
         "after_last_step",
@@ -27,23 +29,23 @@ class ScheduleConfig:
     )
     milestones: tuple[int, ...] | None = setting(
         None,
-        "updates after which `multi_step` divides the rate by 10",
-        sides="updates",
+        "steps after which `multi_step` divides the learning rate by 10",
+        sides="steps",
         at_least=1,
         before=None,
     )
     warmup_steps: int = setting(
         0,
-        "updates in which the rate rises linearly before the schedule begins",
+        "steps in which the learning rate rises linearly before the schedule begins",
         at_least=0,
         before=0,
     )
     warmup_from: float = setting(
-        0.0, "share of the rate that the rise begins with", at_least=0, at_most=1, before=0.0
+        0.0, "fraction of the learning rate that the rise begins with", at_least=0, at_most=1, before=0.0
     )
 
-    def complaints(self) -> list[str]:
-        """Sentences about settings that do not go together."""
+    def problems(self) -> list[str]:
+        """Messages about settings that do not go together."""
         found = []
         if self.min_learning_rate > self.learning_rate:
             found.append(
@@ -52,7 +54,8 @@ class ScheduleConfig:
             )
         if self.schedule == "multi_step" and not self.milestones:
             found.append(
-                "config.optimizer.schedule='multi_step' needs the updates after which the rate falls: set "
+                "config.optimizer.schedule='multi_step' needs the steps after which the learning rate falls: "
+                "set "
                 "config.optimizer.milestones"
             )
         if min(self.milestones or (self.warmup_steps + 1,)) <= self.warmup_steps:
@@ -62,12 +65,12 @@ class ScheduleConfig:
             )
         if len(set(self.milestones or ())) < len(self.milestones or ()):
             found.append(
-                f"config.optimizer.milestones={self.milestones} has an update more than once; name each once"
+                f"config.optimizer.milestones={self.milestones} has a step more than once; name each once"
             )
         return found
 
-    def complaints_for(self, steps: int) -> list[str]:
-        """Sentences about settings that do not fit a training of `steps` updates."""
+    def problems_for(self, steps: int) -> list[str]:
+        """Messages about settings that do not fit a training of `steps` steps."""
         found = []
         if self.warmup_steps >= steps:
             found.append(
@@ -105,18 +108,18 @@ def cosine(config: ScheduleConfig, steps: int) -> optax.Schedule:
 
 
 def multi_step(config: ScheduleConfig, steps: int) -> optax.Schedule:
-    """step -> learning_rate / 10 ** the number of milestones so far, which count the warm-up's updates too.
+    """step -> learning_rate / 10 ** the number of milestones so far, which count the warm-up's steps too.
 
     Raises:
       ValueError: there are no milestones, or one of them lies in the warm-up.
     """
-    if complaints := config.complaints():
-        raise ValueError(complaints[0])
+    if problems := config.problems():
+        raise ValueError(problems[0])
     falls = {milestone - config.warmup_steps: 0.1 for milestone in config.milestones or ()}
     return optax.piecewise_constant_schedule(config.learning_rate, falls)
 
 
-# Functions (config, steps) -> (step -> rate), without the warm-up.
+# Functions (config, steps) -> (step -> learning rate), without the warm-up.
 SCHEDULES: dict[str, Callable[[ScheduleConfig, int], optax.Schedule]] = {
     "poly": poly,
     "cosine": cosine,
@@ -125,15 +128,16 @@ SCHEDULES: dict[str, Callable[[ScheduleConfig, int], optax.Schedule]] = {
 
 
 def build_schedule(config: ScheduleConfig, steps: int) -> optax.Schedule:
-    """step -> learning rate, for a training of `steps` updates.
+    """step -> learning rate, for a training of `steps` steps.
 
-    The rate rises from `warmup_from` times itself in `warmup_steps` updates; the schedule takes the rest.
+    The learning rate rises from `warmup_from` times itself in `warmup_steps` steps; the schedule takes
+    the rest.
 
     Raises:
-      ValueError: the warm-up leaves no updates.
+      ValueError: the warm-up leaves no steps.
     """
-    if complaints := config.complaints_for(steps):
-        raise ValueError(complaints[0])
+    if problems := config.problems_for(steps):
+        raise ValueError(problems[0])
     schedule = SCHEDULES[config.schedule](config, steps - config.warmup_steps)
     if not config.warmup_steps:
         return schedule

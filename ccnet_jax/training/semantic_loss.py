@@ -15,8 +15,8 @@ def make_loss(network: CCNet, config: LossConfig) -> Loss:
     Raises:
       ValueError: the number of class weights is not that of the classes.
     """
-    if complaints := config.complaints_for(network.num_classes):
-        raise ValueError(complaints[0])
+    if problems := config.problems_for(network.num_classes):
+        raise ValueError(problems[0])
     main_loss, auxiliary_loss = LOSSES[config.name](config), LOSSES["cross_entropy"](config)
 
     def means(

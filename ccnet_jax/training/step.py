@@ -1,4 +1,4 @@
-"""The state of training, what is minimized, and one update."""
+"""The state of training, what is minimized, and one step."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ from ccnet_jax.training.means import Mean
 
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float[Array, ""]]
-BATCH_MISSING = "batch_missing"  # bool [B] in a batch: rows of a process that has none; no update is made
+BATCH_MISSING = "batch_missing"  # bool [B] in a batch: rows of a process that has none; no step is made
 GUARDED = {  # the metrics that have to be finite, and what to call them
     "loss": "the loss",
     "gradient_norm": "the gradient's norm",
@@ -104,7 +104,7 @@ def split_batch(x: Shaped[Array, "B ..."], parts: int) -> Shaped[Array, "parts b
 
 
 def is_finite(metrics: Metrics) -> Bool[Array, ""]:
-    """Whether an update may be made."""
+    """Whether a step may be made."""
     return jnp.isfinite(jnp.stack([metrics[name] for name in GUARDED])).all()
 
 
@@ -116,7 +116,7 @@ def make_train_step(
     The batch is split over the mesh. The program is written for the whole batch: its loss, gradients and
     batch statistics are those of the global batch on any number of devices. The state's buffers are reused.
 
-    An update whose loss, gradient or result is not finite changes nothing but the number of the step: no
+    A step whose loss, gradient or result is not finite changes nothing but the number of the step: no
     state ever holds a number that is not finite. Neither does one of a batch with `BATCH_MISSING` anywhere.
 
     With `accumulate` the batch goes through the network in so many parts, one after the other. The sums of
@@ -190,7 +190,7 @@ def make_train_step(
 
 
 def planned_bytes(train_step: Any, state: State, batch: Batch) -> int:
-    """The memory of each device that XLA plans for an update. Looks at shapes only; compiles, or loads it."""
+    """The memory of each device that XLA plans for a step. Looks at shapes only; compiles, or loads it."""
 
     def like(x: jax.Array) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)

@@ -14,7 +14,7 @@ from ccnet_jax.weights import values
 from ccnet_jax.weights.detection import DetectedNetwork
 from ccnet_jax.weights.naming import Key, StateDict
 
-_LISTED = 5  # missing tensors that a complaint names
+_LISTED = 5  # missing tensors that an error message names
 
 
 def convert_tensors(
@@ -27,7 +27,7 @@ def convert_tensors(
       network: what was found in it.
       model: the settings of the network, which agree with what was found.
       in_place: the norms' scales become |weight| + 1e-5.
-      source: the file, for complaints.
+      source: the file, for error messages.
 
     Raises:
       UserError: a tensor is missing, has another shape or is not finite.

@@ -59,7 +59,7 @@ def detect_network(tensors: StateDict, expected_source: str | None, source: path
     Args:
       tensors: the state dict.
       expected_source: whose names the user expects, a key of `STEM_NAMES`; None takes any.
-      source: the file, for complaints.
+      source: the file, for error messages.
 
     Raises:
       UserError: it is another network than a CCNet or a ResNet, or its names are another source's.

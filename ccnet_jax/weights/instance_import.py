@@ -112,7 +112,7 @@ def instance_variables(
       tensors: the state dict.
       names: what it calls the parts.
       network: of as many classes as the state dict.
-      source: the file, for complaints.
+      source: the file, for error messages.
 
     Raises:
       UserError: a tensor is missing, has another shape or is not finite.

@@ -30,7 +30,7 @@ def text(
       config: of the run.
       classes: names of the classes.
       title: what the network is called.
-      step: number of updates behind the weights, None where that is not known.
+      step: number of steps behind the weights, None where that is not known.
       with_example: whether `EXAMPLE` lies beside the card.
     """
     header = [
@@ -61,7 +61,7 @@ def text(
     recipe = [name for name in _RECIPE if configuration.is_read_by(config.task, name)]
     lines += [f"| `{name}` | {_cell(values[name])} |" for name in recipe]
     if step is not None:
-        lines.append(f"| updates behind these weights | {step:,} |")
+        lines.append(f"| steps behind these weights | {step:,} |")
     if config.pretrained:
         lines.append("| backbone | began with pretrained weights |")
     for start in _starts(run)[-1:]:
@@ -71,7 +71,7 @@ def text(
     lines += ["", "All keys are in `config.json`.", "", "## Scores", ""]
     scores = [*_scores(run), *_validation(run, config)]
     if scores:
-        lines += ["| split | test mode | updates | images | scores |", "|---|---|---|---|---|", *scores]
+        lines += ["| split | test mode | steps | images | scores |", "|---|---|---|---|---|", *scores]
     else:
         lines.append("None are recorded: `python -m ccnet_jax.eval` writes them into the run's folder.")
     lines += ["", "## Licence", ""]

@@ -92,7 +92,7 @@ def _read_torch(source: pathlib.Path) -> TensorFile:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickles of damaged files
+            warnings.simplefilter("ignore")  # about pickles of corrupt files
             # with weights_only a pickle can make tensors and containers, and call nothing else
             content = torch.load(source, map_location="cpu", weights_only=True)
             meta = content.get("meta") if isinstance(content, dict) else None
@@ -100,12 +100,12 @@ def _read_torch(source: pathlib.Path) -> TensorFile:
             tensors = {str(name): _array(value) for name, value in named if torch.is_tensor(value)}
     except pickle.UnpicklingError:
         raise UserError(
-            f"{source} is damaged or holds more than tensors, which would be code and is not run; save its "
+            f"{source} is corrupt or holds more than tensors, which would be code and is not run; save its "
             "state_dict alone, best as .safetensors"
         ) from None
     except MemoryError:
         raise
-    except Exception as error:  # whatever PyTorch's reader finds in a damaged file
+    except Exception as error:  # whatever PyTorch's reader finds in a corrupt file
         raise UserError(f"{source} cannot be read ({first_line(error)}); fetch it again") from None
     return TensorFile(tensors, meta if isinstance(meta, dict) else {})
 
@@ -119,7 +119,7 @@ def _check_not_compressed(source: pathlib.Path) -> None:
         with zipfile.ZipFile(source) as file:
             size = sum(part.file_size for part in file.infolist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return  # no zip file, as older versions wrote it, or a damaged one: PyTorch says so
+        return  # no zip file, as older versions wrote it, or a corrupt one: PyTorch says so
     if size > source.stat().st_size:
         raise UserError(
             f"{source} unpacks to {size / 1e6:,.0f} MB, more than it has, and PyTorch compresses nothing; "

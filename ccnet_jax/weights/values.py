@@ -23,7 +23,7 @@ def from_torch(
       key: of the variable.
       shape: of the variable: a kernel is [height, width, in, out], of a Dense layer [in, out].
       naming: what the state dict calls its parts.
-      source: the file, for complaints.
+      source: the file, for error messages.
       remedy: what to do where a tensor has another shape.
 
     Returns:

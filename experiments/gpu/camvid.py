@@ -87,7 +87,7 @@ def tables(report: dict[str, Any]) -> dict[str, str]:
     scores = [markdown.percent(test[name]) for name in ("mIoU", "pixel_accuracy")]
     speed = report["training"].get("images_per_second")
     line = [f"{report['step']} of {report['steps']}", *scores, "-" if speed is None else f"{speed:.1f}"]
-    return {"scores": markdown.table(["updates", "mIoU", "pixel accuracy", "images/s of training"], [line])}
+    return {"scores": markdown.table(["steps", "mIoU", "pixel accuracy", "images/s of training"], [line])}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

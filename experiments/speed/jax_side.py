@@ -51,7 +51,7 @@ def training(network: CCNet, variables: Any, batch: Any, mesh: jax.sharding.Mesh
 
 
 def contender(step: Any, state: State, batch: Any) -> Contender:
-    """Updates, one after the other, of the same batch."""
+    """Steps, one after the other, of the same batch."""
 
     def call() -> Any:
         nonlocal state

@@ -45,7 +45,7 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
 def training(
     model: Network, images: torch.Tensor, labels: torch.Tensor, autocast: torch.autocast, compiled: bool
 ) -> Contender:
-    """Forward, both losses, backward and an update."""
+    """Forward, both losses, backward and a step."""
     optimizer = torch.optim.SGD(
         model.parameters(),
         cases.LEARNING_RATE,

@@ -55,9 +55,9 @@ def random_variables(case: Case) -> dict[str, Any]:
         )
         return new["batch_stats"]
 
-    new_share = 1 - BatchNorm.momentum
+    new_fraction = 1 - BatchNorm.momentum
     of_zero = updated(params, jax.tree.map(jnp.zeros_like, variables["batch_stats"]))
-    return {"params": params, "batch_stats": jax.tree.map(lambda x: x / new_share, of_zero)}
+    return {"params": params, "batch_stats": jax.tree.map(lambda x: x / new_fraction, of_zero)}
 
 
 def damped(part: dict[str, Any]) -> dict[str, Any]:

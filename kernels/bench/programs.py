@@ -22,7 +22,7 @@ def ending_well() -> Iterator[None]:
     """Inside, what is wrong with the output or the device ends the program, though not with a traceback.
 
     Where nobody reads the output any more, as behind `| head`, the exit code is 141, as after SIGPIPE. Where
-    it cannot be written, or JAX lacks the device that JAX_PLATFORMS names, a sentence on standard error says
+    it cannot be written, or JAX lacks the device that JAX_PLATFORMS names, a message on standard error says
     so, and the exit code is 2.
     """
     try:
@@ -38,14 +38,14 @@ def ending_well() -> Iterator[None]:
         raise
 
 
-def fail(sentence: str, code: int = 2) -> NoReturn:
-    """End the program with a sentence on standard error and an exit code."""
-    print(f"error: {sentence}", file=sys.stderr, flush=True)
+def fail(message: str, code: int = 2) -> NoReturn:
+    """End the program with a message on standard error and an exit code."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
     raise SystemExit(code)
 
 
 def no_device() -> str | None:
-    """A sentence where JAX cannot start with the JAX_PLATFORMS that it was told, None where it can."""
+    """A message where JAX cannot start with the JAX_PLATFORMS that it was told, None where it can."""
     platforms = jax.config.values["jax_platforms"]
     if not platforms:
         return None

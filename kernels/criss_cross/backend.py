@@ -19,7 +19,7 @@ class Backend(NamedTuple):
         [B, H, W, C] in the arrays' dtype, log-sum-exp [B, H, W] in float32, or float64 where the arrays are.
         The arrays have been checked.
       unavailable: () -> None where the device at hand can run it, else what it needs, as the end of a
-        sentence that begins with its name: "needs an NVIDIA GPU, and this is CPU".
+        message that begins with its name: "needs an NVIDIA GPU, and this is CPU".
       automatic: whether `implementation=None` may choose it.
       dtypes: names of the dtypes that it takes.
     """

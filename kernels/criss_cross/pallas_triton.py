@@ -213,7 +213,7 @@ def _forward_kernel(*refs: Ref, kernel: _Kernel, arrays: int) -> None:
         earlier = line.load_scalars(refs[arrays], start, blocks.query) * _LOG2E
         larger = jnp.maximum(earlier, joint)
         joint = larger + jnp.log2(jnp.exp2(earlier - larger) + jnp.exp2(joint - larger))
-        share = jnp.exp2(earlier - joint)[:, None]
+        fraction = jnp.exp2(earlier - joint)[:, None]
         earlier_out = _Channels(refs[arrays + 1], 0, kernel.value_channels)
     line.store_scalars(lse, start, joint / _LOG2E)
     shift = _finite(joint)[:, None]
@@ -231,7 +231,7 @@ def _forward_kernel(*refs: Ref, kernel: _Kernel, arrays: int) -> None:
         total = jnp.zeros((blocks.query, kernel.value_chunk))
         total = kernel.over_line(blocks.key, attend, total)
         if not kernel.column:
-            total += share * line.load(earlier_out, start, blocks.query, channel, kernel.value_chunk)
+            total += fraction * line.load(earlier_out, start, blocks.query, channel, kernel.value_chunk)
         line.store(out, start, channel, total)
 
     kernel.over_values(chunk, None)

@@ -115,7 +115,7 @@ def test_the_folder_of_another_user_is_not_used(no_cache_yet, capsys, monkeypatc
     assert "belongs to another user" in capsys.readouterr().err
 
 
-def test_where_nothing_can_be_written_one_sentence_says_so(no_cache_yet, capsys, monkeypatch):
+def test_where_nothing_can_be_written_one_message_says_so(no_cache_yet, capsys, monkeypatch):
     (no_cache_yet / "ccnet_jax").write_text("a file where the folder should be")
     compilation_cache.turn_on()
     (no_cache_yet / "ccnet_jax").unlink()

@@ -29,7 +29,7 @@ def test_every_key_is_described_and_its_default_allowed():
     for name, key in KEYS.items():
         assert key.setting.meaning, name
         assert "\n" not in key.setting.meaning
-        assert key.complaint(key.default) is None, name
+        assert key.problem(key.default) is None, name
 
 
 def test_the_promised_keys_exist():
@@ -87,7 +87,7 @@ def test_a_run_without_the_newer_keys_loads(tmp_path):
     records.check_same_run(run, load_config("demo"))
 
 
-def test_a_config_that_lacks_what_every_version_had_is_damaged(tmp_path):
+def test_a_config_that_lacks_what_every_version_had_is_corrupt(tmp_path):
     old, run = old_config(tmp_path), RunFolder(tmp_path)
     del old["model"]["loops"]
     run.config_file.write_text(json.dumps(old))
@@ -285,7 +285,7 @@ def test_every_allowed_value_survives_the_command_line_and_json(name):
     @settings(max_examples=20, deadline=None)
     @given(values_of(key))
     def check(value):
-        assert key.complaint(value) is None
+        assert key.problem(value) is None
         assert configuration.value_from_text(str(value), name) == value
         assert configuration._without_lists(json.loads(json.dumps(value))) == value
 
@@ -351,7 +351,7 @@ def test_a_group_and_a_key_without_a_value_are_told_apart():
     assert parse(configuration.default(), {"data.distort": ""}).data.distort is True
 
 
-def test_a_batch_that_cannot_be_accumulated_gets_a_sentence():
+def test_a_batch_that_cannot_be_accumulated_gets_a_message():
     assert parse(configuration.default(), {"accumulate": "4"}).accumulate == 4
     with pytest.raises(UserError, match="batch_size=8 cannot be split into config.accumulate=3 equal parts"):
         parse(configuration.default(), {"accumulate": "3"})

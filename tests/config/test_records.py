@@ -41,7 +41,7 @@ WHOLE = to_dict(load_config("demo"))
         ),
     ],
 )
-def test_a_damaged_config_is_one_sentence(tmp_path, value, words):
+def test_a_corrupt_config_is_one_message(tmp_path, value, words):
     run = RunFolder(tmp_path)
     run.config_file.write_text(json.dumps(value))
     for read in (lambda: records.load_config(run), lambda: records.check_same_run(run, load_config("demo"))):
@@ -77,7 +77,7 @@ def test_classes_come_back(tmp_path):
         "[" * 100_000,
     ],
 )
-def test_damaged_classes_are_named(text, tmp_path):
+def test_corrupt_classes_are_named(text, tmp_path):
     (tmp_path / "classes.json").write_text(text)
     with pytest.raises(UserError, match=r"classes.json cannot be read.*restore it"):
         records.load_classes(RunFolder(tmp_path))

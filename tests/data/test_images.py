@@ -99,7 +99,7 @@ def test_headers_that_make_no_sense_are_left_to_the_decoders():
         b"\x89PNG\r\n\x1a\n",
     ):
         check_header(data, "a")
-        with pytest.raises(UserError, match="a is (damaged|empty)"):
+        with pytest.raises(UserError, match="a is (corrupt|empty)"):
             decode_image(data, "a")
 
 

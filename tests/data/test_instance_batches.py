@@ -154,7 +154,7 @@ def test_the_images_of_a_batch_are_named_and_replaced_by_those_of_their_canvas(c
     class Spoilt(Images):
         def __getitem__(self, index):
             if index in (1, 2):
-                raise UnusableImage(f"image {index} is damaged")
+                raise UnusableImage(f"image {index} is corrupt")
             return super().__getitem__(index)
 
     def names(step):
@@ -169,11 +169,11 @@ def test_the_images_of_a_batch_are_named_and_replaced_by_those_of_their_canvas(c
     place = [name for step in range(1, 13) for name in names(step)]
     whole = {"0": "0", "2": "0", "1": "4", "4": "4"}  # of each canvas; image 3 has no object
     expected = [whole[name] for name in place]
-    found, stream = shown(Spoilt(), dataclasses.replace(RESIZED, skip_damaged=2))
+    found, stream = shown(Spoilt(), dataclasses.replace(RESIZED, skip_corrupt=2))
     assert [name for batch in found for name in batch] == expected
-    assert capsys.readouterr().out.count("is damaged. Others take its place") == 2
+    assert capsys.readouterr().out.count("is corrupt. Others take its place") == 2
     assert stream.read(12) == {"replaced_images": sum(name in "12" for name in place)}
-    with pytest.raises(UnusableImage, match="^image . is damaged"):
+    with pytest.raises(UnusableImage, match="^image . is corrupt"):
         shown(Spoilt(), RESIZED)
 
 

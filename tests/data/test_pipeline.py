@@ -81,9 +81,9 @@ def test_processes_share_every_batch_between_them(processes):
         first(pipeline.train_batches(source, data, 4, seed=1, process=p, processes=processes), 6)
         for p in range(processes)
     ]
-    for batch, *shares in zip(whole, *parts, strict=True):
+    for batch, *splits in zip(whole, *parts, strict=True):
         for key in batch:
-            np.testing.assert_array_equal(np.concatenate([share[key] for share in shares]), batch[key])
+            np.testing.assert_array_equal(np.concatenate([split[key] for split in splits]), batch[key])
 
 
 def test_images_of_different_sizes_need_a_crop():

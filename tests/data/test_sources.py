@@ -1,4 +1,4 @@
-"""Reading the published folder layouts: right pixels, right numbers, and one sentence for what is wrong."""
+"""Reading the published folder layouts: right pixels, right numbers, and one message for what is wrong."""
 
 import dataclasses
 import io
@@ -137,7 +137,7 @@ def test_a_run_may_start_again_after_a_file_was_removed(tmp_path, removed, words
     data = DataConfig(name="voc2012", dir=str(tmp_path))
     with pytest.raises(UserError, match=words):
         pipeline.open_source(data, "train")
-    data = dataclasses.replace(data, skip_damaged=1)
+    data = dataclasses.replace(data, skip_corrupt=1)
     source = pipeline.open_source(data, "train")
     assert len(source) == 3
     with pytest.raises(images.UnusableImage, match=f"{removed} cannot be read"):
@@ -221,9 +221,9 @@ LABEL = "labels/train/0.png"
 IMAGE = "images/train/0.png"
 
 
-def cut(path, share):
+def cut(path, fraction):
     data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
+    path.write_bytes(data[: int(len(data) * fraction)])
 
 
 def jpeg_named_png(path):
@@ -242,17 +242,17 @@ def flip_a_bit(path):
         (lambda d: [p.unlink() for p in (d / "images/train").iterdir()], "images/train holds no .jpg"),
         (lambda d: (d / LABEL).unlink(), "images/train/0.png has no label .*labels/train/0.png"),
         (lambda d: (d / "images/train").rename(d / "images/other"), "images/train is not a folder.*images/"),
-        (lambda d: (d / IMAGE).write_bytes(b"not an image"), "train/0.png is damaged or not an image"),
+        (lambda d: (d / IMAGE).write_bytes(b"not an image"), "train/0.png is corrupt or not an image"),
         (lambda d: (d / IMAGE).write_bytes(b""), "train/0.png is empty"),
-        (lambda d: cut(d / IMAGE, 0.5), "images/train/0.png is damaged"),
-        (lambda d: cut(d / IMAGE, 0.98), "images/train/0.png is damaged"),
-        (lambda d: flip_a_bit(d / IMAGE), "images/train/0.png is damaged"),
-        (lambda d: (d / IMAGE).write_bytes(b"\x89PNG\r\n\x1a\n"), "images/train/0.png is damaged"),
-        (lambda d: (d / IMAGE).write_bytes(b"\x89PNG" + bytes(40)), "images/train/0.png is damaged"),
+        (lambda d: cut(d / IMAGE, 0.5), "images/train/0.png is corrupt"),
+        (lambda d: cut(d / IMAGE, 0.98), "images/train/0.png is corrupt"),
+        (lambda d: flip_a_bit(d / IMAGE), "images/train/0.png is corrupt"),
+        (lambda d: (d / IMAGE).write_bytes(b"\x89PNG\r\n\x1a\n"), "images/train/0.png is corrupt"),
+        (lambda d: (d / IMAGE).write_bytes(b"\x89PNG" + bytes(40)), "images/train/0.png is corrupt"),
         (lambda d: (d / LABEL).write_bytes(b""), "labels/train/0.png is empty"),
-        (lambda d: (d / LABEL).write_bytes(b"\x89PNG\r\n\x1a\n"), "labels/train/0.png is damaged"),
-        (lambda d: (d / LABEL).write_bytes(b"\x89PNG" + bytes(40)), "labels/train/0.png is damaged"),
-        (lambda d: cut(d / LABEL, 0.5), "labels/train/0.png is damaged"),
+        (lambda d: (d / LABEL).write_bytes(b"\x89PNG\r\n\x1a\n"), "labels/train/0.png is corrupt"),
+        (lambda d: (d / LABEL).write_bytes(b"\x89PNG" + bytes(40)), "labels/train/0.png is corrupt"),
+        (lambda d: cut(d / LABEL, 0.5), "labels/train/0.png is corrupt"),
         (lambda d: write(d / LABEL, np.zeros((64, 95), np.uint8)), "96x64 pixels .*its label .* is 95x64"),
         (
             lambda d: write(d / LABEL, np.full((64, 96), 11, np.uint8)),
@@ -266,7 +266,7 @@ def flip_a_bit(path):
         (lambda d: jpeg_named_png(d / LABEL), "train/0.png is a JPEG, whatever its name says: .* as PNG"),
     ],
 )
-def test_spoilt_data_is_one_sentence_naming_the_file(tmp_path, spoil, words):
+def test_spoilt_data_is_one_message_naming_the_file(tmp_path, spoil, words):
     spoil(WRITERS["camvid"](tmp_path, images=1) or tmp_path)
     with pytest.raises(UserError, match=words) as error:
         open_source("camvid", tmp_path)[0]
@@ -280,17 +280,17 @@ def test_16_bit_labels_of_small_numbers_are_read(tmp_path):
     np.testing.assert_array_equal(source[0]["label"], wanted)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
-def test_truncated_jpegs_are_found(miniatures, share):
+@pytest.mark.parametrize("fraction", [0.3, 0.9, 0.999])
+def test_truncated_jpegs_are_found(miniatures, fraction):
     data = open_source("ade20k", miniatures["ade20k"]).pairs[0][0].read_bytes()
-    with pytest.raises(UserError, match="a.jpg is damaged or not an image"):
-        images.decode_image(data[: int(len(data) * share)], "a.jpg")
+    with pytest.raises(UserError, match="a.jpg is corrupt or not an image"):
+        images.decode_image(data[: int(len(data) * fraction)], "a.jpg")
 
 
-def test_damaged_palette_labels_are_found(miniatures):
+def test_corrupt_palette_labels_are_found(miniatures):
     data = open_source("voc2012", miniatures["voc2012"]).pairs[0][1].read_bytes()
     for length in (30, 200, len(data) // 2, len(data) - 40):
-        with pytest.raises(UserError, match="a.png is damaged or not an image"):
+        with pytest.raises(UserError, match="a.png is corrupt or not an image"):
             images.decode_label(data[:length], "a.png")
 
 

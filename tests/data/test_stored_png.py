@@ -84,7 +84,7 @@ def test_interlaced_images_are_left_to_libpng():
     np.testing.assert_array_equal(decode_image(data, "x"), pixels)
 
 
-def damaged():
+def corrupt():
     data = png(image(200, 300))
     start = next(start for start, name in chunks(data) if name == b"IDAT")
     yield "no end of the pixels", data[:-20]
@@ -97,8 +97,8 @@ def damaged():
     yield "a length beyond the end", data[:start] + (10**9).to_bytes(4, "big") + data[start + 4 :]
 
 
-@pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in damaged()])
-def test_damaged_images_are_left_to_libpng(data):
+@pytest.mark.parametrize("data", [pytest.param(data, id=name) for name, data in corrupt()])
+def test_corrupt_images_are_left_to_libpng(data):
     assert stored_png(data) is data
-    with pytest.raises(UserError, match=r"town\.png is damaged or not an image"):
+    with pytest.raises(UserError, match=r"town\.png is corrupt or not an image"):
         decode_image(data, "town.png")

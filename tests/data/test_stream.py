@@ -1,4 +1,4 @@
-"""Images that are damaged or removed while a run lasts: replaced in a fixed way, named once, counted."""
+"""Images that are corrupt or removed while a run lasts: replaced in a fixed way, named once, counted."""
 
 import itertools
 import json
@@ -62,8 +62,8 @@ def test_the_images_of_a_batch_are_named_without_reading_them(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_next_images_of_the_order_take_the_place_of_damaged_ones(folder, capsys, workers):
-    source, data = opened(folder, skip_damaged=2, workers=workers)
+def test_the_next_images_of_the_order_take_the_place_of_corrupt_ones(folder, capsys, workers):
+    source, data = opened(folder, skip_corrupt=2, workers=workers)
     place = list(itertools.chain(*names_until(source, 30)))
     expected = [next(name for name in place[i:] if name not in "14") for i in range(40)]
     samples = {source.name(i): source[i]["image"] for i in range(6)}
@@ -75,8 +75,8 @@ def test_the_next_images_of_the_order_take_the_place_of_damaged_ones(folder, cap
         np.testing.assert_array_equal(batch["image"], [samples[name] for name in expected[2 * i : 2 * i + 2]])
     said = capsys.readouterr().out
     assert re.findall(r"warning: .*/(\d).png (.*) \(.*; .*\. Others .*image (\d) of the 2", said) in (
-        [("1", "is damaged or not an image", "1"), ("4", "cannot be read", "2")],
-        [("4", "cannot be read", "1"), ("1", "is damaged or not an image", "2")],
+        [("1", "is corrupt or not an image", "1"), ("4", "cannot be read", "2")],
+        [("4", "cannot be read", "1"), ("1", "is corrupt or not an image", "2")],
     )
     assert said.count("warning") == 2
     replaced = [sum(name in "14" for name in place[2 * i : 2 * i + 2]) for i in range(20)]
@@ -87,7 +87,7 @@ def test_the_next_images_of_the_order_take_the_place_of_damaged_ones(folder, cap
 
 
 def test_a_stream_that_goes_on_names_no_image_again_and_counts_each_once(folder, capsys):
-    source, data = opened(folder, skip_damaged=2)
+    source, data = opened(folder, skip_corrupt=2)
     spoil(folder)
     whole, cut = batches_of(source, data), batches_of(source, data)
     list(itertools.islice(whole, 12))
@@ -103,32 +103,32 @@ def test_a_stream_that_goes_on_names_no_image_again_and_counts_each_once(folder,
     assert further.read(12) == whole.read(12)
 
     (folder / "images/train/2.png").unlink()
-    with pytest.raises(UserError, match=r"train/2.png .*one damaged image more than .*skip_damaged=2"):
+    with pytest.raises(UserError, match=r"train/2.png .*one corrupt image more than .*skip_corrupt=2"):
         list(itertools.islice(further, 12))
 
 
-def test_more_damaged_images_than_allowed_end_the_stream(folder, capsys):
-    source, data = opened(folder, skip_damaged=1)
+def test_more_corrupt_images_than_allowed_end_the_stream(folder, capsys):
+    source, data = opened(folder, skip_corrupt=1)
     spoil(folder)
-    words = r"train/[14].png .*That is one damaged image more than config.data.skip_damaged=1"
+    words = r"train/[14].png .*That is one corrupt image more than config.data.skip_corrupt=1"
     with pytest.raises(UserError, match=words):
         list(itertools.islice(batches_of(source, data), 6))
     assert capsys.readouterr().out.count("warning") == 1
 
 
-def test_without_leave_the_first_damaged_image_ends_the_stream(folder):
+def test_without_leave_the_first_corrupt_image_ends_the_stream(folder):
     source, data = opened(folder)
     spoil(folder)
     batches = batches_of(source, data)
-    with pytest.raises(UnusableImage, match=r"train/(1.png is damaged .* fetch|4.png cannot be read)"):
+    with pytest.raises(UnusableImage, match=r"train/(1.png is corrupt .* fetch|4.png cannot be read)"):
         list(itertools.islice(batches, 6))
     assert batches.read(6) == {}
 
 
 def test_a_data_set_that_went_away_ends_the_stream(folder):
-    source, data = opened(folder, skip_damaged=100)
+    source, data = opened(folder, skip_corrupt=100)
     batches = batches_of(source, data)
     for path in (folder / "labels/train").iterdir():
         path.unlink()
-    with pytest.raises(UnusableImage, match="labels/train/.*.png cannot be read .* all are damaged"):
+    with pytest.raises(UnusableImage, match="labels/train/.*.png cannot be read .* all are corrupt"):
         list(itertools.islice(batches, 30))

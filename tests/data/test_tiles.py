@@ -124,18 +124,18 @@ def qoi(tiles):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda tile: tile[:100], r"tile 4 of image of record 3 in FILE is damaged .*\(100 bytes\)"),
-        (lambda tile: tile[:-1], "tile 4 of image of record 3 in FILE is damaged"),
-        (lambda tile: tile[:4] + tile[-8:], "tile 4 of image of record 3 in FILE is damaged"),
+        (lambda tile: tile[:100], r"tile 4 of image of record 3 in FILE is corrupt .*\(100 bytes\)"),
+        (lambda tile: tile[:-1], "tile 4 of image of record 3 in FILE is corrupt"),
+        (lambda tile: tile[:4] + tile[-8:], "tile 4 of image of record 3 in FILE is corrupt"),
         (lambda tile: b"", "tile 4 of image of record 3 in FILE is empty"),
-        (lambda tile: b"something else", "tile 4 of image of record 3 in FILE is damaged or not an image"),
+        (lambda tile: b"something else", "tile 4 of image of record 3 in FILE is corrupt or not an image"),
         (
             lambda tile: image_tiles(np.zeros((60, 128, 3), np.uint8))[0],
             "tile 4 .* is 128x60 pixels, and its place in the image is 128x72; prepare the data set again",
         ),
     ],
 )
-def test_a_damaged_tile_is_one_sentence_when_it_is_needed(spoil, words):
+def test_a_corrupt_tile_is_one_message_when_it_is_needed(spoil, words):
     tiles = image_tiles(scene(0, 200, 300)[0])
     tiles[4] = spoil(tiles[4])
     image = qoi(tiles)
@@ -157,7 +157,7 @@ def test_every_truncated_tile_is_found(quality):
                 decode(tile[:length], "a")
 
 
-def test_a_missing_tile_is_one_sentence():
+def test_a_missing_tile_is_one_message():
     tiles = image_tiles(scene(0, 200, 300)[0])
     with pytest.raises(UserError, match="FILE has 5 tiles, and an image of 300x200 pixels has 6; prepare"):
         qoi(tiles[:-1])

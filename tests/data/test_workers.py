@@ -98,7 +98,7 @@ def test_workers_survive_what_reaches_them_or_are_replaced(impatient, capsys):
 def test_arrays_are_the_takers_own_and_an_error_is_that_of_the_data_set():
     def item(i):
         if i == 3:
-            raise UserError("image 3 is damaged")
+            raise UserError("image 3 is corrupt")
         return {"x": np.full((2, 10**5), i), "y": np.arange(i % 3), "z": "text"}
 
     batches = Workers(grain.MapDataset.range(10**6).map(item), 1)
@@ -109,7 +109,7 @@ def test_arrays_are_the_takers_own_and_an_error_is_that_of_the_data_set():
         assert type(batch["x"]) is type(batch["y"]) is np.ndarray
         batch["x"] += 1
     assert [batch["x"].min() for batch in taken] == [1, 2, 3]
-    with pytest.raises(UserError, match="^image 3 is damaged$"):
+    with pytest.raises(UserError, match="^image 3 is corrupt$"):
         next(batches)
     batches.close()
 

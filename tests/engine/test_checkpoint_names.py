@@ -36,7 +36,7 @@ def test_an_array_of_another_folder_is_not_read(folder, absolute):
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[1]", '{"tree_metadata": 3}', "[" * 100_000])
-def test_a_list_of_arrays_that_is_none_is_one_sentence(tmp_path, text):
+def test_a_list_of_arrays_that_is_none_is_one_message(tmp_path, text):
     check_names(tmp_path)  # without a list Orbax says what is missing
     (tmp_path / "_METADATA").write_text(text)
     with pytest.raises(UserError, match="_METADATA (lists no arrays|cannot be read as JSON).*take another"):

@@ -1,4 +1,4 @@
-"""Checkpoints of a small tree of arrays, damaged in every way; `tests/test_train.py` trains from them."""
+"""Checkpoints of a small tree of arrays, corrupt in every way; `tests/test_train.py` trains from them."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ from ccnet_jax.engine.checkpoints import (
     Checkpoints,
     OneHostFailed,
     load_variables,
-    set_damaged_aside,
+    set_corrupt_aside,
     step_folder,
 )
 from ccnet_jax.engine.checksums import SUMS
@@ -47,7 +47,7 @@ def run(tmp_path):
 
 def restored(run):
     """(step, variables, buffers, progress) of the newest sound checkpoint, and what was told."""
-    told = list(set_damaged_aside(run))
+    told = list(set_corrupt_aside(run))
     with Checkpoints(run) as checkpoints:
         return (
             checkpoints.latest_step(),
@@ -90,8 +90,8 @@ def empty(folder):
 
 
 DAMAGE = {
-    "a flipped bit": (flip_a_bit, "is damaged: variables/.* is not what was written"),
-    "a cut file": (truncate, "is damaged: optimizer/.* is not what was written"),
+    "a flipped bit": (flip_a_bit, "is corrupt: variables/.* is not what was written"),
+    "a cut file": (truncate, "is corrupt: optimizer/.* is not what was written"),
     "no optimizer": (remove("optimizer"), "is incomplete: it has no optimizer"),
     "no progress": (remove("progress"), "lacks progress/"),
     "no metadata": (lambda folder: (folder / "variables" / "_METADATA").unlink(), "it has no variables"),
@@ -112,16 +112,16 @@ def test_multiples_of_keep_every_stay(tmp_path):
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_one_is_set_aside_and_the_one_before_is_taken(run, kind):
+def test_a_corrupt_one_is_set_aside_and_the_one_before_is_taken(run, kind):
     damage, words = DAMAGE[kind]
     damage(run.checkpoints / "last" / "6")
     found = restored(run)
     assert_is(found, 4)
-    (sentence,) = found[-1]
-    assert sentence.startswith(f"{run.checkpoints}/last/6 ")
-    assert re.search(words, sentence)
-    assert sentence.endswith(f"it is set aside as {run.checkpoints}/damaged/last-6-1")
-    assert (run.checkpoints / "damaged" / "last-6-1").is_dir()
+    (message,) = found[-1]
+    assert message.startswith(f"{run.checkpoints}/last/6 ")
+    assert re.search(words, message)
+    assert message.endswith(f"it is set aside as {run.checkpoints}/corrupt/last-6-1")
+    assert (run.checkpoints / "corrupt" / "last-6-1").is_dir()
     with Checkpoints(run) as checkpoints:  # the run goes on, and may come to step 6 again
         checkpoints.save_last(6, variables(6), buffers(6), {"count": 6})
     assert_is(restored(run), 6)
@@ -132,17 +132,17 @@ def test_with_none_left_nothing_begins_from_zero(run):
         flip_a_bit(run.checkpoints / "last" / str(step))
     for _ in range(2):
         with pytest.raises(UserError, match="no checkpoint of .* can be read; restore one from a copy"):
-            list(set_damaged_aside(run))
-    assert len(list((run.checkpoints / "damaged").iterdir())) == 2
+            list(set_corrupt_aside(run))
+    assert len(list((run.checkpoints / "corrupt").iterdir())) == 2
 
 
 def test_reading_programs_tell_of_damage_and_move_nothing(run, capsys):
     flip_a_bit(run.checkpoints / "last" / "6")
     flip_a_bit(run.checkpoints / "best" / "4")
     assert load_variables(run, "last", like(variables(0)))[1] == 4
-    assert "last/6 is damaged: variables/" in capsys.readouterr().out
+    assert "last/6 is corrupt: variables/" in capsys.readouterr().out
     for which in ("best", str(run.checkpoints / "last" / "6")):
-        with pytest.raises(UserError, match=r"is damaged: variables/.*; name another with --checkpoint"):
+        with pytest.raises(UserError, match=r"is corrupt: variables/.*; name another with --checkpoint"):
             step_folder(run, which)
     assert (run.checkpoints / "last" / "6").is_dir()
 
@@ -156,7 +156,7 @@ def test_one_whose_checksums_are_gone_is_incomplete(run):
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b""), lambda path: path.unlink()])
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt"])
-def test_one_that_cannot_be_read_gets_one_short_sentence(run, name, damage):
+def test_one_that_cannot_be_read_gets_one_short_message(run, name, damage):
     folder = run.checkpoints / "best" / "4"
     (folder / SUMS).unlink()
     damage(folder / "variables" / name)
@@ -227,7 +227,7 @@ def test_a_removed_folder_is_told(run):
         shutil.rmtree(run.path)
         with pytest.raises(UserError, match="has been removed"):  # also while something is being written
             checkpoints._guarded("last", lambda _: run.path.iterdir().__next__())
-        checkpoints.check()  # after every update: what is told is told when a checkpoint is due
+        checkpoints.check()  # after every step: what is told is told when a checkpoint is due
         with pytest.raises(UserError, match="has been removed"):
             checkpoints.save_last(8, variables(8), buffers(8))
         run.checkpoints.mkdir(parents=True)

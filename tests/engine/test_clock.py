@@ -18,26 +18,26 @@ def batch(height=32):
 
 
 class Time:
-    """A clock to set, and devices that work until `end_update` is called."""
+    """A clock to set, and devices that work until `end_step` is called."""
 
     def __init__(self, monkeypatch):
         self.now = 100.0
-        self.update: Future[float] = Future()
+        self.step: Future[float] = Future()
         monkeypatch.setattr(clock_module, "time", types.SimpleNamespace(perf_counter=lambda: self.now))
-        watcher = types.SimpleNamespace(submit=self.begin_update, shutdown=lambda: None)
+        watcher = types.SimpleNamespace(submit=self.begin_step, shutdown=lambda: None)
         monkeypatch.setattr(clock_module, "ThreadPoolExecutor", lambda _: watcher)
 
-    def begin_update(self, *_):
-        if not self.update.done():
-            self.end_update()  # training waits for it before it begins another
-        self.update = Future()
-        return self.update
+    def begin_step(self, *_):
+        if not self.step.done():
+            self.end_step()  # training waits for it before it begins another
+        self.step = Future()
+        return self.step
 
     def pass_by(self, seconds):
         self.now += seconds
 
-    def end_update(self):
-        self.update.set_result(self.now)
+    def end_step(self):
+        self.step.set_result(self.now)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def time(monkeypatch):
     return Time(monkeypatch)
 
 
-def updates(clock, time, loading, train_step, count):
+def steps(clock, time, loading, train_step, count):
     """`count` updates, each after a batch that `loading()` takes its time to load."""
 
     def batches():
@@ -58,7 +58,7 @@ def updates(clock, time, loading, train_step, count):
         train_step(STATE, loaded)
 
 
-def test_waiting_for_data_is_a_share_of_the_time_and_worth_a_hint(time):
+def test_waiting_for_data_is_a_fraction_of_the_time_and_worth_a_hint(time):
     def loading():
         time.pass_by(3)
 
@@ -71,23 +71,23 @@ def test_waiting_for_data_is_a_share_of_the_time_and_worth_a_hint(time):
 
     def submit_and_end(*arguments):
         submitted = submit(*arguments)
-        time.end_update()
+        time.end_step()
         return submitted
 
     clock._watcher.submit = submit_and_end
-    updates(clock, time, loading, train_step, 2)
+    steps(clock, time, loading, train_step, 2)
     values = clock.read(2)
     assert values == {
         "images_per_second": 4 * 2 / 7,  # the first batch's 3 s were the start of the loader
-        "data_wait_share": 3 / 7,
+        "data_wait_fraction": 3 / 7,
         "seconds_left": 8 * 7 / 2,
         "compile_seconds": 0.0,
         "save_seconds": 0.0,
         "seconds_to_first_step": 15.0,
     }
     assert [hint for hint in clock.hints() if "43% of the time" in hint and "data.workers" in hint]
-    updates(clock, time, loading, train_step, 2)
-    assert clock.read(4)["data_wait_share"] == 6 / 10
+    steps(clock, time, loading, train_step, 2)
+    assert clock.read(4)["data_wait_fraction"] == 6 / 10
     assert clock.hints() == []  # one hint, at the first log
 
 
@@ -95,23 +95,23 @@ def test_loading_while_the_devices_work_is_no_waiting(time):
     def slow_loading():
         time.pass_by(3)
 
-    def loading_until_after_the_update():
+    def loading_until_after_the_step():
         time.pass_by(2)
-        if not time.update.done():
-            time.end_update()
+        if not time.step.done():
+            time.end_step()
         time.pass_by(1)
 
     def train_step(state, batch):
         return state, METRICS
 
     clock = StepClock(4, start=0, steps=10, began=0.0)
-    updates(clock, time, slow_loading, train_step, 3)
-    time.end_update()
-    assert clock.read(3)["data_wait_share"] == 0
+    steps(clock, time, slow_loading, train_step, 3)
+    time.end_step()
+    assert clock.read(3)["data_wait_fraction"] == 0
     assert clock.hints() == []
-    updates(clock, time, loading_until_after_the_update, train_step, 2)
-    # both batches took 3 s; before the first no update was running, since `read` had waited for it
-    assert clock.read(5)["data_wait_share"] == pytest.approx((3 + 1) / 6)
+    steps(clock, time, loading_until_after_the_step, train_step, 2)
+    # both batches took 3 s; before the first no step was running, since `read` had waited for it
+    assert clock.read(5)["data_wait_fraction"] == pytest.approx((3 + 1) / 6)
 
 
 def test_validation_is_not_counted_and_saving_apart(time):
@@ -145,18 +145,18 @@ def test_compiling_is_counted_apart_and_once_again_is_a_warning(time):
         readings, hints = [], []
         for step, height in enumerate((32, 32, 40, 48, 40), start=1):
             watched(STATE, batch(height))
-            time.end_update()
+            time.end_step()
             time.pass_by(1)
             readings.append(clock.read(step))
             hints += clock.hints()
     assert [reading["compile_seconds"] for reading in readings] == [11, 0, 11, 11, 0]
     assert [reading["images_per_second"] for reading in readings] == [4, 2, 4, 4, 2]
     assert len(hints) == 1
-    assert hints[0].startswith("warning: images of shape [4, 40, 48, 3] made JAX compile the update again")
+    assert hints[0].startswith("warning: images of shape [4, 40, 48, 3] made JAX compile the step again")
     assert "config.data.crop" in hints[0]
 
 
-def test_the_end_of_an_update_is_when_the_devices_have_its_metrics():
+def test_the_end_of_a_step_is_when_the_devices_have_its_metrics():
     with StepClock(4, start=0, steps=1, began=0.0) as clock:
         clock.watched(lambda state, batch: (state, METRICS))(STATE, batch())
         assert 0 < clock.read(1)["seconds_to_first_step"] <= clock_module.time.perf_counter()

@@ -99,56 +99,56 @@ def test_a_file_that_was_cut_off_goes_on_where_it_was(run, hub, tmp_path, monkey
     assert hub.ranges == ["bytes=200000-"]
 
 
-def test_a_file_that_is_damaged_on_the_way_is_noticed(run, hub, tmp_path, monkeypatch):
+def test_a_file_that_is_corrupt_on_the_way_is_noticed(run, hub, tmp_path, monkeypatch):
     helpers.ran(monkeypatch, share, run, "--to", tmp_path / "hub" / "me" / "tiny")
     right = hub_server.etag_of(tmp_path / "hub" / "me" / "tiny" / "model.safetensors")
     monkeypatch.setattr(
         hub_server, "etag_of", lambda path: right[::-1] if path.suffix == hub_server.LARGE else "a" * 40
     )
     with pytest.raises(
-        UserError, match="hf:me/tiny came damaged, and is removed from the cache; start again"
+        UserError, match="hf:me/tiny came corrupt, and is removed from the cache; start again"
     ):
         ccnet_jax.load("hf:me/tiny")
 
 
-def test_names_that_cannot_be_fetched_are_one_sentence(hub, monkeypatch, tmp_path):
-    def complaint(name):
+def test_names_that_cannot_be_fetched_are_one_message(hub, monkeypatch, tmp_path):
+    def problem(name):
         with pytest.raises(UserError) as raised:
             ccnet_jax.load(name)
         assert "\n" not in str(raised.value)
         return str(raised.value)
 
-    assert complaint("hf:tiny") == "hf:tiny must be hf:ORG/NAME or hf:ORG/NAME@REVISION; correct the name"
-    assert complaint("hf:a/b/c").startswith("hf:a/b/c must be")
-    assert complaint("hf:a/b--c").startswith("hf:a/b--c is no name on the hub")
-    assert complaint("hf:me/nothing").startswith("hf:me/nothing is not on the hub, or not open to you")
+    assert problem("hf:tiny") == "hf:tiny must be hf:ORG/NAME or hf:ORG/NAME@REVISION; correct the name"
+    assert problem("hf:a/b/c").startswith("hf:a/b/c must be")
+    assert problem("hf:a/b--c").startswith("hf:a/b--c is no name on the hub")
+    assert problem("hf:me/nothing").startswith("hf:me/nothing is not on the hub, or not open to you")
     repository = hub.root / "me" / "old"
     repository.mkdir(parents=True)
-    assert complaint("hf:me/old@v9") == "hf:me/old@v9 has no such revision; correct what follows the @"
+    assert problem("hf:me/old@v9") == "hf:me/old@v9 has no such revision; correct what follows the @"
     (repository / "config.json").write_text("{}")
-    assert complaint("hf:me/old").startswith("hf:me/old has no model.safetensors; name")
+    assert problem("hf:me/old").startswith("hf:me/old has no model.safetensors; name")
     (repository / "pytorch_model.bin").write_bytes(b"x")
-    assert "but pytorch_model.bin, a pickle, which could run code and is not read" in complaint("hf:me/old")
+    assert "but pytorch_model.bin, a pickle, which could run code and is not read" in problem("hf:me/old")
     repository = hub.root / "me" / "torch"
     repository.mkdir()
     safetensors.numpy.save_file({"w": np.ones(3)}, repository / "model.safetensors")
-    assert complaint("hf:me/torch").startswith("hf:me/torch is no network of ccnet_jax (python -m")
+    assert problem("hf:me/torch").startswith("hf:me/torch is no network of ccnet_jax (python -m")
     weights_file.write(repository / "model.safetensors", {"w": np.ones(3)}, None)
     shutil.rmtree(constants.HF_HUB_CACHE)
-    assert complaint("hf:me/torch") == (
+    assert problem("hf:me/torch") == (
         "hf:me/torch is incomplete: it has no config.json; its maker must share it again"
     )
-    assert complaint("https://host/a.safetensors").endswith("a network on the hub is hf:ORG/NAME")
+    assert problem("https://host/a.safetensors").endswith("a network on the hub is hf:ORG/NAME")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
-    assert complaint("hf:me/nowhere").startswith(
+    assert problem("hf:me/nowhere").startswith(
         "hf:me/nowhere is not in the cache, and the hub cannot be reached"
     )
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setattr(our_hub.importlib.util, "find_spec", lambda _: None)
-    assert "pip install huggingface_hub" in complaint("hf:me/nowhere")
+    assert "pip install huggingface_hub" in problem("hf:me/nowhere")
 
 
-def test_uploads_that_are_refused_are_one_sentence(run, hub, monkeypatch):
+def test_uploads_that_are_refused_are_one_message(run, hub, monkeypatch):
     hub.closed = True
     with pytest.raises(UserError, match="hf:me/tiny is not yours to write, or you are not logged in"):
         helpers.ran(monkeypatch, share, run, "--to", "hf:me/tiny")
@@ -176,14 +176,14 @@ def test_weights_at_an_address(hub, resnet):
     asked = len(hub.requests)
     assert located(f"{address}#sha256={digest}") == found
     assert len(hub.requests) == asked
-    for name, sentence in {
+    for name, message in {
         address: "is not encrypted, so anybody on the way can change it; add #sha256=DIGEST",
         f"{address}#md5=1": "after # only sha256=, and 64 hexadecimal digits",
         f"{address}#sha256={'0' * 64}": "is not the file with that SHA-256, and is removed",
         f"{hub.address}/model.pth#sha256={digest}": "is no .safetensors file; others may hold pickles",
         f"{hub.address}/none.safetensors#sha256={digest}": "cannot be fetched .the server says 404.; correct",
     }.items():
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             located(name)
 
 
@@ -207,7 +207,7 @@ def test_several_may_want_one_network_at_once(run, hub, tmp_path, monkeypatch):
     assert {path.name for path in found[0].iterdir()} == names
 
 
-def test_a_server_that_does_not_answer_is_one_sentence(hub, capfd):
+def test_a_server_that_does_not_answer_is_one_message(hub, capfd):
     address = f"http://127.0.0.1:{helpers.free_port()}/a.safetensors#sha256={'0' * 64}"
     with pytest.raises(UserError, match="cannot be fetched .*; correct the address, or try again"):
         our_hub.fetched_file(address)
@@ -243,7 +243,7 @@ def test_a_shared_network_is_scored_shared_again_and_no_run(run, tmp_path, monke
     helpers.ran(monkeypatch, share, run, "--to", folder)
     helpers.ran(monkeypatch, share, folder, "--to", tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == folder.weights_file.read_bytes()
-    assert "| updates behind these weights | 3 |" in (tmp_path / "again" / "README.md").read_text()
+    assert "| steps behind these weights | 3 |" in (tmp_path / "again" / "README.md").read_text()
     helpers.ran(monkeypatch, evaluate, folder, "--limit", 1)
     assert folder.scores_file("val-first1").is_file()
     with pytest.raises(
@@ -283,7 +283,7 @@ def test_a_network_that_its_config_does_not_describe_is_refused(run, tmp_path, m
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "message"),
     [
         ((), "pass --to DIR, or --to hf:ORG/NAME to upload"),
         (("--to", "HF:me"), "HF:me must be hf:ORG/NAME"),
@@ -298,12 +298,12 @@ def test_a_network_that_its_config_does_not_describe_is_refused(run, tmp_path, m
         (("--to", "new", "--workdir", "other"), "the command line names two runs"),
     ],
 )
-def test_mistakes_are_one_sentence(run, tmp_path, monkeypatch, arguments, sentence):
+def test_mistakes_are_one_message(run, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "photo.jpg").write_bytes(b"x")
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=message):
         helpers.ran(monkeypatch, share, run, *arguments)
     assert not (tmp_path / "new").exists()
 

@@ -85,7 +85,7 @@ def test_a_holder_gives_signs_of_life(path, monkeypatch):
         assert path.stat().st_mtime > 0
 
 
-def test_where_no_folder_can_be_made_a_sentence_says_so(tmp_path):
+def test_where_no_folder_can_be_made_a_message_says_so(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written .*choose another --workdir"):
         locked(tmp_path / "file" / "run" / "lock").__enter__()

@@ -56,7 +56,7 @@ def test_what_is_kept_stays_as_it_was_while_training_goes_on():
     assert json.dumps(kept) == before
 
 
-def test_an_update_that_is_not_finite_stops_unless_it_may_be_skipped():
+def test_a_step_that_is_not_finite_stops_unless_it_may_be_skipped():
     for values in metrics(float("nan")), metrics(1.0, float("inf")):
         meter = new_meter(6, skip=1)
         meter.add(7, values)
@@ -65,9 +65,9 @@ def test_an_update_that_is_not_finite_stops_unless_it_may_be_skipped():
         ((step, words),) = meter.remarks()
         assert step == 7
         assert re.fullmatch("is skipped: the (loss is nan|gradient's norm is inf), 1. time", words)
-        assert meter.means() == {"skipped_updates": 1}
+        assert meter.means() == {"skipped_steps": 1}
         take(meter, [2], first=8)
-        assert meter.means() == {"loss": 2, "skipped_updates": 1} | NORMS
+        assert meter.means() == {"loss": 2, "skipped_steps": 1} | NORMS
         meter.add(9, values)
         with pytest.raises(NotFinite) as trouble:
             meter.wait()

@@ -10,18 +10,18 @@ from ccnet_jax.engine.metric_log import MetricLog, logged, points
 from tests.helpers import small_files_only
 
 
-def test_lines_after_the_start_and_damaged_ones_are_dropped(tmp_path):
+def test_lines_after_the_start_and_corrupt_ones_are_dropped(tmp_path):
     run = RunFolder(tmp_path)
     whole = [json.dumps({"step": step, "loss": 1.0}) for step in (1, 2, 3)]
-    damaged = ["[1]", "3", '{"loss": 1}', '{"step": "2"}', '{"step": 2, "lo', "[" * 100_000, "\xff"]
-    run.metrics_file.write_bytes("\n".join([whole[0], *damaged, *whole[1:]]).encode("latin-1"))
+    corrupt = ["[1]", "3", '{"loss": 1}', '{"step": "2"}', '{"step": 2, "lo', "[" * 100_000, "\xff"]
+    run.metrics_file.write_bytes("\n".join([whole[0], *corrupt, *whole[1:]]).encode("latin-1"))
     with MetricLog(run, 2) as log:
         log.write(3, {"loss": 2.0})
     lines = run.metrics_file.read_text().splitlines()
     assert lines == [*whole[:2], json.dumps({"step": 3, "loss": 2.0})]
 
 
-def test_a_folder_in_its_place_is_one_sentence(tmp_path):
+def test_a_folder_in_its_place_is_one_message(tmp_path):
     run = RunFolder(tmp_path)
     run.metrics_file.mkdir()
     with pytest.raises(UserError, match=r"metrics.jsonl cannot be read \(Is a directory\); move it away, or"):

@@ -30,12 +30,12 @@ def batches(mesh, count, reason):
     raise reason
 
 
-def train(update, meter, batches, mesh, alike=True):
-    """`update`, a batch -> its metrics, until an error ends it."""
+def train(step, meter, batches, mesh, alike=True):
+    """`step`, a batch -> its metrics, until an error ends it."""
     with with_missing_batches(batches, BATCH_MISSING, ROWS, mesh, alike) as marked:
         for number, batch in enumerate(marked, 1):
             meter.wait()
-            meter.add(number, update(batch))
+            meter.add(number, step(batch))
 
 
 def metrics_of(missing):
@@ -49,27 +49,24 @@ def means(params, batch_stats, batch, key):
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_the_update_without_a_batch_changes_nothing_and_ends_training_with_the_reason(mesh, accumulate):
+def test_the_step_without_a_batch_changes_nothing_and_ends_training_with_the_reason(mesh, accumulate):
     optimizer = build_optimizer(OptimizerConfig(learning_rate=0.1), 10)
     params = {"w": jnp.ones(())}
     variables = {"params": params, "batch_stats": {"mean": jnp.float32(7)}}
     state = State(jnp.int32(0), variables, optimizer.init(params))
     state = jax.device_put(state, devices.replicated(mesh))
-    step, meter, after = (
-        make_train_step(Loss(means, {"x": 1.0}), optimizer, 0, accumulate),
-        new_meter(0, skip=5),
-        [],
-    )
+    train_step = make_train_step(Loss(means, {"x": 1.0}), optimizer, 0, accumulate)
+    meter, after = new_meter(0, skip=5), []
 
-    def update(batch):
+    def step(batch):
         nonlocal state
-        state, metrics = step(state, batch)
+        state, metrics = train_step(state, batch)
         after.append(jax.tree.map(np.array, (state.variables, state.optimizer)))
         return metrics
 
-    reason = UserError("a.png is damaged")
+    reason = UserError("a.png is corrupt")
     with pytest.raises(UserError) as error:
-        train(update, meter, batches(mesh, 3, reason), mesh)
+        train(step, meter, batches(mesh, 3, reason), mesh)
     assert error.value is reason
     assert meter.step == 3
     assert BATCH_MISSING not in meter.means()
@@ -80,15 +77,15 @@ def test_the_update_without_a_batch_changes_nothing_and_ends_training_with_the_r
 
 
 def test_the_other_processes_end_with_it(mesh):
-    """Their batches come; the metrics of the second update say that a process has missing."""
+    """Their batches come; the metrics of the second step say that a process has missing."""
     told, meter = iter([0, 1]), new_meter(0)
 
-    def update(batch):
+    def step(batch):
         assert not batch[BATCH_MISSING].any()
         return metrics_of(next(told))
 
     with pytest.raises(EndsElsewhere, match="step 2"):
-        train(update, meter, batches(mesh, 5, OSError("not reached")), mesh)
+        train(step, meter, batches(mesh, 5, OSError("not reached")), mesh)
     assert meter.step == 1
 
 
@@ -105,20 +102,20 @@ def test_a_signal_while_no_data_come_has_its_own_code(mesh):
 
 @pytest.mark.parametrize(("count", "alike"), [(0, True), (2, False)])
 def test_without_a_batch_of_a_known_shape_the_error_is_raised_at_once(mesh, count, alike):
-    def update(batch):
+    def step(batch):
         assert not batch[BATCH_MISSING].any()
         return metrics_of(0)
 
     with pytest.raises(OSError, match="the drive is gone"):
-        train(update, new_meter(0), batches(mesh, count, OSError("the drive is gone")), mesh, alike)
+        train(step, new_meter(0), batches(mesh, count, OSError("the drive is gone")), mesh, alike)
     with pytest.raises(UserError, match="stopped by SIGINT") as error:
-        train(update, new_meter(0), batches(mesh, count, Stopped(2)), mesh, alike)
+        train(step, new_meter(0), batches(mesh, count, Stopped(2)), mesh, alike)
     assert error.value.exit_code == 130
 
 
 def test_the_error_keeps_its_cause(mesh):
     reason = RuntimeError("a worker has failed")
-    reason.__cause__ = UserError("a.png is damaged")
+    reason.__cause__ = UserError("a.png is corrupt")
     with pytest.raises(RuntimeError) as error:
         train(
             lambda batch: metrics_of(batch[BATCH_MISSING].any()), new_meter(0), batches(mesh, 1, reason), mesh

@@ -207,15 +207,15 @@ def test_what_the_store_did_not_take_stays_here_unless_another_machine_went_on(u
 
 
 @pytest.mark.parametrize(
-    ("address", "sentence"),
+    ("address", "message"),
     [
         ("nothing://bucket/run", "nothing://bucket/run cannot be reached .*not known"),
         ("s3://bucket/run", "s3://bucket/run needs a package that is not installed: .*s3fs"),
     ],
 )
-def test_addresses_that_cannot_be_read(address, sentence, machine, monkeypatch):
+def test_addresses_that_cannot_be_read(address, message, machine, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=message):
         RunFolder.at(address)
 
 

@@ -75,7 +75,7 @@ def test_where_nothing_is_to_be_saved_a_signal_is_obeyed_in_time(ended, monkeypa
     with StopSignal(lambda _: None) as stop:
         stop.nothing_to_save = None
         send(signal.SIGTERM)
-        assert not event.wait(0.6)  # an update is under way
+        assert not event.wait(0.6)  # a step is under way
         stop.nothing_to_save = finished.set
         assert event.wait(10)
     assert finished.is_set()
@@ -91,13 +91,13 @@ def test_where_nothing_is_to_be_saved_a_process_ends_the_others_with_it(ended, m
         def ask(self, received):
             order.append(f"asked by {received}")
 
-        def fail(self, sentence, code):
-            told.append((sentence, code, list(order), event.is_set()))
+        def fail(self, message, code):
+            told.append((message, code, list(order), event.is_set()))
 
     with StopSignal(lambda _: None, Others()) as stop:
         stop.nothing_to_save = lambda: order.append("saved")
         send(signal.SIGTERM)
         assert event.wait(10)
-    sentence, code, before, too_late = told[0]
-    assert sentence.startswith("it was stopped by SIGTERM; all is saved")
+    message, code, before, too_late = told[0]
+    assert message.startswith("it was stopped by SIGTERM; all is saved")
     assert (code, before, too_late) == (143, ["asked by 15", "saved"], False)

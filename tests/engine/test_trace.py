@@ -14,7 +14,7 @@ def traced_steps(run):
     return [dict(event.stats)["step_num"] for event in events if event.name == "train"]
 
 
-def update(trace, step):
+def make_step(trace, step):
     with trace.step(step):
         jax.block_until_ready(jnp.ones(3) + step)
 
@@ -23,7 +23,7 @@ def test_a_trace_holds_the_steps_that_were_asked_for_and_says_where_it_is(tmp_pa
     run, told = RunFolder(tmp_path / "run"), []
     with Trace(run, (2, 2), 0, told.append) as trace:
         for step in range(1, 6):
-            update(trace, step)
+            make_step(trace, step)
     assert traced_steps(run) == [2, 3]
     assert told == [f"trace of steps 2 to 3 in {run.traces}; see it with: xprof --logdir {run}"]
 
@@ -35,7 +35,7 @@ def test_a_trace_is_whole_when_training_ends_within_it(tmp_path, error):
     def stopped():
         with Trace(run, (2, 100), 0, print) as trace:
             for step in range(1, 4):
-                update(trace, step)
+                make_step(trace, step)
             raise error
 
     with pytest.raises(error):
@@ -46,7 +46,7 @@ def test_a_trace_is_whole_when_training_ends_within_it(tmp_path, error):
 def test_without_a_window_nothing_is_written(tmp_path):
     run, told = RunFolder(tmp_path / "run"), []
     with Trace(run, None, 0, told.append) as trace:
-        update(trace, 1)
+        make_step(trace, 1)
     assert not run.path.exists()
     assert told == []
 
@@ -54,9 +54,9 @@ def test_without_a_window_nothing_is_written(tmp_path):
 def test_a_run_goes_on_within_the_window_or_after_it(tmp_path):
     run, told = RunFolder(tmp_path / "run"), []
     with Trace(run, (2, 3), 3, told.append) as trace:
-        update(trace, 4)
-        update(trace, 5)
+        make_step(trace, 4)
+        make_step(trace, 5)
     assert traced_steps(run) == [4]
     with Trace(run, (2, 3), 4, told.append) as trace:
-        update(trace, 5)
+        make_step(trace, 5)
     assert told[1:] == ["no trace: step 4, from which the run goes on, lies behind profile=2:3"]

@@ -129,7 +129,7 @@ def test_what_a_tracker_does_not_take_ends_nothing(config, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("text", ["[]", "{"])
-def test_a_damaged_list_of_names_is_named(text, config, tmp_path):
+def test_a_corrupt_list_of_names_is_named(text, config, tmp_path):
     run = RunFolder(tmp_path / "run")
     run.path.mkdir()
     run.tracker_file.write_text(text)

@@ -133,7 +133,7 @@ def visualize_second(projected, row, column, size):
     return np.asarray(criss_cross_attention(*projected, values)[0, row, column]).reshape(size)
 
 
-def test_what_cannot_be_shown_is_one_sentence(model):
+def test_what_cannot_be_shown_is_one_message(model):
     with pytest.raises(UserError, match="point .40, 0. is no pixel of the image of 40 rows and 56 columns"):
         visualize.attention_map(model, image(), (40, 0))
     other = model.replace(network=model.network.clone(context="psp"))

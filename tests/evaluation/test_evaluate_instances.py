@@ -112,7 +112,7 @@ def test_the_first_images_alone_can_be_tested():
         found = perfect(variables, images, size)
         return found._replace(scores=jnp.full_like(found.scores, jnp.nan))
 
-    with pytest.raises(UserError, match="output for image image. is not finite: its weights are damaged"):
+    with pytest.raises(UserError, match="output for image image. is not finite: its weights are corrupt"):
         evaluate_instances(ill, {}, SOURCE, DATA, 2)
 
 

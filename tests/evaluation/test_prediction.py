@@ -54,8 +54,8 @@ def bilinear(x, size, align_corners):
             position = np.maximum((np.arange(out) + 0.5) * side / out - 0.5, 0)
         low = np.minimum(np.floor(position).astype(int), side - 1)
         high = np.minimum(low + 1, side - 1)
-        share = (position - low).reshape([-1 if i == axis else 1 for i in range(3)])
-        x = (1 - share) * x.take(low, axis) + share * x.take(high, axis)
+        fraction = (position - low).reshape([-1 if i == axis else 1 for i in range(3)])
+        x = (1 - fraction) * x.take(low, axis) + fraction * x.take(high, axis)
     return x
 
 

@@ -49,7 +49,7 @@ def test_a_failure_is_named(installed, monkeypatch, capsys):
     assert "training R-18 1x64x64 float32, torch.compile: no compiler" in capsys.readouterr().err
 
 
-def test_without_torchvision_a_sentence_says_so(monkeypatch, capsys):
+def test_without_torchvision_a_message_says_so(monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as exit_:
         instance_speed.main(["--toy"])

@@ -30,11 +30,11 @@ def test_the_phase_is_read_from_the_files(run):
     log({"step": 2})
     assert phase() == "compile"
     log({"step": 2}, {"step": 4})
-    assert phase() == "update"
+    assert phase() == "step"
     (run.checkpoints / "last" / "8").mkdir(parents=True)
     assert phase() == "evaluation"
     log({"step": 8}, {"step": 8, "val/mIoU": 0.5})
-    assert phase() == "update"
+    assert phase() == "step"
     (run.checkpoints / "last" / "9.orbax-checkpoint-tmp").mkdir()
     assert phase() == "save"
     assert killed_runs.fragments(run) == ["checkpoints/last/9.orbax-checkpoint-tmp"]
@@ -54,7 +54,7 @@ def test_differences_are_named():
 
 
 def test_the_table_counts_kills_and_equal_runs():
-    row = {"kills": {"save": 2, "update": 1}, "processes_left": 0, "fragments": [], "exit_code": 0}
+    row = {"kills": {"save": 2, "step": 1}, "processes_left": 0, "fragments": [], "exit_code": 0}
     rows = [row | {"differences": []}, row | {"differences": ["metrics"], "fragments": ["x.tmp"]}]
     line = killed_runs.tables({"rows": rows})["kills"].splitlines()[2]
     assert line == "| 2 | 6 | 0 | 0 | 2 | 4 | 0 | 1 of 2 | 1 |"

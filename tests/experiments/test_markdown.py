@@ -25,7 +25,7 @@ def test_a_difference_is_that_of_what_is_shown():
         markdown.difference("-", "1")
 
 
-def test_a_sentence_agrees_with_the_table_above_it():
+def test_a_message_agrees_with_the_table_above_it():
     """45.04 and 40.26 are 4.78 apart, and the table shows 45.0 and 40.3."""
     table = camvid.tables(reports.camvid(baseline=0.4026, rcca=0.4504))["scores"]
     assert "| none | 40.3 |" in table
@@ -93,7 +93,7 @@ def derived(header, rows, i, row):
 
 
 def test_the_pages_agree_with_themselves():
-    """Every number in a table that follows from its neighbours, and every sentence below one."""
+    """Every number in a table that follows from its neighbours, and every message below one."""
     seen = set()
     for name, header, rows in shown_tables():
         for row in rows:
@@ -104,9 +104,9 @@ def test_the_pages_agree_with_themselves():
     assert seen >= {"more than `none`", "beside `none`", "speed", "JAX's time over this"}
     told = re.compile(r"is ([\d.]+) points (above|below) \(at one scale\)")
     shown = [match["old"] for page in report.pages(ROOT) for match in report.TABLE.finditer(page.read_text())]
-    sentences = [(text, found) for text in shown if (found := told.search(text))]
-    assert sentences
-    for text, found in sentences:
+    messages = [(text, found) for text in shown if (found := told.search(text))]
+    assert messages
+    for text, found in messages:
         none, rcca = (
             re.search(rf"^\| {x}[^|]*\| ([\d.]+) ", text, re.MULTILINE)[1] for x in ("none", "RCCA")
         )

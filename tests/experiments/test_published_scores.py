@@ -72,7 +72,7 @@ def test_only_whole_scores_of_real_weights_are_judged(difference, width, limit, 
     assert published_scores.verdict(difference, flags) == word
 
 
-def test_files_that_are_missing_or_damaged(tmp_path, capsys):
+def test_files_that_are_missing_or_corrupt(tmp_path, capsys):
     with pytest.raises(SystemExit):
         published_scores.main([str(tmp_path)])
     assert "has 0 of the 16 published files; fetch some" in capsys.readouterr().err
@@ -81,5 +81,5 @@ def test_files_that_are_missing_or_damaged(tmp_path, capsys):
     with pytest.raises(SystemExit):
         published_scores.main([str(tmp_path)])
     assert "has 1 of the 16 published files; name the folders of their data sets" in capsys.readouterr().err
-    with pytest.raises(UserError, match="is damaged: its SHA-256 begins with .*; fetch it again"):
+    with pytest.raises(UserError, match="is corrupt: its SHA-256 begins with .*; fetch it again"):
         published_scores.main([str(tmp_path), "--cityscapes", "/nowhere"])

@@ -86,8 +86,8 @@ def test_an_edited_table_is_found_and_put_right(root):
     page = root / "docs" / "results.md"
     right = page.read_text()
     page.write_text(right.replace("55.0 ± 7.1", "65.0 ± 7.1"))
-    (complaint,) = report.report(root, check=True)
-    assert complaint == f"{page} differs from the results; run python -m experiments.report"
+    (problem,) = report.report(root, check=True)
+    assert problem == f"{page} differs from the results; run python -m experiments.report"
     assert "65.0" in page.read_text()
     assert report.report(root) == []
     assert page.read_text() == right
@@ -111,15 +111,15 @@ def test_a_result_without_a_field_of_the_head_is_named_and_its_tables_stay(field
 
 def test_versions_must_name_python_and_jax(root):
     change_result(root, versions={"python": "3.12.1"})
-    (complaint,) = report.report(root, check=True)
-    assert "lacks versions of python and jax" in complaint
+    (problem,) = report.report(root, check=True)
+    assert "lacks versions of python and jax" in problem
 
 
 def test_a_result_that_no_page_shows_needs_its_head_too(root):
     (root / "experiments" / "results" / "GPU").mkdir()
     (root / "experiments" / "results" / "GPU" / "more.json").write_text("{}")
-    (complaint,) = report.report(root, check=True)
-    assert "more.json lacks device, versions, commit, command, date" in complaint
+    (problem,) = report.report(root, check=True)
+    assert "more.json lacks device, versions, commit, command, date" in problem
 
 
 def test_results_of_a_device_lie_in_a_folder_of_their_own(root):
@@ -133,7 +133,7 @@ def test_results_of_a_device_lie_in_a_folder_of_their_own(root):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "complaint"),
+    ("old", "new", "problem"),
     [
         ("streets_context/scores", "streets_context/sizes", "of streets_context there are scores, classes"),
         ("streets_context/scores", "nothing/scores", "nothing.json does not exist; run the experiment"),
@@ -141,14 +141,14 @@ def test_results_of_a_device_lie_in_a_folder_of_their_own(root):
         ("<!-- end of table -->\n\nBetween", "Between", "without its <!-- end of table -->"),
     ],
 )
-def test_marks_that_cannot_be_followed_are_named(old, new, complaint, root):
+def test_marks_that_cannot_be_followed_are_named(old, new, problem, root):
     (root / "experiments" / "results" / "GPU").mkdir()
     (root / "experiments" / "results" / "GPU" / "nothing.json").write_text(json.dumps(reports.HEAD))
     page = root / "README.md"
     page.write_text(page.read_text().replace(old, new))
     wrong = page.read_text()
     (found,) = report.report(root)
-    assert complaint in found
+    assert problem in found
     assert page.read_text() == wrong
 
 

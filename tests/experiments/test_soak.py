@@ -36,20 +36,20 @@ def test_the_state_is_that_of_the_whole_tree_of_processes(tmp_path):
 
 def test_every_quantity_has_a_line():
     row = {"median": 1234.5, "slope": 0.01, "error": 0.02}
-    saved = {"checkpoints": 2000, "seconds": 0.1234, "share": 0.05}
+    saved = {"checkpoints": 2000, "seconds": 0.1234, "fraction": 0.05}
     tables = soak.tables({"quantities": dict.fromkeys(soak.QUANTITIES, row), "saving": saved})
     assert "| threads | 1234 | +0.01 ± 0.02 |" in tables["slopes"]
     assert len(tables["slopes"].splitlines()) == 2 + len(soak.QUANTITIES)
     assert tables["saving"].splitlines()[-1] == "| 2,000 | 0.123 | 5.0 |"
 
 
-def test_saving_is_a_share_of_the_time_of_updates_and_standstills(monkeypatch):
+def test_saving_is_a_fraction_of_the_time_of_steps_and_standstills(monkeypatch):
     monkeypatch.setattr(soak, "SETTINGS", {"batch_size": 2, "eval_every": 30, "checkpoint_every": 20})
-    updates = [
-        {"step": 30, "images_per_second": 20.0, "save_seconds": 0.1},  # 3 s of updates
+    steps = [
+        {"step": 30, "images_per_second": 20.0, "save_seconds": 0.1},  # 3 s of steps
         {"step": 61, "images_per_second": 62.0, "save_seconds": 0.9},  # 1 s
     ]
-    found = soak.saving(updates)
+    found = soak.saving(steps)
     assert found["checkpoints"] == 4  # after 20, 30, 40 and 60
     assert found["seconds"] == pytest.approx(0.25)
-    assert found["share"] == pytest.approx(1 / 5)
+    assert found["fraction"] == pytest.approx(1 / 5)

@@ -9,8 +9,8 @@ from tests import helpers
 
 
 def scores_of(ap):
-    shares = dict.fromkeys(CLASSES, ap) | dict.fromkeys(CONTEXT_CLASSES, ap / 2)
-    return {kind: {"AP": ap, "AP50": 2 * ap, "classes": shares} for kind in streets_instances.KINDS}
+    fractions = dict.fromkeys(CLASSES, ap) | dict.fromkeys(CONTEXT_CLASSES, ap / 2)
+    return {kind: {"AP": ap, "AP50": 2 * ap, "classes": fractions} for kind in streets_instances.KINDS}
 
 
 def test_a_module_has_the_mean_of_its_seeds_and_their_spread():

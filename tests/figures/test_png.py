@@ -50,7 +50,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch, failing):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_cannot_be_written_is_one_sentence(tmp_path):
+def test_what_cannot_be_written_is_one_message(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "a.png", tmp_path):
         with pytest.raises(UserError, match="cannot be written .*; choose another place"):

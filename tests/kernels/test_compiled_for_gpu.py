@@ -122,7 +122,7 @@ def test_what_is_donated_is_not_counted_twice():
             return state - gradient, (gradient**2).sum()
 
         x = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
-        for function in (update, jax.jit(update, donate_argnums=0)):
+        for function in (step, jax.jit(step, donate_argnums=0)):
             report = aot.compile_for("rtx4090", function, x, x)
             print(report.argument_bytes, report.output_bytes, report.reused_bytes, report.peak_bytes)
             print(report.accessed_bytes, report.kernels)

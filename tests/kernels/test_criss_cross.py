@@ -334,10 +334,10 @@ def test_without_pallas_triton_only_that_backend_is_unavailable():
         except ValueError as error:
             print(error)
     """
-    names, sentence = fresh_python("-c", code).splitlines()
+    names, message = fresh_python("-c", code).splitlines()
     assert names == "triton triton_interpret xla 1.0"
-    assert "'triton' needs Pallas's Triton backend" in sentence
-    assert "can run ['xla']" in sentence
+    assert "'triton' needs Pallas's Triton backend" in message
+    assert "can run ['xla']" in message
 
 
 def test_a_backend_from_outside_is_used_by_its_name(monkeypatch):

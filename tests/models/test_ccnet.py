@@ -130,7 +130,7 @@ def test_a_backbone_and_a_context_module_are_added_by_one_line_each(monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("attributes", "sentence"),
+    ("attributes", "message"),
     [
         ({"depth": 42}, "depth=42 does not exist; choose one of 10, 18, 34, 50, 101, 152$"),
         (
@@ -153,13 +153,13 @@ def test_a_backbone_and_a_context_module_are_added_by_one_line_each(monkeypatch)
         ({"width": float("nan")}, "width must be a number above 0, not nan"),
     ],
 )
-def test_attributes_that_do_not_exist_get_a_sentence(attributes, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_attributes_that_do_not_exist_get_a_message(attributes, message):
+    with pytest.raises(ValueError, match=message):
         CCNet(**{"num_classes": 3} | attributes)
 
 
 @pytest.mark.parametrize(
-    ("images", "error", "sentence"),
+    ("images", "error", "message"),
     [
         (((64, 64, 3), "uint8"), ValueError, r"no batch axis.*pass images\[None\]"),
         (((64, 64), "uint8"), ValueError, r"RGB images \[B, H, W, 3\]"),
@@ -174,12 +174,12 @@ def test_attributes_that_do_not_exist_get_a_sentence(attributes, sentence):
         (((1, 64, 64, 3), "bool"), TypeError, "dtype bool"),
     ],
 )
-def test_arrays_that_are_no_images_get_a_sentence(images, error, sentence):
+def test_arrays_that_are_no_images_get_a_message(images, error, message):
     shape, dtype = images
     model = CCNet(3, 10, "mmseg", width=0.125)
-    with pytest.raises(error, match=sentence):
+    with pytest.raises(error, match=message):
         jax.eval_shape(model.apply, abstract(model), jax.ShapeDtypeStruct(shape, dtype))
-    with pytest.raises(error, match=sentence):
+    with pytest.raises(error, match=message):
         model.apply({}, np.zeros(shape, dtype))
 
 

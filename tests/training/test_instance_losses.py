@@ -169,7 +169,7 @@ def test_the_draw_is_the_same_on_any_number_of_devices(network, variables):
 
 
 def test_a_network_learns_its_two_objects(network, variables):
-    """Some updates on one image lower every loss, and every parameter has a gradient."""
+    """Some steps on one image lower every loss, and every parameter has a gradient."""
     batch = batch_of(2)
     gradient = jax.value_and_grad(make_instance_loss(network, SMALL), has_aux=True)
     optimizer = optax.sgd(0.01, momentum=0.9)

@@ -249,12 +249,12 @@ def test_the_settings_reach_the_loss():
     assert LOSSES["ohem"](config)(UpsampledLogits(logits), labels) == wanted
 
 
-def test_class_weights_that_cannot_be_used_get_a_sentence():
-    assert LossConfig().complaints() == LossConfig().complaints_for(19) == []
+def test_class_weights_that_cannot_be_used_get_a_message():
+    assert LossConfig().problems() == LossConfig().problems_for(19) == []
     config = LossConfig(class_weights=WEIGHTS)
-    assert config.complaints() == config.complaints_for(CLASSES) == []
-    assert config.complaints_for(19) == [
+    assert config.problems() == config.problems_for(CLASSES) == []
+    assert config.problems_for(19) == [
         "config.loss.class_weights has 5 numbers, but the data set has 19 classes; give one number for each "
         "class, or None"
     ]
-    assert "are all 0" in LossConfig(class_weights=(0.0, 0.0)).complaints()[0]
+    assert "are all 0" in LossConfig(class_weights=(0.0, 0.0)).problems()[0]

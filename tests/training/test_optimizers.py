@@ -11,14 +11,14 @@ START = [[1.0, -2.0], [0.5, 3.0]]  # a kernel: it has two axes
 SETTINGS = {"learning_rate": 0.1, "weight_decay": 1e-2, "power": 0.9}
 
 
-def trained(config, steps=10, updates=3, start=START):
-    """The parameter "kernel" after each update, the gradient being the number of the update."""
+def trained(config, steps=10, made=3, start=START):
+    """The parameter "kernel" after each step, the gradient being the number of the step."""
     optimizer = build_optimizer(config, steps)
     params = {"kernel": jnp.array(start)}
     state = optimizer.init(params)
     seen = []
-    for update in range(1, updates + 1):
-        gradients = jax.tree.map(lambda p, update=update: jnp.full_like(p, 0.25 * update), params)
+    for step in range(1, made + 1):
+        gradients = jax.tree.map(lambda p, step=step: jnp.full_like(p, 0.25 * step), params)
         changes, state = optimizer.update(gradients, state, params)
         params = optax.apply_updates(params, changes)
         seen.append(np.asarray(params["kernel"]))
@@ -98,8 +98,8 @@ def test_the_default_has_the_bits_and_the_state_of_earlier_versions():
     params = {"kernel": jnp.array(START)}
     states = [earlier.init(params), now.init(params)]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
-    for update in range(3):
-        gradients = {"kernel": jnp.full((2, 2), 0.3 * update - 1)}
+    for step in range(3):
+        gradients = {"kernel": jnp.full((2, 2), 0.3 * step - 1)}
         changes, states = zip(
             *(
                 jax.jit(optimizer.update)(gradients, state, params)
@@ -111,6 +111,6 @@ def test_the_default_has_the_bits_and_the_state_of_earlier_versions():
         jax.tree.map(np.testing.assert_array_equal, *states)
 
 
-def test_a_warmup_that_leaves_no_updates_gets_a_sentence():
+def test_a_warmup_that_leaves_no_steps_gets_a_message():
     with pytest.raises(ValueError, match="warmup_steps=10 must be less than config.steps=10"):
         build_optimizer(OptimizerConfig(warmup_steps=10), 10)

@@ -66,7 +66,7 @@ def test_both_heads_have_the_same_weights_smoothing_and_average(average_over, we
     np.testing.assert_allclose(loss, main + 0.3 * metrics["auxiliary_loss"], rtol=1e-6)
 
 
-def test_class_weights_of_another_number_of_classes_get_a_sentence():
+def test_class_weights_of_another_number_of_classes_get_a_message():
     with pytest.raises(ValueError, match=r"class_weights has 2 numbers, but the data set has 3 classes"):
         make_loss(network(), LossConfig(class_weights=(1.0, 2.0)))
 
@@ -113,7 +113,7 @@ def test_each_part_of_a_batch_updates_the_statistics_and_draws_for_itself():
 
 
 def after_a_step(count, accumulate):
-    """Metrics and variables after an update of eight times the same image, on `count` devices."""
+    """Metrics and variables after a step of eight times the same image, on `count` devices."""
     mesh = devices.data_mesh(jax.devices()[:count])
     optimizer = build_optimizer(OptimizerConfig(), 4)
     state = jax.device_put(random_state(network(), optimizer), devices.replicated(mesh))
@@ -155,7 +155,7 @@ def test_the_new_state_takes_the_memory_of_the_old_one(accumulate):
     assert memory.output_size_in_bytes - memory.alias_size_in_bytes < size / 100  # metrics, no second state
 
 
-def test_an_update_that_is_not_finite_changes_nothing_but_the_step():
+def test_a_step_that_is_not_finite_changes_nothing_but_the_step():
     def means(params, batch_stats, batch, key):
         return {"x": Mean((params["w"] * batch["x"]).sum(), jnp.int32(1))}, {"mean": batch["x"].mean()}
 

@@ -81,12 +81,12 @@ def assert_states_equal(got, wanted):
 
 
 def refused(*arguments, **options):
-    """The sentence."""
+    """The message."""
     with pytest.raises(UserError) as error:
         imported(*arguments, **options)
-    sentence = str(error.value)
-    assert "\n" not in sentence
-    return sentence
+    message = str(error.value)
+    assert "\n" not in message
+    return message
 
 
 # -------------------------------------------------------------------------------------------- conversion
@@ -390,15 +390,15 @@ def test_a_converted_run_is_trained_on(tmp_path, monkeypatch, capsys):
 
 
 # ------------------------------------------------------------------------------------------ what is wrong
-def test_weights_that_do_not_fit_are_one_sentence(tmp_path):
+def test_weights_that_do_not_fit_are_one_message(tmp_path):
     good = random_state("mmseg", 50)
 
     def words(changes, without=(), **options):
         state = {name: value for name, value in good.items() if name not in without}
-        sentence = refused(saved(state | changes, tmp_path / "w.safetensors"), tmp_path / "run", **options)
+        message = refused(saved(state | changes, tmp_path / "w.safetensors"), tmp_path / "run", **options)
         assert not list(tmp_path.glob("*run*"))
         assert not list(tmp_path.glob(".*"))
-        return sentence
+        return message
 
     name = "backbone.layer3.4.bn2.running_var"
     said = words({}, [name, "decode_head.conv_seg.bias"])
@@ -428,7 +428,7 @@ def test_weights_that_do_not_fit_are_one_sentence(tmp_path):
     assert "omit --inplace-abn" in words({}, in_place=True)
 
 
-def test_other_networks_are_one_sentence(tmp_path):
+def test_other_networks_are_one_message(tmp_path):
     def words(state):
         return refused(saved(state, tmp_path / "w.safetensors"), tmp_path / "run")
 

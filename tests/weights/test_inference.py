@@ -103,7 +103,7 @@ def test_several_scales_and_mirror_images_still_give_probabilities(model):
     assert (prediction.label == label).mean() > 0.999
 
 
-def test_what_cannot_be_loaded_or_predicted_is_one_sentence(model, run, tmp_path):
+def test_what_cannot_be_loaded_or_predicted_is_one_message(model, run, tmp_path):
     with pytest.raises(UserError, match="nowhere is not a run: it has no config.json"):
         ccnet_jax.load(tmp_path / "nowhere")
     (tmp_path / "weights.pth").write_bytes(b"weights")
@@ -116,7 +116,7 @@ def test_what_cannot_be_loaded_or_predicted_is_one_sentence(model, run, tmp_path
     with pytest.raises(UserError, match="gone.png cannot be read"):
         model.predict(tmp_path / "gone.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="bad.png is damaged or not an image"):
+    with pytest.raises(UserError, match="bad.png is corrupt or not an image"):
         model.predict(tmp_path / "bad.png")
 
 

@@ -138,11 +138,11 @@ def test_labels_that_are_no_class_are_left_out():
     np.testing.assert_array_equal(found[COCO_CLASSES.index("bicycle")], deltas[bicycle])
     assert not (found == deltas[street_sign]).all(1).any()
     masks = "roi_heads.mask_predictor.mask_fcn_logits.bias"
-    for broken, sentence in (
+    for broken, message in (
         ({name: value for name, value in state.items() if name != masks}, f"lacks {masks}; take a complete"),
         ({**state, masks: state[masks][:90]}, rf"{masks} in .* is of the shape \[90\], and must have 91 "),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             without_unused_labels(broken, names, NOWHERE)
 
 
@@ -158,24 +158,24 @@ def test_older_names_are_read():
     jax.tree.map(np.testing.assert_array_equal, found, variables)
 
 
-def test_weights_that_do_not_fit_get_a_sentence(tmp_path):
+def test_weights_that_do_not_fit_get_a_message(tmp_path):
     state, _ = cases.random_state(18)
     name = "roi_heads.box_head.fc7.weight"
-    for broken, sentence in (
+    for broken, message in (
         ({**state, name: state[name][:5]}, f"{name} in .* is 5x1024 where this network needs 1024x1024"),
         ({x: value for x, value in state.items() if x != name}, f"lacks {name}; take a complete file"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             import_instances(broken, NOWHERE, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 
-def test_flags_for_another_network_get_a_sentence(tmp_path):
+def test_flags_for_another_network_get_a_message(tmp_path):
     names = INSTANCE_NAMES["mmdetection"].modules["mask_head/masks"]
     path = saved({f"{names[0]}.weight": np.zeros(1, np.float32)}, tmp_path / "weights.safetensors")
-    for flags, sentence in (
+    for flags, message in (
         ({"expected_source": "mmseg"}, "are those of mmdetection's Mask R-CNN; omit --source mmseg"),
         ({"in_place": True}, "whose norms are never in-place ABN; omit --inplace-abn"),
     ):
-        with pytest.raises(UserError, match=sentence):
+        with pytest.raises(UserError, match=message):
             import_weights(path, tmp_path / "run", **flags)

@@ -83,7 +83,7 @@ def assert_backbone_of(got, wanted, rest):
 
 
 def refused(path, variables):
-    """The sentence."""
+    """The message."""
     with pytest.raises(UserError) as error:
         load_backbone(str(path), variables)
     assert "\n" not in str(error.value)
@@ -194,7 +194,7 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
 
 
 @needs_torch
-def test_a_pickle_runs_no_code_and_damaged_files_are_told(tmp_path):
+def test_a_pickle_runs_no_code_and_corrupt_files_are_told(tmp_path):
     import torch
 
     ours, path = random_variables(10), tmp_path / "w.pth"

@@ -281,14 +281,14 @@ class CocoSource:
             for objects in file.objects
         ]
         self._paths = [folder / str(image["file_name"]) for image in file.images]
-        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         missing = [  # `os.path.isfile` takes any name for an answer
-            path for path in self._paths if path.name not in there and not os.path.isfile(path)
+            path for path in self._paths if path.name not in names and not os.path.isfile(path)
         ]
         if len(missing) > may_miss:
             raise UserError(
                 f"{file.path} names the image {missing[0]}, which does not exist ({len(missing)} in all); "
-                f"add it, or let training do without up to N images by --config.data.skip_damaged=N"
+                f"add it, or let training do without up to N images by --config.data.skip_corrupt=N"
             )
 
     def __len__(self) -> int:
@@ -386,7 +386,7 @@ def _opened(location: Location, split: str, labelled: bool) -> CocoSource:
     root = data_folder(location.dir, "coco", LAYOUT)
     path, other = (root / "annotations" / f"{prefix}{split}.json" for prefix in (_PREFIX, _UNLABELLED))
     file = read_file(other if other.exists() and not path.exists() else path, labelled)
-    return CocoSource(file, root / split, location.classes, location.skip_damaged)
+    return CocoSource(file, root / split, location.classes, location.skip_corrupt)
 
 
 def summary(source: CocoSource) -> str:

@@ -7,7 +7,7 @@ How they may lie in `data.dir`; a split's folder may also be called training, va
     {train,val}/NAME.jpg                    {train,val}_labels/NAME.png
     JPEGImages/NAME.jpg                     SegmentationClass/NAME.png
                                             and lists ImageSets/Segmentation/{train,val}.txt
-    images/NAME.jpg                         labels/NAME.png                 no splits: set data.val_share
+    images/NAME.jpg                         labels/NAME.png                 no splits: set data.val_fraction
 
 Other usual names of the folders (img_dir and ann_dir, masks, annotations) are found too; for all others set
 `data.images` and `data.labels` to patterns, for example `img/{split}`. Labels are PNG, TIFF or BMP files of
@@ -75,13 +75,13 @@ class OwnImages(FolderSource):
       files: of the split.
       classes: of the label files.
       origin: where the classes are from, for messages.
-      skip_damaged: how many labels `summary` may leave out.
+      skip_corrupt: how many labels `summary` may leave out.
     """
 
-    def __init__(self, files: Split, classes: Classes, origin: str, skip_damaged: int = 0):
+    def __init__(self, files: Split, classes: Classes, origin: str, skip_corrupt: int = 0):
         super().__init__(list(files.pairs.values()), classes, _REMEDY)
         self.layout, self.warnings, self.origin = files.layout, files.warnings, origin
-        self.skip_damaged = skip_damaged
+        self.skip_corrupt = skip_corrupt
         self._names = [name.replace("/", "-") for name in files.pairs]
 
     def name(self, index: int) -> str:
@@ -96,17 +96,17 @@ def open_split(location: Location, split: str) -> OwnImages:
     """
     top = data_folder(location.dir, "folder", LAYOUT)
     root, layout = find_layout(top, location)
-    files = open_layout(root, layout, split, location.val_share)
+    files = open_layout(root, layout, split, location.val_fraction)
     named = _named_classes(location, root, top)
     if named is None:
-        named = _counted_classes(root, layout, split, location.skip_damaged)
+        named = _counted_classes(root, layout, split, location.skip_corrupt)
     origin, classes = named
     _check_kind([label for _, label in files.pairs.values() if label is not None], classes, origin, location)
-    return OwnImages(files, classes, origin, location.skip_damaged)
+    return OwnImages(files, classes, origin, location.skip_corrupt)
 
 
 def summary(source: Source) -> str:
-    """What lies in a split: folders, sizes, the share of each class and of void, and what was left out.
+    """What lies in a split: folders, sizes, the fraction of each class and of void, and what was left out.
 
     Counts the classes in at most `COUNTED` labels, and compares sizes of images and labels.
 
@@ -116,7 +116,7 @@ def summary(source: Source) -> str:
     if not isinstance(source, OwnImages):
         return ""
     labelled = [(image, label) for image, label in source.pairs if label is not None]
-    warnings = [f"warning: {sentence}" for sentence in source.warnings]
+    warnings = [f"warning: {message}" for message in source.warnings]
     if not labelled:
         return "\n".join([f"in {source.layout}, without labels", *warnings])
     chosen = np.unique(np.linspace(0, len(labelled) - 1, min(COUNTED, len(labelled))).astype(int))
@@ -125,7 +125,7 @@ def summary(source: Source) -> str:
     sizes: collections.Counter[Size] = collections.Counter()
     count_classes = functools.partial(_class_counts, source.label_classes)
     found = _in_threads(
-        count_classes, *zip(*counted, strict=True), what="counting classes", skip_damaged=source.skip_damaged
+        count_classes, *zip(*counted, strict=True), what="counting classes", skip_corrupt=source.skip_corrupt
     )
     for size, counts in found:
         sizes[size] += 1
@@ -178,7 +178,7 @@ def _named_classes(location: Location, *folders: pathlib.Path) -> tuple[str, Cla
 
 
 def _counted_classes(
-    root: pathlib.Path, layout: Layout, split: str, skip_damaged: int
+    root: pathlib.Path, layout: Layout, split: str, skip_corrupt: int
 ) -> tuple[str, Classes]:
     """Classes for the ids 0 to the highest in the labels of all splits, so that all splits have the same.
 
@@ -194,7 +194,7 @@ def _counted_classes(
     if not labels:
         raise NoClasses(f"{root} has no labels and no classes.txt; add one of them")
     pixels = np.zeros(256, np.int64)
-    counted = _in_threads(_number_counts, list(labels), what="looking for classes", skip_damaged=skip_damaged)
+    counted = _in_threads(_number_counts, list(labels), what="looking for classes", skip_corrupt=skip_corrupt)
     for _, counts in counted:
         for number, count in counts.items():
             pixels[number] += count
@@ -226,7 +226,7 @@ def _check_kind(labels: list[pathlib.Path], classes: Classes, origin: str, locat
         try:
             pixels = label_pixels(read_bytes(label), label)
         except UnusableImage:
-            if number >= location.skip_damaged:
+            if number >= location.skip_corrupt:
                 raise
             continue
         if pixels.ndim == 3 and classes.label_colours is None:
@@ -259,11 +259,11 @@ def _class_counts(classes: Classes, image: pathlib.Path, label: pathlib.Path) ->
         for number, count in numbers.items():
             counts[int(classes.label_ids[number])] += count
         if UNKNOWN in counts:
-            decode_indices(classes, read_bytes(label), label, _REMEDY)  # raises the sentence with the place
+            decode_indices(classes, read_bytes(label), label, _REMEDY)  # raises the message with the place
     else:
         indices = decode_indices(classes, read_bytes(label), label, _REMEDY)
         size, counts = indices.shape, _occurring(indices)
-    if _size_in_header(image) != size:  # decoding takes longer, and raises the sentence
+    if _size_in_header(image) != size:  # decoding takes longer, and raises the message
         decode_sample(classes, read_bytes(image), read_bytes(label), image, label, _REMEDY)
     return size, counts
 
@@ -307,11 +307,11 @@ def _size_in_header(image: pathlib.Path) -> Size | None:
 
 
 def _in_threads(
-    function: Callable[..., Result], *arguments: Sequence[object], what: str, skip_damaged: int
+    function: Callable[..., Result], *arguments: Sequence[object], what: str, skip_corrupt: int
 ) -> Iterator[Result]:
     """The results of a function for all labels, in order, with a progress bar.
 
-    Raises UnusableImage where more than `skip_damaged` labels, which have no result, are damaged.
+    Raises UnusableImage where more than `skip_corrupt` labels, which have no result, are corrupt.
     """
 
     def tried(*label: object) -> Result | UnusableImage:
@@ -323,14 +323,14 @@ def _in_threads(
     with futures.ThreadPoolExecutor(_THREADS) as pool:
         count = len(arguments[0])
         results = pool.map(tried, *arguments)
-        damaged = 0
+        corrupt = 0
         try:
             for result in progress_bar(
                 results, total=count, desc=what, unit="label", leave=False, disable=count < 100
             ):
                 if not isinstance(result, UnusableImage):
                     yield result
-                elif (damaged := damaged + 1) > skip_damaged:
+                elif (corrupt := corrupt + 1) > skip_corrupt:
                     raise result
         except BaseException:
             pool.shutdown(cancel_futures=True)  # else it would finish what is queued

@@ -75,13 +75,13 @@ def open_split(location: Location, split: str) -> FolderSource:
     names = read_list(lists / f"{split}.txt", "voc2012", remedy)
     images = [root / "JPEGImages" / f"{name}.jpg" for name in names]
     missing = [image for image in images if not image.is_file()]
-    if len(missing) > location.skip_damaged:
+    if len(missing) > location.skip_corrupt:
         raise UserError(f"{lists / split}.txt names {missing[0]}, which is not there; {remedy}")
     if split == "test":
         return FolderSource([(image, None) for image in images], LABELS)
     kind = "SegmentationClassAug" if split in ("aug", "trainaug") else "SegmentationClass"
     labels = {image: root / kind / f"{image.stem}.png" for image in images}
-    return FolderSource(paired(images, labels, remedy, location.skip_damaged), LABELS)
+    return FolderSource(paired(images, labels, remedy, location.skip_corrupt), LABELS)
 
 
 DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__)

@@ -44,8 +44,8 @@ class HostsConfig:
         before=_SILENCE,
     )
 
-    def complaints(self) -> list[str]:
-        """Sentences about settings that do not go together."""
+    def problems(self) -> list[str]:
+        """Messages about settings that do not go together."""
         found = []
         _, colon, port = (self.coordinator or ":1").rpartition(":")
         if not colon or not port.isdecimal() or not 0 < int(port) < 2**16:

@@ -114,10 +114,10 @@ def _fail(link: Link, error: BaseException) -> None:
     """Tell the others why this process ends, and let it end without waiting for them."""
     mistake = user_error_in(error)
     if mistake is not None:
-        sentence, code = str(mistake), mistake.exit_code
+        message, code = str(mistake), mistake.exit_code
     elif isinstance(error, KeyboardInterrupt):
-        sentence, code = "it was interrupted", _INTERRUPTED
+        message, code = "it was interrupted", _INTERRUPTED
     else:
-        sentence, code = " ".join([f"{type(error).__name__}:", *str(error).split()])[:500], 1
-    link.fail(sentence, code)
+        message, code = " ".join([f"{type(error).__name__}:", *str(error).split()])[:500], 1
+    link.fail(message, code)
     atexit.register(leave, code)  # the last to register is the first to be called: before JAX's own

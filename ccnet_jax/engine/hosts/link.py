@@ -20,11 +20,11 @@ _LAST_SECONDS = 5  # seconds in which the others read why a process ends
 _AGAIN = "start the same command again on all hosts, and it goes on from the last checkpoint"
 
 
-def end_process(sentence: str, code: int) -> None:
-    """Print the sentence and end this process now, whatever its other threads wait for."""
+def end_process(message: str, code: int) -> None:
+    """Print the message and end this process now, whatever its other threads wait for."""
     with contextlib.suppress(Exception):  # where it was started without an output
         line_begins = "\n" if sys.stderr.isatty() else ""  # where a progress bar may stand
-        print(f"{line_begins}error: {sentence}", file=sys.stderr)
+        print(f"{line_begins}error: {message}", file=sys.stderr)
     leave(code)
 
 
@@ -41,14 +41,14 @@ def leave(code: int) -> NoReturn:
 class Link:
     """Watches the other processes in a thread of its own.
 
-    When one is lost, this process ends with one sentence and `HostLost`'s exit code; when one fails, with its
-    sentence and its code. Process 0 is connected with all and tells them; the others with process 0.
+    When one is lost, this process ends with one message and `HostLost`'s exit code; when one fails, with its
+    message and its code. Process 0 is connected with all and tells them; the others with process 0.
 
     Args:
       process: number of this process.
       peers: from `meet`.
       timeout: seconds after which a process that says nothing is lost.
-      end: called with the sentence and the exit code, in the thread.
+      end: called with the message and the exit code, in the thread.
     """
 
     def __init__(
@@ -94,14 +94,14 @@ class Link:
         else:
             self._tell(message)
 
-    def fail(self, sentence: str, code: int) -> None:
+    def fail(self, message: str, code: int) -> None:
         """Say why this process ends early, with which exit code; the others end with it."""
         with self._handling:
             self._failing = self._verdict is None
         if not self._failing:
             self._thread.join()  # which ends the process, since another one failed before
             return
-        self._tell({"failed": sentence, "code": code})
+        self._tell({"failed": message, "code": code})
         if self._process == 0:
             until = time.monotonic() + _LAST_SECONDS
             while self._open and time.monotonic() < until:
@@ -143,10 +143,10 @@ class Link:
                     self._finished.add(process)
                     if self._process == 0:
                         self._poll.count(process, count)
-                case {"failed": str(sentence), "code": int(code)}:
-                    self._tell_all({"end": f"{self._name(process)} has ended: {sentence}", "code": code})
-                case {"end": str(sentence), "code": int(code)}:
-                    self._verdict = self._verdict or (sentence, code)
+                case {"failed": str(error), "code": int(code)}:
+                    self._tell_all({"end": f"{self._name(process)} has ended: {error}", "code": code})
+                case {"end": str(error), "code": int(code)}:
+                    self._verdict = self._verdict or (error, code)
 
     def _name(self, process: int) -> str:
         return str(next((peer for peer in self._peers if peer.process == process), f"process {process}"))

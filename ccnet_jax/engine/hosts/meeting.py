@@ -17,7 +17,7 @@ from ccnet_jax.engine.hosts.wire import Message, Wire
 
 _AGAIN = 0.3  # seconds from one attempt to connect to the next
 _ANSWER = 30  # seconds beyond the deadline in which process 0 must say that others are missing
-_NAMED = 8  # processes that a sentence lists
+_NAMED = 8  # processes that a message lists
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,8 +178,8 @@ def _come(place: Place, wait: float, deadline: float, shared: Mapping[str, str])
             match _answer(wire, deadline + _ANSWER):
                 case {"host": str(host)}:
                     return Peer(0, host, wire)
-                case {"refused": str(sentence), "lost": bool(lost)}:
-                    raise (HostLost if lost else UserError)(sentence)
+                case {"refused": str(message), "lost": bool(lost)}:
+                    raise (HostLost if lost else UserError)(message)
             wire.close()
             reason = "the connection ended"  # of a process that was killed, or of an earlier run's
         if time.monotonic() + _AGAIN > deadline:

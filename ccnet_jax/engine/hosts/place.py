@@ -59,8 +59,8 @@ def find_place(settings: HostsConfig) -> Place:
     if os.environ.get("JAX_LOCAL_DEVICE_IDS"):
         local = None  # which JAX reads itself
     found = dataclasses.replace(settings, coordinator=coordinator, processes=processes, process=process)
-    if complaints := found.complaints():
-        raise UserError(complaints[0])
+    if problems := found.problems():
+        raise UserError(problems[0])
     return Place(coordinator, processes, process, local)
 
 

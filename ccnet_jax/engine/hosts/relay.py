@@ -2,7 +2,7 @@
 
 JAX aborts a process in the moment in which its connection to the service ends, that is, when process 0 is
 killed: with pages of addresses, and before the process can say what happened. So the other processes connect
-through this relay, which does not pass the end on; `Link` sees it, and ends them with a sentence.
+through this relay, which does not pass the end on; `Link` sees it, and ends them with a message.
 """
 
 import contextlib

@@ -186,12 +186,12 @@ class MaskRCNN(nn.Module):
         logits, deltas = self.boxes(pyramid, regions)
 
         of_image = functools.partial(detections, lowest_score=lowest_score, overlap=overlap, count=count)
-        boxes, classes, scores, there = jax.vmap(of_image)(logits, deltas, regions, used, size)
+        boxes, classes, scores, valid = jax.vmap(of_image)(logits, deltas, regions, used, size)
         masks = self.masks(pyramid, boxes)
         sound = jnp.stack([all_finite(x) for x in (*rpn.logits, *rpn.deltas, logits, deltas, masks)]).all(0)
         scores = jnp.where(sound[:, None], scores, jnp.nan)
         of_class = jnp.take_along_axis(masks, classes[..., None, None, None], -1)[..., 0]
-        return Detections(boxes, classes, scores, there, jax.nn.sigmoid(of_class))
+        return Detections(boxes, classes, scores, valid, jax.nn.sigmoid(of_class))
 
 
 def all_finite(x: Float[Array, "B ..."]) -> Bool[Array, " B"]:
@@ -202,7 +202,7 @@ def all_finite(x: Float[Array, "B ..."]) -> Bool[Array, " B"]:
 def find_proposals(
     rpn: RPNOutput, size: Float32[Array, "B 2"], before: int, after: int
 ) -> tuple[Float32[Array, "B n 4"], Bool[Array, "B n"]]:
-    """The proposals of every image, and which of them there are; no gradient flows through them."""
+    """The proposals of every image, and which of them are valid; no gradient flows through them."""
 
     def of_image(
         logits: Sequence[jax.Array], deltas: Sequence[jax.Array], size: jax.Array

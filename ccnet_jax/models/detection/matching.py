@@ -29,7 +29,7 @@ def matched(
     Args:
       boxes: anchors or proposals.
       objects: of the image; only the places that are `used`.
-      used: which objects there are.
+      used: which objects are valid.
       high, low: 0 to 1.
       every_object: whether the boxes that overlap an object most stand for the object they overlap most,
         however little that is.
@@ -40,8 +40,8 @@ def matched(
         best: tuple[jax.Array, jax.Array, jax.Array], entry: tuple[jax.Array, jax.Array, jax.Array]
     ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
         overlap, number, is_best = best
-        i, box, there = entry
-        of_this = jnp.where(there, overlaps(boxes, box[None])[:, 0], -1)
+        i, box, valid = entry
+        of_this = jnp.where(valid, overlaps(boxes, box[None])[:, 0], -1)
         number = jnp.where(of_this > overlap, i, number)
         most = of_this.max()
         # not those that equal it: a compiled program may compute the overlaps twice, rounded otherwise
@@ -57,25 +57,25 @@ def matched(
 
 
 def sampled(
-    match: Int32[Array, " n"], key: PRNGKeyArray, count: int, positive_share: float
+    match: Int32[Array, " n"], key: PRNGKeyArray, count: int, positive_fraction: float
 ) -> tuple[Int32[Array, " count"], Bool[Array, " count"]]:
     """A random choice of boxes to train on.
 
-    At most `positive_share` of `count` stand for objects; background fills the rest, as far as there is
+    At most `positive_fraction` of `count` stand for objects; background fills the rest, as far as there is
     enough of it.
 
     Args:
       match: from `matched`.
       key: of the draw.
       count: the number of boxes to choose.
-      positive_share: 0 to 1.
+      positive_fraction: 0 to 1.
 
     Returns:
       The boxes' places, positives first, and which of them were chosen: the others fill the list up.
     """
     n = len(match)
     priority = jax.random.uniform(key, (n,))
-    most = min(round(count * positive_share), n)
+    most = min(round(count * positive_fraction), n)
     positives = jnp.where(match >= 0, priority, -1.0)
     negatives = jnp.where(match == BACKGROUND, priority, -1.0)
     positive_values, positive_places = jax.lax.top_k(positives, most)

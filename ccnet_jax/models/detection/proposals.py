@@ -37,7 +37,7 @@ def proposals(
       after: how many are taken in the end, the best of all levels.
 
     Returns:
-      Boxes, the best one first, and which of them there are.
+      Boxes, the best one first, and which of them are valid.
     """
     boxes, scores, used = [], [], []
     for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
@@ -47,8 +47,8 @@ def proposals(
         boxes.append(box)
         scores.append(score)
         used.append(not_suppressed(box, score, large, _RPN_OVERLAP))
-    best, _, there = _best(jnp.concatenate(boxes), jnp.concatenate(scores), jnp.concatenate(used), after)
-    return best, there
+    best, _, valid = _best(jnp.concatenate(boxes), jnp.concatenate(scores), jnp.concatenate(used), after)
+    return best, valid
 
 
 def detections(
@@ -69,7 +69,7 @@ def detections(
       logits: of every region, background first.
       deltas: that turn a region into a box of each class.
       regions: from `proposals`.
-      used: which regions there are.
+      used: which regions are valid.
       size: (height, width) of the image, without padding; boxes are cut at its edges.
       lowest_score: boxes with a lower probability are left out.
       overlap: of two boxes of a class, above which the better one alone is kept.
@@ -77,7 +77,7 @@ def detections(
 
     Returns:
       Boxes, classes (0 is the first that is not background), scores, the best one first, and which of them
-      there are.
+      are valid.
     """
     scores = jax.nn.softmax(logits, -1)[:, 1:].T
     boxes = jnp.moveaxis(clipped(decoded(deltas, regions[:, None], BOX_WEIGHTS), size), 1, 0)
@@ -86,28 +86,28 @@ def detections(
 
     # one class at a time: their tables of overlaps together would be large
     def of_class(entry: tuple[jax.Array, jax.Array, jax.Array]) -> Listed:
-        box, score, there = entry
-        kept = not_suppressed(box, score, there, overlap)
+        box, score, valid = entry
+        kept = not_suppressed(box, score, valid, overlap)
         return _best(box, score, kept, min(count, len(box)))
 
-    best, best_scores, there = jax.lax.map(of_class, (boxes, scores, candidates))
-    classes = jnp.broadcast_to(jnp.arange(len(best), dtype=jnp.int32)[:, None], there.shape)
-    order, found = _order(best_scores.ravel(), there.ravel(), count)
+    best, best_scores, valid = jax.lax.map(of_class, (boxes, scores, candidates))
+    classes = jnp.broadcast_to(jnp.arange(len(best), dtype=jnp.int32)[:, None], valid.shape)
+    order, found = _order(best_scores.ravel(), valid.ravel(), count)
     return best.reshape(-1, 4)[order], classes.ravel()[order], best_scores.ravel()[order], found
 
 
 def _best(
     boxes: Float32[Array, "n 4"], scores: Float32[Array, " n"], used: Bool[Array, " n"], count: int
 ) -> Listed:
-    """The `count` best boxes, their scores, and which of them there are."""
-    order, there = _order(scores, used, count)
-    return boxes[order], scores[order], there
+    """The `count` best boxes, their scores, and which of them are valid."""
+    order, valid = _order(scores, used, count)
+    return boxes[order], scores[order], valid
 
 
 def _order(
     scores: Float32[Array, " n"], used: Bool[Array, " n"], count: int
 ) -> tuple[Int32[Array, " count"], Bool[Array, " count"]]:
-    """Places of the `count` largest scores that are used, filled up with 0, and which of them there are."""
+    """Places of the `count` largest scores that are used, filled up with 0, and which of them are valid."""
     largest, places = jax.lax.top_k(jnp.where(used, scores, -jnp.inf), min(count, len(scores)))
     missing = count - len(places)
     return jnp.pad(places, (0, missing)), jnp.pad(largest > -jnp.inf, (0, missing))

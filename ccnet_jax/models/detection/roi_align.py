@@ -86,8 +86,8 @@ def axis_taps(
         inside = (place >= -1) & (place <= length[..., None])
         place = jnp.clip(place, 0, last.astype(jnp.float32))
         before = jnp.floor(place).astype(jnp.int32)
-        share = place - before
-        for pixel, weight in ((before, 1 - share), (jnp.minimum(before + 1, last), share)):
+        fraction = place - before
+        for pixel, weight in ((before, 1 - fraction), (jnp.minimum(before + 1, last), fraction)):
             pixels.append(pixel)
             weights.append(jnp.where(inside, weight, 0) / SAMPLES)
     return pixels, weights

@@ -25,8 +25,8 @@ def class_count(config: Config) -> int:
             f"the number of classes of {config.data.name} is only in its files; pass the classes as "
             "--config.data.classes=NAME,NAME,..."
         )
-    if complaints := config.loss.complaints_for(count):
-        raise UserError(complaints[0])
+    if problems := config.loss.problems_for(count):
+        raise UserError(problems[0])
     return count
 
 

@@ -23,7 +23,7 @@ class Format(NamedTuple):
       dtypes: of the computation; the first where a run's own is not among them.
       tasks: `config.task` of the networks that it takes.
       write: (program, path); raises UserError where the network cannot be written so.
-      compare: (program, path) -> a sentence for each size at which the file was run and agreed with the
+      compare: (program, path) -> a message for each size at which the file was run and agreed with the
         jitted model; raises Disagrees.
     """
 

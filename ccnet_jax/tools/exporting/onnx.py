@@ -18,7 +18,7 @@ from ccnet_jax.common.errors import UserError, first_line
 from ccnet_jax.tools.exporting.formats import Disagrees, Format
 from ccnet_jax.tools.exporting.program import Program
 
-TOLERANCE = 1e-4  # of logits, in shares of the largest
+TOLERANCE = 1e-4  # of logits, in fractions of the largest
 LOGITS = "logits"
 
 
@@ -70,9 +70,9 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
             ) from None
         wanted = np.asarray(jax.jit(program.logits)(images))
         difference = relative_difference(found[LOGITS], wanted)
-        if complaint := _complaint(found, difference):
+        if problem := _problem(found, difference):
             raise Disagrees(
-                f"{complaint} on images {list(images.shape)} in onnxruntime; the file is not kept: export "
+                f"{problem} on images {list(images.shape)} in onnxruntime; the file is not kept: export "
                 "with --to stablehlo, or try another version of onnxruntime"
             )
         yield f"{list(images.shape)}: logits differ by {difference:.0e} of the largest"
@@ -83,7 +83,7 @@ def relative_difference(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
-def _complaint(found: Mapping[str, np.ndarray], difference: float) -> str | None:
+def _problem(found: Mapping[str, np.ndarray], difference: float) -> str | None:
     """What is wrong with the results of a file, or None. Its classes are to be those of its own logits."""
     if not difference <= TOLERANCE:  # nor may it be NaN
         return f"the file's logits differ by {difference:.2g} of the largest from the network's"

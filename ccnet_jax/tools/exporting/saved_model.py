@@ -14,7 +14,7 @@ import numpy as np
 from ccnet_jax.tools.exporting.formats import Disagrees, Format
 from ccnet_jax.tools.exporting.program import Program
 
-TOLERANCE = 1e-3  # of probabilities; of classes, the share of pixels
+TOLERANCE = 1e-3  # of probabilities; of classes, the fraction of pixels
 
 
 def write(program: Program, path: pathlib.Path) -> None:
@@ -66,7 +66,7 @@ def compare(program: Program, path: pathlib.Path) -> Iterator[str]:
 
 
 def _difference(found: Any, wanted: np.ndarray) -> float:
-    """Of classes the share that differs; of probabilities the largest difference."""
+    """Of classes the fraction that differs; of probabilities the largest difference."""
     if wanted.dtype == np.uint8:
         return float((found != wanted).mean())
     return float(np.abs(found - wanted).max())

@@ -77,7 +77,7 @@ class Explorer:
         return self._kept(read_upload(data, self.limits))
 
     def add_own(self, index: int) -> dict[str, Any]:
-        """Keep one of the run's own images. Raises UserError where there is no such, or it is damaged."""
+        """Keep one of the run's own images. Raises UserError where there is no such, or it is corrupt."""
         return self._kept(Upload.of(self.own.pixels(index), self.limits.side))
 
     def _kept(self, image: Upload) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Explorer:
         """
         found, took = self._found(question)
         if isinstance(found, Labels):
-            planes = [found.first, found.first_share, found.second, found.second_share]
+            planes = [found.first, found.first_fraction, found.second, found.second_fraction]
             head = {"kind": "labels", "areas": found.areas(len(self._network(question).model.classes))}
         else:
             planes = [uppermost(found)]
@@ -187,13 +187,13 @@ class Labels:
 
     Attributes:
       first, second: the most probable class of each pixel, and the next.
-      first_share, second_share: their probabilities; 255 is 1.
+      first_fraction, second_fraction: their probabilities; 255 is 1.
     """
 
     first: np.ndarray
-    first_share: np.ndarray
+    first_fraction: np.ndarray
     second: np.ndarray
-    second_share: np.ndarray
+    second_fraction: np.ndarray
 
     @classmethod
     def of(cls, prediction: Prediction) -> "Labels":
@@ -202,13 +202,13 @@ class Labels:
         for start in range(0, len(prediction.label), _ROWS):
             rows = slice(start, start + _ROWS)
             left, first = prediction.probabilities[rows].copy(), prediction.label[rows]
-            first_share = _taken(left, first)
+            first_fraction = _taken(left, first)
             second = left.argmax(-1).astype(np.uint8)
-            parts.append((first, first_share, second, _taken(left, second)))
+            parts.append((first, first_fraction, second, _taken(left, second)))
         return cls(*(np.concatenate(planes) for planes in zip(*parts, strict=True)))
 
     def areas(self, classes: int) -> list[float]:
-        """The share of the pixels that each class has."""
+        """The fraction of the pixels that each class has."""
         counts = np.bincount(self.first.ravel(), minlength=classes)
         return (counts / self.first.size).tolist()
 
@@ -216,9 +216,9 @@ class Labels:
 def _taken(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """The classes' probabilities as uint8 [H, W]; in `probabilities` [H, W, K] they become -1."""
     place = classes[..., None].astype(np.intp)
-    shares = np.take_along_axis(probabilities, place, -1)[..., 0]
+    fractions = np.take_along_axis(probabilities, place, -1)[..., 0]
     np.put_along_axis(probabilities, place, -1, -1)
-    return np.round(255 * shares.clip(0, 1)).astype(np.uint8)
+    return np.round(255 * fractions.clip(0, 1)).astype(np.uint8)
 
 
 def objects_of(found: Instances) -> list[dict[str, Any]]:

@@ -134,8 +134,8 @@ class _Desk:
     async def _with_network(self, request: Request, work: Callable[[], Response]) -> Response:
         """The answer that `work` gives in a thread, one at a time; work that nobody waits for is left out."""
         if self._waiting >= MOST_WAITING:
-            sentence = f"{MOST_WAITING} predictions are waiting already; try again in a moment"
-            return JSONResponse({"error": sentence}, 503)
+            message = f"{MOST_WAITING} predictions are waiting already; try again in a moment"
+            return JSONResponse({"error": message}, 503)
         self._waiting += 1
         try:
             async with self._network_lock:
@@ -185,13 +185,13 @@ def _png(data: bytes, saved: bool = False) -> Response:
 
 
 async def _told(_: Request, error: Exception) -> Response:
-    """A sentence for the page."""
+    """A message for the page."""
     status = 413 if isinstance(error, TooLarge) else 404 if isinstance(error, Gone) else 400
     return JSONResponse({"error": str(error)}, status)
 
 
 async def _no_such(_: Request, error: Exception) -> Response:
-    """A sentence where there is no such address, or not with this method."""
+    """A message where there is no such address, or not with this method."""
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": "there is nothing at this address"}, error.status_code)
 
@@ -202,6 +202,6 @@ async def _left(_: Request, __: Exception) -> Response:
 
 
 async def _fault(_: Request, error: Exception) -> Response:
-    """A sentence for a fault of ours; the server prints the traceback in the terminal."""
-    sentence = f"the program failed ({type(error).__name__}); its terminal says how, and it works on"
-    return JSONResponse({"error": sentence}, 500)
+    """A message for a fault of ours; the server prints the traceback in the terminal."""
+    message = f"the program failed ({type(error).__name__}); its terminal says how, and it works on"
+    return JSONResponse({"error": message}, 500)

@@ -54,8 +54,8 @@ class Guard:
 
         if scope["type"] != "http":
             await self._app(scope, receive, send)
-        elif sentence := self._refusal(scope):
-            await _refuse(with_headers, sentence)
+        elif message := self._refusal(scope):
+            await _refuse(with_headers, message)
         else:
             await self._app(scope, receive, with_headers)
 
@@ -79,7 +79,7 @@ def _name_in(host: str) -> str | None:
         return None
 
 
-async def _refuse(send: Send, sentence: str) -> None:
+async def _refuse(send: Send, message: str) -> None:
     headers = [(b"content-type", b"application/json")]
     await send({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps({"error": sentence}).encode()})
+    await send({"type": "http.response.body", "body": json.dumps({"error": message}).encode()})

@@ -19,7 +19,7 @@ class OwnImages:
 
     Args:
       source: the images of the split, as `TASKS[...].open` gives them; None where there are none.
-      missing: a sentence on why there are none.
+      missing: a message on why there are none.
     """
 
     def __init__(self, source: Any = None, missing: str = ""):
@@ -45,13 +45,13 @@ class OwnImages:
                 config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=data_dir))
             return cls(run_data.opened(config, config.data.eval_split, records.load_classes(run), run))
         except UserError as error:
-            sentence = str(error).replace("--config.data.dir", "--data-dir")
+            message = str(error).replace("--config.data.dir", "--data-dir")
             if data_dir is not None:
-                raise UserError(sentence) from None
-            return cls(missing=sentence)
+                raise UserError(message) from None
+            return cls(missing=message)
 
     def pixels(self, index: int) -> np.ndarray:
-        """An image, uint8 [H, W, 3] RGB. Raises UserError where there is no such, or it is damaged."""
+        """An image, uint8 [H, W, 3] RGB. Raises UserError where there is no such, or it is corrupt."""
         if not 0 <= index < len(self.names):
             raise Gone(f"there is no image number {index} of the run's own; reload the page")
         return self._source[index]["image"]

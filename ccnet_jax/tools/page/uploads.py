@@ -75,7 +75,7 @@ def read_upload(data: bytes, limits: Limits) -> Upload:
 
     Raises:
       TooLarge: it has more bytes or pixels than `limits` allow.
-      UserError: it is empty, damaged, or no image of a kind that is taken.
+      UserError: it is empty, corrupt, or no image of a kind that is taken.
     """
     if not data:
         raise UserError("the file is empty; choose another one")
@@ -94,7 +94,7 @@ def read_upload(data: bytes, limits: Limits) -> Upload:
 
 
 def too_many_bytes(limits: Limits) -> str:
-    """A sentence on a file that is too large."""
+    """A message on a file that is too large."""
     return (
         f"the file has more than {limits.megabytes} MB, which this page does not take; shrink the image, "
         "or start the program with a larger --megabytes"
@@ -112,7 +112,7 @@ class Store(Generic[Value]):
     """The last values, each under a key; safe to use from several threads.
 
     Args:
-      what: words for a value, for complaints.
+      what: words for a value, for error messages.
       most: values that are kept; the one that was not asked for the longest time goes first.
     """
 

@@ -155,7 +155,7 @@ def changed(path, value):
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "sentence"),
+    ("path", "value", "message"),
     [
         (["annotations"], None, "has no list 'annotations'; test splits have no annotations to train on"),
         (["categories"], [], "names no category"),
@@ -212,14 +212,14 @@ def changed(path, value):
         ),
     ],
 )
-def test_a_wrong_file_is_one_sentence(write, path, value, sentence):
+def test_a_wrong_file_is_one_message(write, path, value, message):
     location = write(changed(path, value))
-    if sentence is None:  # found when the image is read
+    if message is None:  # found when the image is read
         source = coco.open_split(location, "val2017")
         with pytest.raises(UserError, match=r"a\.png is 40x30 pixels, but by its file 40x31"):
             source[1]
         return
-    with pytest.raises(UserError, match=sentence):
+    with pytest.raises(UserError, match=message):
         coco.open_split(location, "val2017")
 
 
@@ -251,9 +251,9 @@ def test_a_split_to_predict_needs_no_annotations(write, tmp_path):
 
 def test_images_that_may_be_missing(write):
     location = write(changed(["images", 1, "file_name"], "c.png"))
-    with pytest.raises(UserError, match=r"add it, or let training do without .*data\.skip_damaged=N"):
+    with pytest.raises(UserError, match=r"add it, or let training do without .*data\.skip_corrupt=N"):
         coco.open_split(location, "val2017")
-    source = coco.open_split(dataclasses.replace(location, skip_damaged=1), "val2017")
+    source = coco.open_split(dataclasses.replace(location, skip_corrupt=1), "val2017")
     with pytest.raises(UnusableImage, match=r"c\.png cannot be read"):
         source[1]
 
@@ -268,7 +268,7 @@ def test_images_that_may_be_missing(write):
         (["segmentation", "counts"], "\u1234", "Invalid RLE"),
     ],
 )
-def test_an_object_that_cannot_be_read_is_one_sentence(write, path, value, reason):
+def test_an_object_that_cannot_be_read_is_one_message(write, path, value, reason):
     source = coco.open_split(write(changed(["annotations", 1, *path], value)), "val2017")
     with pytest.raises(
         UserError, match=f"val2017.json: annotation 2 cannot be read .*{reason}.*; correct it"

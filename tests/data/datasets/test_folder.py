@@ -1,4 +1,4 @@
-"""A user's own images: usual layouts, classes from files and from ids, and a sentence for what is wrong."""
+"""A user's own images: usual layouts, classes from files and from ids, and a message for what is wrong."""
 
 import json
 import re
@@ -93,7 +93,7 @@ def test_usual_layouts_are_found(tmp_path, layout):
 def test_images_and_labels_in_one_folder(tmp_path, label):
     for i in range(20):
         write_pair(tmp_path / f"{i}.jpg", tmp_path / label.format(i), i)
-    parts = [open_folder(tmp_path, split, val_share=0.3) for split in ("train", "val")]
+    parts = [open_folder(tmp_path, split, val_fraction=0.3) for split in ("train", "val")]
     assert sorted(names(parts[0]) + names(parts[1])) == sorted(map(str, range(20)))
 
 
@@ -142,7 +142,7 @@ def test_a_test_split_needs_no_labels(tmp_path):
     write(tmp_path / "images/val2/7.jpg", scene(0, 40, 48)[0])
 
 
-# -------------------------------------------------------------- val_share
+# -------------------------------------------------------------- val_fraction
 
 
 def write_flat(root):
@@ -151,38 +151,42 @@ def write_flat(root):
     return root
 
 
-def test_a_share_of_train_becomes_val_and_stays_it(tmp_path):
+def test_a_fraction_of_train_becomes_val_and_stays_it(tmp_path):
     write_flat(tmp_path)
-    with pytest.raises(MissingSplit, match="no split 'val'.*--config.data.val_share=0.1 makes val"):
+    with pytest.raises(MissingSplit, match="no split 'val'.*--config.data.val_fraction=0.1 makes val"):
         open_folder(tmp_path, "val")
     assert len(open_folder(tmp_path)) == 40
-    train, val = (names(open_folder(tmp_path, split, val_share=0.2)) for split in ("train", "val"))
+    train, val = (names(open_folder(tmp_path, split, val_fraction=0.2)) for split in ("train", "val"))
     assert sorted(train + val) == sorted(map(str, range(40)))
     assert 3 <= len(val) <= 13
     write_pair(tmp_path / "images/more.png", tmp_path / "labels/more.png")
-    assert set(names(open_folder(tmp_path, "val", val_share=0.2))) - {"more"} == set(val)
-    assert set(val) <= set(names(open_folder(tmp_path, "val", val_share=0.5)))
-    with pytest.raises(UserError, match="val_share=1e-06 of 41 images leaves none for val; choose a larger"):
-        open_folder(tmp_path, "val", val_share=1e-6)
-    with pytest.raises(UserError, match="val_share=0.99999 of 41 images leaves none for train; choose a sm"):
-        open_folder(tmp_path, "train", val_share=0.99999)
+    assert set(names(open_folder(tmp_path, "val", val_fraction=0.2))) - {"more"} == set(val)
+    assert set(val) <= set(names(open_folder(tmp_path, "val", val_fraction=0.5)))
+    with pytest.raises(
+        UserError, match="val_fraction=1e-06 of 41 images leaves none for val; choose a larger"
+    ):
+        open_folder(tmp_path, "val", val_fraction=1e-6)
+    with pytest.raises(
+        UserError, match="val_fraction=0.99999 of 41 images leaves none for train; choose a sm"
+    ):
+        open_folder(tmp_path, "train", val_fraction=0.99999)
 
 
-def test_val_share_where_there_is_a_train_folder_only(tmp_path):
+def test_val_fraction_where_there_is_a_train_folder_only(tmp_path):
     write_usual(tmp_path, ("train",), count=20)
-    with pytest.raises(MissingSplit, match="exists for train; .*val_share=0.1 makes val of a tenth"):
+    with pytest.raises(MissingSplit, match="exists for train; .*val_fraction=0.1 makes val of a tenth"):
         open_folder(tmp_path, "val")
-    parts = [open_folder(tmp_path, split, val_share=0.3) for split in ("train", "val")]
+    parts = [open_folder(tmp_path, split, val_fraction=0.3) for split in ("train", "val")]
     assert sorted(names(parts[0]) + names(parts[1])) == sorted(map(str, range(20)))
     write_usual(tmp_path, ("val",))
-    with pytest.raises(UserError, match="has a split val of its own .*remove --config.data.val_share=0.3"):
-        open_folder(tmp_path, "val", val_share=0.3)
+    with pytest.raises(UserError, match="has a split val of its own .*remove --config.data.val_fraction=0.3"):
+        open_folder(tmp_path, "val", val_fraction=0.3)
 
 
-def test_shares_of_names_are_even_and_fixed():
-    shares = [layouts.hash_share(f"image-{i}") for i in range(2000)]
-    assert 0.07 < np.mean(np.array(shares) < 0.1) < 0.13
-    assert layouts.hash_share("a") == pytest.approx(0.7913743, abs=1e-6)
+def test_fractions_of_names_are_even_and_fixed():
+    fractions = [layouts.hash_fraction(f"image-{i}") for i in range(2000)]
+    assert 0.07 < np.mean(np.array(fractions) < 0.1) < 0.13
+    assert layouts.hash_fraction("a") == pytest.approx(0.7913743, abs=1e-6)
 
 
 # ------------------------------------------------------------------ classes
@@ -469,7 +473,7 @@ def no_images(root):
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_mistakes_are_one_sentence(tmp_path, spoil, words):
+def test_mistakes_are_one_message(tmp_path, spoil, words):
     spoil(write_usual(tmp_path))
     with pytest.raises(UserError, match=words) as error:
         summary(tmp_path)
@@ -539,19 +543,19 @@ def test_many_labels_are_counted_in_part(tmp_path, monkeypatch):
     assert "(in 2 of 3 labels):" in summary(write_usual(tmp_path))
 
 
-def test_a_damaged_label_does_not_keep_a_run_from_starting_again(tmp_path):
+def test_a_corrupt_label_does_not_keep_a_run_from_starting_again(tmp_path):
     write_usual(tmp_path)
     (tmp_path / "labels/train/0.png").write_bytes(b"")
     with pytest.raises(UnusableImage, match="labels/train/0.png is empty"):
         open_folder(tmp_path)
-    assert "3 classes counted" in summary(tmp_path, skip_damaged=1)
+    assert "3 classes counted" in summary(tmp_path, skip_corrupt=1)
     (tmp_path / "classes.txt").write_text("a\nb\nc\n")
     with pytest.raises(UnusableImage, match="labels/train/0.png is empty"):
         open_folder(tmp_path)
-    assert len(open_folder(tmp_path, skip_damaged=1)) == 3
+    assert len(open_folder(tmp_path, skip_corrupt=1)) == 3
     (tmp_path / "labels/train/2.png").write_bytes(b"")
     with pytest.raises(UnusableImage, match="labels/train/2.png is empty"):
-        summary(tmp_path, skip_damaged=1)
+        summary(tmp_path, skip_corrupt=1)
 
 
 def test_names_below_folders_are_fit_for_file_names(tmp_path):
@@ -598,14 +602,14 @@ def test_a_prepared_folder_holds_class_indices(tmp_path, colours):
     "name", [name for name, data_set in DATASETS.items() if data_set.classes is not None]
 )
 def test_other_data_sets_refuse_the_keys_of_folder(name):
-    assert DataConfig(name=name).complaints() == []
-    (complaint,) = DataConfig(name=name, val_share=0.1).complaints()
-    assert complaint == f"config.data.val_share is for data.name=folder; {name} needs none: leave it None"
+    assert DataConfig(name=name).problems() == []
+    (problem,) = DataConfig(name=name, val_fraction=0.1).problems()
+    assert problem == f"config.data.val_fraction is for data.name=folder; {name} needs none: leave it None"
 
 
 def test_tfds_has_splits_of_its_own():
-    (complaint,) = DataConfig(name="folder", source="tfds", val_share=0.1).complaints()
-    assert complaint.startswith("config.data.val_share is for data.source=folder; leave it None")
+    (problem,) = DataConfig(name="folder", source="tfds", val_fraction=0.1).problems()
+    assert problem.startswith("config.data.val_fraction is for data.source=folder; leave it None")
 
 
 def test_several_void_colours_may_be_one_colour(tmp_path):

@@ -41,9 +41,9 @@ def scores_of(process):
 def test_two_processes_score_instances_as_one_does_and_one_misses_process_0(start, tmp_path):
     first, second = start("join_and_add", "60")
     for number, process in enumerate((first, second)):
-        sentence = line_of(process, "error: ")
+        message = line_of(process, "error: ")
         folder = tmp_path / f"of-{number}"
-        assert f"process 1 does not see the run folder of process 0 (here {folder}); choose" in sentence
+        assert f"process 1 does not see the run folder of process 0 (here {folder}); choose" in message
     assert list((tmp_path / "shared").iterdir()) == []
     scores = [scores_of(process) for process in (first, second)]
     alone = evaluate_instances(imperfect, {}, SOURCE, DATA, 1)
@@ -76,7 +76,7 @@ def test_a_frozen_process_is_missed_and_ends_when_it_wakes(start):
         frozen.send_signal(signal.SIGCONT)
 
 
-def test_a_checkpoint_that_one_process_cannot_write_ends_both_with_its_sentence(start, tmp_path):
+def test_a_checkpoint_that_one_process_cannot_write_ends_both_with_its_message(start, tmp_path):
     first, second = start("save_together")
     _, own = first.communicate(timeout=100)
     _, told = second.communicate(timeout=100)

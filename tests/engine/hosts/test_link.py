@@ -15,7 +15,7 @@ from ccnet_jax.engine.hosts.wire import Wire
 
 
 class Run:
-    """Links of several processes; `ended` has the sentence and the code of those that were ended."""
+    """Links of several processes; `ended` has the message and the code of those that were ended."""
 
     def __init__(self, processes, timeout=30.0):
         self.timeout, self.ended = timeout, {}
@@ -60,36 +60,36 @@ def test_a_process_that_is_killed_ends_all_others_with_its_name():
     run = Run(4).start(0, 1, 3)
     run.kill(2)
     run.wait_until_ended(0, 1, 3)
-    (sentence, code), *others = run.ended.values()
-    assert sentence.startswith("process 2 (host2) is lost: its connection has ended")
-    assert sentence.endswith("and it goes on from the last checkpoint")
+    (message, code), *others = run.ended.values()
+    assert message.startswith("process 2 (host2) is lost: its connection has ended")
+    assert message.endswith("and it goes on from the last checkpoint")
     assert code == 75
-    assert others == [(sentence, code)] * 2
+    assert others == [(message, code)] * 2
 
 
 def test_process_0_is_missed_too():
     run = Run(3).start(1, 2)
     run.kill(0)
     run.wait_until_ended(1, 2)
-    assert all(sentence.startswith("process 0 (host0) is lost") for sentence, _ in run.ended.values())
+    assert all(message.startswith("process 0 (host0) is lost") for message, _ in run.ended.values())
 
 
 def test_a_process_that_says_nothing_is_lost():
     run = Run(3, timeout=1).start(0, 1)  # process 2 is frozen, with its connection open
     run.wait_until_ended(0, 1)
-    for sentence, _ in run.ended.values():
+    for message, _ in run.ended.values():
         assert (
             "process 2 (host2) is lost: nothing was heard of it for 1 s (config.hosts.timeout_seconds)"
-            in sentence
+            in message
         )
 
 
 def test_why_a_process_fails_is_told_to_all_and_their_ends_are_no_loss():
     run = Run(4).start()
-    run.links[2].fail("a.png is damaged; delete it", 2)
+    run.links[2].fail("a.png is corrupt; delete it", 2)
     run.kill(2)
     run.wait_until_ended(0, 1, 3)
-    assert set(run.ended.values()) == {("process 2 (host2) has ended: a.png is damaged; delete it", 2)}
+    assert set(run.ended.values()) == {("process 2 (host2) has ended: a.png is corrupt; delete it", 2)}
     assert 2 not in run.ended  # it says so itself
 
 

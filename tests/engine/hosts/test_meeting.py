@@ -72,7 +72,7 @@ def test_process_0_is_missing():
         Meeting(2).come(1, wait=0.4).result()
 
 
-def test_the_program_ends_with_one_sentence_and_an_exit_code_of_its_own(capsys):
+def test_the_program_ends_with_one_message_and_an_exit_code_of_its_own(capsys):
     def program():
         with joined(HostsConfig(f"127.0.0.1:{free_port()}", 2, 0, wait_seconds=1), {}):
             raise AssertionError("the other process is not there")

@@ -159,11 +159,11 @@ def test_a_run_goes_through_two_and_four_processes_to_one_and_is_the_same(
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4), a, b)
 
 
-def test_a_damaged_image_of_one_process_ends_all_with_its_sentence_and_all_is_saved(start, tmp_path):
+def test_a_corrupt_image_of_one_process_ends_all_with_its_message_and_all_is_saved(start, tmp_path):
     write_camvid(tmp_path / "camvid", images=2)
     images = write_camvid(tmp_path / "other", images=2) / "images" / "train"
     many = tmp_path / "many"
-    for begun in (True, False):  # after an update; then before the first, where there is nothing to save
+    for begun in (True, False):  # after a step; then before the first, where there is nothing to save
         two = start(2, {"steps": 400, "eval_every": 0}, last={"data.dir": "other"})
         if begun:
             wait_for_step(many, 1, two)
@@ -171,7 +171,7 @@ def test_a_damaged_image_of_one_process_ends_all_with_its_sentence_and_all_is_sa
             path.write_bytes(b"no image")
         (first, _, told), (second, _, own) = outcomes(two)
         assert (first, second) == (2, 2), told + own
-        assert [line for line in own.splitlines() if "is damaged or not an image" in line]
+        assert [line for line in own.splitlines() if "is corrupt or not an image" in line]
         assert [line for line in told.splitlines() if line.startswith("error: process 1 (")], told
         assert "Traceback" not in told + own
         assert 1 <= Checkpoints.last_step(RunFolder(many)) == max(logged(many, "loss")) < 400

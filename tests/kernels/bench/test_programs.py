@@ -31,8 +31,8 @@ def test_the_output_cannot_be_written(monkeypatch, capsys):
         with pytest.raises(SystemExit) as end, ending_well():
             print("a line")
     assert end.value.code == 2
-    sentence = "error: standard output cannot be written (No space left on device); make room, or write it"
-    assert capsys.readouterr().err.startswith(sentence)
+    message = "error: standard output cannot be written (No space left on device); make room, or write it"
+    assert capsys.readouterr().err.startswith(message)
 
 
 def test_other_errors_are_left_alone(capfd):

@@ -6,7 +6,7 @@ from ccnet_jax.models.detection import boxes
 ANCHORS = jnp.array([[10.0, 20, 50, 40], [-5, -5, 5, 5], [0, 0, 100, 3]])
 
 
-def test_overlaps_are_shares_of_the_union():
+def test_overlaps_are_fractions_of_the_union():
     others = jnp.array([[10.0, 20, 50, 40], [30, 20, 70, 40], [60, 60, 61, 61], [7, 7, 7, 7]])
     found = boxes.overlaps(ANCHORS, others)
     np.testing.assert_allclose(found[0], [1, 1 / 3, 0, 0], atol=1e-6)

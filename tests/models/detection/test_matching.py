@@ -44,11 +44,11 @@ MATCH = jnp.array([3, BACKGROUND, IGNORED, 0, 0, BACKGROUND, BACKGROUND, 1, IGNO
 
 
 @pytest.mark.parametrize(
-    ("count", "share", "positives", "negatives"),
+    ("count", "fraction", "positives", "negatives"),
     [(4, 0.5, 2, 2), (4, 0.25, 1, 3), (8, 0.5, 4, 4), (9, 1.0, 4, 4), (16, 0.5, 4, 4)],
 )
-def test_positives_come_first_and_background_fills_the_rest(count, share, positives, negatives):
-    places, chosen = sampled(MATCH, jax.random.key(0), count, share)
+def test_positives_come_first_and_background_fills_the_rest(count, fraction, positives, negatives):
+    places, chosen = sampled(MATCH, jax.random.key(0), count, fraction)
     assert places.shape == chosen.shape == (count,)
     assert chosen.sum() == positives + negatives
     match = MATCH[places]

@@ -63,33 +63,33 @@ def find(logits, regions, used=None, deltas=None, **changes):
 REGIONS = jnp.array([[0.0, 0, 20, 20], [1, 1, 21, 21], [40, 10, 80, 40], [0, 0, 10, 10]])
 
 
-def logits_of(shares):
-    return jnp.log(jnp.array(shares))
+def logits_of(given):
+    return jnp.log(jnp.array(given))
 
 
 def test_detections_are_suppressed_within_their_class_alone():
-    shares = [[0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.9, 0.06, 0.04], [0.94, 0.03, 0.03]]
-    boxes, classes, scores, there = find(logits_of(shares), REGIONS)
-    assert there.sum() == 3  # region 0 and 2 as class 0, region 1 as class 1: better than region 0
+    given = [[0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.9, 0.06, 0.04], [0.94, 0.03, 0.03]]
+    boxes, classes, scores, valid = find(logits_of(given), REGIONS)
+    assert valid.sum() == 3  # region 0 and 2 as class 0, region 1 as class 1: better than region 0
     np.testing.assert_array_equal(classes[:3], [0, 1, 0])
     np.testing.assert_allclose(scores[:3], [0.8, 0.3, 0.06], rtol=1e-5)
     np.testing.assert_allclose(boxes[:3], REGIONS[jnp.array([0, 1, 2])])
 
 
 def test_the_best_detections_are_kept():
-    shares = [[0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.4, 0.2, 0.4], [0.4, 0.3, 0.3]]
-    _, _, scores, there = find(logits_of(shares), REGIONS, count=2)
-    assert there.all()
+    given = [[0.1, 0.8, 0.1], [0.1, 0.6, 0.3], [0.4, 0.2, 0.4], [0.4, 0.3, 0.3]]
+    _, _, scores, valid = find(logits_of(given), REGIONS, count=2)
+    assert valid.all()
     np.testing.assert_allclose(scores, [0.8, 0.4], rtol=1e-5)
-    _, _, scores, there = find(logits_of(shares), REGIONS, used=jnp.array([False, True, True, True]), count=2)
+    _, _, scores, valid = find(logits_of(given), REGIONS, used=jnp.array([False, True, True, True]), count=2)
     np.testing.assert_allclose(scores, [0.6, 0.4], rtol=1e-5)
 
 
 def test_every_class_moves_a_region_its_own_way():
     deltas = jnp.zeros((4, 2, 4)).at[2, 1, 0].set(10 * 0.25)
-    shares = [[0.98, 0.01, 0.01]] * 2 + [[0.2, 0.3, 0.5]] + [[0.98, 0.01, 0.01]]
-    boxes, classes, _, there = find(logits_of(shares), REGIONS, deltas=deltas)
-    assert there.sum() == 2
+    given = [[0.98, 0.01, 0.01]] * 2 + [[0.2, 0.3, 0.5]] + [[0.98, 0.01, 0.01]]
+    boxes, classes, _, valid = find(logits_of(given), REGIONS, deltas=deltas)
+    assert valid.sum() == 2
     np.testing.assert_array_equal(classes[:2], [1, 0])
     np.testing.assert_allclose(boxes[0], [50, 10, 90, 40], rtol=1e-5)  # by a quarter of its width
     assert overlaps(boxes[1:2], REGIONS[2:3])[0, 0] > 0.999

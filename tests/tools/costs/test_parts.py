@@ -50,7 +50,7 @@ def test_a_training_step_by_hand(training):
     assert forward["optimizer"].products == 0
     network = build_network(load_config("demo", **TINY).model, CLASSES)
     count = sum(x.size for x in jax.tree.leaves(parts.variable_shapes(network)["params"]))
-    assert forward["optimizer"].elementwise > 3 * count  # momentum, decay, update
+    assert forward["optimizer"].elementwise > 3 * count  # momentum, decay, step
     assert sum(parts.parameters(parts.variable_shapes(network)).values()) == count
 
 

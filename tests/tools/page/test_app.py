@@ -118,8 +118,8 @@ def test_a_prediction_is_the_network_s(client, networks, shown):
     wanted = networks[0].model.predict(shown)
     np.testing.assert_array_equal(planes[0], wanted.label)
     ordered = np.sort(wanted.probabilities, -1)
-    for plane, share in ((planes[1], ordered[..., -1]), (planes[3], ordered[..., -2])):
-        np.testing.assert_allclose(plane / 255, share, atol=0.5 / 255 + 1e-6)
+    for plane, fraction in ((planes[1], ordered[..., -1]), (planes[3], ordered[..., -2])):
+        np.testing.assert_allclose(plane / 255, fraction, atol=0.5 / 255 + 1e-6)
     assert (planes[2] != planes[0]).all()
     assert head["areas"] == [(wanted.label == i).mean() for i in range(13)]
 
@@ -236,13 +236,13 @@ BAD_FILES = {
     b"GIF89a\x01\0\x01\0": (400, "the file is no PNG"),
     png_header(2000, 501): (413, "2000 x 501 pixels, more than the 1 million"),
     png_header(100_000, 100_000): (413, "100000 x 100000 pixels, more than"),
-    png_header(20, 20): (400, "the file is damaged"),
+    png_header(20, 20): (400, "the file is corrupt"),
     bytes(10**6 + 1): (413, "the file has more than 1 MB"),
 }
 
 
 @pytest.mark.parametrize("data", BAD_FILES, ids=range(len(BAD_FILES)))
-def test_a_bad_file_is_a_sentence(client, data):
+def test_a_bad_file_is_a_message(client, data):
     answer = client.post("/images", content=data)
     status, words = BAD_FILES[data]
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
@@ -286,7 +286,7 @@ BAD_QUESTIONS = [
 
 
 @pytest.mark.parametrize(("method", "address", "query", "status", "words"), BAD_QUESTIONS)
-def test_a_bad_question_is_a_sentence(client, method, address, query, status, words):
+def test_a_bad_question_is_a_message(client, method, address, query, status, words):
     answer = getattr(client, method)(address, params=chosen(client) | query)
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
 
@@ -324,7 +324,7 @@ def test_too_many_at_once_are_refused(client, monkeypatch):
         (ZeroDivisionError("secret"), 500, "the program failed (ZeroDivisionError); its terminal says how"),
     ],
 )
-def test_a_fault_is_a_sentence(client, networks, monkeypatch, fault, status, words):
+def test_a_fault_is_a_message(client, networks, monkeypatch, fault, status, words):
     def fails(*_):
         raise fault
 

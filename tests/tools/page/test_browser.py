@@ -36,12 +36,12 @@ def server(runs, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tab(server):
-    """The page; what the browser complained of, and where it sent requests, is in `.complaints`, `.hosts`."""
+    """The page; what the browser complained of, and where it sent requests, is in `.problems`, `.hosts`."""
     with browser(*CAMERA) as running:
         tab = open_page(running, server[0], (1280, 900))
-        tab.complaints, tab.hosts = [], set()
-        tab.on("console", lambda message: tab.complaints.append(message.text))
-        tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
+        tab.problems, tab.hosts = [], set()
+        tab.on("console", lambda message: tab.problems.append(message.text))
+        tab.on("pageerror", lambda error: tab.problems.append(str(error)))
         tab.on("request", lambda request: tab.hosts.add(urllib.parse.urlsplit(request.url).netloc))
         tab.reload()
         tab.locator(".legend li").first.wait_for()
@@ -65,15 +65,15 @@ def test_it_shows_two_runs_at_its_start(tab):
     assert first.locator(".loops").is_visible()
     assert not second.locator(".loops").is_visible()
     assert "loops and attention are RCCA's" in second.locator(".no-loops").text_content()
-    shares = [text.strip("<% ") for text in first.locator(".share").all_text_contents()]
-    assert sum(map(float, shares)) == pytest.approx(100, abs=1)
+    fractions = [text.strip("<% ") for text in first.locator(".fraction").all_text_contents()]
+    assert sum(map(float, fractions)) == pytest.approx(100, abs=1)
     drawn = first.locator("canvas.overlay").evaluate(
         """canvas => {
             const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
             return new Set(new Uint32Array(pixels.buffer)).size;
         }"""
     )
-    assert drawn == len(shares)  # one colour a class
+    assert drawn == len(fractions)  # one colour a class
 
 
 def test_pointer_and_click(tab):
@@ -145,7 +145,7 @@ def test_a_file_is_shown_and_downloaded(tab, tmp_path):
     assert len(colours) > len(np.unique(np.array(label)))
 
 
-def test_a_bad_file_is_a_sentence_and_the_page_works_on(tab, tmp_path):
+def test_a_bad_file_is_a_message_and_the_page_works_on(tab, tmp_path):
     message = tab.locator("#message")
     (tmp_path / "notes.png").write_text("no image")
     tab.locator("#file").set_input_files(tmp_path / "notes.png")
@@ -219,7 +219,7 @@ def test_one_pane_and_a_phone(tab):
 def test_nothing_but_the_program_was_asked_and_nothing_failed(tab, server):
     """The last but one: what all tests above did."""
     assert tab.hosts <= {urllib.parse.urlsplit(server[0]).netloc, ""}  # "" of blobs
-    refused = [text for text in tab.complaints if "status of 400" not in text]  # the bad file
+    refused = [text for text in tab.problems if "status of 400" not in text]  # the bad file
     assert not refused
 
 

@@ -3,13 +3,13 @@
 import { address, askPlanes } from "./server.js";
 
 const PATIENCE = 4; // seconds, after which the page says why a prediction may take long
-const GREY = 0.4; // share of the image in a map of attention, as in the program's figures
+const GREY = 0.4; // fraction of the image in a map of attention, as in the program's figures
 
 export class Pane {
   /**
    * about: what the server told at the start.
    * run: number of the network that is shown first.
-   * events: {point(row, column), place(row, column), complain(sentence)} of the page.
+   * events: {point(row, column), place(row, column), showError(message)} of the page.
    */
   constructor(about, run, events) {
     this.about = about;
@@ -90,9 +90,9 @@ export class Pane {
     }
   }
 
-  setOpacity(share) {
-    this.opacity = share;
-    this.part("overlay").style.opacity = share;
+  setOpacity(fraction) {
+    this.opacity = fraction;
+    this.part("overlay").style.opacity = fraction;
     if (this.found) this.#link();
   }
 
@@ -155,7 +155,7 @@ export class Pane {
       return await askPlanes(path, query, asking.signal);
     } catch (error) {
       if (error.name === "AbortError") return null;
-      this.events.complain(error.message);
+      this.events.showError(error.message);
       if (path === "predictions") this.#clearFound(); // what is there was found in another way
       return null;
     } finally {
@@ -218,20 +218,20 @@ export class Pane {
     const isLabels = head.kind === "labels";
     let rows;
     if (isLabels) {
-      rows = head.areas.map((share, i) => ({ i, share, text: areaText(share), ...this.run.classes[i] }));
-      rows = rows.filter(({ share }) => share > 0).sort((a, b) => b.share - a.share);
+      rows = head.areas.map((fraction, i) => ({ i, fraction, text: areaText(fraction), ...this.run.classes[i] }));
+      rows = rows.filter(({ fraction }) => fraction > 0).sort((a, b) => b.fraction - a.fraction);
     } else {
       rows = head.objects.map(({ class: label, score }, i) => {
-        return { i, share: score, text: score.toFixed(2), ...this.run.classes[label] };
+        return { i, fraction: score, text: score.toFixed(2), ...this.run.classes[label] };
       });
     }
     this.part("found-title").textContent = isLabels
-      ? `Classes: ${rows.length} of ${this.run.classes.length}, share of the image`
+      ? `Classes: ${rows.length} of ${this.run.classes.length}, fraction of the image`
       : rows.length ? `Objects: ${rows.length}, with their scores` : "No object was found";
     this.part("legend").replaceChildren(...rows.map((row) => this.#legendRow(row)));
   }
 
-  #legendRow({ i, name, colour, share, text }) {
+  #legendRow({ i, name, colour, fraction, text }) {
     const item = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
@@ -240,10 +240,10 @@ export class Pane {
     const length = document.createElement("span");
     length.className = "length";
     const bar = document.createElement("i");
-    bar.style.width = `${100 * share}%`;
+    bar.style.width = `${100 * fraction}%`;
     length.append(bar);
     const shown = document.createElement("span");
-    shown.className = "share";
+    shown.className = "fraction";
     shown.textContent = text;
     const words = document.createElement("span");
     words.className = "name";
@@ -329,8 +329,8 @@ export class Pane {
     const at = row * head.width + column;
     const words = [text(`row ${row}, column ${column}`)];
     if (head.kind === "labels") {
-      for (const [number, share] of [[planes[0][at], planes[1][at]], [planes[2][at], planes[3][at]]]) {
-        if (share || words.length === 1) words.push(this.#named(number, percent(share / 255, 0), words.length === 1));
+      for (const [number, fraction] of [[planes[0][at], planes[1][at]], [planes[2][at], planes[3][at]]]) {
+        if (fraction || words.length === 1) words.push(this.#named(number, percent(fraction / 255, 0), words.length === 1));
       }
     } else {
       const object = head.objects[planes[0][at] - 1];
@@ -339,10 +339,10 @@ export class Pane {
     this.part("readout").replaceChildren(...words);
   }
 
-  #named(number, share, strong) {
+  #named(number, fraction, strong) {
     const { name, colour } = this.run.classes[number];
     const element = document.createElement(strong ? "b" : "span");
-    element.append(swatch(colour), `${name} ${share}`);
+    element.append(swatch(colour), `${name} ${fraction}`);
     return element;
   }
 
@@ -427,8 +427,8 @@ export class Pane {
 }
 
 const text = (words) => Object.assign(document.createElement("span"), { textContent: words });
-const areaText = (share) => (share < 0.0005 ? "< 0.1 %" : percent(share, 1));
-const percent = (share, digits) => `${(100 * share).toFixed(digits)} %`;
+const areaText = (fraction) => (fraction < 0.0005 ? "< 0.1 %" : percent(fraction, 1));
+const percent = (fraction, digits) => `${(100 * fraction).toFixed(digits)} %`;
 
 function swatch(colour) {
   const element = document.createElement("span");

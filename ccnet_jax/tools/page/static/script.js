@@ -9,16 +9,16 @@ const panes = [];
 let about, shown; // shown: {image, bitmap, name}
 let latest = 0; // number of the image that was chosen last
 
-function complain(sentence) {
-  byId("message").textContent = sentence ? sentence[0].toUpperCase() + sentence.slice(1) + "." : "";
-  byId("message").hidden = !sentence;
+function showError(message) {
+  byId("message").textContent = message ? message[0].toUpperCase() + message.slice(1) + "." : "";
+  byId("message").hidden = !message;
 }
 
 const events = {
-  complain,
+  showError,
   point: (...at) => panes.forEach((pane) => pane.point(...at)),
   place(row, column) {
-    complain("");
+    showError("");
     panes.forEach((pane) => {
       pane.point(row, column);
       pane.attend(row, column);
@@ -29,7 +29,7 @@ const events = {
 /** Show an image when the server has it; one that was chosen later wins. */
 async function show(added, name) {
   const number = ++latest;
-  complain("");
+  showError("");
   document.body.setAttribute("aria-busy", "true");
   try {
     const image = await added;
@@ -41,7 +41,7 @@ async function show(added, name) {
     byId("size").textContent = sizeText(image);
     await Promise.all(panes.map((pane) => pane.show(image, bitmap, name)));
   } catch (error) {
-    if (number === latest) complain(error.message);
+    if (number === latest) showError(error.message);
   } finally {
     if (number === latest) document.body.setAttribute("aria-busy", "false");
   }
@@ -76,7 +76,7 @@ async function start() {
   try {
     about = await askAbout();
   } catch (error) {
-    complain(error.message);
+    showError(error.message);
     return;
   }
   byId("about").textContent = about.runs.map(({ name, classes, context, loops, mode }) => {
@@ -94,7 +94,7 @@ async function start() {
     byId("compare").checked = true;
     compare(true);
   }
-  connect(about, show, complain);
+  connect(about, show, showError);
   byId("strip").querySelector("button")?.click();
 }
 

@@ -1,6 +1,6 @@
 // What the page asks its server, and how answers are read.
 
-/** The answer to a request. Throws an Error whose message is a sentence for the user. */
+/** The answer to a request. Throws an Error whose message is a message for the user. */
 async function ask(path, query = {}, options = {}) {
   let answer;
   try {

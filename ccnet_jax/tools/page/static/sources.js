@@ -9,20 +9,20 @@ const byId = (id) => document.getElementById(id);
  * Connect all sources.
  * about: what the server told at the start.
  * show(promise of {image, ...}, name): what to do with an image that was chosen.
- * complain(sentence): tell the user.
+ * showError(message): tell the user.
  */
-export function connect(about, show, complain) {
+export function connect(about, show, showError) {
   const send = (file, name) => {
     pressOwn(null);
     if (file.size > about.limits.megabytes * 1e6) {
-      complain(`the file has more than ${about.limits.megabytes} MB, which this page does not take; ` +
+      showError(`the file has more than ${about.limits.megabytes} MB, which this page does not take; ` +
         "shrink the image, or start the program with a larger --megabytes");
       return;
     }
     show(addImage(file), name);
   };
   files(about, send);
-  webcam(send, complain);
+  webcam(send, showError);
   own(about, show);
 }
 
@@ -54,7 +54,7 @@ function files(about, send) {
   if (matchMedia("(pointer: coarse)").matches) byId("hint").hidden = true; // nobody drops or pastes there
 }
 
-function webcam(send, complain) {
+function webcam(send, showError) {
   const [start, box, video] = [byId("webcam"), byId("camera"), byId("video")];
   const stop = () => {
     video.srcObject?.getTracks().forEach((track) => track.stop());
@@ -70,7 +70,7 @@ function webcam(send, complain) {
       box.hidden = false;
       start.hidden = true;
     } catch (error) {
-      complain(`the webcam cannot be used: ${error.message}`);
+      showError(`the webcam cannot be used: ${error.message}`);
     }
   });
   byId("stop").addEventListener("click", stop);
