@@ -23,7 +23,7 @@ def main(command: Sequence[str] | None = None) -> None:
     if given and given[0] in PROGRAMS:
         importlib.import_module(PROGRAMS[given[0]][0]).main(given[1:])
         return
-    program = flags().parsed(given).program
+    program = flags().parse(given).program
     if program is not None:
         raise UserError(f"there is no program {program!r}{nearest(program, PROGRAMS)}; --help lists them")
     print(_text())

@@ -40,7 +40,7 @@ from ccnet_jax.weights.torch_import import import_weights
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed(command)
+    arguments = flags().parse(command)
     command_line.run_parts(arguments)
     given, out = (pathlib.Path(path).expanduser() for path in (arguments.given, arguments.out))
     if arguments.to is None:

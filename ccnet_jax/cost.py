@@ -15,7 +15,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 from ccnet_jax.common import outputs
-from ccnet_jax.common.errors import UserError, writing
+from ccnet_jax.common.errors import UserError, explain_write_errors
 from ccnet_jax.common.kernels import GPUS
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
@@ -24,7 +24,7 @@ from ccnet_jax.tools.costs import report, sizes
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed(command)
+    arguments = flags().parse(command)
     config = command_line.config_of(arguments)
     name = arguments.config or arguments.named
     image = sizes.image_size(config)
@@ -45,7 +45,7 @@ def main(command: Sequence[str] | None = None) -> None:
         batch_size = arguments.batch or config.batch_size
         costs = report.costs(config, batch_size, image, arguments.gpu, compiling)
     if arguments.plot is not None:
-        with writing(arguments.plot):
+        with explain_write_errors(arguments.plot):
             report.plot(costs, name, pathlib.Path(arguments.plot))
     print(json.dumps({"config": name} | costs, indent=2) if arguments.json else report.as_text(costs, name))
 

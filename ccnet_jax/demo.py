@@ -21,7 +21,7 @@ def flags() -> command_line.Parser:
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    workdir = flags().parsed(command).workdir
+    workdir = flags().parse(command).workdir
     train.main(["--config", "demo", "--workdir", workdir])
     eval.main(["--workdir", workdir])
     images = RunFolder.at(workdir, fetch=False).images("val")

@@ -54,7 +54,7 @@ def test_mode(arguments: argparse.Namespace, config: Config) -> TestMode:
         stride = command_line.pair("--stride", arguments.stride, "DOWN,ACROSS")
     # the config's own rules hold for them too
     changed = dataclasses.replace(config, eval_window=window, eval_stride=stride)
-    return configuration.checked(changed).test_mode(arguments.ms_flip)
+    return configuration.check(changed).test_mode(arguments.ms_flip)
 
 
 def name_of(arguments: argparse.Namespace, split: str) -> str:
@@ -74,7 +74,7 @@ def name_of(arguments: argparse.Namespace, split: str) -> str:
     return name
 
 
-def opened(config: Config, run: RunFolder, split: str, data_dir: str | None, unlabelled: bool) -> Any:
+def open_images(config: Config, run: RunFolder, split: str, data_dir: str | None, unlabelled: bool) -> Any:
     """The images of the split, whose labels may be missing where `unlabelled`; see `run_data.opened`.
 
     Raises UserError in the words of this program's flags.
@@ -83,7 +83,7 @@ def opened(config: Config, run: RunFolder, split: str, data_dir: str | None, unl
     if data_dir is not None and config.data.source == "folder" and DATASETS[name].layout is None:
         raise UserError(f"--data-dir={data_dir}: the images of {name} lie in no folder; omit it")
     try:
-        return run_data.opened(config, split, records.load_classes(run), run, unlabelled)
+        return run_data.open_images(config, split, records.load_classes(run), run, unlabelled)
     except UserError as error:
         raise UserError(str(error).replace("--config.data.dir", "--data-dir")) from None
 
@@ -108,13 +108,13 @@ def check_places(
     if output is not None:
         outputs.check_file("--output", output, kept)
     if labels is not None:
-        outputs.check_folder("--labels", labels, outputs.present(labels, (".png", ".json")), kept)
+        outputs.check_folder("--labels", labels, outputs.results_in(labels, (".png", ".json")), kept)
     run.check_results([run.scores_file(name)], data)
 
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed(command)
+    arguments = flags().parse(command)
     compilation_cache.turn_on()
     command_line.run_parts(arguments)
     run = command_line.run_of(arguments)
@@ -126,7 +126,7 @@ def main(command: Sequence[str] | None = None) -> None:
     labels = None if arguments.labels is None else pathlib.Path(arguments.labels).expanduser()
     split = arguments.split or config.data.eval_split
     task = TASKS[config.task]
-    source = opened(config, run, split, arguments.data_dir, unlabelled=labels is not None)
+    source = open_images(config, run, split, arguments.data_dir, unlabelled=labels is not None)
     name = name_of(arguments, split)
     images = run.images(name)
     asked = output is not None or labels is not None  # to write outside the run

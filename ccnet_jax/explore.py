@@ -36,7 +36,7 @@ _ANYWHERE = ("0.0.0.0", "::")
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed(command)
+    arguments = flags().parse(command)
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise UserError(
             f"the page needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
@@ -46,7 +46,7 @@ def main(command: Sequence[str] | None = None) -> None:
             f"the page compares {MOST_RUNS} runs, and {len(arguments.runs)} are named; name fewer"
         )
     command_line.run_parts(arguments)
-    with listening(arguments.host, arguments.port) as server:
+    with listening_socket(arguments.host, arguments.port) as server:
         compilation_cache.turn_on()
         runs = arguments.runs or [str(LATEST)]
         own = OwnImages.of_run(runs[0], arguments.data_dir)
@@ -56,7 +56,7 @@ def main(command: Sequence[str] | None = None) -> None:
         serve(Explorer(networks, own, limits), server, hosts_of(arguments.host))
 
 
-def listening(host: str, port: int) -> socket.socket:
+def listening_socket(host: str, port: int) -> socket.socket:
     """A socket that listens at an address of this machine.
 
     Args:

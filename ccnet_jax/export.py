@@ -28,7 +28,7 @@ import jax
 import psutil
 
 from ccnet_jax.common import compilation_cache, outputs
-from ccnet_jax.common.errors import UserError, writing
+from ccnet_jax.common.errors import UserError, explain_write_errors
 from ccnet_jax.common.kernels import whole_file
 from ccnet_jax.common.progress import progress_bar, write_line
 from ccnet_jax.config import command_line, records
@@ -50,7 +50,7 @@ ANY = "any"
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed(command)
+    arguments = flags().parse(command)
     compilation_cache.turn_on()
     command_line.run_parts(arguments)
     run, form = command_line.run_of(arguments), FORMATS[arguments.to]
@@ -82,7 +82,7 @@ def check_form(name: str, form: Format, config: Config, probabilities: bool) -> 
         )
     if probabilities and config.task != "semantic":
         raise UserError("--probabilities are those of pixels, and this network finds instances; omit it")
-    if missing := form.missing():
+    if missing := form.missing_packages():
         raise UserError(
             f"--to {name} needs {' and '.join(missing)}, not installed here: pip install {form.install}"
         )
@@ -194,13 +194,13 @@ def program_of(model: Model | InstanceModel, dtype: str, shape: ImageShape, prob
 def export(program: Program, form: Format, out: pathlib.Path) -> None:
     """Write the file, run it beside the model, and give it its name. Raises UserError."""
     if form.suffix:
-        with writing(out):
+        with explain_write_errors(out):
             out.parent.mkdir(parents=True, exist_ok=True)
     place = whole_file(out) if form.suffix else new_folder(out)
     steps = 1 + len(program.shape.examples())
     with (
         progress_bar(total=steps, unit="step", desc="exporting", leave=False) as bar,
-        writing(out),
+        explain_write_errors(out),
         place as path,
     ):
         bar.set_postfix_str("writing")

@@ -169,7 +169,7 @@ def _loops_title(loops: int) -> str:
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed(command)
+    arguments = flags().parse(command)
     compilation_cache.turn_on()
     command_line.run_parts(arguments)
     if not arguments.images:

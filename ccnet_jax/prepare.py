@@ -134,7 +134,7 @@ def prepare(
         if all((complete / shard.file).exists() for shard in plan.shards):
             print(f"{complete} is complete: {_contents(plan)}")
             return complete
-    with _writing(unfinished):
+    with _explain_write_errors(unfinished):
         if complete.exists():
             complete.rename(unfinished)  # a file of it was taken away, to be written again
         unfinished.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def prepare(
         outputs.check_folder("--out", unfinished, [path.name for path in unfinished.iterdir()], kept)
         _check_made_of(unfinished, plan)
         _write_missing_shards(unfinished, dataset, plan)
-        with _writing(unfinished):
+        with _explain_write_errors(unfinished):
             _write_metadata(unfinished, dataset, plan)
             unfinished.rename(complete)
     print(f"{complete} is complete: {_contents(plan)}")
@@ -309,7 +309,7 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
     if (folder / CHECKSUMS).exists():
         recorded = _read_checksums(folder)["shards"]
         checksums["shards"] = {name: recorded[name] for name in _good_shards(folder, recorded)}
-    with _writing(folder):
+    with _explain_write_errors(folder):
         for left_over in folder.glob(".*.tmp"):
             left_over.unlink()
         write_json(folder / CHECKSUMS, checksums)
@@ -336,7 +336,7 @@ def _write_missing_shards(folder: pathlib.Path, dataset: str, plan: Plan) -> Non
                 make = _record_maker(dataset, source, features, plan.tiling)
                 records = pool.map(make, range(shard.start, shard.stop))
                 checksums["shards"][shard.file] = _write_shard(folder / shard.file, records, count)
-                with _writing(folder):
+                with _explain_write_errors(folder):
                     write_json(folder / CHECKSUMS, checksums)
         except BaseException:
             pool.shutdown(cancel_futures=True)  # else what is queued would be made first
@@ -352,13 +352,13 @@ def _record_maker(
     def files(index: int) -> dict[str, Any]:
         """The bytes of the files; labels whose numbers only the folder explains as PNGs of class indices."""
         image, label = source.read(index)
-        indices = _checked(source, index, image, label)["label"]
+        indices = _check_pair(source, index, image, label)["label"]
         if label is None or as_indices:  # the indices of a missing label are void everywhere
             label = cv2.imencode(".png", indices)[1].tobytes()
         return {"image": image, "label": label}
 
     def tiles(index: int, tiling: Tiling) -> dict[str, Any]:
-        return _in_tiles(_checked(source, index, *source.read(index)), tiling)
+        return _in_tiles(_check_pair(source, index, *source.read(index)), tiling)
 
     def make(index: int) -> bytes:
         values = files(index) if tiling is None else tiles(index, tiling)
@@ -367,7 +367,7 @@ def _record_maker(
     return make
 
 
-def _checked(source: FileSource, index: int, image: bytes, label: bytes | None) -> dict[str, np.ndarray]:
+def _check_pair(source: FileSource, index: int, image: bytes, label: bytes | None) -> dict[str, np.ndarray]:
     """The pixels of a pair of files. Raises UserError where they are not what they should be."""
     names: tuple[object, object] = (source.name(index),) * 2
     remedy = "correct the file"
@@ -387,7 +387,7 @@ def _in_tiles(sample: dict[str, np.ndarray], tiling: Tiling) -> dict[str, Any]:
 
 def _write_shard(path: pathlib.Path, records: Iterator[bytes], count: Callable[[], None]) -> dict[str, Any]:
     """Write a shard under another name, then give it its own; {"bytes", "sha256"} of the file."""
-    with _writing(path), whole_file(path) as temporary:
+    with _explain_write_errors(path), whole_file(path) as temporary:
         # One record a group is what random access wants, and images need no further compression.
         writer = array_record_module.ArrayRecordWriter(str(temporary), "group_size:1,uncompressed")
         for record in records:
@@ -432,7 +432,7 @@ def _write_metadata(folder: pathlib.Path, dataset: str, plan: Plan) -> None:
 
 
 @contextlib.contextmanager
-def _writing(path: pathlib.Path) -> Iterator[None]:
+def _explain_write_errors(path: pathlib.Path) -> Iterator[None]:
     """Tell in one message why `path` cannot be written."""
     try:
         yield
@@ -523,7 +523,7 @@ def _growth(plan: Plan) -> float:
         return 1.0
     source = next(iter(plan.sources.values()))
     image, label = source.read(0)
-    tiles = _in_tiles(_checked(source, 0, image, label), plan.tiling)
+    tiles = _in_tiles(_check_pair(source, 0, image, label), plan.tiling)
     written = sum(map(len, tiles["image_tiles"] + tiles["label_tiles"]))
     return written / (len(image) + len(label or b""))
 
@@ -531,7 +531,7 @@ def _growth(plan: Plan) -> float:
 @contextlib.contextmanager
 def _alone(folder: pathlib.Path) -> Iterator[None]:
     """Hold `folder` for this process. Raises UserError while another writes there."""
-    with _writing(folder):
+    with _explain_write_errors(folder):
         handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # some network file systems know no locks
@@ -551,7 +551,7 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed(command)
+    arguments = flags().parse(command)
     try:
         if arguments.verify:
             verify(arguments.dataset, arguments.out)

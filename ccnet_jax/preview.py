@@ -24,7 +24,7 @@ from ccnet_jax.data import pipeline
 from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.data.sources import Source
 from ccnet_jax.data.statistics import class_table, evenly_spread, sizes_text
-from ccnet_jax.evaluation.instance_scores import pasted
+from ccnet_jax.evaluation.instance_scores import paste_mask
 from ccnet_jax.tasks import TASKS
 
 
@@ -96,7 +96,7 @@ def drawn_objects(batch: dict[str, np.ndarray], row: int, source: InstanceSource
     used, image = batch["used"][row], batch["image"][row]
     boxes, labels = batch["boxes"][row][used], batch["classes"][row][used]
     fractions = batch["masks"][row][used].astype(np.float32) / 255
-    masks = [pasted(mask, box, image.shape[:2]) for mask, box in zip(fractions, boxes, strict=True)]
+    masks = [paste_mask(mask, box, image.shape[:2]) for mask, box in zip(fractions, boxes, strict=True)]
     whole = np.array(masks, np.uint8).reshape(-1, *image.shape[:2])
     return figures.instance_overlay(image, boxes, labels, whole, source.classes, source.palette)
 
@@ -108,7 +108,7 @@ def not_negative(text: str) -> int:
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed(command)
+    arguments = flags().parse(command)
     config = command_line.config_of(arguments)
     data, task = config.data, TASKS[config.task]
     output = pathlib.Path(arguments.output).expanduser()

@@ -27,7 +27,7 @@ from ccnet_jax.weights import model_card
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed(command)
+    arguments = flags().parse(command)
     command_line.run_parts(arguments)
     if not arguments.to:
         raise UserError("pass --to DIR, or --to hf:ORG/NAME to upload")

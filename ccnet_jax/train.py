@@ -22,7 +22,7 @@ from ccnet_jax.config import command_line, config_files
 from ccnet_jax.config import config as configuration
 from ccnet_jax.engine.engine import Engine
 from ccnet_jax.engine.folder import LATEST, RunFolder
-from ccnet_jax.engine.hosts.join import Link, joined
+from ccnet_jax.engine.hosts.join import Link, join_hosts
 from ccnet_jax.tasks import TASKS, preparation
 from ccnet_jax.tasks.callbacks import Training, callbacks
 from ccnet_jax.tasks.messages import explain_errors
@@ -49,7 +49,7 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
     network = task.network(config, len(train_source.classes))
     optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
     schedule = build_schedule(config.optimizer, config.steps)
-    make_state = make_initial_state(network, optimizer, config.seed, devices.replicated(mesh))
+    make_state = make_initial_state(network, optimizer, config.seed, devices.replicated_sharding(mesh))
     program = make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
     check_norms(config, task, train_source, mesh, make_state, program)
 
@@ -70,7 +70,7 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
         )
         state = engine.restore_or(make_state(), functools.partial(pretrained.begun, config, task, weights))
         preparation.say_what_is_trained(state, mesh, run)
-        train_step = engine.watched(program)
+        train_step = engine.measure_steps(program)
         test = task.tester(config, network, config.test_mode())
         beside = callbacks(Training(engine, config, task, test, schedule, train_source, eval_source))
         batches = task.batches(config, train_source, engine.start, jax.process_index(), jax.process_count())
@@ -83,9 +83,9 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    arguments = flags().parsed(command)
+    arguments = flags().parse(command)
     if arguments.list:
-        print(config_files.listing())
+        print(config_files.list_configs())
         return
     run, config = command_line.run_and_config(arguments)
     if arguments.show:
@@ -96,7 +96,7 @@ def main(command: Sequence[str] | None = None) -> None:
         together.enter_context(command_line.interrupted_at_once())  # until `train` notes what comes
         link = None
         if config.distributed:
-            link = together.enter_context(joined(config.hosts, configuration.shared_values(config)))
+            link = together.enter_context(join_hosts(config.hosts, configuration.shared_values(config)))
         train(config, run, link)
 
 

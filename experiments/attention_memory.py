@@ -25,7 +25,7 @@ from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.models.contexts.nonlocal_ import NonLocal
 from ccnet_jax.models.criss_cross import RCCA, CrissCrossAttention
 from experiments import markdown
-from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resume_report, sources, write_result
 
 
 class OtherRCCA(nn.Module):
@@ -163,7 +163,7 @@ def main() -> None:
     if missing := aot.unavailable():
         parser.error(missing)
     report = result_head(aot.device_name("h200")) | {"sources": sources(*SOURCES), "sizes": [], "growth": []}
-    report = resumed(RESULTS / "attention_memory.json", report, ("sizes", "growth"))
+    report = resume_report(RESULTS / "attention_memory.json", report, ("sizes", "growth"))
     measure(report, "sizes", [(name, *size) for size in SIZES for name in MODULES | OTHER_FORMS])
     print(size_table(report["sizes"]))
     if arguments.plot:

@@ -52,7 +52,7 @@ IMAGES = 3  # in a figure
 # --- Scores ---
 
 
-def measured(name: str, run: RunFolder, data: pathlib.Path) -> dict[str, Any]:
+def measure(name: str, run: RunFolder, data: pathlib.Path) -> dict[str, Any]:
     """A network's row: trained and evaluated, as far as it is not yet; scores are fractions."""
     done = run.config_file.is_file() and runs.is_scored(run, SPLIT)
     if not done:
@@ -186,11 +186,11 @@ def main() -> None:
 
     data, folder = (path.expanduser().resolve() for path in (arguments.camvid, arguments.runs))
     work = {name: RunFolder(folder / FOLDERS[name]) for name in NETWORKS}
-    rows = [measured(name, work[name], data) for name in progress_bar(NETWORKS, unit="network")]
+    rows = [measure(name, work[name], data) for name in progress_bar(NETWORKS, unit="network")]
 
     baseline, rcca = (inference.load(work[name].path) for name in (BASELINE, RCCA))
     run = work[RCCA]
-    source = run_data.opened(records.load_config(run), SPLIT, records.load_classes(run), run)
+    source = run_data.open_images(records.load_config(run), SPLIT, records.load_classes(run), run)
     pixels = np.sum(runs.scores(work[RCCA], SPLIT)["confusion"], 1)
     scenes = [scene(baseline, rcca, source, i, pixels) for i in chosen_images(len(source))]
     draw(scenes, rcca, RESULTS / "camvid_", photos=False)

@@ -42,7 +42,7 @@ from ccnet_jax.tools.costs.flops import COUNTED, counted_attention, operations, 
 from ccnet_jax.tools.costs.parts import training_operations
 from ccnet_jax.tools.costs.sizes import class_count
 from experiments import markdown, published
-from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resume_report, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "cost.json"
 GPU = "h200"
@@ -324,7 +324,7 @@ def make(parts: Collection[str]) -> dict[str, Any]:
     Raises UserError where rows of other parts would be lost, since they are of other versions or sources.
     """
     report = result_head(aot.device_name(GPU)) | {"sources": sources(*SOURCES)}
-    report = resumed(PATH, report | {part: [] for part in PARTS}, tuple(PARTS))
+    report = resume_report(PATH, report | {part: [] for part in PARTS}, tuple(PARTS))
     before: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         before = json.loads(PATH.read_text())
@@ -353,7 +353,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", action="append", choices=list(PARTS), help="only this one; default all")
     arguments = parser.parse_args()
-    if missing := memory.missing():
+    if missing := memory.missing_reason():
         parser.error(missing)
     for name, table in tables(make(arguments.part or PARTS)).items():
         print(f"{name}\n\n{table}")

@@ -44,7 +44,7 @@ from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import decode_image
 from ccnet_jax.data.sources import FolderSource, LazySource, Location
 from experiments import markdown
-from kernels.bench.measure import ROOT, cpu_name, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, cpu_name, result_head, resume_report, sources, write_result
 from kernels.bench.programs import result_file
 
 RESULTS = ROOT / "experiments" / "results"
@@ -283,13 +283,13 @@ FORMS = {
 
 
 def storage(folder: FolderSource) -> dict[str, dict[str, float]]:
-    """{form: as of `stored`} of the first images."""
+    """{form: as of `measure_storage`} of the first images."""
     images = [folder[i]["image"] for i in range(2)]
     forms = progress_bar(FORMS.items(), unit="form", desc="storing", leave=False)
-    return {name: stored(images, form) for name, form in forms}
+    return {name: measure_storage(images, form) for name, form in forms}
 
 
-def stored(images: list[np.ndarray], form: Form, crops: int = 100) -> dict[str, float]:
+def measure_storage(images: list[np.ndarray], form: Form, crops: int = 100) -> dict[str, float]:
     """{"megabytes" an image, "fraction" that a crop decodes, "decode" of that and "encode" of all in ms}."""
     height, width = form.part
     rows, columns = range(0, images[0].shape[0], height), range(0, images[0].shape[1], width)
@@ -355,7 +355,7 @@ MEASURED = ("megabytes_an_image", "milliseconds", "storage", "decoders", "sample
 CONTENDERS = {"tiles": grain_batches, "folder": grain_batches, "opencv": torch_batches}
 
 
-def measured(
+def measure(
     configs: dict[str, DataConfig], workers: list[int], rounds: int, count: int
 ) -> dict[str, dict[str, Any]]:
     """{workers: {contender: {"rate", "ratio", "ratios"}}}.
@@ -430,7 +430,7 @@ def main() -> None:
     report |= {"images": "made up" if arguments.data_dir is None else "Cityscapes"}
     report |= {"count": arguments.images}
     report |= {name: getattr(arguments, name) for name in ("workers", "rounds", "batches")}
-    report = resumed(arguments.output, report, MEASURED)
+    report = resume_report(arguments.output, report, MEASURED)
     with tempfile.TemporaryDirectory() as temporary:
         folder, tiles = pathlib.Path(temporary, "folder"), pathlib.Path(temporary, "tiles")
         if arguments.data_dir is None:
@@ -461,7 +461,7 @@ def main() -> None:
             "milliseconds": lambda: stages(lazy, source),
             "storage": lambda: storage(source),
             "decoders": lambda: decoders(source),
-            "samples_per_second_and_worker": lambda: measured(
+            "samples_per_second_and_worker": lambda: measure(
                 configs, arguments.workers, arguments.rounds, arguments.batches
             ),
         }

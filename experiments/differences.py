@@ -23,7 +23,7 @@ from ccnet_jax.config import command_line
 from ccnet_jax.data.datasets.cityscapes import LABELS
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.images import label_pixels
-from ccnet_jax.evaluation.instance_scores import pasted
+from ccnet_jax.evaluation.instance_scores import paste_mask
 from ccnet_jax.evaluation.metrics import confusion_matrix, scores
 from ccnet_jax.models.resize import resize_bilinear
 from ccnet_jax.tasks.semantic_model import Model
@@ -96,7 +96,7 @@ def pasting(side: int) -> dict[str, float]:
     for _ in range(DISCS):
         corner, sides = random.uniform(10, 100, 2), random.uniform(0.8, 1.2, 2) * side
         box = np.concatenate([corner, corner + sides]).astype(np.float32)
-        ours, theirs = (paste(disc, box, (480, 480)) > 0 for paste in (pasted, pasted_by_torchvision))
+        ours, theirs = (paste(disc, box, (480, 480)) > 0 for paste in (paste_mask, pasted_by_torchvision))
         overlaps.append(float((ours & theirs).sum() / (ours | theirs).sum()))
     return {"side": side, "mean": float(np.mean(overlaps)), "lowest": min(overlaps)}
 

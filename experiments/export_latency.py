@@ -62,7 +62,7 @@ class ExportSession(Session):
         return super().request(case, name) | {"files": files}
 
 
-def measured(case: Case, setup: Setup, session: ExportSession) -> dict[str, Any]:
+def measure(case: Case, setup: Setup, session: ExportSession) -> dict[str, Any]:
     """{contender: its numbers}, with the fraction of pixels to which it gives JAX's class."""
     session.make_files(case)
     found = in_turn(case, {name: PROGRAMS[name] for name in setup.contenders}, setup, session)
@@ -118,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     case = (TOY_CASES if flags.toy else CPU_CASES)[0]
     setup = Setup((case,), tuple(PROGRAMS), flags.rounds, round_seconds=0.0 if flags.toy else 1.0)
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(case, setup, ExportSession("cpu", None, pathlib.Path(folder)))
+        found = measure(case, setup, ExportSession("cpu", None, pathlib.Path(folder)))
     if failures := [f"{name}: {row['failure']}" for name, row in found.items() if row["failure"] is not None]:
         parser.exit(1, "\n".join(failures) + "\n")
     report = result_head() | {"sources": sources("kernels", "ccnet_jax", "experiments/speed")}

@@ -153,13 +153,13 @@ def excerpt(logits: np.ndarray) -> np.ndarray:
     return logits[0, ::12, ::12]
 
 
-def packed(value: object) -> np.ndarray:
+def pack_json(value: object) -> np.ndarray:
     """JSON as bytes, for a .npz file."""
     return np.frombuffer(json.dumps(value, separators=(",", ":")).encode(), np.uint8)
 
 
-def unpacked(array: np.ndarray) -> Any:
-    """The reverse of `packed`."""
+def unpack_json(array: np.ndarray) -> Any:
+    """The reverse of `pack_json`."""
     return json.loads(array.tobytes())
 
 

@@ -48,7 +48,7 @@ from ccnet_jax.weights.naming import naming_of
 from ccnet_jax.weights.values import has_in_place_norms, torch_tensors
 from experiments import drawn, markdown
 from experiments import gradient_cases as cases
-from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resume_report, sources, write_result
 from kernels.bench.programs import ending_well, result_file
 
 PATH = ROOT / "experiments" / "results" / "gradients.json"
@@ -74,9 +74,7 @@ class Found(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------ computing
-def converted(
-    tensors: dict[str, np.ndarray], align_corners: bool, dtype: str
-) -> tuple[CCNet, dict[str, Any]]:
+def convert(tensors: dict[str, np.ndarray], align_corners: bool, dtype: str) -> tuple[CCNet, dict[str, Any]]:
     """The network of a state dict and its variables, as `ccnet_jax.convert` makes them."""
     found = detect_network(tensors, None, cases.RECORDED)
     model = dataclasses.replace(found.model, align_corners=align_corners)
@@ -87,7 +85,7 @@ def converted(
 
 def weights(recorded: Recorded, name: str, chosen: cases.Weights) -> dict[str, np.ndarray]:
     """A state dict for a recorded network."""
-    shapes: drawn.Shapes = {key: tuple(x) for key, x in cases.unpacked(recorded[f"shapes/{name}"]).items()}
+    shapes: drawn.Shapes = {key: tuple(x) for key, x in cases.unpack_json(recorded[f"shapes/{name}"]).items()}
     return cases.weights(shapes, chosen)
 
 
@@ -142,7 +140,7 @@ def trainer(network: cases.Network, dtype: str) -> Callable[[dict[str, np.ndarra
         return without_dropout(make_train_step(loss, optimizer, seed=0))
 
     def train(tensors: dict[str, np.ndarray], steps: int) -> Found:
-        ccnet, variables = converted(tensors, network.align_corners, dtype)
+        ccnet, variables = convert(tensors, network.align_corners, dtype)
         state = State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
         losses = []
         for n in range(steps):
@@ -160,9 +158,9 @@ def trainer(network: cases.Network, dtype: str) -> Callable[[dict[str, np.ndarra
     return train
 
 
-def inferred(tensors: dict[str, np.ndarray], network: cases.Network) -> np.ndarray:
+def infer(tensors: dict[str, np.ndarray], network: cases.Network) -> np.ndarray:
     """Float32 logits [1, H, W, classes] of the first image, by the compiled program that tests."""
-    ccnet, variables = converted(tensors, network.align_corners, "float32")
+    ccnet, variables = convert(tensors, network.align_corners, "float32")
     images, _ = cases.batch(network.side)
     return np.asarray(scorer(ccnet)(variables, jnp.asarray(images[:1])))
 
@@ -176,7 +174,7 @@ def errors(recorded: Recorded, case: str, gradient: dict[str, np.ndarray]) -> di
     Raises:
       ValueError: the gradient has other tensors than the recorded one.
     """
-    names = cases.unpacked(recorded[f"{case}/names"])
+    names = cases.unpack_json(recorded[f"{case}/names"])
     if set(names) != set(gradient):
         raise ValueError(f"{case}: other tensors than recorded: {sorted(set(names) ^ set(gradient))[:5]}")
     norms = recorded[f"{case}/norms"].astype(np.float64)
@@ -201,7 +199,7 @@ def errors(recorded: Recorded, case: str, gradient: dict[str, np.ndarray]) -> di
 def zeros(recorded: Recorded, case: str) -> list[str]:
     """The tensors whose exact gradient is 0."""
     norms = recorded[f"{case}/norms"].astype(np.float64)
-    names = cases.unpacked(recorded[f"{case}/names"])
+    names = cases.unpack_json(recorded[f"{case}/names"])
     return [name for name, x in zip(names, norms, strict=True) if x < NO_GRADIENT * np.linalg.norm(norms)]
 
 
@@ -232,7 +230,7 @@ def measured_row(recorded: Recorded, name: str, dtype: str) -> dict[str, Any]:
         error = abs(of_labelled * first.losses.sum() / recorded[f"{case}/loss"] - 1)
         row["loss"] = rounded(error, recorded[f"{case}/loss_errors"].max())
         if dtype == "float32":
-            logits = cases.excerpt(inferred(weights(recorded, name, cases.PLAIN), network))
+            logits = cases.excerpt(infer(weights(recorded, name, cases.PLAIN), network))
             exact = recorded[f"{name}/logits"]
             error = np.abs(logits - exact).max() / np.abs(exact).max()
             row["logits"] = rounded(error, float(recorded[f"{name}/logits_error"]))
@@ -295,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report = result_head() | {"sources": sources(*cases.SOURCES)}
     report |= {"toy": flags.toy, "rows": [], "finished": False}
     if output:
-        report = resumed(output, report, ("rows", "finished"))
+        report = resume_report(output, report, ("rows", "finished"))
     recorded, wanted = cases.load_recorded(), cases.TOY_CASES if flags.toy else cases.CASES
     if flags.only:
         wanted = [case for case in cases.CASES if "/".join(case) == flags.only]

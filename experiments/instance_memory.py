@@ -18,7 +18,7 @@ from ccnet_jax.data.datasets.coco import COCO_CLASSES
 from ccnet_jax.tools.costs import memory
 from experiments import markdown
 from kernels.bench import aot  # before JAX starts
-from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resume_report, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "instance_memory.json"
 # What the rows depend on.
@@ -32,7 +32,7 @@ PUBLISHED = {(50, "float32"): 4.4, (101, "float32"): 6.4, (50, "bfloat16"): 3.6}
 DTYPES = ("float32", "bfloat16")
 
 
-def measured(variant: str, dtype: str) -> dict[str, Any]:
+def measure(variant: str, dtype: str) -> dict[str, Any]:
     """The row of a variant of configs/coco.py."""
     config = parse(config_files.load(ConfigName.of(f"coco:{variant}")), {"dtype": dtype})
     plan = memory.plan_training(config, len(COCO_CLASSES), IMAGES, GPU)
@@ -70,10 +70,10 @@ def main() -> None:
     cases = [(variant, dtype) for dtype in DTYPES for variant in variants]
     cases.sort(key=lambda case: case[0].startswith("r101"))  # the smaller network first
     report = result_head(aot.device_name(GPU)) | {"sources": sources(*SOURCES), "rows": []}
-    report = resumed(PATH, report, ("rows",))
+    report = resume_report(PATH, report, ("rows",))
     done = {(row["variant"], row["dtype"]) for row in report["rows"]}
     for case in progress_bar([case for case in cases if case not in done], unit="program"):
-        report["rows"].append(measured(*case))
+        report["rows"].append(measure(*case))
         write_result(PATH, report)
     print(tables(report)["training"])
 

@@ -30,9 +30,9 @@ from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
 from ccnet_jax.engine.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.engine.folder import RunFolder
-from ccnet_jax.engine.metric_log import is_evaluated, logged, points
+from ccnet_jax.engine.metric_log import is_evaluated, points, read_log
 from experiments import markdown
-from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resume_report, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "killed_runs.json"
 EVAL_EVERY = 8
@@ -86,7 +86,7 @@ def phase(run: RunFolder, printed: int, reached: int) -> str:
         return "save"
     if b"parameters, " not in run.path.with_suffix(".log").read_bytes()[printed:]:
         return "start"
-    lines = logged(run)
+    lines = read_log(run)
     if not lines or lines[-1]["step"] <= reached:
         return "compile"
     step = Checkpoints.last_step(run) or 0
@@ -146,7 +146,7 @@ def fragments(run: RunFolder) -> list[str]:
 
 def records(run: RunFolder) -> dict[str, Any]:
     """All that a run leaves, without times."""
-    lines = [{name: x for name, x in line.items() if name not in TIMES} for line in logged(run)]
+    lines = [{name: x for name, x in line.items() if name not in TIMES} for line in read_log(run)]
     scalars = sorted(point for point in points(run) if point[1] not in TIMES)
     images = {path.name: path.read_bytes() for path in sorted(run.images("val").iterdir())}
     folders = {which: step_folder(run, which) for which in ("last", "best")}
@@ -169,7 +169,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return found
 
 
-def disturbed(run: RunFolder, kills: int, rng: random.Random) -> dict[str, Any]:
+def disturb(run: RunFolder, kills: int, rng: random.Random) -> dict[str, Any]:
     """Kill a run again and again, let it end, and tell what happened. A run that has ended is not killed."""
     signals, phases, survivors = [], [], 0
     for n in range(kills):
@@ -222,7 +222,7 @@ def main() -> None:
     folder = flags.folder.expanduser().resolve()
     folder.mkdir(parents=True, exist_ok=True)
     report = result_head() | {"sources": sources("kernels", "ccnet_jax", "configs"), "rows": []}
-    report = resumed(PATH, report, ("rows",))
+    report = resume_report(PATH, report, ("rows",))
     plain = RunFolder(folder / "undisturbed")
     remove(plain)
     if start(plain).wait():
@@ -232,7 +232,7 @@ def main() -> None:
     for n in progress_bar(range(len(report["rows"]), flags.runs), unit="run"):
         run = RunFolder(folder / f"run-{flags.seed}-{n}")
         remove(run)
-        row = disturbed(run, flags.kills, random.Random(f"{flags.seed}-{n}"))
+        row = disturb(run, flags.kills, random.Random(f"{flags.seed}-{n}"))
         row["shared_memory_left"] = len(set(os.listdir("/dev/shm")) - shared)
         row["differences"] = differences(wanted, records(run)) if row["exit_code"] == 0 else ["no end"]
         report["rows"].append(row)

@@ -36,7 +36,7 @@ from ccnet_jax.common.progress import progress_bar
 from experiments import markdown
 from experiments.speed.cases import CONTENDERS, SETUPS, Case, Setup
 from experiments.speed.worker import Failed, Worker
-from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resume_report, sources, write_result
 from kernels.bench.programs import result_file
 from kernels.criss_cross import blocks
 
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report |= {"sources": sources("kernels", "ccnet_jax", "experiments/speed")}
     report |= {"toy": flags.toy, "cases": [], "finished": False}
     if output:
-        report = resumed(output, report, ("cases", "finished"))
+        report = resume_report(output, report, ("cases", "finished"))
     done = {Case(**row["case"]): set(row["contenders"]) for row in report["cases"]}
     left = [case for case in setup.cases if not done.get(case, set()) >= set(names)]
     with (

@@ -59,7 +59,7 @@ def score(run: RunFolder, data: pathlib.Path, ms_flip: bool, limit: int | None) 
     return read_json(run.scores_file(name), "delete it")
 
 
-def measured(
+def measure(
     config: str, file: pathlib.Path, data: pathlib.Path, runs: pathlib.Path, flags: argparse.Namespace
 ) -> dict[str, Any]:
     """The row of a file: converted and scored."""
@@ -123,7 +123,7 @@ def main(command: list[str] | None = None) -> None:
     rows = []
     with progress_bar(total=len(cells), unit="network") as bar:
         for config, path in cells.items():
-            row = measured(config, path, data[config].expanduser(), flags.runs.expanduser().resolve(), flags)
+            row = measure(config, path, data[config].expanduser(), flags.runs.expanduser().resolve(), flags)
             rows.append(row)
             for key, name, wanted in zip(
                 ("mIoU", "ms_flip"),

@@ -53,7 +53,7 @@ def built(network: cases.Network) -> tuple[torch.nn.Module, LossOf]:
         model = real_mmseg.build(settings)
 
         def loss_of_mmseg(images: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
-            losses = model.loss(normalized(images), real_mmseg.samples(labels))
+            losses = model.loss(normalize(images), real_mmseg.samples(labels))
             return losses["decode.loss_ce"] + losses["aux.loss_ce"]
 
         return model, loss_of_mmseg
@@ -70,7 +70,7 @@ def built(network: cases.Network) -> tuple[torch.nn.Module, LossOf]:
     return model, loss_of
 
 
-def normalized(images: torch.Tensor) -> torch.Tensor:
+def normalize(images: torch.Tensor) -> torch.Tensor:
     """Raw RGB images as mmsegmentation's preprocessor normalises them, in the dtype that they have."""
     mean, std = (torch.tensor(x, dtype=images.dtype).view(3, 1, 1) for x in (MEAN, STD))
     return (images - mean) / std
@@ -126,7 +126,7 @@ def gradients(name: str, network: cases.Network, dtype: str) -> Recording:
     norms = [np.linalg.norm(x) for x in exact.values()]
     print("errors of the whole", np.linalg.norm(errors, axis=1) / np.linalg.norm(norms), flush=True)
     return {
-        "names": cases.packed(list(exact)),
+        "names": cases.pack_json(list(exact)),
         "loss": np.array(exact_loss),
         "loss_errors": np.array(loss_errors),
         "norms": np.array(norms, np.float32),
@@ -151,7 +151,7 @@ def logits(network: cases.Network) -> Recording:
                 out, _ = model(x)
             else:
                 meta = [{"img_shape": images.shape[1:3], "ori_shape": images.shape[1:3]}]
-                out = model.whole_inference(normalized(x), meta)
+                out = model.whole_inference(normalize(x), meta)
         found[kind] = out.permute(0, 2, 3, 1).double().numpy()
     single, exact = found[torch.float32], found[torch.float64]
     error = np.abs(single - exact).max() / np.abs(exact).max()
@@ -205,10 +205,10 @@ def recorded_training() -> Recording:
     return found
 
 
-def recorded(name: str) -> Recording:
+def record(name: str) -> Recording:
     """What is recorded of a network."""
     network = (cases.NETWORKS | cases.TOY)[name]
-    found = {f"shapes/{name}": cases.packed(shapes(built(network)[0]))}
+    found = {f"shapes/{name}": cases.pack_json(shapes(built(network)[0]))}
     found |= {f"{name}/{key}": value for key, value in logits(network).items()}
     for dtype in [dtype for case, dtype in cases.CASES + cases.TOY_CASES if case == name]:
         found |= {f"{name}/{dtype}/{key}": value for key, value in gradients(name, network, dtype).items()}
@@ -225,8 +225,8 @@ def main() -> None:
     for part in parser.parse_args().parts or names:
         before = cases.load_recorded() if cases.RECORDED.exists() else {}
         kept = {key: value for key, value in before.items() if not key.startswith(f"{part}/")}
-        found = kept | (recorded_training() if part == "training" else recorded(part))
-        found["versions"] = cases.packed(versions())
+        found = kept | (recorded_training() if part == "training" else record(part))
+        found["versions"] = cases.pack_json(versions())
         cases.RECORDED.parent.mkdir(exist_ok=True)
         np.savez_compressed(cases.RECORDED, allow_pickle=False, **found)
     print(cases.RECORDED.stat().st_size, "bytes")

@@ -58,7 +58,7 @@ def result_files(root: pathlib.Path) -> list[pathlib.Path]:
     return sorted((root / "experiments" / "results").rglob("*.json"))
 
 
-def loaded(path: pathlib.Path) -> Report:
+def load_report(path: pathlib.Path) -> Report:
     """What a result file holds. Raises UserError where its head is not complete."""
     try:
         report = json.loads(path.read_text())
@@ -108,7 +108,7 @@ def table(name: str, page: pathlib.Path, root: pathlib.Path) -> str:
         found, below = published.tables(), ""
     else:
         path = root / "experiments" / "results" / f"{of}.json"
-        report = loaded(path)
+        report = load_report(path)
         if importlib.util.find_spec(module_of(of)) is None:
             raise UserError(f"{page} asks for the table {name}, but there is no {module_of(of)} to make it")
         module = importlib.import_module(module_of(of))
@@ -125,7 +125,7 @@ def table(name: str, page: pathlib.Path, root: pathlib.Path) -> str:
     return found[key].strip() + below
 
 
-def refreshed(page: pathlib.Path, root: pathlib.Path) -> tuple[str, list[str]]:
+def refresh(page: pathlib.Path, root: pathlib.Path) -> tuple[str, list[str]]:
     """The text of a page with its tables made again, and a message for each that could not be."""
     text = page.read_text()
     problems: list[str] = []
@@ -154,11 +154,11 @@ def report(root: pathlib.Path, check: bool = False) -> list[str]:
     problems = []
     for path in result_files(root):
         try:
-            loaded(path)
+            load_report(path)
         except UserError as error:
             problems.append(str(error))
     for page in pages(root):
-        new, found = refreshed(page, root)
+        new, found = refresh(page, root)
         problems += found
         if new == page.read_text():
             continue

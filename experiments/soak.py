@@ -25,7 +25,7 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
 from ccnet_jax.engine.folder import RunFolder
-from ccnet_jax.engine.metric_log import logged
+from ccnet_jax.engine.metric_log import read_log
 from experiments import markdown
 from kernels.bench.measure import ROOT, result_head, write_result
 
@@ -156,7 +156,7 @@ def main() -> None:
         try:
             while process.poll() is None:
                 time.sleep(1)
-                lines = logged(run)
+                lines = read_log(run)
                 step = lines[-1]["step"] if lines else 0
                 if step:
                     samples.append(state(process.pid, run) | {"step": step})
@@ -166,7 +166,7 @@ def main() -> None:
     if process.returncode:
         raise UserError(f"training ended with exit status {process.returncode}; see {log.name}")
 
-    lines = [line for line in logged(run) if "images_per_second" in line]
+    lines = [line for line in read_log(run) if "images_per_second" in line]
     warm = WARM_UP * flags.steps
     series = {
         name: [(sample["step"], sample[name]) for sample in samples]

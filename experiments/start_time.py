@@ -23,7 +23,7 @@ from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
 from ccnet_jax.engine.folder import RunFolder
 from experiments import markdown
-from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resume_report, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "start_time.json"
 CONFIG = "demo"
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=command_line.positive, default=3)
     arguments = parser.parse_args()
     report = result_head() | {"sources": sources("kernels", "ccnet_jax", "configs"), "config": CONFIG}
-    report = resumed(PATH, report | {"rounds": []}, ("rounds",))
+    report = resume_report(PATH, report | {"rounds": []}, ("rounds",))
     for _ in progress_bar(range(len(report["rounds"]), arguments.rounds), unit="round"):
         report["rounds"].append(measured_round(CONFIG))
         write_result(PATH, report)

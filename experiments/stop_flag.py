@@ -33,7 +33,7 @@ from ccnet_jax.config import command_line
 from ccnet_jax.config.config import Config, parse
 from ccnet_jax.config.config_files import ConfigName, load
 from ccnet_jax.engine.hosts.config import HostsConfig
-from ccnet_jax.engine.hosts.join import joined
+from ccnet_jax.engine.hosts.join import join_hosts
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.step import BATCH_MISSING, make_initial_state, make_train_step
@@ -56,15 +56,15 @@ def config() -> Config:
     return parse(load(ConfigName.of("demo")), {"model.width": "0.125", "model.context": "none"})
 
 
-def measured(settings: HostsConfig, steps: int, rounds: int) -> dict[str, Any]:
+def measure(settings: HostsConfig, steps: int, rounds: int) -> dict[str, Any]:
     """{"seconds": {way: of a step, by round}, "question": seconds of a question alone}, in one process."""
     chosen = config()
     task = TASKS[chosen.task]
-    with joined(settings, {}) as link:
+    with join_hosts(settings, {}) as link:
         mesh = devices.data_mesh()
         network = task.network(chosen, CLASSES)
         optimizer = build_optimizer(chosen.optimizer, chosen.steps, task.is_trained(chosen))
-        state = make_initial_state(network, optimizer, chosen.seed, devices.replicated(mesh))()
+        state = make_initial_state(network, optimizer, chosen.seed, devices.replicated_sharding(mesh))()
         train_step = make_train_step(task.loss(chosen, network), optimizer, chosen.seed)
         rng = np.random.default_rng(jax.process_index())
         images = rng.integers(0, 256, (BATCH // PROCESSES, SIDE, SIDE, 3), dtype=np.uint8)
@@ -101,7 +101,7 @@ def measured(settings: HostsConfig, steps: int, rounds: int) -> dict[str, Any]:
 
 
 def measured_in_processes(steps: int, rounds: int) -> dict[str, Any]:
-    """`measured` by process 0 of two. Raises UserError where one fails."""
+    """`measure` by process 0 of two. Raises UserError where one fails."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +158,7 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.process is not None:
         place = HostsConfig(flags.coordinator, PROCESSES, flags.process)
-        values = measured(place, flags.steps, flags.rounds)
+        values = measure(place, flags.steps, flags.rounds)
         if flags.process == 0:
             flags.output.write_text(json.dumps(values))
         return

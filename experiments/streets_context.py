@@ -48,7 +48,7 @@ def is_finished(run: RunFolder) -> bool:
     return run.config_file.is_file() and all(runs.is_scored(run, SPLIT, flip) for flip in MODES.values())
 
 
-def measured(cell: runs.Cell, run: RunFolder) -> dict[str, Any]:
+def measure(cell: runs.Cell, run: RunFolder) -> dict[str, Any]:
     """A network's row: trained and evaluated, as far as it is not yet; scores are fractions."""
     name, seed = cell
     if not is_finished(run):
@@ -132,7 +132,7 @@ def main() -> None:
 
     folder = arguments.runs.expanduser().resolve()
     cells = [(name, seed) for name in VARIANTS for seed in range(arguments.seeds)]
-    rows = runs.measured_rows(cells, lambda cell: run_of(cell, folder), is_finished, measured)
+    rows = runs.measured_rows(cells, lambda cell: run_of(cell, folder), is_finished, measure)
     draw(folder)
     head = result_head()  # not earlier: JAX here would take the memory of a GPU that the runs need
     report = {**head, "rows": rows}

@@ -38,7 +38,7 @@ def is_finished(run: RunFolder) -> bool:
     return run.config_file.is_file() and runs.is_scored(run, SPLIT)
 
 
-def measured(cell: runs.Cell, run: RunFolder) -> dict[str, Any]:
+def measure(cell: runs.Cell, run: RunFolder) -> dict[str, Any]:
     """A network's row: trained and evaluated, as far as it is not yet; scores are fractions."""
     name, seed = cell
     if not is_finished(run):
@@ -98,7 +98,7 @@ def main() -> None:
 
     folder = arguments.runs.expanduser().resolve()
     cells = [(name, seed) for name in VARIANTS for seed in range(arguments.seeds)]
-    rows = runs.measured_rows(cells, lambda cell: run_of(cell, folder), is_finished, measured)
+    rows = runs.measured_rows(cells, lambda cell: run_of(cell, folder), is_finished, measure)
     for name, variant in VARIANTS.items():
         if variant in DRAWN:
             drawn = run_of((name, 0), folder).images(SPLIT) / "val-00003.png"

@@ -19,7 +19,7 @@ from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.tools.costs.memory import plan_testing
 from experiments import markdown
 from kernels.bench import aot
-from kernels.bench.measure import ROOT, result_head, resumed, sources, write_result
+from kernels.bench.measure import ROOT, result_head, resume_report, sources, write_result
 
 PATH = ROOT / "experiments" / "results" / "testing_memory.json"
 # What the rows depend on.
@@ -54,7 +54,7 @@ def main() -> None:
     if missing := aot.unavailable():
         parser.error(missing)
     report = result_head(aot.device_name("h200")) | {"sources": sources(*SOURCES), "depth": arguments.depth}
-    report = resumed(PATH, report | {"rows": []}, ("rows",))
+    report = resume_report(PATH, report | {"rows": []}, ("rows",))
     done = {(row["mode"], row["classes"]) for row in report["rows"]}
     cases = [(mode, classes) for mode in MODES for classes in (19, 150)]
     for mode, classes in progress_bar([case for case in cases if case not in done], unit="case"):

@@ -18,7 +18,7 @@ Norm = Callable[[int], nn.Module]
 Logits = tuple[torch.Tensor, torch.Tensor | None]
 
 
-def reduced(width: float) -> Callable[[int], int]:
+def reduce_by(width: float) -> Callable[[int], int]:
     """channels -> that many times the width, a multiple of 8."""
     return lambda channels: max(8, round(channels * width / 8) * 8)
 
@@ -194,7 +194,7 @@ class Official(Network):
         norm: Norm = InPlaceABN,
     ):
         super().__init__(loops, align_corners)
-        n = reduced(width)
+        n = reduce_by(width)
         expansion = 4 if depth >= 50 else 1
         for i, (inside, channels, stride) in enumerate(
             ((3, n(64), 2), (n(64), n(64), 1), (n(64), n(128), 1)), 1
@@ -255,7 +255,7 @@ class MMSeg(Network):
         stem: str = "deep",
     ):
         super().__init__(loops, align_corners)
-        n, norm = reduced(width), nn.BatchNorm2d
+        n, norm = reduce_by(width), nn.BatchNorm2d
         expansion = 4 if depth >= 50 else 1
         self.backbone = nn.Module()
         if stem == "7x7":

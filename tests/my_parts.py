@@ -86,7 +86,7 @@ SCHEDULES["constant"] = lambda config, steps: optax.constant_schedule(config.lea
 class Spreadsheet(Callback):
     """loss.csv in the run's folder."""
 
-    def logged(self, step, values):
+    def after_log(self, step, values):
         if "loss" in values and self.engine.is_first:
             with (self.engine.run.path / "loss.csv").open("a") as file:
                 file.write(f"{step},{values['loss']}\n")

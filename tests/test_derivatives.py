@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from ccnet_jax.models.backbones.resnet import max_pool
-from ccnet_jax.models.batch_norm import normalized
+from ccnet_jax.models.batch_norm import normalize
 from ccnet_jax.models.detection import roi_align
 from ccnet_jax.models.detection.heads import TransposedConv
 from ccnet_jax.models.layers import (
@@ -312,7 +312,7 @@ def largest_error(found: dict[str, np.ndarray], exact: dict[str, np.ndarray]) ->
 
 
 def our_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    return normalized(x, scale, bias, EPSILON)[0].astype(x.dtype)
+    return normalize(x, scale, bias, EPSILON)[0].astype(x.dtype)
 
 
 @pytest.mark.parametrize("name", LINKS)

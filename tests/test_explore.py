@@ -116,4 +116,4 @@ def test_a_port_of_the_system_is_told(monkeypatch):
 
     monkeypatch.setattr(socket, "create_server", refused)
     with pytest.raises(UserError, match="port 80 is not for every user; choose a --port above 1023"):
-        explore.listening("127.0.0.1", 80)
+        explore.listening_socket("127.0.0.1", 80)

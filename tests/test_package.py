@@ -135,7 +135,7 @@ def test_importing_it_imports_nothing_that_is_heavy():
 def test_completion_knows_programs_flags_and_configs(tmp_path):
     pytest.importorskip("shtab", reason="pip install shtab")
     script = tmp_path / "ccnet"
-    script.write_text(completion.completed("bash"))
+    script.write_text(completion.completion_script("bash"))
 
     def proposed(*words):
         """What bash proposes for the last word."""
@@ -155,7 +155,7 @@ def test_completion_knows_programs_flags_and_configs(tmp_path):
     assert "cityscapes:mmseg-r50-769x769-80k" in proposed(
         "ccnet", "train", "--config", "cityscapes:mmseg-r50-7"
     )
-    assert "camvid" in completion.completed("zsh")
+    assert "camvid" in completion.completion_script("zsh")
 
 
 def bounds(name, sign):

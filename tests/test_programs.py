@@ -188,7 +188,9 @@ def test_changes_of_the_config_are_refused_where_the_config_is_the_runs(folder):
 
 def test_built_in_images_lie_in_no_folder(folder):
     with pytest.raises(UserError, match="--data-dir=/nope: .* streets lie in no folder; omit it"):
-        evaluation.opened(helpers.load_config("demo"), RunFolder(folder), "val", "/nope", unlabelled=False)
+        evaluation.open_images(
+            helpers.load_config("demo"), RunFolder(folder), "val", "/nope", unlabelled=False
+        )
 
 
 def test_programs_list_what_there_is(folder):

@@ -175,7 +175,7 @@ def test_images_in_folders_of_a_coco_file_have_drawings_of_their_own(tmp_path):
 def test_two_checkpoints_of_one_step_have_results_of_their_own():
     names = set()
     for checkpoint in ("last", "best", "r/checkpoints/last/3", "r/checkpoints/best/3", "/last", "3"):
-        name = eval.name_of(eval.flags().parsed(["--checkpoint", checkpoint]), "val")
+        name = eval.name_of(eval.flags().parse(["--checkpoint", checkpoint]), "val")
         assert "/" not in name
         names.add(name)
     assert names >= {"val", "val-best", "val-last-3", "val-best-3", "val-3"}

@@ -276,7 +276,7 @@ def test_one_function_answers_for_all_programs(runs, kind, name, fits, tmp_path,
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=str(root)))
     classes = records.load_classes(run)
     if fits:
-        found = run_data.opened(config, config.data.eval_split, classes, run)
+        found = run_data.open_images(config, config.data.eval_split, classes, run)
         assert found.classes == classes.names
         if name not in ("fewer", "one"):
             assert_same_truth(run, found)
@@ -298,7 +298,7 @@ def test_one_function_answers_for_all_programs(runs, kind, name, fits, tmp_path,
 def assert_same_truth(run, found):
     """The data have the same images and classes as those of the run's training, label by label."""
     config, names = records.load_config(run), found.classes
-    own = run_data.opened(config, config.data.eval_split, records.load_classes(run), run)
+    own = run_data.open_images(config, config.data.eval_split, records.load_classes(run), run)
     for i in range(2):
         if config.task == "instance":
             pairs = [found.objects(i).classes, own.objects(i).classes]
@@ -349,5 +349,7 @@ def test_a_split_whose_images_have_no_labels_can_be_predicted_by_a_run_without_n
     config = records.load_config(runs["numbers"])
     place = {"dir": str(root), "images": "images/{split}", "labels": "labels/{split}"}
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, **place))
-    found = run_data.opened(config, "test", records.load_classes(runs["numbers"]), "a run", unlabelled=True)
+    found = run_data.open_images(
+        config, "test", records.load_classes(runs["numbers"]), "a run", unlabelled=True
+    )
     assert found.classes == numbered_names(4)

@@ -22,7 +22,7 @@ from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.metric_log import MetricLog, points
 from ccnet_jax.engine.stopping import Stopped, StopSignal
 from ccnet_jax.tasks import TASKS, messages, preparation
-from ccnet_jax.tasks.messages import explain_errors, fitting
+from ccnet_jax.tasks.messages import explain_errors, explain_memory_errors
 from tests.helpers import TINY, load_config
 from tests.miniatures import write_camvid
 
@@ -141,8 +141,8 @@ def test_a_signal_while_no_data_come_saves_and_ends(config, tmp_path, monkeypatc
         os.kill(os.getpid(), signal.SIGTERM)
         released.wait()
 
-    prefetched = devices.prefetched
-    monkeypatch.setattr(devices, "prefetched", stuck)
+    prefetched = devices.prefetch
+    monkeypatch.setattr(devices, "prefetch", stuck)
     with pytest.raises(SystemExit) as stopped:
         train.train(config, run)
     released.set()
@@ -268,7 +268,7 @@ def test_memory_that_is_planned_and_there_is_told(config, tmp_path, monkeypatch)
 def test_a_validation_that_finds_no_memory_has_a_remedy_of_its_own():
     with (
         pytest.raises(UserError, match=r"validation does not fit .*EXHAUSTED: 5 bytes\); lower it$"),
-        fitting("training", "no"),
-        fitting("validation", "lower it"),
+        explain_memory_errors("training", "no"),
+        explain_memory_errors("validation", "lower it"),
     ):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 5 bytes\nmore")

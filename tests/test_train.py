@@ -79,7 +79,7 @@ def test_eight_devices_with_one_image_equal_one_device_with_eight(ohem, implemen
         mesh = devices.data_mesh(jax.devices()[:count])
         state = random_state(model, optimizer)
         state = state.replace(variables=with_gamma(state.variables, 0.5))
-        state = jax.device_put(state, devices.replicated(mesh))
+        state = jax.device_put(state, devices.replicated_sharding(mesh))
         batch = devices.put_batch(batch_of(8), mesh)
         assert len(batch["image"].addressable_shards) == count
         assert batch["image"].addressable_shards[0].data.shape[0] == 8 // count

@@ -30,7 +30,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated_sharding(mesh: Mesh) -> NamedSharding:
     """The whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -41,7 +41,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def prefetched(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
+def prefetch(batches: Iterable[dict[str, np.ndarray]], mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
     """`put_batch` of each, one batch ahead, so that copies to the devices overlap with their work."""
     ahead = None
     for batch in batches:
@@ -70,7 +70,7 @@ def as_first(flag: bool) -> bool:
 
 def on_this_process(tree: Any, mesh: Mesh) -> Any:
     """Arrays that every device holds whole, as arrays of a mesh of this process's devices alone."""
-    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated(mesh))
+    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated_sharding(mesh))
 
 
 @functools.cache

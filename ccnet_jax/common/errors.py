@@ -55,7 +55,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def writing(path: object, remedy: str = "choose another place") -> Iterator[None]:
+def explain_write_errors(path: object, remedy: str = "choose another place") -> Iterator[None]:
     """Inside, an error of the file system becomes a UserError that says why `path` cannot be written."""
     try:
         yield
@@ -68,7 +68,7 @@ def write_whole(path: pathlib.Path, data: bytes | str) -> None:
 
     Raises UserError where it cannot be written.
     """
-    with writing(path):
+    with explain_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         kernels.write_whole(path, data)
 

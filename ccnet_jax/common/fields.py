@@ -49,11 +49,11 @@ class Setting:
     before: Any = _REQUIRED
 
     @property
-    def required(self) -> bool:
+    def is_required(self) -> bool:
         """Whether every config has had this key since the first version."""
         return self.before is _REQUIRED
 
-    def allowed(self) -> list[Any]:
+    def allowed_values(self) -> list[Any]:
         """The allowed values; empty where all of the type are."""
         choices = self.choices() if callable(self.choices) else self.choices
         return list(choices or ())
@@ -80,17 +80,17 @@ class Key:
         """
         name, setting = f"config.{self.name}", self.setting
         if not fits(value, self.hint):
-            return f"{name} must be {self.wanted()}, not {value!r}"
+            return f"{name} must be {self.allowed_text()}, not {value!r}"
         if value is None:
             return None
-        choices = setting.allowed()
+        choices = setting.allowed_values()
         if choices and value not in choices and (local or not setting.local):
             return f"{name}={value!r} does not exist; choose one of {', '.join(map(str, choices))}" + nearest(
                 str(value), map(str, choices)
             )
         for number in numbers_in(value):
             if not math.isfinite(number):
-                return f"{name} must be {self.wanted()}, not {value!r}"
+                return f"{name} must be {self.allowed_text()}, not {value!r}"
             too_small = (setting.at_least is not None and number < setting.at_least) or (
                 setting.above is not None and number <= setting.above
             )
@@ -98,12 +98,12 @@ class Key:
                 setting.below is not None and number >= setting.below
             )
             if too_small or too_large:
-                return f"{name} must be {self.wanted()}, not {value!r}"
+                return f"{name} must be {self.allowed_text()}, not {value!r}"
         return None
 
-    def wanted(self) -> str:
+    def allowed_text(self) -> str:
         """The allowed values in words, for example "(height, width), each at least 32"."""
-        words = self.setting.sides or described(self.hint)
+        words = self.setting.sides or describe(self.hint)
         bounds = self.bounds()
         if bounds:
             words += f", each {bounds}" if is_tuple(self.hint) else f" that is {bounds}"
@@ -118,7 +118,9 @@ class Key:
             "at most": setting.at_most,
             "below": setting.below,
         }
-        return " and ".join(f"{word} {_spelled(bound)}" for word, bound in words.items() if bound is not None)
+        return " and ".join(
+            f"{word} {_number_text(bound)}" for word, bound in words.items() if bound is not None
+        )
 
 
 def keys_of(group: type, prefix: str = "") -> Iterator[Key]:
@@ -171,13 +173,13 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
 
 
-def described(hint: Any) -> str:
+def describe(hint: Any) -> str:
     """A type in plain words."""
     hint = plain(hint)
     if is_plain_tuple(hint):
         first, *rest = typing.get_args(hint)
         if is_plain_tuple(first):
-            return f"a tuple of tuples of {described(first)}"
+            return f"a tuple of tuples of {describe(first)}"
         words = {int: "whole numbers", float: "numbers", str: "texts"}[first]
         return f"a tuple of {words}" if rest == [...] else f"{len(rest) + 1} {words}"
     return {int: "a whole number", float: "a number", str: "a text", bool: "True or False"}[hint]
@@ -190,7 +192,7 @@ def numbers_in(value: Any) -> list[float]:
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
 
 
-def _spelled(number: float) -> str:
+def _number_text(number: float) -> str:
     """Whole numbers in full, others in a few digits."""
     return str(number) if isinstance(number, int) else f"{number:g}"
 

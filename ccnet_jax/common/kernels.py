@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from kernels.bench.measure import result_head
     from kernels.bench.programs import ending_well, fail
     from kernels.criss_cross import IMPLEMENTATIONS, Backend, criss_cross_attention, device
-    from kernels.criss_cross.backend import Arrays, separated
+    from kernels.criss_cross.backend import Arrays, split_packed
     from kernels.whole_file import UMASK, fragments, obstacle, whole_file, write_whole
 
 PACKAGE = "ccnet_jax.kernels" if importlib.util.find_spec("ccnet_jax.kernels") else "kernels"

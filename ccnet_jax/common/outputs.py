@@ -55,12 +55,12 @@ def check_folder(
         raise UserError(f"{flag} {folder} {reason}; name another folder")
     names = list(names)
     inside = os.path.realpath(folder)
-    forbidden = set(map(_folded, _real(kept if names else ())))
+    forbidden = set(map(_fold_name, _real(kept if names else ())))
     for name in names:
         if len(os.fsencode(pathlib.PurePath(name).name)) > LONGEST_NAME:
             raise UserError(f"{flag} {folder}: the name {name} is too long for a file; rename that image")
         path = os.path.realpath(folder / name)
-        if _folded(path) in forbidden:
+        if _fold_name(path) in forbidden:
             raise UserError(
                 f"{flag} {folder} would replace {path}, which this program reads; choose another folder"
             )
@@ -112,7 +112,7 @@ def folded_name(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
-def present(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[str]:
+def results_in(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[str]:
     """The names in a folder that end in one of the suffixes, as those of results; none where it is not there.
 
     For programs that cannot tell the names of their results before they have read all images.
@@ -128,7 +128,7 @@ def point_link(link: pathlib.Path, target: str | pathlib.Path) -> None:
         made.replace(link)
 
 
-def _folded(path: str) -> str:
+def _fold_name(path: str) -> str:
     """A path whose last part is as `folded_name` gives it."""
     folder, name = os.path.split(path)
     return os.path.join(folder, folded_name(name))

@@ -73,7 +73,7 @@ class Parser(argparse.ArgumentParser):
             help="Python file that registers parts of your own, which the run needs",
         )
 
-    def parsed(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """The flags; `overrides` of the result is {key: text} of every --config.KEY=VALUE.
 
         Ends the program with one message where an argument is unknown or wrong.

@@ -42,7 +42,7 @@ def programs() -> argparse.ArgumentParser:
     return parser
 
 
-def completed(shell: str) -> str:
+def completion_script(shell: str) -> str:
     """The text for a shell, one of `SHELLS`. Raises UserError where the package that makes it is missing."""
     try:
         import shtab
@@ -64,7 +64,7 @@ def completed(shell: str) -> str:
 
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
-    print(completed(flags().parsed(command).shell))
+    print(completion_script(flags().parse(command).shell))
 
 
 if __name__ == "__main__":

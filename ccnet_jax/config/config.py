@@ -256,20 +256,20 @@ def parse(
       UserError: one message for each mistake.
     """
     found = {name: _without_lists(value) for name, value in flat(values).items()}
-    problems = [_unknown(name) for name in found if name not in KEYS]
+    problems = [_unknown_key(name) for name in found if name not in KEYS]
     wrong = 0  # keys that exist and have no allowed value
     for name, text in (overrides or {}).items():
         if name not in KEYS:
-            problems.append(_unknown(name))
+            problems.append(_unknown_key(name))
             continue
         try:
             found[name] = value_from_text(text, name)
         except ValueError:
             given = f"not {text!r}" if text else "and has no value"
-            problems.append(f"config.{name} must be {KEYS[name].wanted()}, {given}")
+            problems.append(f"config.{name} must be {KEYS[name].allowed_text()}, {given}")
             wrong += 1
     for name, key in KEYS.items():
-        if name not in found and key.setting.required:
+        if name not in found and key.setting.is_required:
             problems.append(f"the config has no key {name}; start from ccnet_jax.config.default()")
             wrong += 1
         elif problem := key.problem(found.setdefault(name, key.setting.before), not made_elsewhere):
@@ -299,7 +299,7 @@ def no_config(values: Any) -> str | None:
     return None
 
 
-def checked(config: Config) -> Config:
+def check(config: Config) -> Config:
     """The config, after the check that `parse` makes; for configs with changed fields. Raises UserError."""
     return parse(to_dict(config), made_elsewhere=True)
 
@@ -333,9 +333,9 @@ def key_table() -> str:
     """Every key as a Markdown table: default, allowed values, meaning, whether a run may change it."""
     lines = ["| key | default | allowed | meaning | resume with another |", "|---|---|---|---|---|"]
     for name, key in KEYS.items():
-        choices = [f"`{value}`" for value in key.setting.allowed()]
+        choices = [f"`{value}`" for value in key.setting.allowed_values()]
         allowed = ", ".join([*choices, "`None`"] if choices and is_optional(key.hint) else choices)
-        allowed = allowed or key.wanted()
+        allowed = allowed or key.allowed_text()
         resume = "yes" if key.setting.resumable else "no"
         lines.append(f"| `{name}` | `{key.default}` | {allowed} | {key.setting.meaning} | {resume} |")
     return "\n".join(lines) + "\n"
@@ -387,7 +387,7 @@ def value_from_text(text: str, name: str) -> Any:
     return value
 
 
-def _unknown(name: str) -> str:
+def _unknown_key(name: str) -> str:
     """A message about a key that does not exist, with the nearest that does."""
     inside = [key.rpartition(".")[2] for key in KEYS if key.startswith(f"{name}.")]
     if inside:

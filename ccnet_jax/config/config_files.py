@@ -88,7 +88,7 @@ def module_of(path: pathlib.Path) -> types.ModuleType:
     sys.modules[name] = module
     cloudpickle.register_pickle_by_value(module)  # a data worker cannot import it by its name
     try:
-        with _told(path):
+        with _explain_errors(path):
             spec.loader.exec_module(module)
     except UserError:
         del sys.modules[name]
@@ -97,7 +97,7 @@ def module_of(path: pathlib.Path) -> types.ModuleType:
 
 
 @contextlib.contextmanager
-def _told(path: pathlib.Path) -> Iterator[None]:
+def _explain_errors(path: pathlib.Path) -> Iterator[None]:
     """Inside, what a user's file raises becomes a UserError with the file, the line and the reason."""
     try:
         yield
@@ -136,7 +136,7 @@ def load(name: ConfigName) -> ml_collections.ConfigDict:
             if name.variant is None
             else f"{name.path} has no variants; omit :{name.variant}"
         ) from None
-    with _told(name.path):
+    with _explain_errors(name.path):
         config = module.get_config(*arguments)
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(
@@ -145,7 +145,7 @@ def load(name: ConfigName) -> ml_collections.ConfigDict:
     return config
 
 
-def listing() -> str:
+def list_configs() -> str:
     """Every config and variant with its published scores, as text."""
     lines = [f"{'--config':44}  {'mIoU':>6}  {'ms + flip':>9}"]
     for name in names():

@@ -32,7 +32,7 @@ def flags() -> command_line.Parser:
 
 def main() -> None:
     """The program."""
-    flags().parsed()
+    flags().parse()
     if not PAGE.is_file():
         raise UserError(f"{PAGE} does not exist; run this in a checkout of the repository")
     old = PAGE.read_text()

@@ -18,7 +18,7 @@ from ccnet_jax.data.sources import LazySource, Source, files_of
 from ccnet_jax.data.tiles import TiledImage
 
 
-def fitted(source: Any, classes: Classes, run: object, data: object) -> Any:
+def fit_classes(source: Any, classes: Classes, run: object, data: object) -> Any:
     """The source with the classes of a trained network, in their order.
 
     The same names in another order are the same classes. Of a network whose classes are mere numbers
@@ -64,7 +64,7 @@ def as_opened(source: Any) -> Any:
 
 def _other_classes(classes: Classes, found: Classes, run: object, data: object) -> str:
     """An error message with both lists."""
-    lists = f"{run} has the {_listed(classes.names)}, and {data} has the {_listed(found.names)}"
+    lists = f"{run} has the {_list_names(classes.names)}, and {data} has the {_list_names(found.names)}"
     if classes.are_numbered != found.are_numbered:
         which = "the run" if classes.are_numbered else "the data"
         remedy = (
@@ -85,7 +85,7 @@ def _other_classes(classes: Classes, found: Classes, run: object, data: object) 
     return f"{lists} ({'; '.join(only)}); take data with the classes of the run, or correct their names"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     return f"{len(names)} {'class' if len(names) == 1 else 'classes'} {', '.join(names)}"
 
 
@@ -129,7 +129,7 @@ class FittedLazySource(FittedSource):
         """As `source[index]`, with images whose windows are decoded when they are asked for."""
         assert isinstance(self.source, LazySource)
         sample = self.source.lazy(index)
-        return {**sample, "label": sample["label"].mapped(self._indices)}
+        return {**sample, "label": sample["label"].map_values(self._indices)}
 
 
 class FittedInstances:

@@ -224,7 +224,7 @@ def sample(
         image = transforms.random_distortion(np.ascontiguousarray(image), rng)
     missing = objects - len(boxes)
     return {
-        "image": placed(image, canvas),
+        "image": place_on_canvas(image, canvas),
         "size": np.array(size, np.int32),
         "boxes": np.pad(boxes, ((0, missing), (0, 0))),
         "classes": np.pad(found.classes, (0, missing)).astype(np.int32),
@@ -240,7 +240,7 @@ def on_canvas(image: np.ndarray, choices: Sequence[Size], data: DataConfig) -> t
     return transforms.image_window(image, size, 0, 0, size), size, canvas
 
 
-def placed(image: np.ndarray, canvas: Size) -> np.ndarray:
+def place_on_canvas(image: np.ndarray, canvas: Size) -> np.ndarray:
     """The image in the upper left corner of a canvas of the mean colour, uint8 [h, w, 3]."""
     result = np.full((*canvas, 3), transforms.MEAN_COLOUR, np.uint8)
     result[: image.shape[0], : image.shape[1]] = image
@@ -289,17 +289,17 @@ def evaluation_batches(
     for index, sample in zip(indices, samples, strict=True):
         image, size, canvas = on_canvas(sample["image"], choices, data)
         waiting[canvas].append(
-            {"image": placed(image, canvas), "size": np.array(size, np.int32), "index": index}
+            {"image": place_on_canvas(image, canvas), "size": np.array(size, np.int32), "index": index}
         )
         if len(waiting[canvas]) == batch_size:
-            yield _filled(waiting[canvas], batch_size)
+            yield _fill_batch(waiting[canvas], batch_size)
             waiting[canvas] = []
     for group in waiting.values():
         if group:
-            yield _filled(group, batch_size)
+            yield _fill_batch(group, batch_size)
 
 
-def _filled(group: list[dict[str, Any]], batch_size: int) -> dict[str, np.ndarray]:
+def _fill_batch(group: list[dict[str, Any]], batch_size: int) -> dict[str, np.ndarray]:
     """The images as a batch, filled up with the first one, of index -1."""
     return _stack(group + [{**group[0], "index": -1}] * (batch_size - len(group)))
 

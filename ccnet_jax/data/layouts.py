@@ -137,13 +137,13 @@ def hash_fraction(name: str) -> float:
 def _usual_layouts(root: pathlib.Path) -> Iterator[Layout]:
     """The layouts that the names in a folder may mean, the most specific first."""
     here = [path.name for path in _folders(root)]
-    images, labels = _known(here, _IMAGES), _known(here, _LABELS)
+    images, labels = _known_names(here, _IMAGES), _known_names(here, _LABELS)
     splits = [name for name in here if any(name.lower() in spelled for spelled in SPELLINGS.values())]
     for image, label in itertools.product(images, labels):
         yield Layout(f"{image}/{{split}}", f"{label}/{{split}}")
     for name in splits:
         inside = [path.name for path in _folders(root / name)]
-        for image, label in itertools.product(_known(inside, _IMAGES), _known(inside, _LABELS)):
+        for image, label in itertools.product(_known_names(inside, _IMAGES), _known_names(inside, _LABELS)):
             yield Layout(f"{{split}}/{image}", f"{{split}}/{label}")
     for ending in ("annot", "_labels", "_masks", "_annotations", "-labels", "-masks"):
         yield Layout("{split}", f"{{split}}{ending}")
@@ -159,7 +159,7 @@ def _usual_layouts(root: pathlib.Path) -> Iterator[Layout]:
         yield Layout(".", ".")
 
 
-def _known(names: list[str], wanted: tuple[str, ...]) -> list[str]:
+def _known_names(names: list[str], wanted: tuple[str, ...]) -> list[str]:
     """Those of `names` that are in `wanted`, whatever their case, in the order of `wanted`."""
     return sorted((name for name in names if name.lower() in wanted), key=lambda n: wanted.index(n.lower()))
 
@@ -177,8 +177,8 @@ def _paths(
     root: pathlib.Path, layout: Layout, split: str
 ) -> tuple[pathlib.Path | None, pathlib.Path | None, pathlib.Path | None]:
     """The folders of images and of labels, and the list, of a split; None for what does not exist."""
-    images, labels = (_existing(root, pattern, split) for pattern in (layout.images, layout.labels))
-    names = None if layout.names is None else _existing(root, layout.names, split)
+    images, labels = (_first_existing(root, pattern, split) for pattern in (layout.images, layout.labels))
+    names = None if layout.names is None else _first_existing(root, layout.names, split)
     if images is None or not images.is_dir() or (layout.names is not None and names is None):
         return None, None, None
     if images == labels and not _split_mixed(_walk(images))[1]:
@@ -186,7 +186,7 @@ def _paths(
     return images, labels, names
 
 
-def _existing(root: pathlib.Path, pattern: str, split: str) -> pathlib.Path | None:
+def _first_existing(root: pathlib.Path, pattern: str, split: str) -> pathlib.Path | None:
     """The first path of a pattern that exists, over all spellings of the split's name."""
     known = SPELLINGS.get(split, (split,))
     for spelled in (split, *known, *(name.capitalize() for name in known), *(name.upper() for name in known)):
@@ -230,10 +230,10 @@ def _files(root: pathlib.Path, layout: Layout, split: str) -> Split:
     where = " and ".join(
         str(path.relative_to(root) if path.is_relative_to(root) else path) for path in folders
     )
-    return _paired(images, labels, names, where, own_labels="{split}" in layout.labels)
+    return _pair_files(images, labels, names, where, own_labels="{split}" in layout.labels)
 
 
-def _paired(
+def _pair_files(
     images: pathlib.Path,
     labels: pathlib.Path | None,
     names: pathlib.Path | None,
@@ -251,7 +251,7 @@ def _paired(
     if not named:
         raise UserError(f"{images} holds no image ({', '.join(IMAGE_SUFFIXES)} are read); add them")
     if names is not None:
-        named = _listed(named, images, names)
+        named = _files_in_list(named, images, names)
     if labels is None:
         return Split({name: (path, None) for name, path in named.items()}, where, tuple(warnings))
     found, left_out = _by_name(labels, label_files, LABEL_SUFFIXES)
@@ -340,7 +340,7 @@ def _by_name(
     return by_name, warnings
 
 
-def _listed(
+def _files_in_list(
     images: dict[str, pathlib.Path], folder: pathlib.Path, names: pathlib.Path
 ) -> dict[str, pathlib.Path]:
     """The images that a split's list names. Raises UserError at the first that does not exist."""

@@ -110,7 +110,7 @@ def train_batches(
     Args:
       source: the images; every epoch visits each once, in a new order.
       data: `config.data`: `resize`, `scale`, `short_sides`, `crop`, `cat_max_ratio`, `flip` and
-        `distort` as in `augmented`; `workers` (processes; 0 reads in threads); `skip_corrupt`.
+        `distort` as in `augment`; `workers` (processes; 0 reads in threads); `skip_corrupt`.
       batch_size: of all processes together.
       seed: of order and augmentation.
       start: number of batches to leave out.
@@ -180,10 +180,10 @@ def _augmented_image(
     read: Callable[[int], Mapping[str, transforms.Pixels]],
     data: DataConfig,
 ) -> dict[str, np.ndarray]:
-    return augmented(read(image), rng, data)
+    return augment(read(image), rng, data)
 
 
-def augmented(
+def augment(
     sample: Mapping[str, transforms.Pixels], rng: np.random.Generator, data: DataConfig
 ) -> dict[str, np.ndarray]:
     """A sample as training sees it: resized, cropped, flipped, distorted in colour, padded, in this order.
@@ -287,14 +287,14 @@ def evaluation_batches(
         group = waiting.setdefault(sample["label"].shape, [])
         group.append({**sample, "index": index})
         if len(group) == batch_size:
-            yield _filled(group, batch_size)
+            yield _fill_batch(group, batch_size)
             group.clear()
     for group in waiting.values():
         if group:
-            yield _filled(group, batch_size)
+            yield _fill_batch(group, batch_size)
 
 
-def _filled(group: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
+def _fill_batch(group: list[dict[str, Any]], batch_size: int) -> dict[str, Any]:
     """The samples as a batch, filled up with void images."""
     empty = {
         "image": np.zeros_like(group[0]["image"]),

@@ -236,7 +236,7 @@ def check_split(split: str, splits: tuple[str, ...], dataset: str) -> None:
         raise UserError(f"{dataset} has the splits {', '.join(splits)}, not {split!r}")
 
 
-def paired(
+def pair_files(
     images: list[pathlib.Path], label_of: dict[pathlib.Path, pathlib.Path], remedy: str, may_miss: int = 0
 ) -> list[Pair]:
     """(image, label) of every image.

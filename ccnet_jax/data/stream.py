@@ -132,7 +132,7 @@ def train_batches(
     """
     at_place = functools.partial(_sample_at, order=order, make=make, skip_corrupt=data.skip_corrupt)
     samples = grain.MapDataset.range(len(order) * EPOCHS).random_map(at_place, seed=draws)
-    batched = samples.batch(batch_size // processes, batch_fn=functools.partial(_batched, stack=stack))
+    batched = samples.batch(batch_size // processes, batch_fn=functools.partial(_make_batch, stack=stack))
     return TrainBatches(batched[process::processes][start:], data.workers, data.skip_corrupt, start)
 
 
@@ -181,7 +181,7 @@ def _candidates(order: Order, place: int) -> Iterator[int]:
             yield image
 
 
-def _batched(samples: Sequence[Sample], stack: Callable[[Sequence[Sample]], Sample]) -> Sample:
+def _make_batch(samples: Sequence[Sample], stack: Callable[[Sequence[Sample]], Sample]) -> Sample:
     found = [sample.pop(_CORRUPT) for sample in samples if _CORRUPT in sample]
     return {**stack(samples), _CORRUPT: found} if found else stack(samples)
 

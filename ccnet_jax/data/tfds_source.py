@@ -305,7 +305,7 @@ def _feature_names(features: Any, wanted: tuple[str, str] | None, where: Any) ->
     if not isinstance(features, tfds.features.FeaturesDict):
         raise UserError(f"{where} is a {type(features).__name__} of features, not a dict; choose another")
     candidates = {name: f for name, f in features.items() if isinstance(f, tfds.features.Image)}
-    there = ", ".join(f"{name} ({_described(feature)})" for name, feature in sorted(features.items()))
+    there = ", ".join(f"{name} ({_describe_feature(feature)})" for name, feature in sorted(features.items()))
     if wanted is not None:
         for name in wanted:
             if name not in candidates:
@@ -321,7 +321,7 @@ def _feature_names(features: Any, wanted: tuple[str, str] | None, where: Any) ->
     return images[0], labels[0]
 
 
-def _described(feature: Any) -> str:
+def _describe_feature(feature: Any) -> str:
     """For example "Image, 3 channels"."""
     kind = type(feature).__name__
     return f"{kind}, {feature.shape[-1]} channels" if isinstance(feature, tfds.features.Image) else kind

@@ -80,7 +80,7 @@ class TiledImage:
         self._pixels = np.empty(shape, np.uint8)
         self._done = np.zeros((self._down, self._across), bool)
 
-    def decoded(self, rows: slice, columns: slice) -> np.ndarray:
+    def decode(self, rows: slice, columns: slice) -> np.ndarray:
         """The whole image as uint8 `shape`, of which only these rows and columns have their values.
 
         Others have theirs or any: positions in the image stay what they are, so that whatever is computed
@@ -89,22 +89,22 @@ class TiledImage:
         Raises:
           UnusableImage: a tile is corrupt or has another size than its place.
         """
-        for y in self._touched(rows, self.shape[0]):
-            for x in self._touched(columns, self.shape[1]):
+        for y in self._tiles_of(rows, self.shape[0]):
+            for x in self._tiles_of(columns, self.shape[1]):
                 if not self._done[y, x]:
                     self._fill(y, x)
         return self._pixels
 
-    def mapped(self, table: UInt8[np.ndarray, "256"]) -> "TiledImage":
+    def map_values(self, table: UInt8[np.ndarray, "256"]) -> "TiledImage":
         """The image whose values are `table[value]`."""
         decode = functools.partial(_mapped_tile, decode=self._decode, table=table)
         return TiledImage(self._tiles, self.shape, self._side, decode, self._name)
 
     def whole(self) -> np.ndarray:
-        """All pixels, uint8 `shape`. Raises UnusableImage as `decoded`."""
-        return self.decoded(slice(None), slice(None))
+        """All pixels, uint8 `shape`. Raises UnusableImage as `decode`."""
+        return self.decode(slice(None), slice(None))
 
-    def _touched(self, pixels: slice, length: int) -> range:
+    def _tiles_of(self, pixels: slice, length: int) -> range:
         """The rows or columns of tiles in which a side's pixels lie."""
         start, stop, _ = pixels.indices(length)
         return range(start // self._side, math.ceil(stop / self._side))

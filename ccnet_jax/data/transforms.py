@@ -71,19 +71,19 @@ def image_window(
     height, width = min(crop[0], size[0] - top), min(crop[1], size[1] - left)
     if size == image.shape[:2]:
         rows, columns = slice(top, top + height), slice(left, left + width)
-        return _decoded(image, rows, columns)[rows, columns]
+        return _decode(image, rows, columns)[rows, columns]
     down, across = image.shape[0] / size[0], image.shape[1] / size[1]
     to_source = np.array(
         [[across, 0, (left + 0.5) * across - 0.5], [0, down, (top + 0.5) * down - 0.5]], np.float64
     )
-    pixels = _decoded(image, _neighbours(top, height, down), _neighbours(left, width, across))
+    pixels = _decode(image, _neighbours(top, height, down), _neighbours(left, width, across))
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(pixels, to_source, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _decoded(pixels: Pixels, rows: slice, columns: slice) -> np.ndarray:
+def _decode(pixels: Pixels, rows: slice, columns: slice) -> np.ndarray:
     """The whole image, in which these rows and columns have their values."""
-    return pixels if isinstance(pixels, np.ndarray) else pixels.decoded(rows, columns)
+    return pixels if isinstance(pixels, np.ndarray) else pixels.decode(rows, columns)
 
 
 def _neighbours(start: int, count: int, ratio: float) -> slice:
@@ -107,7 +107,7 @@ def label_window(
 
     rows = sources(top, crop[0], size[0], label.shape[0])
     columns = sources(left, crop[1], size[1], label.shape[1])
-    pixels = _decoded(label, slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    pixels = _decode(label, slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     return pixels.take(rows, 0).take(columns, 1)
 
 

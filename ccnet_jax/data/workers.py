@@ -165,7 +165,7 @@ class _Worker:
                 now = self._processor_seconds()
                 used, idle = (used, idle + _POLL) if now - used < _WORKING else (now, 0.0)
             else:
-                return self._ended() if outcome is None else outcome
+                return self._end_error() if outcome is None else outcome
         return _Lost(
             f"has done nothing for {STUCK_AFTER:.0f} s",
             "check that the disk or the network drive with the images answers, or set "
@@ -190,7 +190,7 @@ class _Worker:
             with ours, ours.makefile("rwb") as stream:
                 _send(stream, dataset)
                 while self._wanted:
-                    self._outcomes.put(_received(stream))
+                    self._outcomes.put(_receive(stream))
         except (EOFError, OSError, pickle.UnpicklingError):  # the process has ended, perhaps within a batch
             pass
         finally:
@@ -205,7 +205,7 @@ class _Worker:
             return 0.0
         return times.user + times.system
 
-    def _ended(self) -> _Lost:
+    def _end_error(self) -> _Lost:
         self._process.join(_PATIENCE)
         code = self._process.exitcode or 0
         less = "set --config.data.workers to a smaller number or to 0"
@@ -236,7 +236,7 @@ def _make_batches(channel: socket.socket, parent: int, first: int, step: int) ->
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     cv2.setNumThreads(1)  # as many processes as cores, each on one
     with contextlib.suppress(ConnectionError), channel, channel.makefile("rwb") as stream:
-        for outcome in _outcomes(_received(stream), first, step):
+        for outcome in _outcomes(_receive(stream), first, step):
             _send(stream, outcome)
 
 
@@ -280,7 +280,7 @@ def _send(stream: io.BufferedRWPair, message: Any) -> None:
     stream.flush()
 
 
-def _received(stream: io.BufferedRWPair) -> Any:
+def _receive(stream: io.BufferedRWPair) -> Any:
     """What `_send` wrote; arrays are read to where they stay. Raises EOFError where it is cut off."""
     head, sizes = pickle.load(stream)
     arrays = [np.empty(size, np.uint8).data for size in sizes]

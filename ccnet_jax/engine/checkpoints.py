@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from ccnet_jax.common import devices
-from ccnet_jax.common.errors import UserError, first_line, writing
+from ccnet_jax.common.errors import UserError, explain_write_errors, first_line
 from ccnet_jax.engine import checksums, weights_file
 from ccnet_jax.engine.checkpoint_names import check_names
 from ccnet_jax.engine.folder import RunFolder
@@ -76,7 +76,7 @@ class Checkpoints:
     def __init__(self, run: RunFolder, keep: int = 2, keep_every: int | None = None):
         _let_one_device_write()
         self._root = run.checkpoints.resolve()
-        with writing(self._root, "choose another --workdir"):
+        with explain_write_errors(self._root, "choose another --workdir"):
             for name in ("last", "best"):
                 (self._root / name).mkdir(parents=True, exist_ok=True)
         self._options: dict[str, dict[str, Any]] = {
@@ -93,7 +93,7 @@ class Checkpoints:
         def seal() -> None:
             """Checksums of what Orbax has written and is about to rename."""
             if jax.process_index() == 0:
-                for path in _unfinished(folder):
+                for path in _fragments_in(folder):
                     checksums.seal(path)
 
         hosts_meet = ocp.multihost.get_barrier_sync_fn()
@@ -141,7 +141,7 @@ class Checkpoints:
             **{name: save(arrays) for name, arrays in (others or {}).items()},
         )
         self._check_room((variables, optimizer, others))
-        self._guarded("last", lambda manager: manager.save(step, args=args))
+        self._call_orbax("last", lambda manager: manager.save(step, args=args))
 
     def save_best(self, step: int, variables: dict[str, Any], score: float) -> None:
         """Write the weights, if `score` is the best so far. Raises UserError as `save_last` does."""
@@ -151,7 +151,7 @@ class Checkpoints:
         if best is None or score > self._managers["best"].metrics(best)["score"]:
             args = ocp.args.Composite(variables=ocp.args.StandardSave(variables))
             self._check_room(variables)
-            self._guarded(
+            self._call_orbax(
                 "best", lambda manager: manager.save(step, args=args, metrics={"score": float(score)})
             )
 
@@ -172,7 +172,7 @@ class Checkpoints:
             self._finish(name)
 
     def _finish(self, name: str) -> None:
-        self._guarded(name, lambda manager: manager.wait_until_finished())
+        self._call_orbax(name, lambda manager: manager.wait_until_finished())
 
     def _make_ready(self, name: str) -> None:
         """End what is being written, and begin again where the folder is another one than it was.
@@ -203,7 +203,7 @@ class Checkpoints:
         if devices.as_first(problem is not None):
             raise problem or UserError(f"{self._root} has no room for a checkpoint on the first host")
 
-    def _guarded(self, name: str, call: Callable[[ocp.CheckpointManager], Any]) -> None:
+    def _call_orbax(self, name: str, call: Callable[[ocp.CheckpointManager], Any]) -> None:
         """The call; where it fails, the fragments are removed and the reason is told."""
         try:
             call(self._managers[name])
@@ -221,7 +221,7 @@ class Checkpoints:
 
     def _begin_again(self, name: str) -> None:
         """After a failure: without fragments, and with a manager that knows only what is whole."""
-        for fragment in _unfinished(self._root / name):
+        for fragment in _fragments_in(self._root / name):
             shutil.rmtree(fragment, ignore_errors=True)
         (self._root / name).mkdir(parents=True, exist_ok=True)
         self._managers[name] = self._manager(name)
@@ -263,7 +263,7 @@ class Checkpoints:
         """
         restore = ocp.args.StandardRestore
         items = {"variables": restore(variables), "optimizer": restore(optimizer)}
-        restored = self._restored(items | {"progress": ocp.args.JsonRestore()})
+        restored = self._restore_items(items | {"progress": ocp.args.JsonRestore()})
         return restored["variables"], restored["optimizer"], dict(restored["progress"])
 
     def restore_item(self, name: str, like: Any) -> Any:
@@ -273,14 +273,14 @@ class Checkpoints:
         """
         if not self._has(name):
             return None
-        return self._restored({name: ocp.args.StandardRestore(like)})[name]
+        return self._restore_items({name: ocp.args.StandardRestore(like)})[name]
 
     def _has(self, item: str) -> bool:
         """Whether the last checkpoint has an item."""
         step = self.latest_step()
         return step is not None and (self._root / "last" / str(step) / item).is_dir()
 
-    def _restored(self, items: dict[str, Any]) -> Any:
+    def _restore_items(self, items: dict[str, Any]) -> Any:
         """Items of the last checkpoint. Raises UserError."""
         step = self.latest_step()
         try:
@@ -349,7 +349,7 @@ def _damage(folder: pathlib.Path, items: tuple[str, ...]) -> str | None:
 
 def _set_aside(folder: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
     """Where the folder is moved to, a name of its own in `place`."""
-    with writing(place):
+    with explain_write_errors(place):
         place.mkdir(exist_ok=True)
         number = 1
         while (target := place / f"{folder.parent.name}-{folder.name}-{number}").exists():
@@ -357,7 +357,7 @@ def _set_aside(folder: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
         return folder.rename(target)
 
 
-def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
+def _fragments_in(folder: pathlib.Path) -> list[pathlib.Path]:
     """What Orbax is writing, or has left, below `folder`."""
     return [path for path in folder.glob("*.orbax-checkpoint-tmp*") if path.is_dir()]
 
@@ -383,7 +383,7 @@ def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | No
             "--workdir and one of its checkpoints with --checkpoint (best, last, or a folder)"
         )
     if root == run.path:
-        return _shared(run, like)
+        return _load_shared(run, like)
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             variables = checkpointer.restore(_variables_in(root), like)
@@ -395,7 +395,7 @@ def load_variables(run: RunFolder, which: str, like: Any) -> tuple[Any, int | No
     return variables, int(root.name) if root.name.isdigit() else None
 
 
-def _shared(run: RunFolder, like: Any) -> tuple[Any, int | None]:
+def _load_shared(run: RunFolder, like: Any) -> tuple[Any, int | None]:
     """`load_variables` of a network that was shared."""
     arrays, step = weights_file.read(run.weights_file)
     flat = traverse_util.flatten_dict(arrays)
@@ -458,7 +458,8 @@ def variables_like(model: nn.Module, mesh: Mesh) -> Any:
     """`jax.ShapeDtypeStruct`s of the network's variables, on every device of the mesh."""
     variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), "uint8"))
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.replicated(mesh)), variables
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=devices.replicated_sharding(mesh)),
+        variables,
     )
 
 

@@ -47,7 +47,7 @@ class StepClock:
         jax.monitoring.unregister_event_duration_listener(self._note_compilation)
         self._watcher.shutdown()
 
-    def watched(self, train_step: TrainStep[State]) -> TrainStep[State]:
+    def measure_steps(self, train_step: TrainStep[State]) -> TrainStep[State]:
         """`train_step`, with each call measured."""
 
         def watched_step(state: State, batch: Batch) -> tuple[State, Metrics]:
@@ -61,7 +61,7 @@ class StepClock:
 
         return watched_step
 
-    def arriving(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def measure_batches(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The batches, with the time measured in which the devices have nothing to do but wait for one.
 
         Time in which they still work on the step before does not count, nor does the start of the loader.
@@ -80,7 +80,7 @@ class StepClock:
             yield batch
 
     def read(self, step: int) -> dict[str, float]:
-        """What was measured since the last reading, without the time of compiling and what is `paused`.
+        """What was measured since the last reading, without the time of compiling and what is `pause`.
 
         Returns:
           images_per_second; data_wait_fraction, from 0 to 1; seconds_left, without validation;
@@ -110,7 +110,7 @@ class StepClock:
         self._waited = self._compile_seconds = self._save_seconds = 0.0
 
     @contextlib.contextmanager
-    def paused(self, saving: bool = False) -> Iterator[None]:
+    def pause(self, saving: bool = False) -> Iterator[None]:
         """What happens inside is no training: saving, evaluating."""
         before = time.perf_counter()
         yield

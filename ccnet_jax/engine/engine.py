@@ -3,7 +3,7 @@
     with Engine(config, run, mesh, ...) as engine:           # signals and the folder's lock
         engine.find_start()
         state = engine.restore_or(state, begin)              # checkpoints, metric log, progress
-        train_step = engine.watched(train_step)
+        train_step = engine.measure_steps(train_step)
         for step, batch in engine.steps(batches, callbacks):
             state, metrics = train_step(state, batch)
             engine.after(step, state, metrics)               # log, save, evaluate, stop: the callbacks
@@ -76,16 +76,16 @@ class Callback:
         """Whether it asks for a checkpoint of this step, since it takes long."""
         return False
 
-    def computed(self, state: Any) -> None:
+    def after_compute(self, state: Any) -> None:
         """As soon as a step has a state, before anything else may fail."""
 
     def after_step(self, step: int, state: Any) -> None:
         """After a step, in the order of the callbacks."""
 
-    def logged(self, step: int, values: Mapping[str, float]) -> None:
+    def after_log(self, step: int, values: Mapping[str, float]) -> None:
         """After values were written to the metric log."""
 
-    def stopped(self, step: int) -> None:
+    def after_stop(self, step: int) -> None:
         """After a signal has ended training, and all is saved."""
 
     def end(self, state: Any) -> None:
@@ -214,9 +214,9 @@ class Engine:
         return state
 
     # ------------------------------------------------------------------ the steps
-    def watched(self, train_step: Callable[..., Any]) -> Callable[..., Any]:
+    def measure_steps(self, train_step: Callable[..., Any]) -> Callable[..., Any]:
         """(state, batch) -> (state, metrics) as `train_step`, with each call measured and traced."""
-        measured = self.clock.watched(train_step)
+        measured = self.clock.measure_steps(train_step)
 
         def watched_step(state: Any, batch: Batch) -> tuple[Any, Metrics]:
             self._computing = True
@@ -235,27 +235,27 @@ class Engine:
         `after` must be called for each. have_one_shape: whether all batches do.
         """
         self.batches, self._callbacks = batches, callbacks
-        arriving = self._delivered(have_one_shape)
+        arriving = self._device_batches(have_one_shape)
         self._closing.push(self._save_at_the_end)
         for callback in callbacks:
             callback.begin(self.state)
         left = range(self.start + 1, self.config.steps + 1)
-        for step, batch in zip(left, self.clock.arriving(arriving), strict=False):
+        for step, batch in zip(left, self.clock.measure_batches(arriving), strict=False):
             self._step, self.batch = step, batch
             self.meter.wait()  # one step ahead of the devices and no more: a stop is prompt
             yield step, batch
         for callback in callbacks:
             callback.end(self.state)
-        self.stopped_by = self.stop.agreed()
+        self.stopped_by = self.stop.agreed_signal()
 
-    def _delivered(self, have_one_shape: bool) -> Iterator[Batch]:
+    def _device_batches(self, have_one_shape: bool) -> Iterator[Batch]:
         """The batches on the devices; a wait for one ends with a signal."""
         self._closing.callback(self.batches.close)
         if "batches" in self._progress and self.is_first:  # which alone wrote what it knew
             self.batches.go_on_from(self._progress["batches"])
         # hosts stop together, which they agree upon after a step, if data come for it
         between = self.stop.check if self.is_alone else self.stop.check_late
-        arriving = interruptible(devices.prefetched(self.batches, self.mesh), between)
+        arriving = interruptible(devices.prefetch(self.batches, self.mesh), between)
         if self.is_alone:
             return arriving
         rows = self.config.batch_size // jax.process_count()
@@ -266,13 +266,13 @@ class Engine:
         """Note what a step has computed, which the devices may not have finished; then all callbacks."""
         self.state = state
         for callback in self._callbacks:
-            callback.computed(state)
+            callback.after_compute(state)
         self.meter.add(step, metrics)
         self.stop.nothing_to_save = None
         self.bar.update()
         if step == self.start + 1 and self.is_first:
             self.run.point_latest()
-        self.stopped_by = self.stop.agreed()
+        self.stopped_by = self.stop.agreed_signal()
         for callback in self._callbacks:
             callback.after_step(step, state)
 
@@ -295,7 +295,7 @@ class Engine:
         """To the metric log, and to whatever callback follows it."""
         self.log.write(step, values)
         for callback in self._callbacks:
-            callback.logged(step, values)
+            callback.after_log(step, values)
 
     def needs_checkpoint(self, step: int) -> bool:
         """Whether a callback is due after this step."""
@@ -304,7 +304,7 @@ class Engine:
     def attempt(self, step: int, write: Callable[[], object], needed: bool = False) -> None:
         """Write checkpoints; what is not `needed` may fail, and is tried again."""
         try:
-            with self.clock.paused(saving=True):
+            with self.clock.pause(saving=True):
                 write()
         except UserError as error:
             if needed or self.config.save_errors == "stop" or isinstance(error, OneHostFailed):
@@ -348,7 +348,7 @@ class Engine:
             raise
         step = self.meter.step
         for callback in self._callbacks:
-            callback.stopped(step)
+            callback.after_stop(step)
         self.bar.close()
         say(f"stopped after step {step}; the same command with --workdir {self.run} goes on from there")
         raise EndAfterSignal(128 + error.number) from None

@@ -78,9 +78,9 @@ class RunFolder:
         if self.remote is not None:
             self.remote.push()
 
-    def mirrored(self, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
-        """A block in which a run in a store is kept the same as its copy; see `Remote.mirrored`."""
-        return contextlib.nullcontext() if self.remote is None else self.remote.mirrored(tell)
+    def mirror(self, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        """A block in which a run in a store is kept the same as its copy; see `Remote.mirror`."""
+        return contextlib.nullcontext() if self.remote is None else self.remote.mirror(tell)
 
     # ------------------------------------------------------------------- paths
     @property
@@ -176,7 +176,7 @@ class RunFolder:
           data: the files of the data set.
         """
         folders = list(self.all_images.iterdir()) if self.all_images.is_dir() else []
-        drawn = [path / name for path in folders for name in outputs.present(path, (".png",))]
+        drawn = [path / name for path in folders for name in outputs.results_in(path, (".png",))]
         names = [str(path.relative_to(self.path)) for path in (*written, *folders, *drawn)]
         outputs.check_folder("--workdir", self.path, names, data)
         if os.path.lexists(self.all_images) and not self.all_images.is_dir():

@@ -57,7 +57,7 @@ def library(wanted: str) -> Any:
 
 
 # ---------------------------------------------------------------------------------------------- the hub
-def fetched(name: str) -> pathlib.Path:
+def fetch(name: str) -> pathlib.Path:
     """The folder of a network on the hub, in the hub's cache here: config, classes and weights.
 
     Raises UserError where it cannot be had: no network, no such name or revision, no safetensors, a corrupt
@@ -82,9 +82,9 @@ def fetched(name: str) -> pathlib.Path:
 def run_folder(name: str) -> pathlib.Path:
     """A folder of the user's cache that is a run with the hub's network; results can be written there.
 
-    Raises UserError as `fetched` does, and where the repository holds no network of this package.
+    Raises UserError as `fetch` does, and where the repository holds no network of this package.
     """
-    cached = fetched(name)
+    cached = fetch(name)
     if weights_file.is_ours(cached / weights_file.NAME):
         for part in ("config.json", "classes.json"):
             if not (cached / part).is_file():

@@ -14,7 +14,7 @@ import jax
 import psutil
 
 from ccnet_jax.common import devices
-from ccnet_jax.common.errors import UserError, writing
+from ccnet_jax.common.errors import UserError, explain_write_errors
 from ccnet_jax.engine.folder import RunFolder
 
 HEARTBEAT = 10.0  # seconds between two signs of life
@@ -22,7 +22,7 @@ DEAD_AFTER = 120.0  # seconds without one, after which another host's holder cou
 
 
 @contextlib.contextmanager
-def locked(path: pathlib.Path) -> Iterator[None]:
+def hold_lock(path: pathlib.Path) -> Iterator[None]:
     """Hold the lock file `path`, which says host, process and time, until the end of the block.
 
     On one host the system knows whether the holder lives: it holds the file by `flock`, which ends with the
@@ -32,7 +32,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
     Raises:
       UserError: another process holds it; the message says which.
     """
-    with writing(path, "choose another --workdir"):
+    with explain_write_errors(path, "choose another --workdir"):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     with file:
@@ -65,7 +65,7 @@ def locked(path: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_for_all_hosts(run: RunFolder, tell: Callable[[str], None]) -> Iterator[None]:
-    """The run's folder `locked`, and `mirrored` where it is in a store, by the first host on behalf of all.
+    """The run's folder locked, and mirrored where it is in a store, by the first host on behalf of all.
 
     Raises UserError, on every host, where another process holds it, or the store cannot be read.
     """
@@ -73,8 +73,8 @@ def locked_for_all_hosts(run: RunFolder, tell: Callable[[str], None]) -> Iterato
         problem = None
         if jax.process_index() == 0:
             try:
-                closing.enter_context(locked(run.lock_file))
-                closing.enter_context(run.mirrored(tell))
+                closing.enter_context(hold_lock(run.lock_file))
+                closing.enter_context(run.mirror(tell))
             except UserError as error:
                 problem = error
         if devices.as_first(problem is not None):

@@ -81,7 +81,7 @@ class Meter:
             raise BatchMissing(f"step {step}: a process had no batch")
         if words := self._not_finite(values):
             if self._skipped >= self._skip:
-                raise NotFinite(step, self.made, words)
+                raise NotFinite(step, self.steps_made, words)
             self._skipped += 1
             self._remarks.append((step, f"is skipped: {words}, {self._skipped}. time"))
         else:
@@ -92,7 +92,7 @@ class Meter:
         self.step = step
 
     @property
-    def made(self) -> int:
+    def steps_made(self) -> int:
         """Steps of the run that were made, without those that were skipped: the optimizer's own count."""
         return self.step - self._skipped
 

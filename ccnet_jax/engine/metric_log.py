@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from ccnet_jax.common.errors import UserError, write_whole, writing
+from ccnet_jax.common.errors import UserError, explain_write_errors, write_whole
 from ccnet_jax.engine.folder import RunFolder
 
 _EVENTS = "events.out.tfevents"  # how TensorBoard's files begin
@@ -30,7 +30,7 @@ class MetricLog:
         self._held: list[dict[str, Any]] = []  # lines that could not be written, as on a full disk
         self._works = False
         if enabled:
-            self._begin([line for line in logged(run) if line["step"] <= start])
+            self._begin([line for line in read_log(run) if line["step"] <= start])
 
     def _begin(self, lines: list[dict[str, Any]]) -> None:
         """New files, which hold the lines. Raises UserError where they cannot be written."""
@@ -38,7 +38,7 @@ class MetricLog:
 
         path = self._run.metrics_file
         write_whole(path, "".join(json.dumps(line) + "\n" for line in lines))
-        with writing(path, "make room there"):
+        with explain_write_errors(path, "make room there"):
             self._reader = path.open("rb")  # which reads also when the file has been removed
             self._lines = path.open("a", buffering=1)
             for events in self._run.path.glob(f"{_EVENTS}*"):  # all is written again: some may be lost
@@ -101,7 +101,7 @@ class MetricLog:
         self._works = False
         self._close()
         self._reader.seek(0)
-        lines = _parsed(self._reader.read().splitlines())
+        lines = _parse_lines(self._reader.read().splitlines())
         self._begin(lines + [line for line in self._held if line not in lines])
 
     def _close(self) -> None:
@@ -125,7 +125,7 @@ class MetricLog:
             self._close()
 
 
-def logged(run: RunFolder) -> list[dict[str, Any]]:
+def read_log(run: RunFolder) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; without one that was cut off when the process was killed."""
     try:
         text = run.metrics_file.read_bytes()
@@ -135,10 +135,10 @@ def logged(run: RunFolder) -> list[dict[str, Any]]:
         raise UserError(
             f"{run.metrics_file} cannot be read ({error.strerror}); move it away, or choose another --workdir"
         ) from None
-    return _parsed(text.splitlines())
+    return _parse_lines(text.splitlines())
 
 
-def _parsed(texts: Iterable[bytes | str]) -> list[dict[str, Any]]:
+def _parse_lines(texts: Iterable[bytes | str]) -> list[dict[str, Any]]:
     """The lines that are whole."""
     lines = []
     for line in texts:
@@ -169,5 +169,5 @@ def points(run: RunFolder) -> list[tuple[int, str, float]]:
 def is_evaluated(run: RunFolder, step: int, split: str) -> bool:
     """Whether metrics.jsonl has what an evaluation of a split found after `step` steps."""
     return any(
-        line["step"] == step and any(name.startswith(f"{split}/") for name in line) for line in logged(run)
+        line["step"] == step and any(name.startswith(f"{split}/") for name in line) for line in read_log(run)
     )

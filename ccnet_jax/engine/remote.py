@@ -87,8 +87,8 @@ class Remote:
 
         Raises UserError where the store cannot be read, or a name there leads out of the folder.
         """
-        stored = self._listing()
-        brought = self._noted()
+        stored = self._list_files()
+        brought = self._read_note()
         if stored == {name: size for name, (size, _) in brought.items()} and _goes_on(self._here(), brought):
             self._same = brought
             return
@@ -108,7 +108,7 @@ class Remote:
         ) as bar:
             for name in wanted:
                 (self.local / name).parent.mkdir(parents=True, exist_ok=True)
-                with whole_file(self.local / name) as temporary, self._told("read"):
+                with whole_file(self.local / name) as temporary, self._explain_errors("read"):
                     self._store.get_file(self._path(name), str(temporary))
                 bar.update(stored[name])
         for name in self._here():
@@ -137,7 +137,7 @@ class Remote:
 
     def _push(self, here: dict[str, State]) -> bool:
         for name in sorted((x for x in here if self._same.get(x) != here[x]), key=_rank):
-            with self._told("written"):
+            with self._explain_errors("written"):
                 self._make_folder(name)
                 try:
                     self._store.put_file(str(self.local / name), self._path(name))
@@ -147,13 +147,13 @@ class Remote:
                     return False  # a checkpoint that was replaced by a newer one
             self._same[name] = here[name]
         for name in sorted(self._same.keys() - here.keys(), key=_rank, reverse=True):
-            with self._told("written"), contextlib.suppress(FileNotFoundError):
+            with self._explain_errors("written"), contextlib.suppress(FileNotFoundError):
                 self._store.rm_file(self._path(name))
             del self._same[name]
         return True
 
     @contextlib.contextmanager
-    def mirrored(self, tell: Callable[[str], None]) -> Iterator[None]:
+    def mirror(self, tell: Callable[[str], None]) -> Iterator[None]:
         """The copy as the store has it; in the block, and at its end, the store follows the copy.
 
         Nobody else may do the same meanwhile. While the store cannot be written the block goes on, and `tell`
@@ -204,18 +204,18 @@ class Remote:
         """Who works here now, written to the store. Raises UserError where another one does."""
         held = self._holder()
         if held and held["host"] != socket.gethostname() and time.time() - held["beat"] < DEAD_AFTER:
-            raise self._taken(held)
+            raise self._in_use_error(held)
         mark = {"host": socket.gethostname(), "process": os.getpid()}
         mark |= {"since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
         self._beat(mark)
         time.sleep(RACE)
         held = self._holder()
         if held and {name: held[name] for name in mark} != mark:
-            raise self._taken(held)
+            raise self._in_use_error(held)
         return mark
 
     def _beat(self, mark: dict[str, Any]) -> None:
-        with self._told("written"):
+        with self._explain_errors("written"):
             self._make_folder(LOCK)
             self._store.pipe_file(self._path(LOCK), json.dumps(mark | {"beat": time.time()}).encode())
 
@@ -227,7 +227,7 @@ class Remote:
         except (ValueError, KeyError, TypeError):
             return None
 
-    def _taken(self, held: dict[str, Any]) -> UserError:
+    def _in_use_error(self, held: dict[str, Any]) -> UserError:
         return UserError(
             f"process {held['process']} on {held['host']}, started {held['since']}, is at work in "
             f"{self.url}; let it end, stop it, choose another --workdir, or wait {DEAD_AFTER:.0f} s if it "
@@ -247,7 +247,7 @@ class Remote:
                         found[name] = (status.st_size, status.st_mtime_ns)
         return found
 
-    def _noted(self) -> dict[str, State]:
+    def _read_note(self) -> dict[str, State]:
         """The files that this copy brought to the store, as an earlier process noted; {} where it did not."""
         try:
             noted = json.loads((self.local / NOTES).read_text())
@@ -259,9 +259,9 @@ class Remote:
         with contextlib.suppress(OSError):  # a full disk; then the next start fetches all
             write_whole(self.local / NOTES, json.dumps(self._same))
 
-    def _listing(self) -> dict[str, int]:
+    def _list_files(self) -> dict[str, int]:
         """{name: bytes} of the files in the store."""
-        with self._told("read"):
+        with self._explain_errors("read"):
             found = self._store.find(self._root, detail=True)
         names = {}
         for path, facts in found.items():
@@ -275,7 +275,7 @@ class Remote:
 
     def _reads(self, name: str) -> bytes | None:
         """What a small file in the store holds, None where there is none."""
-        with self._told("read"):
+        with self._explain_errors("read"):
             try:
                 return self._store.cat_file(self._path(name))
             except FileNotFoundError:
@@ -290,7 +290,7 @@ class Remote:
             self._store.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
 
     @contextlib.contextmanager
-    def _told(self, done: str) -> Iterator[None]:
+    def _explain_errors(self, done: str) -> Iterator[None]:
         """Inside, an error of the store becomes a UserError."""
         try:
             yield

@@ -116,16 +116,16 @@ class StopSignal:
     def check_late(self) -> None:
         """Raise `Stopped` where a stop, of this process or all, has been waited for `TIMEOUT` seconds.
 
-        For a wait that may last, in which `agreed` cannot be called. The time is counted from the first call
-        that finds a stop.
+        For a wait that may last, in which `agreed_signal` cannot be called. The time is counted from the
+        first call that finds a stop.
         """
-        number = self._received or (self._link.stopping if self._link is not None else 0)
+        number = self._received or (self._link.stop_signal if self._link is not None else 0)
         if number:
             self._late_from = self._late_from or time.monotonic() + TIMEOUT
             if time.monotonic() > self._late_from:
                 raise Stopped(number)
 
-    def agreed(self) -> int:
+    def agreed_signal(self) -> int:
         """The signal's number, 0 for none; the same in all processes, whichever of them received one.
 
         All processes must call it equally often; it waits for the others only where one has a signal.

@@ -23,7 +23,7 @@ from ccnet_jax.evaluation.instance_scores import (
     Found,
     instance_scores,
     mask_of,
-    pasted,
+    paste_mask,
     result_list,
     runs_of,
 )
@@ -96,7 +96,7 @@ def evaluate_instances(
                         figures.save_image(drawings / f"{names[index]}.png", drawing)
             bar.update(int((batch["index"] >= 0).sum()))
     seconds = time.perf_counter() - started
-    found = gathered(found)
+    found = gather_detections(found)
     if labels is not None and process == 0:
         write_whole(labels / DETECTIONS, json.dumps(result_list(source, found)))
     scores = instance_scores(source, found)
@@ -116,11 +116,11 @@ def in_image(detections: Detections, seen: np.ndarray, size: tuple[int, int]) ->
     ratio = np.tile(np.array(size[::-1]) / seen[::-1], 2)
     boxes = (np.asarray(detections.boxes)[used] * ratio).astype(np.float32)
     masks = np.asarray(detections.masks)[used]
-    runs = [runs_of(pasted(mask, box, size)) for mask, box in zip(masks, boxes, strict=True)]
+    runs = [runs_of(paste_mask(mask, box, size)) for mask, box in zip(masks, boxes, strict=True)]
     return {"boxes": boxes, "classes": classes, "scores": scores, "masks": runs}
 
 
-def gathered(found: dict[int, Found]) -> dict[int, Found]:
+def gather_detections(found: dict[int, Found]) -> dict[int, Found]:
     """The detections of all processes, in the order of their images."""
     if jax.process_count() == 1:
         return dict(sorted(found.items()))

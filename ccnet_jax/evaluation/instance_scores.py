@@ -38,7 +38,7 @@ class Found(TypedDict):
     masks: list[dict[str, Any]]
 
 
-def pasted(
+def paste_mask(
     mask: Float32[np.ndarray, "cells cells"], box: Float32[np.ndarray, " 4"], size: tuple[int, int]
 ) -> UInt8[np.ndarray, "H W"]:
     """The pixels of an image of (height, width) whose centres have a probability of a half or more.

@@ -124,11 +124,11 @@ def _network_logits(
     """Logits as the head gives them, an eighth of each side."""
     if isinstance(x, jax.core.Tracer):  # inside a program of the caller's, who chooses its compiler's options
         return network.apply(variables, x, upsample=False)[0]
-    return _compiled(network)(variables, x)
+    return _compile_network(network)(variables, x)
 
 
 @functools.cache
-def _compiled(network: CCNet) -> Callable[[Variables, jax.Array], jax.Array]:
+def _compile_network(network: CCNet) -> Callable[[Variables, jax.Array], jax.Array]:
     """`network.apply`, compiled once for all predictors of the network."""
     return jax.jit(
         lambda variables, x: network.apply(variables, x, upsample=False)[0],

@@ -52,7 +52,7 @@ def sliding_window_logits(
         logits = network_logits(_cut_windows(x, group, window))
         total = add_windows(total, logits, group, weights, window, align_corners)
     # the windows over a pixel: those over its row times those over its column
-    return _divided(total, _windows_over(height, window[0], tops), _windows_over(width, window[1], lefts))
+    return _divide(total, _windows_over(height, window[0], tops), _windows_over(width, window[1], lefts))
 
 
 def window_starts(side: int, window: int, stride: int) -> list[int]:
@@ -108,6 +108,6 @@ def add_windows(
 
 
 @functools.partial(jax.jit, donate_argnames="total")
-def _divided(total: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+def _divide(total: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
     """total [B, H, W, K] by rows [H] and columns [W]."""
     return total / (rows[:, None, None] * columns[:, None])

@@ -1,6 +1,6 @@
 """Figures of images, labels, predictions and attention, from arrays alone; PNG files of them."""
 
-from ccnet_jax.figures.canvas import colourize, hatching, overlay, resized, resized_label, tints
+from ccnet_jax.figures.canvas import colourize, hatching, overlay, resize, resized_label, tints
 from ccnet_jax.figures.panels import (
     attention_figure,
     comparison,
@@ -28,7 +28,7 @@ __all__ = [
     "legend",
     "overlay",
     "prediction_figure",
-    "resized",
+    "resize",
     "resized_label",
     "save_grey",
     "save_image",

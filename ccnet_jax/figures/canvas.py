@@ -41,7 +41,7 @@ def fitted_size(height: int, width: int, smallest: int, largest: int) -> tuple[i
     return max(_LEAST_SIDE, round(height * zoom)), max(_LEAST_SIDE, round(width * zoom))
 
 
-def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """An image [H, W] or [H, W, 3] at the size (height, width): pixels are averaged or repeated."""
     height, width = image.shape[:2]
     reduced = min(width, size[1]), min(height, size[0])
@@ -55,7 +55,7 @@ def resized_label(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(label.astype(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def padded(canvas: np.ndarray, height: int, width: int) -> np.ndarray:
+def pad(canvas: np.ndarray, height: int, width: int) -> np.ndarray:
     """The canvas uint8 [h, w, 3] with white below and right of it, at least `height` by `width`."""
     below, right = max(height - canvas.shape[0], 0), max(width - canvas.shape[1], 0)
     return np.pad(canvas, ((0, below), (0, right), (0, 0)), constant_values=255)
@@ -71,7 +71,7 @@ def text_width(text: str) -> int:
     return cv2.getTextSize(text, _FONT, _SCALE, 1)[0][0]
 
 
-def shortened(text: str, width: int) -> str:
+def shorten(text: str, width: int) -> str:
     """The text, or as much of its beginning as fits in `width` with an ellipsis behind it."""
     if text_width(text) <= width:
         return text
@@ -81,7 +81,7 @@ def shortened(text: str, width: int) -> str:
     return text[:end].rstrip() + "…"
 
 
-def wrapped(text: str, width: int) -> list[str]:
+def wrap_text(text: str, width: int) -> list[str]:
     """The text in lines of at most `width`, broken at spaces; a longer word is shortened."""
     lines = [""]
     for word in text.split():
@@ -89,9 +89,9 @@ def wrapped(text: str, width: int) -> list[str]:
         if text_width(longer) <= width:
             lines[-1] = longer
         elif lines[-1]:
-            lines.append(shortened(word, width))
+            lines.append(shorten(word, width))
         else:
-            lines[-1] = shortened(word, width)
+            lines[-1] = shorten(word, width)
     return lines
 
 

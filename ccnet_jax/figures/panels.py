@@ -13,15 +13,15 @@ from ccnet_jax.figures.canvas import (
     hatching,
     is_stacked,
     overlay,
-    padded,
+    pad,
     panel_size,
-    resized,
+    resize,
     resized_label,
-    shortened,
+    shorten,
     text_block,
     text_width,
     tints,
-    wrapped,
+    wrap_text,
     write,
 )
 
@@ -56,9 +56,9 @@ def comparison(
       RGB uint8, of the size that `side_by_side` describes.
     """
     size = panel_size(*label.shape)
-    row = arranged(
+    row = arrange(
         {
-            "input": resized(image, size),
+            "input": resize(image, size),
             "truth": colourize(resized_label(label, size), palette),
             "prediction": colourize(resized_label(prediction, size), palette),
         },
@@ -83,11 +83,11 @@ def prediction_figure(
       RGB uint8, of the size that `side_by_side` describes.
     """
     size = panel_size(*image.shape[:2])
-    small = resized(image, size)
+    small = resize(image, size)
     drawn = {
         title: overlay(small, resized_label(label, size), palette) for title, label in predictions.items()
     }
-    row = arranged({"input": small, **drawn}, is_stacked(*image.shape[:2]))
+    row = arrange({"input": small, **drawn}, is_stacked(*image.shape[:2]))
     used = np.unique(np.concatenate([np.unique(label) for label in predictions.values()]))
     return np.concatenate([row, legend(classes, palette, row.shape[1], used)])
 
@@ -107,24 +107,24 @@ def side_by_side(images: dict[str, np.ndarray]) -> np.ndarray:
     """
     height, width = next(iter(images.values())).shape[:2]
     size = panel_size(height, width)
-    panels = {title: resized(image, size) for title, image in images.items()}
-    return arranged(panels, is_stacked(height, width))
+    panels = {title: resize(image, size) for title, image in images.items()}
+    return arrange(panels, is_stacked(height, width))
 
 
-def arranged(panels: dict[str, np.ndarray], stacked: bool) -> np.ndarray:
+def arrange(panels: dict[str, np.ndarray], stacked: bool) -> np.ndarray:
     """Panels of one size {title: uint8 [h, w, 3]} under their titles, in a row or `stacked`, as they are."""
     height, width = next(iter(panels.values())).shape[:2]
     longest_line = max(_LONGEST_TITLE, width - 8)
-    titles = [wrapped(title, longest_line) for title in panels]
+    titles = [wrap_text(title, longest_line) for title in panels]
     width = max(width, 8 + max(text_width(line) for title in titles for line in title))
     lines = max(map(len, titles))
     cells = []
     for title, panel in zip(titles, panels.values(), strict=True):
         bar = text_block([""] * (lines - len(title)) + title, width)
-        cells.append(np.concatenate([bar, padded(panel, height, width)]))
+        cells.append(np.concatenate([bar, pad(panel, height, width)]))
         cells.append(np.full((_GAP, width, 3) if stacked else (len(cells[-1]), _GAP, 3), 255, np.uint8))
     canvas = np.concatenate(cells[:-1], 0 if stacked else 1)
-    return padded(canvas, 0, _LEAST_WIDTH)
+    return pad(canvas, 0, _LEAST_WIDTH)
 
 
 def legend(classes: tuple[str, ...], palette: np.ndarray, width: int, used: np.ndarray) -> np.ndarray:
@@ -139,7 +139,7 @@ def legend(classes: tuple[str, ...], palette: np.ndarray, width: int, used: np.n
       RGB uint8 [h, width, 3].
     """
     longest = min(_LONGEST_NAME, width - _BESIDE)
-    entries = [(shortened(name, longest), _patch(palette[i])) for i, name in enumerate(classes) if i in used]
+    entries = [(shorten(name, longest), _patch(palette[i])) for i, name in enumerate(classes) if i in used]
     if VOID in used:
         entries.append(("void", hatching(_SWATCH, _SWATCH)))
     column = _BESIDE + max((text_width(name) for name, _ in entries), default=0)
@@ -163,20 +163,20 @@ def image_sheet(images: Sequence[np.ndarray], title: str) -> np.ndarray:
     zoom = min(1.0, _SHEET_WIDTH / 3 / max(height, side))
     cells = []
     for image in images:
-        small = resized(image, (round(image.shape[0] * zoom), round(image.shape[1] * zoom)))
-        cells.append(padded(small, round(height * zoom) + _GAP, round(side * zoom) + _GAP))
+        small = resize(image, (round(image.shape[0] * zoom), round(image.shape[1] * zoom)))
+        cells.append(pad(small, round(height * zoom) + _GAP, round(side * zoom) + _GAP))
     columns = max(1, min(len(cells), _SHEET_WIDTH // cells[0].shape[1]))
-    return _titled([title], _in_rows(cells, columns))
+    return _add_title([title], _in_rows(cells, columns))
 
 
 def _in_rows(cells: list[np.ndarray], columns: int) -> np.ndarray:
     """Images of one size in rows; what is missing is white."""
     cells = cells + [np.full_like(cells[0], 255)] * (-len(cells) % columns)
     rows = [np.concatenate(cells[i : i + columns], 1) for i in range(0, len(cells), columns)]
-    return padded(np.concatenate(rows), 0, _LEAST_WIDTH)
+    return pad(np.concatenate(rows), 0, _LEAST_WIDTH)
 
 
-def _titled(lines: list[str], sheet: np.ndarray) -> np.ndarray:
+def _add_title(lines: list[str], sheet: np.ndarray) -> np.ndarray:
     """The sheet below lines of text."""
     return np.concatenate([text_block(lines, sheet.shape[1]), sheet])
 
@@ -198,11 +198,11 @@ def contact_sheet(
     columns = max(1, min(len(images), _SHEET_WIDTH // (2 * size[1])))
     cells = []
     for image, label in zip(images, labels, strict=True):
-        small = resized(image, size)
+        small = resize(image, size)
         pair = np.concatenate([small, overlay(small, resized_label(label, size), palette)], 1)
         cells.append(cv2.copyMakeBorder(pair, 0, _GAP, 0, _GAP, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
     title = f"{len(images)} crops of {images.shape[2]}x{images.shape[1]} pixels"
-    sheet = _titled([title], _in_rows(cells, columns))
+    sheet = _add_title([title], _in_rows(cells, columns))
     return np.concatenate([sheet, legend(classes, palette, sheet.shape[1], np.unique(labels))])
 
 
@@ -224,15 +224,15 @@ def attention_figure(image: np.ndarray, maps: np.ndarray, point: tuple[int, int]
     """
     height, width = image.shape[:2]
     size = panel_size(height, width)
-    small = resized(image, size)
+    small = resize(image, size)
     at = int((point[0] + 0.5) * size[0] / height), int((point[1] + 0.5) * size[1] / width)
-    panels = {"image": _marked(small, at)}
+    panels = {"image": _mark_point(small, at)}
     for loops, weights in enumerate(maps, 1):
         largest = float(weights.max())
         root = np.sqrt(weights / max(largest, 1e-12)).astype(np.float32)
         title = f"{loops} loop{'s' * (loops > 1)}, max {largest:.2g}"
-        panels[title] = _marked(_heat(small, resized(root, size)), at)
-    figure = arranged(panels, is_stacked(height, width))
+        panels[title] = _mark_point(_heat(small, resize(root, size)), at)
+    figure = arrange(panels, is_stacked(height, width))
     return np.concatenate([figure, _scale(figure.shape[1])])
 
 
@@ -246,7 +246,7 @@ def _heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     return cv2.addWeighted(grey, _GREY, cv2.cvtColor(colours, cv2.COLOR_BGR2RGB), 1 - _GREY, 0)
 
 
-def _marked(image: np.ndarray, at: tuple[int, int]) -> np.ndarray:
+def _mark_point(image: np.ndarray, at: tuple[int, int]) -> np.ndarray:
     """The image [H, W, 3] with a white cross, outlined in black, at `at` (row, column)."""
     side = max(min(image.shape[:2]) // 12, 15)
     marked = image.copy()
@@ -265,7 +265,7 @@ def _scale(width: int) -> np.ndarray:
     write(strip, "0", 4, 4)
     write(strip, "max", left + _BAR_WIDTH + 4, 4)
     words = "colour: the square root of weight / max, with the largest weight of each panel as max"
-    return np.concatenate([strip, text_block(wrapped(words, width - 8), width)])
+    return np.concatenate([strip, text_block(wrap_text(words, width - 8), width)])
 
 
 def instance_overlay(
@@ -291,7 +291,7 @@ def instance_overlay(
       RGB uint8, its longer side 320 to 1280 pixels.
     """
     size = panel_size(*image.shape[:2])
-    canvas = resized(image, size).copy()
+    canvas = resize(image, size).copy()
     colours = tints(palette)
     zoom = np.array([size[1] / image.shape[1], size[0] / image.shape[0]] * 2)
     order = range(len(boxes) - 1, -1, -1)
@@ -311,7 +311,7 @@ def instance_overlay(
 def instance_comparison(drawn: dict[str, np.ndarray]) -> np.ndarray:
     """Overlays of one image {title: uint8 [h, w, 3]} under their titles."""
     first = next(iter(drawn.values()))
-    return arranged(drawn, is_stacked(*first.shape[:2]))
+    return arrange(drawn, is_stacked(*first.shape[:2]))
 
 
 def _write_beside(canvas: np.ndarray, text: str, x: int, y: int) -> None:

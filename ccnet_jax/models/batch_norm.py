@@ -52,7 +52,7 @@ class BatchNorm(nn.Module):
         if self.use_running_average:
             out = _affine(x, running_mean.value, _factor(running_var.value, scale, self.epsilon), bias)
         else:
-            out, mean, var = normalized(x, scale, bias, self.epsilon)
+            out, mean, var = normalize(x, scale, bias, self.epsilon)
             if not self.is_initializing():
                 count = x.size // x.shape[-1]
                 check_count(self.path, x.shape, count)
@@ -63,20 +63,20 @@ class BatchNorm(nn.Module):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
-def normalized(
+def normalize(
     x: Float[Array, "B H W C"], scale: Float[Array, " C"], bias: Float[Array, " C"], epsilon: float
 ) -> tuple[Float[Array, "B H W C"], Float[Array, " C"], Float[Array, " C"]]:
     """x with the mean `bias` and the deviation `scale` in each channel, and the mean and variance it had.
 
     All in float32, or x's dtype where that is wider.
     """
-    wide = _widened(x)
+    wide = _to_float32(x)
     mean, square = _mean(wide), _mean(wide * wide)
     var = jnp.maximum(square - mean * mean, 0)  # rounding can make it negative
     return _affine(wide, mean, _factor(var, scale, epsilon), bias), mean, var
 
 
-@normalized.defjvp
+@normalize.defjvp
 def _normalized_jvp(epsilon: float, primals: _Three, tangents: _Three) -> tuple[_Three, _Three]:
     """The change of out = x * factor + (bias - mean * factor).
 
@@ -84,8 +84,8 @@ def _normalized_jvp(epsilon: float, primals: _Three, tangents: _Three) -> tuple[
     the result; then for each pixel g times one number of its channel, plus x times another, plus a third.
     """
     x, scale, _ = primals
-    out, mean, var = normalized(*primals, epsilon)
-    x, x_change = _widened(x), _widened(tangents[0])
+    out, mean, var = normalize(*primals, epsilon)
+    x, x_change = _to_float32(x), _to_float32(tangents[0])
     factor = _factor(var, scale, epsilon)
     mean_change = _mean(x_change)
     var_change = 2 * (_mean(x * x_change) - mean * mean_change)
@@ -94,7 +94,7 @@ def _normalized_jvp(epsilon: float, primals: _Three, tangents: _Three) -> tuple[
     return (out, mean, var), (x_change * factor + x * factor_change + shift_change, mean_change, var_change)
 
 
-def _widened(x: jax.Array) -> jax.Array:
+def _to_float32(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -16,7 +16,7 @@ from ccnet_jax.models.backbones import BACKBONES, BackboneSettings
 from ccnet_jax.models.backbones.resnet import STEMS
 from ccnet_jax.models.contexts import CONTEXTS, ContextSettings
 from ccnet_jax.models.flavours import FLAVOURS, normalize
-from ccnet_jax.models.layers import REMAT, ConvNorm, Dense, recomputed, scaled
+from ccnet_jax.models.layers import REMAT, ConvNorm, Dense, scale_channels, with_remat
 from ccnet_jax.models.resize import resize_bilinear
 
 _DTYPES = ("float32", "bfloat16", "float64")
@@ -80,7 +80,7 @@ class AuxiliaryHead(nn.Module):
 
 def norms_recomputed(remat: str) -> type[ConvNorm]:
     """The heads' layers under `remat`: they are few, so that nothing but norms need be computed again."""
-    return recomputed(ConvNorm, "none" if remat == "none" else "norms")
+    return with_remat(ConvNorm, "none" if remat == "none" else "norms")
 
 
 def _classify(
@@ -147,7 +147,7 @@ class CCNet(nn.Module):
         super().__post_init__()
 
     @property
-    def aligned(self) -> bool:
+    def aligns_corners(self) -> bool:
         """`align_corners`, or the flavour's."""
         flavour = FLAVOURS[self.flavour]
         return flavour.align_corners if self.align_corners is None else self.align_corners
@@ -184,12 +184,17 @@ class CCNet(nn.Module):
         *_, stage3, stage4 = BACKBONES[self.backbone].build(backbone, "backbone")(x, train)
 
         context = ContextSettings(
-            self.loops, self.implementation, self.aligned, flavour.negative_slope, self.remat, self.dtype
+            self.loops,
+            self.implementation,
+            self.aligns_corners,
+            flavour.negative_slope,
+            self.remat,
+            self.dtype,
         )
-        head = Head(self.num_classes, scaled(512, self.width), self.context, context, name="head")
+        head = Head(self.num_classes, scale_channels(512, self.width), self.context, context, name="head")
         auxiliary_head = AuxiliaryHead(
             self.num_classes,
-            scaled(flavour.auxiliary_channels, self.width),
+            scale_channels(flavour.auxiliary_channels, self.width),
             flavour.auxiliary_bias,
             flavour.negative_slope,
             self.remat,
@@ -199,7 +204,7 @@ class CCNet(nn.Module):
 
         def upsampled(logits: Array) -> Array:
             logits = logits.astype(wide)
-            return resize_bilinear(logits, images.shape[1:3], self.aligned) if upsample else logits
+            return resize_bilinear(logits, images.shape[1:3], self.aligns_corners) if upsample else logits
 
         logits = upsampled(head(stage4, train))
         if not (train or self.is_initializing()):

@@ -30,7 +30,7 @@ REMAT: dict[str, Callable[..., bool] | None] = {
 }
 
 
-def recomputed(part: Layer, remat: str) -> Layer:
+def with_remat(part: Layer, remat: str) -> Layer:
     """A module's class, or a function (module, x, train), whose backward pass computes values again.
 
     remat: a key of `REMAT`.
@@ -39,7 +39,7 @@ def recomputed(part: Layer, remat: str) -> Layer:
     return part if policy is None else nn.remat(part, policy=policy, static_argnums=(2,))
 
 
-def scaled(channels: int, width: float) -> int:
+def scale_channels(channels: int, width: float) -> int:
     """`channels` times the width multiplier, at least 8 and a multiple of 8 where width is not 1."""
     return channels if width == 1 else max(8, round(channels * width / 8) * 8)
 

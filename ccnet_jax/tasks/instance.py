@@ -34,15 +34,15 @@ _COUNTED = 50  # images whose objects are counted where the data set cannot tell
 
 def open_source(data: DataConfig, split: str) -> InstanceSource:
     """The images of a split. Raises UserError naming what is missing or wrong."""
-    return _opened(data, split, labelled=True)
+    return _open_split(data, split, labelled=True)
 
 
 def open_unlabelled(data: DataConfig, split: str) -> InstanceSource:
     """As `open_source`, also of a split that says nothing of objects."""
-    return _opened(data, split, labelled=False)
+    return _open_split(data, split, labelled=False)
 
 
-def _opened(data: DataConfig, split: str, labelled: bool) -> InstanceSource:
+def _open_split(data: DataConfig, split: str, labelled: bool) -> InstanceSource:
     if problems := data.unknown_name():
         raise UserError(problems[0])
     if "+" in split:

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int32, Num, UInt8
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.config import DataConfig
-from ccnet_jax.data.instance_batches import MULTIPLE, canvases, on_canvas, placed
+from ccnet_jax.data.instance_batches import MULTIPLE, canvases, on_canvas, place_on_canvas
 from ccnet_jax.data.user_images import image_name, read_image
 from ccnet_jax.evaluation.detector import detect, detector
 from ccnet_jax.evaluation.evaluate_instances import in_image
@@ -109,7 +109,9 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
         choices = canvases(self.data, [(height, width)])
         resized, size, canvas = on_canvas(pixels, choices, self.data)
         where = jax.tree.leaves(self.variables)[0].sharding
-        images, sizes = jax.device_put((placed(resized, canvas)[None], np.array([size], np.int32)), where)
+        images, sizes = jax.device_put(
+            (place_on_canvas(resized, canvas)[None], np.array([size], np.int32)), where
+        )
         compiled = detector(self.network, self.detection)
         detections = jax.device_get(compiled(self.variables, images, sizes))
         if not np.isfinite(detections.scores).all():

@@ -48,28 +48,28 @@ def explain_errors(
 ) -> Iterator[None]:
     """Inside, a step that is not finite, a lack of device memory, or a norm over one value is a UserError.
 
-    planned: as of `fitting`, for a step.
+    planned: as of `explain_memory_errors`, for a step.
     """
     remedy = (
         "lower --config.batch_size, raise --config.accumulate, or set --config.model.remat=blocks or "
         "--config.dtype=bfloat16; python -m ccnet_jax.cost tells what a config needs"
     )
     try:
-        with fitting("training", remedy, planned), single_values_refused(config):
+        with explain_memory_errors("training", remedy, planned), single_values_refused(config):
             yield
     except NotFinite as trouble:
         step, kept = trouble.step, f"; {run} keeps the weights before it"
         raise UserError(
             f"at step {step} {trouble.words}, at a learning rate of {float(schedule(trouble.made)):.3g}, "
             f"with the images {image_names(config, task, source, step)}: lower "
-            "--config.optimizer.learning_rate, in another --workdir, or pass --config.skip_nonfinite=N to leave "
-            "out up to N such steps"
+            "--config.optimizer.learning_rate, in another --workdir, or pass --config.skip_nonfinite=N to "
+            "leave out up to N such steps"
             f"{kept if step > 1 else ''}"
         ) from None
 
 
 @contextlib.contextmanager
-def fitting(work: str, remedy: str, planned: Callable[[], int] | None = None) -> Iterator[None]:
+def explain_memory_errors(work: str, remedy: str, planned: Callable[[], int] | None = None) -> Iterator[None]:
     """Inside, a lack of device memory becomes a UserError: the work does not fit, and what to do.
 
     planned: the bytes of each device that XLA plans for it; asked where memory lacks, and may fail there.

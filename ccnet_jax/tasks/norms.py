@@ -32,7 +32,7 @@ def check_norms(config: Config, task: Task, source: Any, mesh: Mesh, begin: Any,
     Raises:
       UserError: a norm of the network would see one value a channel.
     """
-    state = _on(devices.replicated(mesh), begin.eval_shape())
+    state = _on(devices.replicated_sharding(mesh), begin.eval_shape())
     for size in task.sizes(config, source):
         batch = task.shapes(config, size, config.batch_size)
         if jax.process_count() > 1:

@@ -30,13 +30,13 @@ def data_of(config: Config, run: RunFolder) -> tuple[Any, Any]:
     data, split = config.data, config.data.train_split
     if Checkpoints.exists(run) and run.classes_file.exists():
         records.check_same_run(run, config)
-        train_source = run_data.opened(config, split, records.load_classes(run), run)
+        train_source = run_data.open_images(config, split, records.load_classes(run), run)
     else:
         train_source = TASKS[config.task].open(data, split)
     if not config.eval_every:
         return train_source, None
     classes = classes_of_source(train_source)
-    return train_source, run_data.opened(config, data.eval_split, classes, f"{split} of {data.name}")
+    return train_source, run_data.open_images(config, data.eval_split, classes, f"{split} of {data.name}")
 
 
 def check_still_fits(config: Config, source: Any, run: RunFolder) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 from ccnet_jax.common.labels import Classes, numbered_names
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.config import DataConfig
-from ccnet_jax.data.fitting import fitted
+from ccnet_jax.data.fitting import fit_classes
 from ccnet_jax.data.sources import NoClasses, OtherClasses
 from ccnet_jax.tasks import TASKS
 
 
-def opened(config: Config, split: str, classes: Classes, run: object, unlabelled: bool = False) -> Any:
+def open_images(config: Config, split: str, classes: Classes, run: object, unlabelled: bool = False) -> Any:
     """The images of a split, whose labels are indices of the run's classes; see `fitting.fitted`.
 
     What the data say of their classes counts. `config.data.classes` says what the numbers mean in data whose
@@ -32,7 +32,7 @@ def opened(config: Config, split: str, classes: Classes, run: object, unlabelled
     opening = task.open_unlabelled if unlabelled else task.open
     source = _with_own_classes(opening, config.data, split, classes)
     where = config.data.name if config.data.dir is None else f"{config.data.name} in {config.data.dir}"
-    return fitted(source, classes, run, f"{split} of {where}")
+    return fit_classes(source, classes, run, f"{split} of {where}")
 
 
 def _with_own_classes(

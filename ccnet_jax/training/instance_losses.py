@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float32, Int32, Key, Num, PRNGKeyArray, PyTree, UInt8
 
-from ccnet_jax.models.detection.boxes import encoded
+from ccnet_jax.models.detection.boxes import encode_boxes
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, RPNOutput, find_proposals
-from ccnet_jax.models.detection.matching import IGNORED, matched, sampled
+from ccnet_jax.models.detection.matching import IGNORED, match_boxes, sample_boxes
 from ccnet_jax.models.detection.proposals import BOX_WEIGHTS, RPN_WEIGHTS
 from ccnet_jax.training.means import Mean
 from ccnet_jax.training.step import Loss
@@ -76,12 +76,12 @@ def proposal_losses(rpn: RPNOutput, batch: InstanceBatch, keys: Key[Array, " B"]
     def of_image(
         logits: jax.Array, deltas: jax.Array, boxes: jax.Array, used: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        match = matched(anchors, boxes, used, *ANCHOR_OVERLAP, every_object=True)
-        places, chosen = sampled(match, key, count, POSITIVE_ANCHORS)
+        match = match_boxes(anchors, boxes, used, *ANCHOR_OVERLAP, every_object=True)
+        places, chosen = sample_boxes(match, key, count, POSITIVE_ANCHORS)
         match = match[places]
         is_object = chosen & (match >= 0)
         objectness = optax.sigmoid_binary_cross_entropy(logits[places], is_object)
-        wanted = encoded(boxes[match], anchors[places], RPN_WEIGHTS)
+        wanted = encode_boxes(boxes[match], anchors[places], RPN_WEIGHTS)
         shift = smooth_l1(deltas[places] - wanted, _PROPOSAL_BETA).sum(-1)
         return (objectness * chosen).sum(), (shift * is_object).sum(), chosen.sum()
 
@@ -99,9 +99,9 @@ def _sampled_regions(
     count: int,
 ) -> tuple[Float32[Array, "count 4"], Int32[Array, " count"], Bool[Array, " count"]]:
     """Regions of one image to train on, those of objects first; what they stand for; which were chosen."""
-    match = matched(regions, objects, valid, *REGION_OVERLAP, every_object=False)
+    match = match_boxes(regions, objects, valid, *REGION_OVERLAP, every_object=False)
     match = jnp.where(used, match, IGNORED)
-    places, chosen = sampled(match, key, count, POSITIVE_REGIONS)
+    places, chosen = sample_boxes(match, key, count, POSITIVE_REGIONS)
     return regions[places], jnp.where(chosen, match[places], IGNORED), chosen
 
 
@@ -121,7 +121,7 @@ def box_losses(
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, wanted)
     boxes = jnp.take_along_axis(batch["boxes"], objects[..., None], 1)
     of_class = jnp.take_along_axis(deltas, classes[..., None, None], 2)[:, :, 0]
-    shift = smooth_l1(of_class - encoded(boxes, regions, BOX_WEIGHTS), _BOX_BETA).sum(-1)
+    shift = smooth_l1(of_class - encode_boxes(boxes, regions, BOX_WEIGHTS), _BOX_BETA).sum(-1)
     number = chosen.sum()
     return {
         "class_loss": Mean((entropy * chosen).sum(), number),

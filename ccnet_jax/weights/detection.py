@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.models.layers import scaled
+from ccnet_jax.models.layers import scale_channels
 from ccnet_jax.weights.naming import CLASSIFIERS, HEAD_NAMES, Naming, StateDict, is_counter, naming_of
 from ccnet_jax.weights.resnet_depth import depth_of, resnet_title
 
@@ -109,7 +109,7 @@ def _flavour_of_backbone(tensors: StateDict, naming: Naming, width: float) -> st
     channels = _first_side(tensors, f"{naming.backbone_name(names.convs[-1])}.weight") or 0
 
     def difference(flavour: str) -> int:
-        return abs(scaled(FLAVOURS[flavour].stem_channels[-1], width) - channels)
+        return abs(scale_channels(FLAVOURS[flavour].stem_channels[-1], width) - channels)
 
     return min(FLAVOURS, key=difference)
 

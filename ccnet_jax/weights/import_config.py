@@ -55,7 +55,7 @@ def check_config(
 ) -> None:
     """Raise UserError, naming the key, where a config does not describe the weights in `source`."""
     model = config.model
-    aligned = build_network(model, num_classes).aligned
+    aligned = build_network(model, num_classes).aligns_corners
     asked_and_found = {
         "backbone": (model.backbone, network.model.backbone),
         "flavour": (model.flavour, network.flavour),

@@ -24,7 +24,7 @@ from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.weights.naming import Key, Naming, StateDict, is_counter
 from ccnet_jax.weights.new_folder import new_folder
 from ccnet_jax.weights.resnet_depth import depth_of
-from ccnet_jax.weights.values import checked
+from ccnet_jax.weights.values import check_value
 
 COCO_LABELS = 91  # of torchvision: COCO's ids 0 to 90, of which 80 are classes
 UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # numbers from 1 to 90 that COCO gave to no class
@@ -132,7 +132,7 @@ def instance_variables(
         if name is None:
             raise UserError(f"{source} holds a Mask R-CNN, but lacks {candidates[0]}; take a complete file")
         used.add(name)
-        return checked(tensors[name], name, needed, source, "take another copy")
+        return check_value(tensors[name], name, needed, source, "take another copy")
 
     converted = {key: converted_variable(key, x.shape, names, tensor) for key, x in shapes.items()}
     return jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(converted)), used

@@ -8,7 +8,7 @@ from ccnet_jax.common.errors import UserError, read_json
 from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
 from ccnet_jax.engine.folder import RunFolder
-from ccnet_jax.engine.metric_log import logged
+from ccnet_jax.engine.metric_log import read_log
 
 EXAMPLE = "example.png"
 # What a reader of the card asks first; the rest is in config.json.
@@ -97,7 +97,7 @@ def _scores(run: RunFolder) -> Iterator[str]:
 def _validation(run: RunFolder, config: Config) -> Iterator[str]:
     """A row for the last validation in training."""
     prefix = f"{config.data.eval_split}/"
-    validations = [line for line in logged(run) if any(name.startswith(prefix) for name in line)]
+    validations = [line for line in read_log(run) if any(name.startswith(prefix) for name in line)]
     for line in validations[-1:]:
         told = ", ".join(
             f"{name.removeprefix(prefix)} {100 * value:.2f} %"

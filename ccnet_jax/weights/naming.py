@@ -145,7 +145,7 @@ class Naming:
     heads: str | None
 
     @classmethod
-    def published(cls, flavour: str, stem: str) -> "Naming":
+    def of_flavour(cls, flavour: str, stem: str) -> "Naming":
         """The names in a flavour's own code base, for the value `stem` of `config.model.stem`."""
         heads = HEAD_NAMES[flavour]
         return cls("", heads.backbone, heads.stems[stem], flavour)

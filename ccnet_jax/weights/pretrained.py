@@ -41,7 +41,7 @@ IMAGENET = {
 }
 
 
-def located(name: str, model: ModelConfig) -> str:
+def locate(name: str, model: ModelConfig) -> str:
     """What `config.pretrained` names, as the path of a file or folder here; it is fetched if need be.
 
     Args:
@@ -61,7 +61,7 @@ def located(name: str, model: ModelConfig) -> str:
             )
         name = found
     if hub.is_name(name):
-        return str(hub.fetched(name) / weights_file.NAME)
+        return str(hub.fetch(name) / weights_file.NAME)
     return str(hub.fetched_file(name)) if hub.is_file_address(name) else name
 
 
@@ -109,7 +109,7 @@ def load_backbone(path: str, variables: Variables) -> dict[str, Any]:
     shapes = {key: tuple(value.shape) for key, value in flat.items() if key[1] == "backbone"}
     loaded, unused = _from_run(source, shapes) if ours else _from_file(source, shapes)
     for key, value in loaded.items():
-        flat[key] = _placed(value, flat[key])
+        flat[key] = _place_like(value, flat[key])
     if jax.process_index() == 0:
         not_used = f"; not used: {', '.join(unused)}" if unused else ""
         print(f"backbone from {path}: {len(loaded)} tensors{not_used}", flush=True)
@@ -152,7 +152,7 @@ def _from_run(source: pathlib.Path, shapes: Shapes) -> tuple[dict[Key, np.ndarra
                 "those of the weights"
             )
     loaded = {
-        key: values.checked(saved[names[key]], names[key], shape, source, _REMEDY)
+        key: values.check_value(saved[names[key]], names[key], shape, source, _REMEDY)
         for key, shape in shapes.items()
     }
     return loaded, []
@@ -186,7 +186,7 @@ def _check_depth(found: Iterable[str], wanted: Iterable[str], source: pathlib.Pa
         )
 
 
-def _placed(value: np.ndarray, like: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+def _place_like(value: np.ndarray, like: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
     """`value` on the devices that hold `like`, of all processes."""
     if not isinstance(like, jax.Array):
         return value
@@ -211,7 +211,7 @@ def weights_for(config: Config, run: RunFolder) -> Any:
     """
     if not config.pretrained or checkpoints.Checkpoints.exists(run):
         return None
-    source = located(config.pretrained, config.model)
+    source = locate(config.pretrained, config.model)
     check_path(source)
     return source
 

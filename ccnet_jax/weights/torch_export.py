@@ -45,7 +45,7 @@ def export_weights(
     variables = traverse_util.flatten_dict(checkpoints.load_arrays(folder))
     for key, value in variables.items():
         check_numbers(value, "/".join(key), folder)
-    naming = Naming.published(config.model.flavour, config.model.stem)
+    naming = Naming.of_flavour(config.model.flavour, config.model.stem)
     tensors = torch_tensors(variables, naming, in_place, int(folder.name) if folder.name.isdigit() else 0)
     classes = _classes_of(run)
     network = build_network(config.model, 1 if classes is None else len(classes.names))

@@ -96,7 +96,10 @@ def import_weights(
 
     _print_tensors(tensors, variables, network, in_place, source)
     ccnet = build_network(config.model, network.num_classes)
-    print(f"taken from {_origin(meta, chosen_by_user)}: loops={ccnet.loops}, align_corners={ccnet.aligned}")
+    print(
+        f"taken from {_origin(meta, chosen_by_user)}: loops={ccnet.loops}, "
+        f"align_corners={ccnet.aligns_corners}"
+    )
     evaluate = f"python -m ccnet_jax.eval --workdir {out} --data-dir FOLDER"
     print(f"run in {out}, data set {config.data.name}: {evaluate}")
     if config.data.name == UNKNOWN_DATA_SET:
@@ -138,14 +141,14 @@ def _print_tensors(
     """Say what the file holds, and account for each of its tensors."""
     used = set(map(network.naming.name, traverse_util.flatten_dict(variables)))
     print(f"{source} holds a {network}")
-    print(f"{len(used)} of its {len(tensors)} tensors used; {_unused(set(tensors) - used)}")
+    print(f"{len(used)} of its {len(tensors)} tensors used; {_unused_text(set(tensors) - used)}")
     if in_place:
         print(
             "its norms are taken for in-place ABN: their scales are |weight| + 1e-5 (else --no-inplace-abn)"
         )
 
 
-def _unused(names: Collection[str]) -> str:
+def _unused_text(names: Collection[str]) -> str:
     """What was not needed of the state dict, and what was not used."""
     counters = set(filter(is_counter, names))
     others = ", ".join(sorted(set(names) - counters))

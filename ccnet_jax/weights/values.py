@@ -38,7 +38,7 @@ def from_torch(
             f"{source} has no {name} ({sides(needed)}), though it has other parts of this network; take a "
             "complete file"
         )
-    value = checked(tensors[name], name, needed, source, remedy)
+    value = check_value(tensors[name], name, needed, source, remedy)
     match value.ndim, len(shape):
         case 4, 2:
             value = value[:, :, 0, 0].T
@@ -93,7 +93,7 @@ def torch_tensors(
 
 
 # ------------------------------------------------------------------------------------------------ checks
-def checked(
+def check_value(
     value: np.ndarray, name: str, needed: tuple[int, ...], source: pathlib.Path, remedy: str
 ) -> np.ndarray:
     """`value` as float32.

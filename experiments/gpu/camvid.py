@@ -19,7 +19,7 @@ from typing import Any
 from ccnet_jax.engine.checkpoints import Checkpoints
 from ccnet_jax.engine.folder import RunFolder
 from experiments import markdown
-from kernels.bench.measure import result_head, resumed, sources, write_result
+from kernels.bench.measure import result_head, resume_report, sources, write_result
 from kernels.bench.programs import result_file
 
 STEPS, CHECKPOINT_EVERY = 6000, 500
@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     step = Checkpoints.last_step(run) or 0
     os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # this process only asks for the device's name
     report = {**result_head(), "sources": sources("kernels", "ccnet_jax", "configs"), "toy": flags.toy}
-    report = resumed(flags.output, report | {"test": None}, ("test",))
+    report = resume_report(flags.output, report | {"test": None}, ("test",))
     if report["test"] is not None and report["test"]["step"] > step:  # of another run
         report["test"] = None
     report |= {"step": step, "steps": steps, "training": last_logged(run), "finished": False}

@@ -41,7 +41,7 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
     weights = case.weights_file(folder, "torch")
     if weights.exists():
         state = State(state.step, variables(network, weights), state.optimizer)
-    state = jax.device_put(state, devices.replicated(mesh))
+    state = jax.device_put(state, devices.replicated_sharding(mesh))
     step = make_train_step(make_instance_loss(network, config), optimizer, seed=0)
     batch = devices.put_batch(objects(case, config) | {"image": cases.images(case)}, mesh)
     return contender(step, state, batch)

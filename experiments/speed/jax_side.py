@@ -31,7 +31,7 @@ def prepare(case: Case, name: str, folder: pathlib.Path, request: dict[str, Any]
     mesh = devices.data_mesh(jax.devices()[:1])
     network = build_network(model_config(case), cases.CLASSES, case.dtype)
     variables = load_variables(case.weights_file(folder, "jax"))
-    variables = jax.device_put(variables, devices.replicated(mesh))
+    variables = jax.device_put(variables, devices.replicated_sharding(mesh))
     batch = devices.put_batch({"image": cases.images(case), "label": cases.labels(case)}, mesh)
     if case.task == "training":
         return training(network, variables, batch, mesh)
@@ -47,7 +47,7 @@ def training(network: CCNet, variables: Any, batch: Any, mesh: jax.sharding.Mesh
     loss = make_loss(network, LossConfig(auxiliary_weight=cases.AUXILIARY_WEIGHT))
     step = make_train_step(loss, optimizer, seed=0)
     state = State(jnp.zeros((), jnp.int32), variables, optimizer.init(variables["params"]))
-    return contender(step, jax.device_put(state, devices.replicated(mesh)), batch)
+    return contender(step, jax.device_put(state, devices.replicated_sharding(mesh)), batch)
 
 
 def contender(step: Any, state: State, batch: Any) -> Contender:

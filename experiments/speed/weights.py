@@ -42,7 +42,7 @@ def random_variables(case: Case) -> dict[str, Any]:
     params = jax.tree_util.tree_map_with_path(
         lambda path, x: jnp.full_like(x, 0.5) if path[-1].key == "gamma" else x, variables["params"]
     )
-    params["backbone"] = {name: damped(part) for name, part in params["backbone"].items()}
+    params["backbone"] = {name: damp(part) for name, part in params["backbone"].items()}
 
     @jax.jit
     def updated(params: Any, batch_stats: Any) -> Any:
@@ -60,7 +60,7 @@ def random_variables(case: Case) -> dict[str, Any]:
     return {"params": params, "batch_stats": jax.tree.map(lambda x: x / new_fraction, of_zero)}
 
 
-def damped(part: dict[str, Any]) -> dict[str, Any]:
+def damp(part: dict[str, Any]) -> dict[str, Any]:
     """A part of the ResNet; of a block, with a smaller scale of its last norm, which ends the branch."""
     norms = [name for name in part if name.startswith("norm")]
     if not norms:
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
     folder, case = pathlib.Path(arguments[0]), Case(**json.loads(arguments[1]))
     flat = traverse_util.flatten_dict(jax.tree.map(np.asarray, random_variables(case)))
     config = model_config(case)
-    tensors = torch_tensors(flat, Naming.published(config.flavour, config.stem), in_place=False, step=0)
+    tensors = torch_tensors(flat, Naming.of_flavour(config.flavour, config.stem), in_place=False, step=0)
     ours = {"/".join(key): value for key, value in flat.items()}
     for framework, arrays in (("jax", ours), ("torch", tensors)):
         with whole_file(case.weights_file(folder, framework)) as path, path.open("wb") as file:

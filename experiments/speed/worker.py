@@ -56,7 +56,7 @@ def serve(prepare: Prepare) -> None:
             request = json.loads(line)
             try:
                 if contender is None:
-                    contender, answer = prepared(prepare, request)
+                    contender, answer = prepare_contender(prepare, request)
                 elif "calls" in request:
                     answer = {"seconds": seconds_a_call(contender, request["calls"])}
                 else:
@@ -70,7 +70,7 @@ def serve(prepare: Prepare) -> None:
         sys.exit(130)
 
 
-def prepared(prepare: Prepare, request: dict[str, Any]) -> tuple[Contender, dict[str, Any]]:
+def prepare_contender(prepare: Prepare, request: dict[str, Any]) -> tuple[Contender, dict[str, Any]]:
     """The contender that the request describes; the seconds of its first call, and its loss."""
     case = Case(**request["case"])
     contender = prepare(case, request["contender"], pathlib.Path(request["folder"]), request)

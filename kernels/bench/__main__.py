@@ -32,7 +32,7 @@ from .measure import (
     interleaved_seconds,
     jax_clock,
     result_head,
-    resumed,
+    resume_report,
     sources,
     write_result,
 )
@@ -174,12 +174,12 @@ def measured_rows(
     for name in names:
         row = {**case, "implementation": name, "failure": failures.get(name)}
         if name in seconds:
-            row |= measured(seconds[name], medians, prepared[name], exact)
+            row |= row_numbers(seconds[name], medians, prepared[name], exact)
         rows.append(row)
     return rows
 
 
-def measured(
+def row_numbers(
     seconds: list[float],
     medians: dict[str, float],
     prepared: Prepared,
@@ -322,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report |= {"blocks": blocks.table_rows(), "implementations": names, "limits": None, "rows": []}
     report["finished"] = False
     if output and flags.resume:
-        report = resumed(output, report, ("limits", "rows", "finished"))
+        report = resume_report(output, report, ("limits", "rows", "finished"))
     report["limits"] = report["limits"] or measured_limits(*setup.limits)._asdict()
     limits = Limits(**report["limits"])
     cases = list(itertools.product(setup.sizes, DTYPES, DIRECTIONS))

@@ -136,7 +136,9 @@ def compile_for(
     over = mesh(gpu, devices)
     placed = [
         jax.tree.map(
-            functools.partial(_placed, NamedSharding(over, PartitionSpec("data") if s else PartitionSpec())),
+            functools.partial(
+                _with_sharding, NamedSharding(over, PartitionSpec("data") if s else PartitionSpec())
+            ),
             argument,
         )
         for argument, s in zip(arguments, split or [False] * len(arguments), strict=True)
@@ -160,7 +162,7 @@ def compile_for(
     )
 
 
-def _placed(sharding: NamedSharding, x: Any) -> jax.ShapeDtypeStruct:
+def _with_sharding(sharding: NamedSharding, x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 

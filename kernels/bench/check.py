@@ -23,7 +23,7 @@ import numpy as np
 
 from ..criss_cross import IMPLEMENTATIONS, criss_cross_attention, packed_criss_cross_attention
 from .bench_cases import Size, input_sets
-from .measure import first_line, result_head, resumed, sources, write_result
+from .measure import first_line, result_head, resume_report, sources, write_result
 from .programs import ending_well, result_file
 
 BOUNDS = {"bfloat16": 2e-2, "float32": 2e-5, "float16": 3e-3}
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit("This device runs no kernels, only the reference; --toy checks them in the interpreter.")
     report = {**result_head(), "sources": sources("kernels"), "toy": flags.toy, "rows": [], "finished": False}
     if flags.output:
-        report = resumed(flags.output, report, ("rows", "finished"))
+        report = resume_report(flags.output, report, ("rows", "finished"))
     cases = [(s, d, n) for s in (TOY_SIZES if flags.toy else SIZES) for d in BOUNDS for n in names]
     done = len(report["rows"])  # the cases come in the same order each time
     pool = concurrent.futures.ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))

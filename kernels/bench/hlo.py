@@ -29,7 +29,7 @@ class _Instruction:
     text: str  # what follows the opcode
     root: bool
 
-    def called(self, attribute: str) -> str:
+    def called_name(self, attribute: str) -> str:
         """The name of a computation that the instruction calls, "" where it calls none by this attribute."""
         match = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.text)
         return match[1] if match else ""
@@ -47,13 +47,13 @@ def accessed_bytes(text: str) -> int:
     Raises:
       ValueError: the text has no entry computation.
     """
-    computations, entry = _parsed(text)
+    computations, entry = _parse(text)
     if not entry:
         raise ValueError("the text is no HLO module: it has no ENTRY computation")
     return _of_computation(computations, entry)
 
 
-def _parsed(text: str) -> tuple[dict[str, Computation], str]:
+def _parse(text: str) -> tuple[dict[str, Computation], str]:
     """{name: its instructions by name} of every computation, and the name of the entry."""
     computations: dict[str, Computation] = {}
     entry, current = "", None
@@ -97,16 +97,16 @@ def _of_instruction(computations: dict[str, Computation], around: Computation, x
         return 0
     if x.opcode == "while":
         trips = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', x.text)
-        return int(trips[1] if trips else 1) * _of_computation(computations, x.called("body"))
+        return int(trips[1] if trips else 1) * _of_computation(computations, x.called_name("body"))
     if x.opcode == "conditional":
         branches = re.search(r"branch_computations=\{([^}]*)\}", x.text)
         names = re.findall(r"%?([\w.\-]+)", branches[1]) if branches else []
-        names += [x.called("true_computation"), x.called("false_computation")]
+        names += [x.called_name("true_computation"), x.called_name("false_computation")]
         return max(_of_computation(computations, name) for name in names)
     if x.opcode in ("call", "async-start"):
-        return _of_computation(computations, x.called("to_apply") or x.called("calls"))
+        return _of_computation(computations, x.called_name("to_apply") or x.called_name("calls"))
     if x.opcode == "fusion":
-        return _of_fusion(computations[x.called("calls")], [around[name].bytes for name in x.operands])
+        return _of_fusion(computations[x.called_name("calls")], [around[name].bytes for name in x.operands])
     if x.opcode in _SLICES:
         return 2 * x.bytes
     if x.opcode == "dynamic-update-slice":
@@ -129,7 +129,7 @@ def _of_fusion(inside: Computation, operands: list[int]) -> int:
         )
     root = next(x for x in inside.values() if x.root)
     outputs = [inside[name] for name in root.operands] if root.opcode == "tuple" else [root]
-    return total + sum(_written(inside, x) for x in outputs)
+    return total + sum(_written_bytes(inside, x) for x in outputs)
 
 
 def _read(user: _Instruction, name: str, whole: int) -> int:
@@ -141,7 +141,7 @@ def _read(user: _Instruction, name: str, whole: int) -> int:
     return whole
 
 
-def _written(inside: Computation, output: _Instruction) -> int:
+def _written_bytes(inside: Computation, output: _Instruction) -> int:
     """What a kernel writes of one of its results."""
     while output.opcode == "bitcast" and output.operands[0] in inside:
         output = inside[output.operands[0]]

@@ -189,7 +189,7 @@ def sources(*paths: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def resumed(path: pathlib.Path, report: dict[str, Any], measured: tuple[str, ...]) -> dict[str, Any]:
+def resume_report(path: pathlib.Path, report: dict[str, Any], measured: tuple[str, ...]) -> dict[str, Any]:
     """`report`, with what an interrupted program has measured already and written to `path`.
 
     Args:

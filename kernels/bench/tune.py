@@ -34,7 +34,7 @@ from .measure import (
     interleaved_seconds,
     jax_clock,
     result_head,
-    resumed,
+    resume_report,
     sources,
     write_result,
 )
@@ -296,7 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     report = {**result_head(), "sources": sources("kernels"), "toy": flags.toy, "rows": [], "finished": False}
     if flags.output:
-        report = resumed(flags.output, report, ("rows", "finished"))
+        report = resume_report(flags.output, report, ("rows", "finished"))
     known = {key_of(row) for row in report["rows"]}
     problems = [problem for problem in problems if problem.key not in known]
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C: print the rows found so far

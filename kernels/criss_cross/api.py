@@ -6,12 +6,14 @@ import jax
 from jaxtyping import Array, Float
 
 from . import reference
-from .backend import Backend, absent
+from .backend import Backend, absent_backend
 
 try:
     from . import pallas_triton
 except ImportError:
-    _triton = _triton_interpret = absent("needs Pallas's Triton backend, which this version of JAX lacks")
+    _triton = _triton_interpret = absent_backend(
+        "needs Pallas's Triton backend, which this version of JAX lacks"
+    )
 else:
     _triton, _triton_interpret = pallas_triton.BACKEND, pallas_triton.INTERPRETED
 

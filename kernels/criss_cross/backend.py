@@ -15,7 +15,7 @@ class Backend(NamedTuple):
 
     Attributes:
       attend: (arrays, key_channels) -> (out, log-sum-exp). `arrays` are query, key [B, H, W, D] and value
-        [B, H, W, C], or one array [B, H, W, D + D + C] (`separated` splits it); key_channels is D. out is
+        [B, H, W, C], or one array [B, H, W, D + D + C] (`split_packed` splits it); key_channels is D. out is
         [B, H, W, C] in the arrays' dtype, log-sum-exp [B, H, W] in float32, or float64 where the arrays are.
         The arrays have been checked.
       unavailable: () -> None where the device at hand can run it, else what it needs, as the end of a
@@ -30,14 +30,14 @@ class Backend(NamedTuple):
     dtypes: tuple[str, ...] = DTYPES
 
 
-def separated(arrays: Arrays, key_channels: int) -> Arrays:
+def split_packed(arrays: Arrays, key_channels: int) -> Arrays:
     """Query, key and value, sliced out of the one array where they are packed."""
     if len(arrays) == 3:
         return arrays
     return tuple(jnp.split(arrays[0], [key_channels, 2 * key_channels], -1))
 
 
-def absent(reason: str) -> Backend:
+def absent_backend(reason: str) -> Backend:
     """A backend that this installation lacks, with the reason that `unavailable` tells."""
 
     def attend(arrays: Arrays, key_channels: int) -> tuple[jax.Array, jax.Array]:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .backend import DTYPES, Backend, separated
+from .backend import DTYPES, Backend, split_packed
 
 
 def attend(
@@ -19,7 +19,7 @@ def attend(
     Returns:
       out [B, H, W, C] and the log-sum-exp of the energies, [B, H, W] in float32, or float64 for float64.
     """
-    query, key, value = separated(arrays, key_channels)
+    query, key, value = split_packed(arrays, key_channels)
     wide = jnp.promote_types(query.dtype, jnp.float32)
 
     def product(equation: str, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -71,7 +71,7 @@ def test_a_saved_config_comes_back_as_it_was(name, tmp_path):
 def old_config(tmp_path):
     """A run's config.json from before there were any keys that a config may lack."""
     new = configuration.flat(configuration.to_dict(load_config("demo")))
-    lacking = {name for name, key in KEYS.items() if not key.setting.required}
+    lacking = {name for name, key in KEYS.items() if not key.setting.is_required}
     old = {name: value for name, value in new.items() if name not in lacking}
     nested = {}
     for name, value in old.items():
@@ -253,7 +253,7 @@ def test_values_on_the_command_line(key, text, value):
 
 def values_of(key):
     """Values that the key allows."""
-    allowed, hint, bounds = key.setting.allowed(), plain(key.hint), key.setting
+    allowed, hint, bounds = key.setting.allowed_values(), plain(key.hint), key.setting
     low = bounds.at_least if bounds.at_least is not None else bounds.above or 0
     high = bounds.at_most if bounds.at_most is not None else bounds.below or 10**6
     numbers = {

@@ -15,7 +15,7 @@ from ccnet_jax.common.labels import UNKNOWN, VOID, Classes, numbered_names, numb
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import DATASETS
-from ccnet_jax.data.fitting import as_opened, classes_of_source, fitted
+from ccnet_jax.data.fitting import as_opened, classes_of_source, fit_classes
 from ccnet_jax.data.sources import LazySource, Location, Source, files_of
 from tests.miniatures import WRITERS, write_camvid, write_coco
 
@@ -59,9 +59,9 @@ KINDS = ["joined", "tfds", "tiles", "folder", "streets", *WRITERS]
 def test_the_same_names_in_another_order_are_mapped(sources, kind):
     source = sources[kind]
     classes = classes_of_source(source)
-    assert fitted(source, classes, "a run", "data") is source
+    assert fit_classes(source, classes, "a run", "data") is source
     other = turned(classes)
-    found = fitted(source, other, "a run", "data")
+    found = fit_classes(source, other, "a run", "data")
     assert isinstance(found, Source)
     assert found.classes == other.names != source.classes
     assert as_opened(found) is source
@@ -94,7 +94,7 @@ def test_other_names_are_refused_with_both_lists(sources, kind, change, tmp_path
         source = DATASETS["coco"].open(Location(dir=str(write_coco(tmp_path, number=1))), "val2017")
     names = change(source.classes)
     with pytest.raises(UserError) as error:
-        fitted(source, Classes(names, numbered_palette(len(names))), "runs/a", "val of mine")
+        fit_classes(source, Classes(names, numbered_palette(len(names))), "runs/a", "val of mine")
     said = str(error.value)
     assert f"runs/a has the {len(names)} classes {', '.join(names)}, and val of mine has the" in said
     assert f"{len(source.classes)} classes {', '.join(source.classes)}" in said
@@ -110,7 +110,7 @@ def test_classes_without_names_fit_where_the_data_have_no_names_either(sources):
     count = len(source.classes)
     assert source.classes == numbered_names(count)
     more = Classes(numbered_names(count + 2), numbered_palette(count + 2))
-    found = fitted(source, more, "a run", "data")
+    found = fit_classes(source, more, "a run", "data")
     assert found.classes == more.names
     np.testing.assert_array_equal(found[0]["label"], source[0]["label"])
     assert found.numbers.tolist() == list(range(count + 2))
@@ -118,20 +118,20 @@ def test_classes_without_names_fit_where_the_data_have_no_names_either(sources):
     with pytest.raises(
         UserError, match=f"a run has the {count - 1} classes class 0, .*only the data has class {count - 1}"
     ):
-        fitted(source, fewer, "a run", "data")
+        fit_classes(source, fewer, "a run", "data")
     named = Classes(tuple("abcdefghijklmnop"[:count]), numbered_palette(count))
     with pytest.raises(
         UserError, match="nothing names the classes of the data, so no number is known .*class file"
     ):
-        fitted(source, named, "a run", "data")
+        fit_classes(source, named, "a run", "data")
     with pytest.raises(UserError, match="nothing names the classes of the run, so no number is known"):
-        fitted(sources["camvid"], Classes(numbered_names(11), numbered_palette(11)), "a run", "data")
+        fit_classes(sources["camvid"], Classes(numbered_names(11), numbered_palette(11)), "a run", "data")
 
 
 def test_objects_have_the_networks_classes(tmp_path):
     source = DATASETS["coco"].open(Location(dir=str(write_coco(tmp_path, number=2))), "val2017")
     names = source.classes[2:] + source.classes[:2]
-    found = fitted(source, Classes(names, numbered_palette(len(names))), "a run", "data")
+    found = fit_classes(source, Classes(names, numbered_palette(len(names))), "a run", "data")
     for i in range(2):
         before, after = source.objects(i), found.objects(i)
         assert [source.classes[c] for c in before.classes] == [names[c] for c in after.classes]

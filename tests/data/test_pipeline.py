@@ -144,7 +144,7 @@ def test_an_image_that_becomes_too_large_in_training():
     data, rng = settings(crop=(32, 32), short_sides=(256,)), np.random.default_rng(0)
     sample = {"image": np.zeros((2, 300, 3), np.uint8), "label": np.zeros((2, 300), np.uint8)}
     with pytest.raises(UserError, match="300x2 pixels is resized to 38400x256; lower"):
-        pipeline.augmented(sample, rng, data)
+        pipeline.augment(sample, rng, data)
 
 
 def test_a_batch_that_memory_cannot_hold_is_refused_before_it_is_made(monkeypatch):

@@ -77,7 +77,7 @@ def test_crops_are_those_of_the_whole_image_bit_for_bit(size, side, resizing, au
     image, label = random_pair(*size, seed)
     data = DataConfig(**resizing, **augmentation)
     whole, part = (
-        pipeline.augmented(sample, np.random.default_rng(seed), data)
+        pipeline.augment(sample, np.random.default_rng(seed), data)
         for sample in ({"image": image, "label": label}, tiled(image, label, side))
     )
     np.testing.assert_array_equal(part["image"], whole["image"])
@@ -93,7 +93,7 @@ def test_only_what_a_crop_needs_is_decoded(scale, most):
         for key, decode in (("image", decode_image), ("label", decode_label)):
             images[key]._decode = counted(decode, calls[key])
         data = DataConfig(scale=(scale, scale), crop=(32, 32))
-        pipeline.augmented(images, np.random.default_rng(seed), data)
+        pipeline.augment(images, np.random.default_rng(seed), data)
         assert 1 <= len(calls["image"]) <= most
         assert 1 <= len(calls["label"]) <= most
 
@@ -103,7 +103,7 @@ def test_windows_that_are_tried_for_their_classes_decode_labels_alone_and_each_t
     images, calls = tiled(image, 0 * label, 32), {"image": [], "label": []}
     for key, decode in (("image", decode_image), ("label", decode_label)):
         images[key]._decode = counted(decode, calls[key])
-    pipeline.augmented(images, np.random.default_rng(0), DataConfig(crop=(32, 32), cat_max_ratio=0.5))
+    pipeline.augment(images, np.random.default_rng(0), DataConfig(crop=(32, 32), cat_max_ratio=0.5))
     assert len(calls["image"]) <= 4 < len(calls["label"]) == len(set(calls["label"]))
 
 
@@ -139,7 +139,7 @@ def test_a_corrupt_tile_is_one_message_when_it_is_needed(spoil, words):
     tiles = image_tiles(scene(0, 200, 300)[0])
     tiles[4] = spoil(tiles[4])
     image = qoi(tiles)
-    image.decoded(slice(0, 128), slice(0, 300))
+    image.decode(slice(0, 128), slice(0, 300))
     with pytest.raises(UserError, match=words) as error:
         image.whole()
     assert "\n" not in str(error.value)

@@ -36,7 +36,7 @@ def assert_same(a, b):
 
 def test_it_is_what_its_docstring_says_and_what_is_tested_and_kept(config, tmp_path, monkeypatch):
     run, seen, tested = RunFolder(tmp_path / "run"), [], []
-    computed, evaluate = Average.computed, semantic.evaluate
+    computed, evaluate = Average.after_compute, semantic.evaluate
 
     def noted(self, state):
         seen.append(in_numpy(state.variables))

@@ -20,7 +20,7 @@ def test_moments_come_in_their_order(tmp_path, monkeypatch):
         def begin(self, state):
             moments.append(("begin", int(state.step)))
 
-        def computed(self, state):
+        def after_compute(self, state):
             moments.append(("computed", int(state.step)))
 
         def is_due(self, step):
@@ -29,10 +29,10 @@ def test_moments_come_in_their_order(tmp_path, monkeypatch):
         def after_step(self, step, state):
             moments.append(("after_step", step))
 
-        def logged(self, step, values):
+        def after_log(self, step, values):
             moments.append(("val" if "val/mIoU" in values else "logged", step))
 
-        def stopped(self, step):
+        def after_stop(self, step):
             moments.append(("stopped", step))
 
         def end(self, state):

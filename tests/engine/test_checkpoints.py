@@ -226,7 +226,7 @@ def test_a_removed_folder_is_told(run):
     with Checkpoints(run) as checkpoints:
         shutil.rmtree(run.path)
         with pytest.raises(UserError, match="has been removed"):  # also while something is being written
-            checkpoints._guarded("last", lambda _: run.path.iterdir().__next__())
+            checkpoints._call_orbax("last", lambda _: run.path.iterdir().__next__())
         checkpoints.check()  # after every step: what is told is told when a checkpoint is due
         with pytest.raises(UserError, match="has been removed"):
             checkpoints.save_last(8, variables(8), buffers(8))
@@ -247,7 +247,7 @@ def test_of_several_hosts_one_that_cannot_write_is_told_from_one_that_is_lost(ru
             raise RuntimeError(words)
 
         with pytest.raises(kind, match=words):
-            checkpoints._guarded("last", fail)
+            checkpoints._call_orbax("last", fail)
 
 
 def test_a_file_in_place_of_the_folder_is_told(tmp_path):

@@ -53,8 +53,8 @@ def steps(clock, time, loading, train_step, count):
             loading()
             yield batch()
 
-    train_step = clock.watched(train_step)
-    for _, loaded in zip(range(count), clock.arriving(batches()), strict=False):
+    train_step = clock.measure_steps(train_step)
+    for _, loaded in zip(range(count), clock.measure_batches(batches()), strict=False):
         train_step(STATE, loaded)
 
 
@@ -117,9 +117,9 @@ def test_loading_while_the_devices_work_is_no_waiting(time):
 def test_validation_is_not_counted_and_saving_apart(time):
     clock = StepClock(4, start=6, steps=10, began=0.0)
     time.pass_by(1)
-    with clock.paused():
+    with clock.pause():
         time.pass_by(50)
-    with clock.paused(saving=True):
+    with clock.pause(saving=True):
         time.pass_by(5)
     time.pass_by(1)
     values = clock.read(8)
@@ -141,7 +141,7 @@ def test_compiling_is_counted_apart_and_once_again_is_a_warning(time):
         return state, {"loss": compiled(batch["image"])}
 
     with StepClock(4, start=0, steps=10, began=0.0) as clock:
-        watched = clock.watched(train_step)
+        watched = clock.measure_steps(train_step)
         readings, hints = [], []
         for step, height in enumerate((32, 32, 40, 48, 40), start=1):
             watched(STATE, batch(height))
@@ -158,5 +158,5 @@ def test_compiling_is_counted_apart_and_once_again_is_a_warning(time):
 
 def test_the_end_of_a_step_is_when_the_devices_have_its_metrics():
     with StepClock(4, start=0, steps=1, began=0.0) as clock:
-        clock.watched(lambda state, batch: (state, METRICS))(STATE, batch())
+        clock.measure_steps(lambda state, batch: (state, METRICS))(STATE, batch())
         assert 0 < clock.read(1)["seconds_to_first_step"] <= clock_module.time.perf_counter()

@@ -167,7 +167,7 @@ def test_weights_at_an_address(hub, resnet):
     file, address, digest = resnet
 
     def located(name):
-        return pretrained.located(name, ModelConfig())
+        return pretrained.locate(name, ModelConfig())
 
     hub.cut_after = 300_000
     found = located(f"{address}#sha256={digest}")
@@ -199,7 +199,7 @@ def test_several_may_want_one_file_at_once(hub, resnet):
 
 def test_several_may_want_one_network_at_once(run, hub, tmp_path, monkeypatch):
     helpers.ran(monkeypatch, share, run, "--to", tmp_path / "hub" / "me" / "tiny")
-    our_hub.fetched("hf:me/tiny")
+    our_hub.fetch("hf:me/tiny")
     with concurrent.futures.ThreadPoolExecutor(8) as threads:
         found = list(threads.map(our_hub.run_folder, ["hf:me/tiny"] * 64))
     assert len(set(found)) == 1
@@ -226,7 +226,7 @@ def test_imagenet_is_the_weights_that_fit_the_network(model, name, hub):
     folder = hub.root / name.removeprefix("hf:")
     folder.mkdir(parents=True)
     safetensors.numpy.save_file({"w": np.ones(3)}, folder / "model.safetensors")
-    found = pretrained.located("imagenet", model)
+    found = pretrained.locate("imagenet", model)
     assert safetensors.numpy.load_file(found)["w"].sum() == 3
 
 
@@ -235,7 +235,7 @@ def test_imagenet_has_nothing_for_other_networks(model):
     with pytest.raises(
         UserError, match="mmseg deep 101, .*, not for .*; choose one of these, or name a file"
     ):
-        pretrained.located("imagenet", model)
+        pretrained.locate("imagenet", model)
 
 
 def test_a_shared_network_is_scored_shared_again_and_no_run(run, tmp_path, monkeypatch, capsys):

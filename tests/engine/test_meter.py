@@ -72,7 +72,7 @@ def test_a_step_that_is_not_finite_stops_unless_it_may_be_skipped():
         with pytest.raises(NotFinite) as trouble:
             meter.wait()
         assert (trouble.value.step, trouble.value.made) == (9, 7)  # of 1 to 8 one was skipped
-        assert (meter.step, meter.made) == (8, 7)  # the state is that after it
+        assert (meter.step, meter.steps_made) == (8, 7)  # the state is that after it
 
 
 def test_only_the_numbers_that_are_not_finite_are_named():

@@ -6,7 +6,7 @@ import pytest
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.engine.folder import RunFolder
-from ccnet_jax.engine.metric_log import MetricLog, logged, points
+from ccnet_jax.engine.metric_log import MetricLog, points, read_log
 from tests.helpers import small_files_only
 
 
@@ -46,7 +46,7 @@ def test_what_a_full_disk_does_not_take_is_held_and_written_when_there_is_room(t
         write(30, 35)
         log.flush()
         write(35, 40)
-    assert logged(run) == lines
+    assert read_log(run) == lines
     wanted = [(line["step"], name, line[name]) for line in lines for name in ("loss", "rate")]
     assert sorted(points(run)) == wanted
 

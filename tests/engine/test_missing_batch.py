@@ -54,7 +54,7 @@ def test_the_step_without_a_batch_changes_nothing_and_ends_training_with_the_rea
     params = {"w": jnp.ones(())}
     variables = {"params": params, "batch_stats": {"mean": jnp.float32(7)}}
     state = State(jnp.int32(0), variables, optimizer.init(params))
-    state = jax.device_put(state, devices.replicated(mesh))
+    state = jax.device_put(state, devices.replicated_sharding(mesh))
     train_step = make_train_step(Loss(means, {"x": 1.0}), optimizer, 0, accumulate)
     meter, after = new_meter(0, skip=5), []
 

@@ -31,10 +31,10 @@ def test_a_first_signal_is_noted_and_told_and_the_handlers_come_back(ended):
     before, told = signal.getsignal(signal.SIGINT), threading.Event()
     with StopSignal(lambda _: told.set()) as stop:
         stop.nothing_to_save = None
-        assert stop.agreed() == 0
+        assert stop.agreed_signal() == 0
         stop.check()
         send(signal.SIGINT)
-        assert stop.agreed() == signal.SIGINT
+        assert stop.agreed_signal() == signal.SIGINT
         with pytest.raises(Stopped) as stopped:
             stop.check()
         assert stopped.value.number == signal.SIGINT
@@ -48,7 +48,7 @@ def test_in_a_wait_that_may_last_a_stop_is_obeyed_late(ended, monkeypatch):
     monkeypatch.setattr(stopping, "TIMEOUT", 0.2)
     stop = StopSignal(link=link)
     stop.check_late()
-    link.stopping = signal.SIGTERM  # another process has received it
+    link.stop_signal = signal.SIGTERM  # another process has received it
     stop.check_late()  # from here on
     time.sleep(0.3)
     with pytest.raises(Stopped) as stopped:

@@ -103,7 +103,7 @@ def test_eval_tests_as_the_config_says_and_refuses_a_split_without_labels(tmp_pa
 )
 def test_windows_that_mean_nothing_are_refused(arguments, words):
     with pytest.raises(UserError, match=words):
-        eval.test_mode(eval.flags().parsed(arguments), helpers.load_config("demo"))
+        eval.test_mode(eval.flags().parse(arguments), helpers.load_config("demo"))
 
 
 def test_a_missing_folder_of_data_is_told_in_the_words_of_the_programs_own_flag(tmp_path, monkeypatch):

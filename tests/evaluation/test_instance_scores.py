@@ -6,7 +6,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ccnet_jax.data.instances import Objects
 from ccnet_jax.evaluation import instance_scores as scores_module
-from ccnet_jax.evaluation.instance_scores import instance_scores, pasted, result_list, runs_of
+from ccnet_jax.evaluation.instance_scores import instance_scores, paste_mask, result_list, runs_of
 
 SIZE = (120, 160)
 
@@ -147,11 +147,11 @@ def test_only_the_images_that_were_tested_count():
 
 def test_a_mask_covers_its_box():
     full = np.ones((28, 28), np.float32)
-    mask = pasted(full, np.array([20, 10, 76, 66], np.float32), SIZE)
+    mask = paste_mask(full, np.array([20, 10, 76, 66], np.float32), SIZE)
     np.testing.assert_array_equal(mask, rectangle(20, 10, 76, 66))
     left = full.copy()
     left[:, 14:] = 0
-    mask = pasted(left, np.array([20, 10, 76, 66], np.float32), SIZE)
+    mask = paste_mask(left, np.array([20, 10, 76, 66], np.float32), SIZE)
     np.testing.assert_array_equal(mask, rectangle(20, 10, 48, 66))
 
 
@@ -159,7 +159,7 @@ def test_a_mask_covers_its_box():
     "box", [(-30, -20, 26, 36), (150, 100, 206, 156), (300, 300, 320, 320), (5, 5, 5, 5)]
 )
 def test_masks_are_cut_at_the_edges_of_the_image(box):
-    mask = pasted(np.ones((28, 28), np.float32), np.array(box, np.float32), SIZE)
+    mask = paste_mask(np.ones((28, 28), np.float32), np.array(box, np.float32), SIZE)
     assert mask.shape == SIZE
     x0, y0, x1, y1 = box
     wanted = max(min(x1, 160) - max(x0, 0), 0) * max(min(y1, 120) - max(y0, 0), 0)

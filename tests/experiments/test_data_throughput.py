@@ -48,7 +48,7 @@ def test_the_parts_that_a_crop_needs(part):
 def test_what_a_form_costs():
     images = [np.zeros((1024, 2048, 3), np.uint8)]
     whole, tiles = (
-        data_throughput.stored(images, FORMS[name], crops=10)
+        data_throughput.measure_storage(images, FORMS[name], crops=10)
         for name in ("QOI, tiles of 256", "QOI, tiles of 128 (`--tiles`)")
     )
     assert 0.1 < tiles["fraction"] < whole["fraction"] < 1

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.evaluation.instance_scores import pasted
+from ccnet_jax.evaluation.instance_scores import paste_mask
 from experiments import differences
 
 
@@ -23,7 +23,7 @@ def test_the_tables_have_the_sizes():
 def test_masks_are_pasted_as_torchvision_does():
     """Of `paste_masks_in_image` of torchvision 0.28.0: a mask of ones, a box between pixels."""
     arguments = np.ones((28, 28), np.float32), np.array([3.4, 2.6, 9.2, 7.7], np.float32), (12, 14)
-    found, ours = differences.pasted_by_torchvision(*arguments), pasted(*arguments)
+    found, ours = differences.pasted_by_torchvision(*arguments), paste_mask(*arguments)
     np.testing.assert_array_equal(np.argwhere(found)[[0, -1]], [[2, 3], [7, 9]])
     assert ours.sum() < found.sum()
 

@@ -76,7 +76,7 @@ def test_a_campaign_begins_with_no_folder_of_an_earlier_one(tmp_path, monkeypatc
 
     monkeypatch.setattr(killed_runs, "PATH", tmp_path / "results.json")
     monkeypatch.setattr(killed_runs, "start", started)
-    monkeypatch.setattr(killed_runs, "disturbed", disturbed)
+    monkeypatch.setattr(killed_runs, "disturb", disturbed)
     monkeypatch.setattr(killed_runs, "records", lambda run: {"weights": {}})
     monkeypatch.setattr(killed_runs, "differences", lambda one, other: [])
     ran(monkeypatch, killed_runs, "--runs", 1, "--folder", tmp_path / "killed")

@@ -40,7 +40,7 @@ def test_a_finished_network_is_read_and_not_trained(tmp_path, monkeypatch):
     assert not streets_context.is_finished(run)
     run.scores_file("val-ms-flip").write_text(json.dumps(scores | {"mIoU": 0.75}))
     assert streets_context.is_finished(run)
-    row = streets_context.measured(cell, run)
+    row = streets_context.measure(cell, run)
     assert row["context"] == "RCCA, 2 loops"
     assert (row["seed"], row["commit"]) == (1, "a")
     assert (row["single"]["mIoU"], row["ms_flip"]["mIoU"]) == (0.5, 0.75)

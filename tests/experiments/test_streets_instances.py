@@ -37,7 +37,7 @@ def test_a_finished_network_is_read_and_not_trained(tmp_path, monkeypatch):
     run.versions_file.write_text(json.dumps([{"commit": "a"}]))
     run.scores_file("val").write_text(json.dumps({"step": 200, **scores_of(0.2)}))
     assert streets_instances.is_finished(run)
-    row = streets_instances.measured(cell, run)
+    row = streets_instances.measure(cell, run)
     assert (row["context"], row["seed"], row["commit"]) == ("non-local block", 1, "a")
     assert streets_instances.context_ap(row) == pytest.approx(0.1)
 

@@ -7,7 +7,7 @@ import pytest
 
 from kernels import criss_cross_attention, packed_criss_cross_attention
 from kernels.criss_cross import IMPLEMENTATIONS, Backend, device
-from kernels.criss_cross.backend import separated
+from kernels.criss_cross.backend import split_packed
 from tests.helpers import fresh_python
 from tests.kernels.criss_cross_loop import criss_cross_loop, criss_cross_loop_gradients
 
@@ -345,7 +345,7 @@ def test_a_backend_from_outside_is_used_by_its_name(monkeypatch):
 
     def attend(arrays, key_channels):
         calls.append((len(arrays), key_channels))
-        query, _, value = separated(arrays, key_channels)
+        query, _, value = split_packed(arrays, key_channels)
         return 2 * value, jnp.zeros(query.shape[:3])
 
     monkeypatch.setitem(IMPLEMENTATIONS, "mine", Backend(attend))

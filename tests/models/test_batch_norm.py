@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax.models.batch_norm import BatchNorm, normalized
+from ccnet_jax.models.batch_norm import BatchNorm, normalize
 
 SHAPE = (3, 7, 5, 11)
 
@@ -62,7 +62,7 @@ def test_the_derivative_is_that_of_the_formula():
         change = [jnp.asarray(rng.normal(size=value.shape)) for value in start]
 
         def along(step):
-            return normalized(*(a + step * b for a, b in zip(start, change, strict=True)), 1e-5)
+            return normalize(*(a + step * b for a, b in zip(start, change, strict=True)), 1e-5)
 
         _, found = jax.jvp(along, (0.0,), (1.0,))
         for exact, after, before in zip(found, along(1e-5), along(-1e-5), strict=True):

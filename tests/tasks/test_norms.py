@@ -52,7 +52,7 @@ def refusal(source=None, mesh=None, config="demo", **changes):
     task, mesh = TASKS[config.task], mesh or devices.data_mesh(jax.devices()[:1])
     network = task.network(config, 2)
     optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
-    begin = make_initial_state(network, optimizer, 0, devices.replicated(mesh))
+    begin = make_initial_state(network, optimizer, 0, devices.replicated_sharding(mesh))
     loss = task.loss(config, network)
     step = make_train_step(loss, optimizer, 0, config.accumulate)
     if config.accumulate == 1:  # without the gradient, which has no norms of its own

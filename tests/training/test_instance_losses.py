@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from ccnet_jax.common import devices
-from ccnet_jax.models.detection.boxes import encoded
+from ccnet_jax.models.detection.boxes import encode_boxes
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, RPNOutput
 from ccnet_jax.models.detection.matching import IGNORED
@@ -59,7 +59,7 @@ def perfect_boxes(match, regions, batch):
     classes = jnp.take_along_axis(batch["classes"], objects, 1)
     logits = 40.0 * jax.nn.one_hot(jnp.where(match >= 0, classes + 1, 0), 4)
     boxes = jnp.take_along_axis(batch["boxes"], objects[..., None], 1)
-    deltas = jnp.zeros((*match.shape, 3, 4)) + encoded(boxes, regions, BOX_WEIGHTS)[:, :, None]
+    deltas = jnp.zeros((*match.shape, 3, 4)) + encode_boxes(boxes, regions, BOX_WEIGHTS)[:, :, None]
     return logits, deltas
 
 
@@ -108,14 +108,14 @@ def test_proposal_losses_are_means_over_the_chosen_anchors():
     keys = jax.random.split(jax.random.key(0), 2)
     losses = instance_losses.proposal_losses(RPNOutput(logits, deltas, anchors), batch, keys, 8)
     assert losses["objectness_loss"].value < 1e-6
-    shift = encoded(jnp.asarray(OBJECTS[:1]), anchors[1][1:], (1, 1, 1, 1))
+    shift = encode_boxes(jnp.asarray(OBJECTS[:1]), anchors[1][1:], (1, 1, 1, 1))
     wanted = instance_losses.smooth_l1(shift, 1 / 9).sum() / 4  # three objects, one background
     np.testing.assert_allclose(losses["proposal_loss"].value, wanted, rtol=1e-5)
 
 
 def test_a_mean_over_nothing_is_0_without_gradient(monkeypatch):
     """No anchor and no region was chosen."""
-    monkeypatch.setattr(instance_losses, "sampled", lambda *_: (jnp.zeros(8, int), jnp.zeros(8, bool)))
+    monkeypatch.setattr(instance_losses, "sample_boxes", lambda *_: (jnp.zeros(8, int), jnp.zeros(8, bool)))
     batch = batch_of(1)
     regions = batch["boxes"][:, [1, 0]]
     match, chosen = jnp.full((1, 2), IGNORED), jnp.zeros((1, 2), bool)
@@ -157,7 +157,8 @@ def test_the_draw_is_the_same_on_any_number_of_devices(network, variables):
     def losses(count, seed):
         mesh = devices.data_mesh(jax.devices()[:count])
         params, batch_stats, key = jax.device_put(
-            (variables["params"], variables["batch_stats"], jax.random.key(seed)), devices.replicated(mesh)
+            (variables["params"], variables["batch_stats"], jax.random.key(seed)),
+            devices.replicated_sharding(mesh),
         )
         return loss(params, batch_stats, devices.put_batch(batch_of(8), mesh), key)[1][0]
 

@@ -116,7 +116,7 @@ def after_a_step(count, accumulate):
     """Metrics and variables after a step of eight times the same image, on `count` devices."""
     mesh = devices.data_mesh(jax.devices()[:count])
     optimizer = build_optimizer(OptimizerConfig(), 4)
-    state = jax.device_put(random_state(network(), optimizer), devices.replicated(mesh))
+    state = jax.device_put(random_state(network(), optimizer), devices.replicated_sharding(mesh))
     whole = devices.put_batch(jax.tree.map(lambda x: np.repeat(x[:1], 8, axis=0), batch()), mesh)
     step = make_train_step(make_loss(network(), LossConfig()), optimizer, 7, accumulate)
     state, metrics = step(state, whole)

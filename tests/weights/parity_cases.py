@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.drawn import random_state
-from experiments.gradient_cases import unpacked
+from experiments.gradient_cases import unpack_json
 
 RECORDED = pathlib.Path(__file__).parent / "recorded" / "torch.npz"
 CLASSES = 19
@@ -229,7 +229,7 @@ def sample(name: str, tensor: np.ndarray) -> np.ndarray:
 
 def recorded_shapes(recorded: dict[str, np.ndarray], network: str) -> dict[str, tuple[int, ...]]:
     """{name: shape} of the state dict of a network, as PyTorch has it."""
-    return {name: tuple(shape) for name, shape in unpacked(recorded[f"shapes/{network}"]).items()}
+    return {name: tuple(shape) for name, shape in unpack_json(recorded[f"shapes/{network}"]).items()}
 
 
 def load_recorded() -> dict[str, np.ndarray]:

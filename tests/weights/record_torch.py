@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 
 from experiments import drawn, torch_ccnet
-from experiments.gradient_cases import packed
+from experiments.gradient_cases import pack_json
 from tests.weights import parity_cases as cases
 
 
@@ -43,7 +43,7 @@ def recorded() -> dict[str, np.ndarray]:
     torch.manual_seed(0)
     versions = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
     parts = (network_shapes(), predictions(), trainings(), losses(), optimizers(), layers())
-    values = {"versions": packed(versions)}
+    values = {"versions": pack_json(versions)}
     for part in parts:
         values |= part
     return {key: np.asarray(value) for key, value in values.items()}
@@ -83,13 +83,13 @@ def nhwc(x: torch.Tensor) -> np.ndarray:
 # ---------------------------------------------------------------------------------------------- networks
 def network_shapes() -> dict[str, object]:
     """Names and shapes of the narrow networks, and of the published ones."""
-    values = {f"shapes/{name}": packed(shapes(built(case))) for name, case in cases.NETWORKS.items()}
+    values = {f"shapes/{name}": pack_json(shapes(built(case))) for name, case in cases.NETWORKS.items()}
     for flavour in torch_ccnet.NETWORKS:
         for depth in (50, 101):
             with torch.device("meta"):
                 model = torch_ccnet.NETWORKS[flavour](cases.CLASSES, depth)
             key = f"published/{flavour}-{depth}"
-            values[key] = packed(shapes(model))
+            values[key] = pack_json(shapes(model))
             values[f"{key}/parameters"] = sum(parameter.numel() for parameter in model.parameters())
     return values
 

@@ -102,7 +102,7 @@ def test_the_names_are_those_of_the_published_networks(flavour, depth):
     model = CCNet(19, depth, flavour)
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.uint8)
     like = traverse_util.flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
-    naming = Naming.published(flavour, "deep")
+    naming = Naming.of_flavour(flavour, "deep")
     wanted = {naming.name(key): naming.shape(key, value.shape) for key, value in like.items()}
     assert wanted == {name: shape for name, shape in shapes.items() if "num_" not in name}
 
@@ -415,7 +415,7 @@ def test_weights_that_do_not_fit_are_one_message(tmp_path):
     assert name in said
     assert "not finite" in said
     with pytest.raises(UserError, match="not finite"):
-        values.checked(np.array([1e300]), "a", (1,), "w", "")  # which float32 does not have
+        values.check_value(np.array([1e300]), "a", (1,), "w", "")  # which float32 does not have
     variances = {"backbone.layer3.4.bn2.running_var": -good["backbone.layer3.4.bn2.running_var"]}
     said = words(variances)
     assert "layer3.4.bn2.running_var" in said

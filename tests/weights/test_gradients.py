@@ -40,7 +40,7 @@ def test_a_network_has_the_gradient_of_pytorch(recorded, case, tmp_path):
 @pytest.mark.parametrize("name", cases.NETWORKS)
 def test_the_recorded_networks_are_the_published_ones(recorded, name):
     network = cases.NETWORKS[name]
-    shapes = {key: tuple(x) for key, x in cases.unpacked(recorded[f"shapes/{name}"]).items()}
+    shapes = {key: tuple(x) for key, x in cases.unpack_json(recorded[f"shapes/{name}"]).items()}
     assert shapes == state_shapes(network.flavour, network.depth)
 
 
@@ -78,7 +78,7 @@ def test_what_is_too_large_is_named():
 
 
 def test_another_gradient_than_the_recorded_one_is_refused(recorded):
-    names = cases.unpacked(recorded["toy/float32/names"])
+    names = cases.unpack_json(recorded["toy/float32/names"])
     gradient = {name: np.zeros(1) for name in names}
     with pytest.raises(ValueError, match="other sizes than recorded"):
         gradients.errors(recorded, "toy/float32", gradient)

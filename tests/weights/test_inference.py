@@ -68,7 +68,7 @@ def test_it_is_a_pytree_whose_leaves_are_the_weights(model):
 def test_a_batch_that_is_split_over_devices_stays_so(model):
     mesh = devices.data_mesh()
     split = devices.batch_sharding(mesh)
-    everywhere = jax.device_put(model, devices.replicated(mesh))
+    everywhere = jax.device_put(model, devices.replicated_sharding(mesh))
     images = np.stack([np.roll(image(), i, 1) for i in range(8)])
     logits = jax.jit(lambda model, images: model(images))(everywhere, jax.device_put(images, split))
     assert logits.sharding.is_equivalent_to(split, logits.ndim)

@@ -28,7 +28,7 @@ from ccnet_jax.weights.naming import is_counter, naming_of
 from ccnet_jax.weights.pretrained import load_backbone
 from ccnet_jax.weights.values import has_in_place_norms, torch_tensors
 from experiments import drawn
-from experiments.gradient_cases import unpacked
+from experiments.gradient_cases import unpack_json
 from tests.helpers import random_variables
 from tests.weights import parity_cases as cases
 from tests.weights.state_dicts import state_shapes
@@ -142,7 +142,7 @@ def test_the_published_networks(recorded, flavour, depth):
     published |= {("mmseg", 50): 49_826_055, ("mmseg", 101): 68_818_183}
     key = f"published/{flavour}-{depth}"
     assert recorded[f"{key}/parameters"] == published[flavour, depth]
-    shapes = {name: tuple(shape) for name, shape in unpacked(recorded[key]).items()}
+    shapes = {name: tuple(shape) for name, shape in unpack_json(recorded[key]).items()}
     assert shapes == state_shapes(flavour, depth)
 
 

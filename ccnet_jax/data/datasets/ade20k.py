@@ -19,7 +19,7 @@ from ccnet_jax.data.sources import (
     MissingSplit,
     check_split,
     data_folder,
-    paired,
+    pair_files,
     visible,
 )
 
@@ -215,7 +215,7 @@ def open_split(location: Location, split: str) -> FolderSource:
         return FolderSource([(image, None) for image in images], LABELS)
     labels = {image: root / "annotations" / _FOLDERS[split] / f"{image.stem}.png" for image in images}
     remedy = "unpack ADEChallengeData2016.zip again"
-    return FolderSource(paired(images, labels, remedy, location.skip_corrupt), LABELS)
+    return FolderSource(pair_files(images, labels, remedy, location.skip_corrupt), LABELS)
 
 
 DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__)

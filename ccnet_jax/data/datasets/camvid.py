@@ -18,7 +18,7 @@ from ccnet_jax.data.sources import (
     MissingSplit,
     check_split,
     data_folder,
-    paired,
+    pair_files,
     visible,
 )
 
@@ -70,7 +70,7 @@ def open_split(location: Location, split: str) -> FolderSource:
         )
     labels = {image: root / "labels" / split / f"{image.stem}.png" for image in images}
     remedy = "add it or remove the image"
-    return FolderSource(paired(images, labels, remedy, location.skip_corrupt), LABELS)
+    return FolderSource(pair_files(images, labels, remedy, location.skip_corrupt), LABELS)
 
 
 DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__, size=(360, 480))

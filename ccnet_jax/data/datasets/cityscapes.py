@@ -20,7 +20,7 @@ from ccnet_jax.data.sources import (
     MissingSplit,
     check_split,
     data_folder,
-    paired,
+    pair_files,
     visible,
 )
 
@@ -114,7 +114,7 @@ def open_split(location: Location, split: str) -> FolderSource:
         labels[image] = root / kind / split / image.parent.name / name
     package = "gtCoarse.zip" if kind == "gtCoarse" else "gtFine_trainvaltest.zip"
     remedy = f"unpack {package} into {root}"
-    return FolderSource(paired(images, labels, remedy, location.skip_corrupt), LABELS)
+    return FolderSource(pair_files(images, labels, remedy, location.skip_corrupt), LABELS)
 
 
 DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__, size=(1024, 2048))

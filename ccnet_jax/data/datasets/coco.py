@@ -374,15 +374,15 @@ def _mask(segmentation: Segmentation, height: int, width: int) -> np.ndarray:
 
 def open_split(location: Location, split: str) -> CocoSource:
     """The images of `split`. Raises UserError naming the file or folder that is missing or wrong."""
-    return _opened(location, split, labelled=True)
+    return _open_split(location, split, labelled=True)
 
 
 def open_unlabelled(location: Location, split: str) -> CocoSource:
     """As `open_split`, where the file need not have annotations. Raises UserError as `open_split`."""
-    return _opened(location, split, labelled=False)
+    return _open_split(location, split, labelled=False)
 
 
-def _opened(location: Location, split: str, labelled: bool) -> CocoSource:
+def _open_split(location: Location, split: str, labelled: bool) -> CocoSource:
     root = data_folder(location.dir, "coco", LAYOUT)
     path, other = (root / "annotations" / f"{prefix}{split}.json" for prefix in (_PREFIX, _UNLABELLED))
     file = read_file(other if other.exists() and not path.exists() else path, labelled)

@@ -262,7 +262,7 @@ def _class_counts(classes: Classes, image: pathlib.Path, label: pathlib.Path) ->
             decode_indices(classes, read_bytes(label), label, _REMEDY)  # raises the message with the place
     else:
         indices = decode_indices(classes, read_bytes(label), label, _REMEDY)
-        size, counts = indices.shape, _occurring(indices)
+        size, counts = indices.shape, _count_numbers(indices)
     if _size_in_header(image) != size:  # decoding takes longer, and raises the message
         decode_sample(classes, read_bytes(image), read_bytes(label), image, label, _REMEDY)
     return size, counts
@@ -285,10 +285,10 @@ def _counts_of_state(label: pathlib.Path, modified: int, size: int) -> tuple[Siz
     if pixels.ndim == 3:
         raise UserError(_colours_without_names(label, pixels))
     numbers = decode_label(data, label) if pixels.dtype != np.uint8 else pixels
-    return numbers.shape, _occurring(numbers)
+    return numbers.shape, _count_numbers(numbers)
 
 
-def _occurring(numbers: np.ndarray) -> dict[int, int]:
+def _count_numbers(numbers: np.ndarray) -> dict[int, int]:
     """{number: pixels} of the numbers that occur in uint8 [H, W]."""
     counts = np.bincount(numbers.ravel(), minlength=256)
     return {int(number): int(counts[number]) for number in np.flatnonzero(counts)}

@@ -24,7 +24,7 @@ from ccnet_jax.data.sources import (
     Location,
     check_split,
     data_folder,
-    paired,
+    pair_files,
     read_list,
 )
 
@@ -81,7 +81,7 @@ def open_split(location: Location, split: str) -> FolderSource:
         return FolderSource([(image, None) for image in images], LABELS)
     kind = "SegmentationClassAug" if split in ("aug", "trainaug") else "SegmentationClass"
     labels = {image: root / kind / f"{image.stem}.png" for image in images}
-    return FolderSource(paired(images, labels, remedy, location.skip_corrupt), LABELS)
+    return FolderSource(pair_files(images, labels, remedy, location.skip_corrupt), LABELS)
 
 
 DATA_SET = DataSet(LABELS, SPLITS, open_split, LAYOUT, __doc__)

@@ -25,14 +25,14 @@ class Average(Callback):
 
     def __init__(self, engine: Engine, decay: float):
         super().__init__(engine)
-        self._update = jax.jit(functools.partial(moved, decay=decay), donate_argnums=0)
+        self._update = jax.jit(functools.partial(move_average, decay=decay), donate_argnums=0)
 
     def begin(self, state: Any) -> None:
         """Go on from the checkpoint's average; a new one begins as the state's variables."""
         average = self.engine.checkpoints.restore_item(AVERAGE, state.variables)
         self._average = jax.tree.map(jnp.copy, state.variables) if average is None else average
 
-    def computed(self, state: Any) -> None:
+    def after_compute(self, state: Any) -> None:
         """Take the new variables in."""
         self._average = self._update(self._average, state.variables, state.step)
 
@@ -45,7 +45,7 @@ class Average(Callback):
         return self._average
 
 
-def moved(average: PyTree, variables: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
+def move_average(average: PyTree, variables: PyTree, step: Int[Array, ""], decay: float) -> PyTree:
     """The average after a step; `step` are those that were made, this one included."""
     d = jnp.minimum(decay, (1.0 + step) / (10.0 + step)).astype(jnp.float32)
     return jax.tree.map(lambda old, new: (d * old + (1 - d) * new).astype(old.dtype), average, variables)

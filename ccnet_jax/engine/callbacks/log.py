@@ -27,7 +27,7 @@ class Log(Callback):
             return
         engine.meter.wait()
         values = engine.meter.means() | engine.clock.read(step) | engine.batches.read(step)
-        values["learning_rate"] = float(self._learning_rate(max(engine.meter.made - 1, 0)))
+        values["learning_rate"] = float(self._learning_rate(max(engine.meter.steps_made - 1, 0)))
         if (peak := devices.peak_memory(engine.mesh)) is not None:
             values["peak_memory_bytes"] = peak
         engine.write_values(step, values)

@@ -51,16 +51,16 @@ class Tracker(Callback, abc.ABC):
     def begin(self, state: Any) -> None:
         """Start; until training ends, however it does."""
         if self.engine.is_first:
-            self.engine.enter(self._started())
+            self.engine.enter(self._open_run())
 
-    def logged(self, step: int, values: Mapping[str, float]) -> None:
+    def after_log(self, step: int, values: Mapping[str, float]) -> None:
         """Send them."""
         if self.engine.is_first:
-            with self._survived():
+            with self._report_errors():
                 self.send(step, values)
 
     @contextlib.contextmanager
-    def _started(self) -> Iterator[None]:
+    def _open_run(self) -> Iterator[None]:
         file = self.engine.run.tracker_file
         remedy = "remove it, and a new run begins in the tracker"
         names = read_json(file, remedy) if os.path.lexists(file) else {}
@@ -81,11 +81,11 @@ class Tracker(Callback, abc.ABC):
             is_whole = True
             raise
         finally:
-            with self._survived():
+            with self._report_errors():
                 self.finish(is_whole)
 
     @contextlib.contextmanager
-    def _survived(self) -> Iterator[None]:
+    def _report_errors(self) -> Iterator[None]:
         """Inside, an error of the tracker is told, and no more."""
         try:
             yield

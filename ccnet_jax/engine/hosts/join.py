@@ -15,14 +15,14 @@ from ccnet_jax.engine.hosts.config import HostsConfig
 from ccnet_jax.engine.hosts.link import Link, leave
 from ccnet_jax.engine.hosts.meeting import meet
 from ccnet_jax.engine.hosts.place import Place, find_place
-from ccnet_jax.engine.hosts.relay import relayed
+from ccnet_jax.engine.hosts.relay import open_relay
 
 _CONNECT = 120  # seconds for JAX, once all processes are known to be there
 _INTERRUPTED = 130
 
 
 @contextlib.contextmanager
-def joined(settings: HostsConfig, shared: Mapping[str, str]) -> Iterator[Link]:
+def join_hosts(settings: HostsConfig, shared: Mapping[str, str]) -> Iterator[Link]:
     """Inside, this process and the run's others are one program of JAX. Must be entered before JAX computes.
 
     However it ends, the others hear of it: they do not wait for a process that is gone.
@@ -67,7 +67,7 @@ def _connect_jax(place: Place, settings: HostsConfig) -> None:
     first = place.process == 0
     try:
         jax.distributed.initialize(
-            place.coordinator if first else relayed(place.address, _CONNECT),
+            place.coordinator if first else open_relay(place.address, _CONNECT),
             place.processes,
             place.process,
             list(place.local_devices) if place.local_devices is not None else None,
@@ -102,7 +102,7 @@ def _finish(link: Link) -> None:
 def comes_from_others(error: BaseException) -> bool:
     """Whether the error is another process's, or may be what JAX, or Orbax, makes of the loss of one.
 
-    Inside `joined` it should be raised on: then this process waits until it hears which one, and why.
+    Inside `join_hosts` it should be raised on: then this process waits until it hears which one, and why.
     """
     if isinstance(error, EndsElsewhere):
         return True

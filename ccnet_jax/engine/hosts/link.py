@@ -82,7 +82,7 @@ class Link:
         self._agreement.ask(received)
 
     @property
-    def stopping(self) -> int:
+    def stop_signal(self) -> int:
         """The number of the signal by which all processes are to stop, 0 while there is none."""
         return self._agreement.signal
 

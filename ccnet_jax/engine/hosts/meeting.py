@@ -70,7 +70,7 @@ class _Gathering:
             while len(self._come) < self._place.processes - 1:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise self._refused(HostLost(self._missing()))
+                    raise self._refuse_all(HostLost(self._missing_processes()))
                 for key, _ in selector.select(left):
                     if key.data is None:
                         self._open(listener, selector)
@@ -107,7 +107,7 @@ class _Gathering:
             case _:
                 return  # a refused
         if mistake := self._mistake_of(peer, count, shared):
-            raise self._refused(UserError(mistake), peer)
+            raise self._refuse_all(UserError(mistake), peer)
         self._come[number] = peer
 
     def _mistake_of(self, peer: Peer, processes: int, shared: Mapping[str, str]) -> str | None:
@@ -124,14 +124,14 @@ class _Gathering:
                 return f"{peer} has {name}={theirs} and process 0 has {ours}; start all with the same"
         return None
 
-    def _refused(self, error: UserError, *more: Peer) -> UserError:
+    def _refuse_all(self, error: UserError, *more: Peer) -> UserError:
         """The error, after all that have come were told it."""
         for peer in (*self._come.values(), *more):
             peer.wire.send({"refused": str(error), "lost": isinstance(error, HostLost)})
             peer.wire.close()
         return error
 
-    def _missing(self) -> str:
+    def _missing_processes(self) -> str:
         missing = [number for number in range(1, self._place.processes) if number not in self._come]
         names = [f"process {number}" for number in missing[:_NAMED]]
         if len(missing) > _NAMED:

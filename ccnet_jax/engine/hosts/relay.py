@@ -13,7 +13,7 @@ import time
 _AGAIN = 0.1  # seconds
 
 
-def relayed(address: tuple[str, int], timeout: float) -> str:
+def open_relay(address: tuple[str, int], timeout: float) -> str:
     """HOST:PORT on this machine that leads to `address`, as long as this process lives.
 
     Args:
@@ -35,7 +35,7 @@ def _join(near: socket.socket, address: tuple[str, int], timeout: float) -> None
     """Pass on what comes from `near`, and what comes back, until `near` ends."""
     with near:
         try:
-            far = _connected(address, timeout)
+            far = _connect(address, timeout)
         except OSError:
             return  # so that JAX tries again
         with far:
@@ -45,7 +45,7 @@ def _join(near: socket.socket, address: tuple[str, int], timeout: float) -> None
                 far.shutdown(socket.SHUT_RDWR)  # ends the other thread
 
 
-def _connected(address: tuple[str, int], timeout: float) -> socket.socket:
+def _connect(address: tuple[str, int], timeout: float) -> socket.socket:
     """A connection to the service, which may still be starting. Raises OSError."""
     until = time.monotonic() + timeout
     while True:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from ccnet_jax.models.backbones.settings import Backbone, BackboneSettings
 from ccnet_jax.models.batch_norm import BatchNorm
-from ccnet_jax.models.layers import conv, recomputed, relu_of_sum, scaled
+from ccnet_jax.models.layers import conv, relu_of_sum, scale_channels, with_remat
 
 # The first layers: the flavour's three 3x3 convolutions, or torchvision's one of 7x7.
 STEMS = ("deep", "7x7")
@@ -84,15 +84,15 @@ def max_pool(x: Float[Array, "B H W C"], ceil: bool) -> Float[Array, "B h w C"]:
 
     Rounding up takes a second pixel of padding behind an even side; behind an odd one no window reaches it.
     """
-    return _pooled(x, ((1, 1 + ceil),) * 2)
+    return _max_pool(x, ((1, 1 + ceil),) * 2)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _pooled(x: Float[Array, "B H W C"], padding: tuple[tuple[int, int], ...]) -> Float[Array, "B h w C"]:
+def _max_pool(x: Float[Array, "B H W C"], padding: tuple[tuple[int, int], ...]) -> Float[Array, "B h w C"]:
     return nn.max_pool(x, (3, 3), (2, 2), padding)
 
 
-@_pooled.defjvp
+@_max_pool.defjvp
 def _pooled_jvp(
     padding: tuple[tuple[int, int], ...], primals: tuple[jax.Array], tangents: tuple[jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
@@ -104,7 +104,7 @@ def _pooled_jvp(
     in a compiled program XLA may compute x a second time, rounded otherwise, so that no pixel equals `out`
     and the window's gradient is lost. A running maximum always chooses exactly one.
     """
-    out = _pooled(primals[0], padding)
+    out = _max_pool(primals[0], padding)
     height, width = out.shape[1:3]
 
     def taps(x: jax.Array, outside: float) -> list[jax.Array]:
@@ -168,8 +168,8 @@ class ResNet(nn.Module):
         stride 8, 97 for 769, 65 or 64 for 512.
         """
         moving = train and not self.frozen
-        x = recomputed(_stem, self.remat)(self, x, moving)
-        block = recomputed(Bottleneck if self.depth >= 50 else BasicBlock, self.remat)
+        x = with_remat(_stem, self.remat)(self, x, moving)
+        block = with_remat(Bottleneck if self.depth >= 50 else BasicBlock, self.remat)
         outputs = []
         for stage, blocks in enumerate(BLOCKS[self.depth]):
             for i in range(blocks):
@@ -179,7 +179,7 @@ class ResNet(nn.Module):
                 if stage == 2 and i == blocks - 1 and self.before_last is not None:
                     x = self.before_last(x, train)
                 x = block(
-                    scaled(64 * 2**stage, self.width),
+                    scale_channels(64 * 2**stage, self.width),
                     stride=1 if i else _STRIDES[self.dilated][stage],
                     dilation=dilation,
                     dtype=self.dtype,
@@ -195,7 +195,7 @@ def _stem(resnet: ResNet, x: Float[Array, "B H W 3"], train: bool) -> Float[Arra
     """The first convolutions and the max pool: [B, H, W, 3] to a quarter of each side."""
     size = 7 if len(resnet.stem_channels) == 1 else 3
     for i, channels in enumerate(resnet.stem_channels, 1):
-        channels = scaled(channels, resnet.width)
+        channels = scale_channels(channels, resnet.width)
         stride = 2 if i == 1 else 1
         x = conv(channels, size, stride=stride, dtype=resnet.dtype, name=f"stem_conv{i}")(x)
         x = nn.relu(BatchNorm(not train, dtype=resnet.dtype, name=f"stem_norm{i}")(x))

@@ -26,7 +26,7 @@ def overlaps(ones: Float32[Array, "n 4"], others: Float32[Array, "m 4"]) -> Floa
     return jnp.where(union > 0, common / jnp.where(union > 0, union, 1), 0)
 
 
-def encoded(
+def encode_boxes(
     boxes: Float32[Array, "*n 4"], anchors: Float32[Array, "*n 4"], weights: Weights
 ) -> Float32[Array, "*n 4"]:
     """The deltas that turn anchors into boxes (Girshick et al., R-CNN, equations 6 to 9), times `weights`.
@@ -40,10 +40,10 @@ def encoded(
     return jnp.concatenate([shift, growth], -1) * jnp.array(weights, jnp.float32)
 
 
-def decoded(
+def decode_boxes(
     deltas: Float32[Array, "*#n 4"], anchors: Float32[Array, "*#n 4"], weights: Weights
 ) -> Float32[Array, "*_ 4"]:
-    """The boxes that deltas make of anchors: the inverse of `encoded`."""
+    """The boxes that deltas make of anchors: the inverse of `encode_boxes`."""
     deltas = deltas / jnp.array(weights, jnp.float32)
     sides = anchors[..., 2:] - anchors[..., :2]
     centres = anchors[..., :2] + sides / 2 + deltas[..., :2] * sides
@@ -51,7 +51,7 @@ def decoded(
     return jnp.concatenate([centres - half, centres + half], -1)
 
 
-def clipped(boxes: Float32[Array, "*n 4"], size: Float32[Array, " 2"]) -> Float32[Array, "*n 4"]:
+def clip_boxes(boxes: Float32[Array, "*n 4"], size: Float32[Array, " 2"]) -> Float32[Array, "*n 4"]:
     """The part of each box that lies in an image of (height, width)."""
     limits = size[jnp.array([1, 0, 1, 0])]
     return jnp.clip(boxes, 0, limits)

@@ -19,7 +19,7 @@ from ccnet_jax.models.detection.heads import BoxHead, MaskHead, RPNHead
 from ccnet_jax.models.detection.proposals import detections, proposals
 from ccnet_jax.models.detection.roi_align import roi_align
 from ccnet_jax.models.flavours import FLAVOURS, normalize
-from ccnet_jax.models.layers import scaled
+from ccnet_jax.models.layers import scale_channels
 
 STRIDES = (4, 8, 16, 32, 64)  # of the levels P2 to P6
 ROI_LEVELS = 4  # P2 to P5 have the features of regions
@@ -114,8 +114,8 @@ class MaskRCNN(nn.Module):
             before_last=context,
             frozen=self.frozen,
         )
-        channels = scaled(256, self.width)
-        hidden = scaled(1024, self.width)
+        channels = scale_channels(256, self.width)
+        hidden = scale_channels(1024, self.width)
         self.fpn = FPN(channels, self.dtype)
         self.rpn_head = RPNHead(channels, self.dtype)
         self.box_head = BoxHead(self.num_classes, hidden, self.dtype)

@@ -6,14 +6,14 @@ from jaxtyping import Array, Bool, Float32, Int32, PRNGKeyArray
 
 from ccnet_jax.models.detection.boxes import overlaps
 
-# What `matched` says of a box that stands for no object.
+# What `match_boxes` says of a box that stands for no object.
 BACKGROUND = -1
 IGNORED = -2
 
 _ROUNDING = 1e-6  # of two overlaps in float32 that are the same
 
 
-def matched(
+def match_boxes(
     boxes: Float32[Array, "n 4"],
     objects: Float32[Array, "m 4"],
     used: Bool[Array, " m"],
@@ -56,7 +56,7 @@ def matched(
     return jnp.where(is_best, number, found) if every_object else found
 
 
-def sampled(
+def sample_boxes(
     match: Int32[Array, " n"], key: PRNGKeyArray, count: int, positive_fraction: float
 ) -> tuple[Int32[Array, " count"], Bool[Array, " count"]]:
     """A random choice of boxes to train on.
@@ -65,7 +65,7 @@ def sampled(
     enough of it.
 
     Args:
-      match: from `matched`.
+      match: from `match_boxes`.
       key: of the draw.
       count: the number of boxes to choose.
       positive_fraction: 0 to 1.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from ccnet_jax.models.detection.boxes import Weights, clipped, decoded
+from ccnet_jax.models.detection.boxes import Weights, clip_boxes, decode_boxes
 from ccnet_jax.models.detection.suppression import not_suppressed
 
 RPN_WEIGHTS: Weights = (1.0, 1.0, 1.0, 1.0)
@@ -42,7 +42,9 @@ def proposals(
     boxes, scores, used = [], [], []
     for level_logits, level_deltas, level_anchors in zip(logits, deltas, anchors, strict=True):
         score, place = jax.lax.top_k(level_logits, min(before, len(level_logits)))
-        box = clipped(decoded(level_deltas[place], jnp.asarray(level_anchors)[place], RPN_WEIGHTS), size)
+        box = clip_boxes(
+            decode_boxes(level_deltas[place], jnp.asarray(level_anchors)[place], RPN_WEIGHTS), size
+        )
         large = ((box[:, 2:] - box[:, :2]) >= _SMALLEST_PROPOSAL).all(-1)
         boxes.append(box)
         scores.append(score)
@@ -80,7 +82,7 @@ def detections(
       are valid.
     """
     scores = jax.nn.softmax(logits, -1)[:, 1:].T
-    boxes = jnp.moveaxis(clipped(decoded(deltas, regions[:, None], BOX_WEIGHTS), size), 1, 0)
+    boxes = jnp.moveaxis(clip_boxes(decode_boxes(deltas, regions[:, None], BOX_WEIGHTS), size), 1, 0)
     large = ((boxes[..., 2:] - boxes[..., :2]) >= _SMALLEST_DETECTION).all(-1)
     candidates = used & (scores > lowest_score) & large
 

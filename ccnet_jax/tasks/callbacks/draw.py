@@ -5,7 +5,7 @@ from typing import Any
 from ccnet_jax.config.config import Config
 from ccnet_jax.engine.engine import Callback, Engine
 from ccnet_jax.evaluation.evaluate import DRAWN
-from ccnet_jax.tasks.messages import fitting
+from ccnet_jax.tasks.messages import explain_memory_errors
 from ccnet_jax.tasks.task import Tester
 
 
@@ -26,5 +26,5 @@ class Draw(Callback):
     def end(self, state: Any) -> None:
         """Draw."""
         images = self.engine.run.images(self._split)
-        with fitting("drawing", "lower --config.eval_batch_size"):
+        with explain_memory_errors("drawing", "lower --config.eval_batch_size"):
             self._test(self.engine.variables(), self._source, drawings=images, limit=DRAWN)

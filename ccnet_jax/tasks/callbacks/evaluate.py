@@ -5,7 +5,7 @@ from typing import Any
 from ccnet_jax.config.config import Config
 from ccnet_jax.engine.engine import Callback, Engine
 from ccnet_jax.engine.metric_log import is_evaluated
-from ccnet_jax.tasks.messages import fitting
+from ccnet_jax.tasks.messages import explain_memory_errors
 from ccnet_jax.tasks.task import Task, Tester
 
 _REMEDY = "lower --config.eval_batch_size"
@@ -46,7 +46,7 @@ class Evaluate(Callback):
         between = engine.stop.check if engine.is_alone else _do_nothing
         engine.stop.nothing_to_save = engine.checkpoints.finish
         variables, images = engine.variables(), engine.run.images(split)
-        with engine.clock.paused(), fitting("validation", _REMEDY):
+        with engine.clock.pause(), explain_memory_errors("validation", _REMEDY):
             result = self._test(variables, self._source, drawings=images, between=between)
         scores = self._task.scores(result)
         noted = scores or {"images": result["images"]}

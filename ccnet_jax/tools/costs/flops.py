@@ -25,7 +25,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 from jax.interpreters import partial_eval
 from jaxtyping import Array, Float, Float32
 
-from ccnet_jax.common.kernels import IMPLEMENTATIONS, Arrays, Backend, separated
+from ccnet_jax.common.kernels import IMPLEMENTATIONS, Arrays, Backend, split_packed
 
 COUNTED = "counted"  # the name of the backend that stands for every other while a program is traced
 _FORWARD, _BACKWARD = "criss_cross_by_definition", "criss_cross_gradient_by_definition"
@@ -108,7 +108,7 @@ def counted_attention() -> Iterator[None]:
 
 
 def _attend(arrays: Arrays, key_channels: int) -> tuple[jax.Array, jax.Array]:
-    out, lse = _attention(*separated(arrays, key_channels))
+    out, lse = _attention(*split_packed(arrays, key_channels))
     # as the GPU kernels name their results: `remat` keeps them
     return checkpoint_name(out, "criss_cross"), checkpoint_name(lse, "criss_cross")
 

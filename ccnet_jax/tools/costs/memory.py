@@ -16,7 +16,7 @@ from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.resize import Upsampling, upsampling_matrices
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tools.costs.parts import batch_on_one_gpu, tested, training_step, variable_shapes
+from ccnet_jax.tools.costs.parts import batch_on_one_gpu, test_program, training_step, variable_shapes
 
 # Of a GPU's memory: the CUDA context, cuDNN's scratch memory and what the allocator cannot use.
 RESERVE = 0.06
@@ -42,7 +42,7 @@ class Plan:
         return max(self.steps.values())
 
 
-def missing() -> str | None:
+def missing_reason() -> str | None:
     """Why nothing can be compiled for a GPU here, with the remedy; None where it can."""
     reason = aot.unavailable()
     if reason is None:
@@ -65,7 +65,7 @@ def plan_finding(config: Config, classes: int, image: tuple[int, int], gpu: str)
     network = TASKS[config.task].network(config, classes)
     variables = variable_shapes(network)
     images = jax.ShapeDtypeStruct((1, *image, 3), jnp.uint8)
-    report = aot.compile_for(gpu, tested(config, network), variables, images)
+    report = aot.compile_for(gpu, test_program(config, network), variables, images)
     return Plan({"network": report.peak_bytes}, report)
 
 

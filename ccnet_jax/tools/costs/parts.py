@@ -80,14 +80,14 @@ def inference_operations(config: Config, classes: int, size: tuple[int, int]) ->
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
     with counted_attention():
         network = TASKS[config.task].network(config, classes).clone(implementation=COUNTED)
-        found = operations(tested(config, network), variable_shapes(network), images)
+        found = operations(test_program(config, network), variable_shapes(network), images)
     parts: dict[str, Operations] = {}
     for path, count in found.items():
         parts[part_of(path)] = parts.get(part_of(path), Operations()) + count
     return parts
 
 
-def tested(config: Config, network: Any) -> Callable[[Variables, jax.Array], Any]:
+def test_program(config: Config, network: Any) -> Callable[[Variables, jax.Array], Any]:
     """(variables, images [B, H, W, 3]) -> what testing computes of whole images."""
     if config.task == "semantic":
         return lambda variables, images: network.apply(variables, images)[0]

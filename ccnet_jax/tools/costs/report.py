@@ -81,7 +81,7 @@ def costs(
             "products": sum(x.products for x in tested.values()),
             "elementwise": sum(x.elementwise for x in tested.values()),
         },
-        "missing": memory.missing(),
+        "missing": memory.missing_reason(),
     }
     if result["missing"] is None:
         _add_plans(result, config, compiling)

@@ -35,6 +35,6 @@ class Format(NamedTuple):
     write: Callable[[Program, pathlib.Path], None]
     compare: Callable[[Program, pathlib.Path], Iterator[str]]
 
-    def missing(self) -> list[str]:
+    def missing_packages(self) -> list[str]:
         """The packages that are not installed."""
         return [name for name in self.packages if importlib.util.find_spec(name) is None]

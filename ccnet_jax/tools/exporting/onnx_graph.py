@@ -52,15 +52,15 @@ def onnx_model(
     }
     graph = Graph(sides)
     arguments = [Value(x.shape, name, x.shape) for name, x in inputs.items()]
-    results = written(graph, closed.jaxpr, [Value.known(x) for x in closed.consts], arguments)
+    results = write_program(graph, closed.jaxpr, [Value.of_array(x) for x in closed.consts], arguments)
     outputs = []
     for result, name in zip(results, sorted(shapes), strict=True):  # as JAX orders dictionaries
         graph.nodes.append(helper.make_node("Identity", [graph.full(result)], [name], name=name))
-        outputs.append(described(name, shapes[name]))
+        outputs.append(describe_value(name, shapes[name]))
     whole = helper.make_graph(
-        used(graph.nodes, list(shapes)),
+        used_nodes(graph.nodes, list(shapes)),
         "ccnet_jax",
-        [described(name, x) for name, x in inputs.items()],
+        [describe_value(name, x) for name, x in inputs.items()],
         outputs,
         graph.initializers,
     )
@@ -70,13 +70,13 @@ def onnx_model(
     return model
 
 
-def described(name: str, x: jax.ShapeDtypeStruct) -> onnx.ValueInfoProto:
+def describe_value(name: str, x: jax.ShapeDtypeStruct) -> onnx.ValueInfoProto:
     """An input or an output, with words for sides that are open."""
     shape = [side if isinstance(side, int) else str(side) for side in x.shape]
     return helper.make_tensor_value_info(name, onnx_type(x.dtype), shape)
 
 
-def used(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+def used_nodes(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
     """The nodes that outputs need, in their order."""
     needed, kept = set(outputs), []
     for node in reversed(nodes):
@@ -86,7 +86,9 @@ def used(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.N
     return kept[::-1]
 
 
-def written(graph: Graph, jaxpr: Any, consts: Sequence[Value], arguments: Sequence[Value]) -> list[Value]:
+def write_program(
+    graph: Graph, jaxpr: Any, consts: Sequence[Value], arguments: Sequence[Value]
+) -> list[Value]:
     """The results of a traced program, written into the graph. Raises Unknown."""
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *arguments), strict=True))
 
@@ -94,7 +96,7 @@ def written(graph: Graph, jaxpr: Any, consts: Sequence[Value], arguments: Sequen
         if not isinstance(x, Literal):
             return values[x]
         aval: Any = x.aval
-        return Value.known(np.asarray(x.val, aval.dtype))
+        return Value.of_array(np.asarray(x.val, aval.dtype))
 
     for equation in jaxpr.eqns:
         results = one_step(graph, equation, [read(x) for x in equation.invars])
@@ -108,15 +110,15 @@ def one_step(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
     if name in CALLS:
         called = params[CALLS[name]]
         jaxpr, consts = getattr(called, "jaxpr", called), getattr(called, "consts", ())
-        return written(graph, jaxpr, [Value.known(x) for x in consts], inputs)
+        return write_program(graph, jaxpr, [Value.of_array(x) for x in consts], inputs)
     if name == "scan":
-        return unrolled(graph, equation, inputs)
+        return unroll(graph, equation, inputs)
     if name == "optimization_barrier":
         return inputs
     avals = [x.aval for x in equation.outvars]
     left = ("broadcast_in_dim", "dim_as_value")  # to their rules: large, and open
     if name not in left and all(x.constant is not None for x in inputs):
-        known = computed(equation, inputs, avals)
+        known = fold_constants(equation, inputs, avals)
         if known is not None:
             return known
     if name == "split":
@@ -129,7 +131,7 @@ def one_step(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
         raise Unknown(str(error)) from None
 
 
-def computed(equation: Any, inputs: Sequence[Value], avals: Sequence[Any]) -> list[Value] | None:
+def fold_constants(equation: Any, inputs: Sequence[Value], avals: Sequence[Any]) -> list[Value] | None:
     """The results of an operation whose inputs are known; None where its shape is open, or it is large."""
     sizes = [side for aval in avals for side in aval.shape]
     if not all(isinstance(side, int) for side in sizes):
@@ -143,7 +145,7 @@ def computed(equation: Any, inputs: Sequence[Value], avals: Sequence[Any]) -> li
         return None
     found = equation.primitive.bind(*map(jax.numpy.asarray, arrays), **equation.params)
     results = found if equation.primitive.multiple_results else [found]
-    return [Value.known(x, aval.shape) for x, aval in zip(results, avals, strict=True)]
+    return [Value.of_array(x, aval.shape) for x, aval in zip(results, avals, strict=True)]
 
 
 def split(graph: Graph, params: Mapping[str, Any], x: Value, avals: Sequence[Any]) -> list[Value]:
@@ -153,13 +155,13 @@ def split(graph: Graph, params: Mapping[str, Any], x: Value, avals: Sequence[Any
     return [Value(aval.shape, name, aval.shape) for name, aval in zip(names, avals, strict=True)]
 
 
-def unrolled(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
+def unroll(graph: Graph, equation: Any, inputs: list[Value]) -> list[Value]:
     """A loop of a known length without arrays to run through, one round after another. Raises Unknown."""
     jaxpr, params = equation.params["jaxpr"], equation.params
     outside = [x.aval.shape for x in (*equation.invars, *equation.outvars)]
     if outside != [x.aval.shape for x in (*jaxpr.jaxpr.invars, *jaxpr.jaxpr.outvars)]:
         raise Unknown("a loop through the parts of an array")
-    step = functools.partial(written, graph, jaxpr.jaxpr, [Value.known(x) for x in jaxpr.consts])
+    step = functools.partial(write_program, graph, jaxpr.jaxpr, [Value.of_array(x) for x in jaxpr.consts])
     consts = inputs[: len(inputs) - len(equation.outvars)]
     carry = inputs[len(consts) :]
     for _ in range(params["length"]):

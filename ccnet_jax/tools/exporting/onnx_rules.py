@@ -17,7 +17,7 @@ NHWC = (0, 3, 1, 2)  # where JAX's arrays have batch, channels, rows, columns
 
 
 # -------------------------------------------------------------------------------------------------- helpers
-def made(name: str, shape: Shape) -> Value:
+def whole_value(name: str, shape: Shape) -> Value:
     """The value of a tensor that has its whole shape."""
     return Value(tuple(shape), name, tuple(shape))
 
@@ -40,12 +40,12 @@ def pointwise(*ops: str) -> Rule:
         name = graph.node(ops[0], *map(graph.compact, inputs))
         for op in ops[1:]:
             name = graph.node(op, name)
-        return repeated(name, inputs, aval)
+        return pointwise_value(name, inputs, aval)
 
     return rule
 
 
-def repeated(name: str, inputs: Sequence[Value], aval: Any) -> Value:
+def pointwise_value(name: str, inputs: Sequence[Value], aval: Any) -> Value:
     """The value of a pointwise node, whose tensor may have sides of 1 that JAX has repeated."""
     actual = tuple(
         side if any(x.actual and x.actual[i] == side for x in inputs) else 1
@@ -59,7 +59,7 @@ def add(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any
     for x, other in (inputs, inputs[::-1]):
         if (found := of_channels(x, other)) is not None:
             convolution, numbers = found
-            return dataclasses.replace(x, data=convolution.shifted(numbers))
+            return dataclasses.replace(x, data=convolution.shift(numbers))
     return pointwise("Add")(graph, inputs, params, aval)
 
 
@@ -68,7 +68,7 @@ def sub(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any
     x, other = inputs
     if (found := of_channels(x, other)) is not None:
         convolution, numbers = found
-        return dataclasses.replace(x, data=convolution.shifted(-numbers))
+        return dataclasses.replace(x, data=convolution.shift(-numbers))
     return pointwise("Sub")(graph, inputs, params, aval)
 
 
@@ -77,7 +77,7 @@ def mul(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any
     for x, other in (inputs, inputs[::-1]):
         if (found := of_channels(x, other)) is not None:
             convolution, numbers = found
-            return dataclasses.replace(x, data=convolution.scaled(numbers))
+            return dataclasses.replace(x, data=convolution.scale(numbers))
     result = pointwise("Mul")(graph, inputs, params, aval)
     return dataclasses.replace(result, origin=("mul", list(inputs)))  # for `select`
 
@@ -91,7 +91,7 @@ def of_channels(x: Value, other: Value) -> tuple[Convolution, np.ndarray] | None
     return x.data, np.broadcast_to(other.constant.reshape(-1), x.data.bias.shape)
 
 
-def compared(op: str, name: str) -> Rule:
+def comparison_rule(op: str, name: str) -> Rule:
     """A comparison, which `select` may recognise."""
 
     def rule(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
@@ -115,7 +115,7 @@ def select(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: 
                 return Value(aval.shape, graph.node("LeakyRelu", graph.compact(x), **op), x.actual)
     if no.constant is not None and no.constant.dtype == bool:
         raise NotImplementedError("a choice between truth values")
-    return repeated(graph.node("Where", *map(graph.compact, (which, yes, no))), inputs, aval)
+    return pointwise_value(graph.node("Where", *map(graph.compact, (which, yes, no))), inputs, aval)
 
 
 def is_number(x: Value, number: float) -> bool:
@@ -127,7 +127,7 @@ def maximum(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval:
     """The larger of two; of an array and 0 it is a ReLU."""
     for x, other in (inputs, inputs[::-1]):
         if is_number(other, 0) and aval.dtype == np.float32 and x.actual == x.shape == aval.shape:
-            return made(graph.node("Relu", graph.compact(x)), aval.shape)
+            return whole_value(graph.node("Relu", graph.compact(x)), aval.shape)
     return pointwise("Max")(graph, inputs, params, aval)
 
 
@@ -135,24 +135,24 @@ def is_finite(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], ava
     """Neither NaN nor infinite."""
     x = graph.compact(inputs[0])
     neither = graph.node("Not", graph.node("Or", graph.node("IsNaN", x), graph.node("IsInf", x)))
-    return repeated(neither, inputs, aval)
+    return pointwise_value(neither, inputs, aval)
 
 
 def power(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """A whole power."""
     exponent = graph.constant(np.array(params.get("y", 2), np.float32))
-    return repeated(graph.node("Pow", graph.compact(inputs[0]), exponent), inputs, aval)
+    return pointwise_value(graph.node("Pow", graph.compact(inputs[0]), exponent), inputs, aval)
 
 
 def clamp(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """Between a lowest and a highest value."""
     low, x, high = map(graph.compact, inputs)
-    return repeated(graph.node("Min", graph.node("Max", x, low), high), inputs, aval)
+    return pointwise_value(graph.node("Min", graph.node("Max", x, low), high), inputs, aval)
 
 
 def convert(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """Another dtype."""
-    return repeated(cast(graph, graph.compact(inputs[0]), params["new_dtype"]), inputs, aval)
+    return pointwise_value(cast(graph, graph.compact(inputs[0]), params["new_dtype"]), inputs, aval)
 
 
 def same(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
@@ -177,13 +177,13 @@ def broadcast(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], ava
 
 def reshape(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """Another shape with as many elements."""
-    return made(graph.node("Reshape", graph.full(inputs[0]), graph.shape(aval.shape)), aval.shape)
+    return whole_value(graph.node("Reshape", graph.full(inputs[0]), graph.shape(aval.shape)), aval.shape)
 
 
 def squeeze(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """Without some sides of 1."""
     name = graph.node("Squeeze", graph.full(inputs[0]), vector(graph, params["dimensions"]))
-    return made(name, aval.shape)
+    return whole_value(name, aval.shape)
 
 
 def transpose(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
@@ -195,7 +195,7 @@ def transpose(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], ava
 
 def concatenate(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """Arrays one after the other."""
-    return made(graph.node("Concat", *map(graph.full, inputs), axis=params["dimension"]), aval.shape)
+    return whole_value(graph.node("Concat", *map(graph.full, inputs), axis=params["dimension"]), aval.shape)
 
 
 def slice_(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
@@ -204,7 +204,7 @@ def slice_(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: 
     axes = range(len(aval.shape))
     steps = params["strides"] or [1] * len(axes)
     arguments = (starts, ends, vector(graph, axes), vector(graph, steps))
-    return made(graph.node("Slice", graph.full(inputs[0]), *arguments), aval.shape)
+    return whole_value(graph.node("Slice", graph.full(inputs[0]), *arguments), aval.shape)
 
 
 def reverse(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
@@ -212,7 +212,7 @@ def reverse(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval:
     axes = params["dimensions"]
     starts, ends = [-1] * len(axes), [np.iinfo(np.int64).min] * len(axes)
     arguments = (vector(graph, numbers) for numbers in (starts, ends, axes, starts))
-    return made(graph.node("Slice", graph.full(inputs[0]), *arguments), aval.shape)
+    return whole_value(graph.node("Slice", graph.full(inputs[0]), *arguments), aval.shape)
 
 
 def pad(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
@@ -221,7 +221,7 @@ def pad(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any
     if any(between) or not all(isinstance(n, int | np.integer) and n >= 0 for n in low + high):
         raise NotImplementedError("padding between elements, or less than none")
     x, value = graph.full(inputs[0]), graph.full(inputs[1])
-    return made(graph.node("Pad", x, vector(graph, low + high), value), aval.shape)
+    return whole_value(graph.node("Pad", x, vector(graph, low + high), value), aval.shape)
 
 
 def iota(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
@@ -238,7 +238,7 @@ def iota(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: An
 def side(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
     """A side of the images, or a number that follows from it."""
     number = graph.node("Squeeze", graph.side(params["dim"]), vector(graph, [0]))
-    return made(cast(graph, number, aval.dtype), aval.shape)
+    return whole_value(cast(graph, number, aval.dtype), aval.shape)
 
 
 # ------------------------------------------------------------------------------------------------- reductions
@@ -247,7 +247,7 @@ def reduction(op: str) -> Rule:
 
     def rule(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
         axes = vector(graph, params["axes"])
-        return made(graph.node(op, graph.full(inputs[0]), axes, keepdims=0), aval.shape)
+        return whole_value(graph.node(op, graph.full(inputs[0]), axes, keepdims=0), aval.shape)
 
     return rule
 
@@ -256,7 +256,7 @@ def argmax(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: 
     """The index of the first largest element."""
     (axis,) = params["axes"]
     found = graph.node("ArgMax", graph.full(inputs[0]), axis=axis, keepdims=0)
-    return made(cast(graph, found, aval.dtype), aval.shape)
+    return whole_value(cast(graph, found, aval.dtype), aval.shape)
 
 
 def max_pool(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval: Any) -> Value:
@@ -269,7 +269,7 @@ def max_pool(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval
     (top, bottom), (left, right) = padding[1:3]
     settings = {"kernel_shape": windows[1:3], "strides": strides[1:3], "pads": (top, left, bottom, right)}
     pooled = graph.node("MaxPool", x, **settings)
-    return made(graph.node("Transpose", pooled, perm=(0, 2, 3, 1)), aval.shape)
+    return whole_value(graph.node("Transpose", pooled, perm=(0, 2, 3, 1)), aval.shape)
 
 
 # --------------------------------------------------------------------------------------------------- products
@@ -302,9 +302,9 @@ def product(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval:
     free_b = [i for i in range(len(b.shape)) if i not in (*summed_b, *batch_b)]
     one = len(summed_a) == len(free_b) == 1
     if one and (len(free_a) == 1 or not batch_a):  # [..., n, k] times [..., k, m]
-        left = ordered(graph, a, [*batch_a, *free_a, *summed_a])
-        right = ordered(graph, b, [*batch_b, *summed_b, *free_b])
-        return made(graph.node("MatMul", left, right), aval.shape)
+        left = transpose_to(graph, a, [*batch_a, *free_a, *summed_a])
+        right = transpose_to(graph, b, [*batch_b, *summed_b, *free_b])
+        return whole_value(graph.node("MatMul", left, right), aval.shape)
     letters = iter("abcdefghijklmnopqrstuvwxyz")
     of_a = {i: next(letters) for i in range(len(a.shape))}
     of_b = {j: of_a[i] for i, j in zip((*summed_a, *batch_a), (*summed_b, *batch_b), strict=True)}
@@ -312,10 +312,10 @@ def product(graph: Graph, inputs: Sequence[Value], params: dict[str, Any], aval:
     result = [of_a[i] for i in (*batch_a, *free_a)] + [of_b[j] for j in free_b]
     words = ["".join(of[i] for i in sorted(of)) for of in (of_a, of_b)]
     equation = f"{','.join(words)}->{''.join(result)}"
-    return made(graph.node("Einsum", graph.full(a), graph.full(b), equation=equation), aval.shape)
+    return whole_value(graph.node("Einsum", graph.full(a), graph.full(b), equation=equation), aval.shape)
 
 
-def ordered(graph: Graph, x: Value, axes: list[int]) -> str:
+def transpose_to(graph: Graph, x: Value, axes: list[int]) -> str:
     """A value's tensor with its axes in that order."""
     if x.constant is not None:
         return graph.constant(np.broadcast_to(x.constant, x.shape).transpose(axes))
@@ -342,15 +342,15 @@ RULES: dict[str, Rule] = {
     "exp": pointwise("Exp"),
     "expand_dims": reshape,
     "floor": pointwise("Floor"),
-    "ge": compared("GreaterOrEqual", "ge"),
-    "gt": compared("Greater", "gt"),
+    "ge": comparison_rule("GreaterOrEqual", "ge"),
+    "gt": comparison_rule("Greater", "gt"),
     "integer_pow": power,
     "iota": iota,
     "is_finite": is_finite,
-    "le": compared("LessOrEqual", "le"),
+    "le": comparison_rule("LessOrEqual", "le"),
     "log": pointwise("Log"),
     "logistic": pointwise("Sigmoid"),
-    "lt": compared("Less", "lt"),
+    "lt": comparison_rule("Less", "lt"),
     "max": maximum,
     "min": pointwise("Min"),
     "mul": mul,

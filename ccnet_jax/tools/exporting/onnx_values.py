@@ -37,12 +37,12 @@ class Convolution:
     attributes: Mapping[str, Any]
     perm: tuple[int, ...]
 
-    def scaled(self, factor: np.ndarray) -> "Convolution":
+    def scale(self, factor: np.ndarray) -> "Convolution":
         """Times one factor a channel."""
         kernel, bias = self.kernel * factor[:, None, None, None], self.bias * factor
         return dataclasses.replace(self, kernel=kernel, bias=bias)
 
-    def shifted(self, offset: np.ndarray) -> "Convolution":
+    def shift(self, offset: np.ndarray) -> "Convolution":
         """Plus one number a channel."""
         return dataclasses.replace(self, bias=self.bias + offset)
 
@@ -64,7 +64,7 @@ class Value:
     origin: tuple[str, "list[Value]"] | None = None
 
     @classmethod
-    def known(cls, array: Any, shape: Shape | None = None) -> "Value":
+    def of_array(cls, array: Any, shape: Shape | None = None) -> "Value":
         """An array that does not depend on the images; `shape` where it is repeated."""
         array = np.asarray(array)
         return cls(array.shape if shape is None else shape, array, array.shape)
@@ -112,14 +112,14 @@ class Graph:
         """The tensor of a value, with sides of 1 where it is repeated."""
         if isinstance(value.data, np.ndarray):
             return self.constant(value.data)
-        return self._convolved(value.data) if isinstance(value.data, Convolution) else value.data
+        return self._add_convolution(value.data) if isinstance(value.data, Convolution) else value.data
 
     def full(self, value: Value) -> str:
         """The tensor of a value in its whole shape."""
         name = self.compact(value)
         return name if value.actual == value.shape else self.node("Expand", name, self.shape(value.shape))
 
-    def _convolved(self, x: Convolution) -> str:
+    def _add_convolution(self, x: Convolution) -> str:
         if id(x) not in self._emitted:
             inputs = (x.x, self.constant(x.kernel), self.constant(x.bias))
             result = self.node("Conv", *inputs, **x.attributes)
@@ -139,22 +139,22 @@ class Graph:
             return self.constant(np.array([side], np.int64))
         key = ("side", str(side))  # in the words that `jax.export.symbolic_shape` reads
         if key not in self._names:
-            self._names[key] = self._computed(ast.parse(str(side), mode="eval").body)
+            self._names[key] = self._add_operation(ast.parse(str(side), mode="eval").body)
         return self._names[key]
 
-    def _computed(self, tree: ast.expr) -> str:
+    def _add_operation(self, tree: ast.expr) -> str:
         match tree:
             case ast.Constant(value=int(number)):
                 return self.side(number)
             case ast.Name(id=name):
                 return self._open_side(name)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return self.node("Neg", self._computed(operand))
+                return self.node("Neg", self._add_operation(operand))
             case ast.BinOp(left=left, op=op, right=right):
                 ops = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul"}
-                return self.node(ops[type(op)], self._computed(left), self._computed(right))
+                return self.node(ops[type(op)], self._add_operation(left), self._add_operation(right))
             case ast.Call(func=ast.Name(id=name), args=[left, right]):
-                a, b = self._computed(left), self._computed(right)
+                a, b = self._add_operation(left), self._add_operation(right)
                 if name in ("max", "min"):
                     return self.node(name.capitalize(), a, b)
                 rest = self.node("Mod", a, b)  # of the sign of b, as Python's

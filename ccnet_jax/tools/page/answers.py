@@ -74,13 +74,13 @@ class Explorer:
     # ---------------------------------------------------------------- images
     def add(self, data: bytes) -> dict[str, Any]:
         """Keep the image in a file's bytes. Raises UserError where it is none, or too large."""
-        return self._kept(read_upload(data, self.limits))
+        return self._keep_image(read_upload(data, self.limits))
 
     def add_own(self, index: int) -> dict[str, Any]:
         """Keep one of the run's own images. Raises UserError where there is no such, or it is corrupt."""
-        return self._kept(Upload.of(self.own.pixels(index), self.limits.side))
+        return self._keep_image(Upload.of(self.own.pixels(index), self.limits.side))
 
-    def _kept(self, image: Upload) -> dict[str, Any]:
+    def _keep_image(self, image: Upload) -> dict[str, Any]:
         height, width = image.pixels.shape[:2]
         own_height, own_width = image.own_size
         return {
@@ -202,9 +202,9 @@ class Labels:
         for start in range(0, len(prediction.label), _ROWS):
             rows = slice(start, start + _ROWS)
             left, first = prediction.probabilities[rows].copy(), prediction.label[rows]
-            first_fraction = _taken(left, first)
+            first_fraction = _take_planes(left, first)
             second = left.argmax(-1).astype(np.uint8)
-            parts.append((first, first_fraction, second, _taken(left, second)))
+            parts.append((first, first_fraction, second, _take_planes(left, second)))
         return cls(*(np.concatenate(planes) for planes in zip(*parts, strict=True)))
 
     def areas(self, classes: int) -> list[float]:
@@ -213,7 +213,7 @@ class Labels:
         return (counts / self.first.size).tolist()
 
 
-def _taken(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def _take_planes(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """The classes' probabilities as uint8 [H, W]; in `probabilities` [H, W, K] they become -1."""
     place = classes[..., None].astype(np.intp)
     fractions = np.take_along_axis(probabilities, place, -1)[..., 0]

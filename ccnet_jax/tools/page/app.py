@@ -100,7 +100,9 @@ class _Desk:
 
     async def prediction(self, request: Request) -> Response:
         question = _question(request)
-        return await self._with_network(request, lambda: _packed(self._explorer.prediction(question)))
+        return await self._with_network(
+            request, lambda: _packed_response(self._explorer.prediction(question))
+        )
 
     async def label(self, request: Request) -> Response:
         question = _question(request)
@@ -115,7 +117,9 @@ class _Desk:
     async def attention(self, request: Request) -> Response:
         question = _question(request)
         point = _number(request, "row"), _number(request, "column")
-        return await self._with_network(request, lambda: _packed(self._explorer.attention(question, point)))
+        return await self._with_network(
+            request, lambda: _packed_response(self._explorer.attention(question, point))
+        )
 
     async def _body(self, request: Request) -> bytes:
         """The request's body, of which no more is read than is allowed. Raises TooLarge."""
@@ -174,7 +178,7 @@ def _number(request: Request, name: str, most: int = 10**6) -> int:
     return int(text)
 
 
-def _packed(data: bytes) -> Response:
+def _packed_response(data: bytes) -> Response:
     return Response(gzip.compress(data, 4), media_type="application/octet-stream", headers=_PACKED)
 
 

@@ -43,7 +43,7 @@ class OwnImages:
             config = records.load_config(run)
             if data_dir is not None:
                 config = dataclasses.replace(config, data=dataclasses.replace(config.data, dir=data_dir))
-            return cls(run_data.opened(config, config.data.eval_split, records.load_classes(run), run))
+            return cls(run_data.open_images(config, config.data.eval_split, records.load_classes(run), run))
         except UserError as error:
             message = str(error).replace("--config.data.dir", "--data-dir")
             if data_dir is not None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.data.images import decode_image, size_in_header
-from ccnet_jax.figures import resized
+from ccnet_jax.figures import resize
 
 # What a file of each kind begins with. Other kinds are refused: OpenCV reads many, some by old code.
 SIGNATURES = {
@@ -59,7 +59,7 @@ class Upload:
         height, width = pixels.shape[:2]
         ratio = min(1.0, side / max(height, width))
         size = max(1, round(height * ratio)), max(1, round(width * ratio))
-        return cls(resized(pixels, size), (height, width))
+        return cls(resize(pixels, size), (height, width))
 
 
 class TooLarge(UserError):

@@ -15,7 +15,7 @@ from ccnet_jax.config import command_line
 from ccnet_jax.engine import shared
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.hosts.config import HostsConfig
-from ccnet_jax.engine.hosts.join import joined
+from ccnet_jax.engine.hosts.join import join_hosts
 from ccnet_jax.engine.shared import check_shared
 from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
 from tests.evaluation.test_evaluate_instances import DATA, SOURCE, imperfect
@@ -24,7 +24,7 @@ from tests.evaluation.test_evaluate_instances import DATA, SOURCE, imperfect
 def main():
     coordinator, process, timeout = sys.argv[1:]
     settings = HostsConfig(coordinator, 2, int(process), 60, int(timeout))
-    with joined(settings, {}):
+    with join_hosts(settings, {}):
         check_shared(RunFolder.at("shared"))
         shared.TIMEOUT = 0.5
         try:

@@ -17,14 +17,14 @@ from ccnet_jax.config import command_line
 from ccnet_jax.engine.checkpoints import Checkpoints
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.hosts.config import HostsConfig
-from ccnet_jax.engine.hosts.join import joined
+from ccnet_jax.engine.hosts.join import join_hosts
 from tests.helpers import small_files_only
 
 
 def main():
     coordinator, process = sys.argv[1:]
-    with joined(HostsConfig(coordinator, 2, int(process), 60, 60), {}):
-        everywhere = devices.replicated(devices.data_mesh())
+    with join_hosts(HostsConfig(coordinator, 2, int(process), 60, 60), {}):
+        everywhere = devices.replicated_sharding(devices.data_mesh())
         values = jax.jit(lambda: {"x": jnp.arange(100_000.0)}, out_shardings=everywhere)()
         with Checkpoints(RunFolder.at("run")) as checkpoints:
             checkpoints.save_last(1, values, values)

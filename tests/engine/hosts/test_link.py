@@ -117,7 +117,7 @@ def test_a_signal_is_told_also_while_no_step_ends():
     run = Run(3).start()
     run.links[1].ask(signal.SIGTERM)
     until = time.monotonic() + 20
-    while [link.stopping for link in run.links] != [signal.SIGTERM] * 3:
+    while [link.stop_signal for link in run.links] != [signal.SIGTERM] * 3:
         assert time.monotonic() < until
         time.sleep(0.01)
     assert [link.stop_by(0) for link in run.links] == [signal.SIGTERM] * 3

@@ -11,7 +11,7 @@ import pytest
 from ccnet_jax.common.errors import HostLost, UserError
 from ccnet_jax.config import command_line
 from ccnet_jax.engine.hosts.config import HostsConfig
-from ccnet_jax.engine.hosts.join import joined
+from ccnet_jax.engine.hosts.join import join_hosts
 from ccnet_jax.engine.hosts.meeting import meet
 from ccnet_jax.engine.hosts.place import Place
 from tests.helpers import free_port
@@ -74,7 +74,7 @@ def test_process_0_is_missing():
 
 def test_the_program_ends_with_one_message_and_an_exit_code_of_its_own(capsys):
     def program():
-        with joined(HostsConfig(f"127.0.0.1:{free_port()}", 2, 0, wait_seconds=1), {}):
+        with join_hosts(HostsConfig(f"127.0.0.1:{free_port()}", 2, 0, wait_seconds=1), {}):
             raise AssertionError("the other process is not there")
 
     with pytest.raises(SystemExit) as ended:

@@ -3,13 +3,13 @@
 import socket
 import threading
 
-from ccnet_jax.engine.hosts.relay import relayed
+from ccnet_jax.engine.hosts.relay import open_relay
 from tests.helpers import free_port
 
 
 def test_bytes_are_passed_on_and_the_end_of_the_service_is_not():
     port = free_port()
-    host, _, near_port = relayed(("127.0.0.1", port), 20).rpartition(":")
+    host, _, near_port = open_relay(("127.0.0.1", port), 20).rpartition(":")
     with socket.create_connection((host, int(near_port)), timeout=20) as near:
         with socket.create_server(("127.0.0.1", port)) as server:  # which starts later than its caller
             far, _ = server.accept()

@@ -121,15 +121,15 @@ def test_sources_are_told_apart_by_what_is_in_them(tmp_path, monkeypatch):
 def test_an_interrupted_measurement_goes_on_where_nothing_has_changed(tmp_path):
     path = tmp_path / "result.json"
     start = {"device": "x", "commit": "1", "sources": "s", "rows": []}
-    assert measure.resumed(path, start, ("rows",)) == start
+    assert measure.resume_report(path, start, ("rows",)) == start
     measure.write_result(path, {**start, "rows": [1]})
     later = {**start, "commit": "2"}
-    assert measure.resumed(path, later, ("rows",)) == {**later, "rows": [1]}
+    assert measure.resume_report(path, later, ("rows",)) == {**later, "rows": [1]}
     for change in ({"device": "y"}, {"sources": "t"}, {"versions": {"torch": "2"}}):
         changed = later | change
-        assert measure.resumed(path, changed, ("rows",)) == changed
+        assert measure.resume_report(path, changed, ("rows",)) == changed
     path.write_text('{"device": "x", "ro')
-    assert measure.resumed(path, start, ("rows",)) == start
+    assert measure.resume_report(path, start, ("rows",)) == start
 
 
 def test_a_result_is_written_whole_into_a_new_folder(tmp_path):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ccnet_jax.models.detection.matching import BACKGROUND, IGNORED, matched, sampled
+from ccnet_jax.models.detection.matching import BACKGROUND, IGNORED, match_boxes, sample_boxes
 
 OBJECTS = jnp.array([[0.0, 0, 10, 10], [20, 0, 30, 10], [100, 100, 140, 140], [0, 0, 10, 10]])
 USED = jnp.array([True, True, True, False])
@@ -20,23 +20,23 @@ BOXES = jnp.array(
 
 
 def test_boxes_stand_for_the_object_they_overlap_most():
-    found = matched(BOXES, OBJECTS, USED, 0.7, 0.3, every_object=False)
+    found = match_boxes(BOXES, OBJECTS, USED, 0.7, 0.3, every_object=False)
     np.testing.assert_array_equal(found, [0, IGNORED, BACKGROUND, BACKGROUND, BACKGROUND, 1])
 
 
 def test_every_object_can_have_its_best_box():
-    found = matched(BOXES, OBJECTS, USED, 0.7, 0.3, every_object=True)
+    found = match_boxes(BOXES, OBJECTS, USED, 0.7, 0.3, every_object=True)
     np.testing.assert_array_equal(found, [0, IGNORED, BACKGROUND, BACKGROUND, 2, 1])
 
 
 def test_an_object_without_any_overlap_takes_no_box():
     far = jnp.array([[500.0, 500, 510, 510]])
-    found = matched(BOXES, far, jnp.array([True]), 0.7, 0.3, every_object=True)
+    found = match_boxes(BOXES, far, jnp.array([True]), 0.7, 0.3, every_object=True)
     np.testing.assert_array_equal(found, [BACKGROUND] * len(BOXES))
 
 
 def test_an_image_without_objects_is_background():
-    found = matched(BOXES, OBJECTS, jnp.zeros(4, bool), 0.5, 0.5, every_object=True)
+    found = match_boxes(BOXES, OBJECTS, jnp.zeros(4, bool), 0.5, 0.5, every_object=True)
     np.testing.assert_array_equal(found, [BACKGROUND] * len(BOXES))
 
 
@@ -48,7 +48,7 @@ MATCH = jnp.array([3, BACKGROUND, IGNORED, 0, 0, BACKGROUND, BACKGROUND, 1, IGNO
     [(4, 0.5, 2, 2), (4, 0.25, 1, 3), (8, 0.5, 4, 4), (9, 1.0, 4, 4), (16, 0.5, 4, 4)],
 )
 def test_positives_come_first_and_background_fills_the_rest(count, fraction, positives, negatives):
-    places, chosen = sampled(MATCH, jax.random.key(0), count, fraction)
+    places, chosen = sample_boxes(MATCH, jax.random.key(0), count, fraction)
     assert places.shape == chosen.shape == (count,)
     assert chosen.sum() == positives + negatives
     match = MATCH[places]
@@ -59,7 +59,9 @@ def test_positives_come_first_and_background_fills_the_rest(count, fraction, pos
 
 
 def test_every_box_has_the_same_chance():
-    draws = jax.vmap(lambda key: sampled(MATCH, key, 4, 0.5)[0])(jax.random.split(jax.random.key(1), 400))
+    draws = jax.vmap(lambda key: sample_boxes(MATCH, key, 4, 0.5)[0])(
+        jax.random.split(jax.random.key(1), 400)
+    )
     counts = np.bincount(np.asarray(draws).ravel(), minlength=10)
     assert (counts[[3, 4, 0, 7]] > 150).all()  # 200 each on average
     assert (counts[[1, 5, 6, 9]] > 150).all()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ccnet_jax.models.detection import anchors, proposals
-from ccnet_jax.models.detection.boxes import decoded, overlaps
+from ccnet_jax.models.detection.boxes import decode_boxes, overlaps
 
 SIZE = jnp.array([50.0, 90.0])
 
@@ -27,9 +27,9 @@ def test_proposals_are_the_best_of_each_level_then_of_all():
     assert (found >= 0).all()
     best = int(jnp.argmax(logits[0]))
     if logits[0][best] < logits[1].max():
-        best_box = decoded(deltas[1], boxes[1], proposals.RPN_WEIGHTS)[jnp.argmax(logits[1])]
+        best_box = decode_boxes(deltas[1], boxes[1], proposals.RPN_WEIGHTS)[jnp.argmax(logits[1])]
     else:
-        best_box = decoded(deltas[0], boxes[0], proposals.RPN_WEIGHTS)[best]
+        best_box = decode_boxes(deltas[0], boxes[0], proposals.RPN_WEIGHTS)[best]
     np.testing.assert_allclose(found[0], jnp.clip(best_box, 0, SIZE[jnp.array([1, 0, 1, 0])]), rtol=1e-5)
 
 

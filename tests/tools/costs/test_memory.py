@@ -83,10 +83,10 @@ def test_data_sheets(gpu):
 def test_what_is_missing_is_said_with_the_remedy(monkeypatch):
     monkeypatch.setattr(aot, "unavailable", lambda: "JAX's CUDA plugin is not installed")
     monkeypatch.setattr(memory.sys, "platform", "linux")
-    assert memory.missing() == (
+    assert memory.missing_reason() == (
         "JAX's CUDA plugin is not installed; in a clone, pip install '.[cost]' brings all that is needed"
     )
     monkeypatch.setattr(memory.sys, "platform", "darwin")
-    assert memory.missing() == "JAX compiles for NVIDIA's GPUs on Linux only, and this is darwin"
+    assert memory.missing_reason() == "JAX compiles for NVIDIA's GPUs on Linux only, and this is darwin"
     monkeypatch.setattr(aot, "unavailable", lambda: None)
-    assert memory.missing() is None
+    assert memory.missing_reason() is None

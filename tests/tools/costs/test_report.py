@@ -20,7 +20,7 @@ def asked(monkeypatch):
         batches.append(batch_size)
         return planned(1000 * batch_size // config.accumulate)
 
-    monkeypatch.setattr(memory, "missing", lambda: None)
+    monkeypatch.setattr(memory, "missing_reason", lambda: None)
     monkeypatch.setattr(memory, "plan_training", plan_training)
     monkeypatch.setattr(memory, "plan_testing", lambda *_: memory.Plan({"network": 1}, planned(1)))
     return batches

@@ -38,7 +38,7 @@ def client(explorer):
 @pytest.fixture
 def shown():
     """The first of the run's own images, as the network sees it: uint8 [48, 96, 3]."""
-    return figures.resized(Streets("val")[0]["image"], (48, 96))
+    return figures.resize(Streets("val")[0]["image"], (48, 96))
 
 
 def unpacked(answer):
