@@ -46,7 +46,7 @@ def rounding(model: Model, ratio: float) -> dict[str, float]:
     """
     source, count = Streets("val"), len(model.classes)
     size = source[0]["label"].shape
-    aligned = model.network.aligned
+    aligned = model.network.aligns_corners
     confusion = {"rounded": np.zeros((count, count), int), "float": np.zeros((count, count), int)}
     changed = total = 0
 

@@ -209,9 +209,9 @@ def plain_losses(hard: bool, aligned: bool, x: jax.Array) -> jax.Array:
     return 1e4 * ((entropy * kept).sum() / kept.sum())[None]
 
 
-_POOL = ("ccnet_jax/models/backbones/resnet.py", "_pooled")
+_POOL = ("ccnet_jax/models/backbones/resnet.py", "_max_pool")
 _SUM = ("ccnet_jax/models/layers.py", "relu_of_sum")
-_NORM = ("ccnet_jax/models/batch_norm.py", "normalized")
+_NORM = ("ccnet_jax/models/batch_norm.py", "normalize")
 _REGIONS = ("ccnet_jax/models/detection/roi_align.py", "_weighted_pixels")
 _ATTEND = ("kernels/criss_cross/pallas_triton.py", "_attend")
 

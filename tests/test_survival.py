@@ -89,7 +89,7 @@ def test_a_run_that_is_disturbed_everywhere_leaves_the_records_of_one_that_is_no
             assert stopped.value.code == code
 
     received = iter([0, 15])
-    disturbed("agreed", lambda _: next(received), 143)  # between two logs
+    disturbed("agreed_signal", lambda _: next(received), 143)  # between two logs
     assert logged(parts) == []
     assert Checkpoints.last_step(parts) == 2
 
@@ -123,7 +123,7 @@ def test_a_run_in_a_store_goes_on_upon_another_machine(config, tmp_path, monkeyp
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
     with monkeypatch.context() as patch:
         received = iter([0, 0, 0, 0, 15])
-        patch.setattr(StopSignal, "agreed", lambda _: next(received))
+        patch.setattr(StopSignal, "agreed_signal", lambda _: next(received))
         with pytest.raises(SystemExit):
             train.train(config, RunFolder.at(url, fetch=False))
     assert (tmp_path / "runs" / "latest").resolve() == whole.path  # there is no link to what is in a store
@@ -160,7 +160,7 @@ def test_an_error_outside_a_step_loses_no_step(config, tmp_path, monkeypatch):
         return 0
 
     with monkeypatch.context() as patch:
-        patch.setattr(StopSignal, "agreed", fail)
+        patch.setattr(StopSignal, "agreed_signal", fail)
         with pytest.raises(OSError, match="a worker died"):
             train.train(config, run)
     assert Checkpoints.last_step(run) == 2

@@ -156,7 +156,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         received = iter([0, 0, 2])
-        patch.setattr(StopSignal, "agreed", lambda _: next(received))
+        patch.setattr(StopSignal, "agreed_signal", lambda _: next(received))
         with pytest.raises(SystemExit) as stopped:
             train.train(dataclasses.replace(config, profile=(2, 50)), RunFolder(tmp_path / "parts"))
         assert stopped.value.code == 130
@@ -266,7 +266,7 @@ def test_steps_that_are_all_skipped_are_logged_with_the_rate_of_the_optimizer(tm
 def test_a_run_without_validation_leaves_images_too_and_obeys_a_signal_then(tmp_path, monkeypatch):
     folder = write_camvid(tmp_path / "camvid", images=2)
     received = iter([0, 0, 15])
-    monkeypatch.setattr(StopSignal, "agreed", lambda _: next(received))
+    monkeypatch.setattr(StopSignal, "agreed_signal", lambda _: next(received))
     with pytest.raises(SystemExit) as stopped:
         train.train(small_config(folder, steps=2), RunFolder(tmp_path / "run"))
     assert stopped.value.code == 143

@@ -26,7 +26,7 @@ _NAMES = {
     "bench.measure": ("result_head",),
     "bench.programs": ("ending_well", "fail"),
     "criss_cross": ("IMPLEMENTATIONS", "Backend", "criss_cross_attention", "device"),
-    "criss_cross.backend": ("Arrays", "separated"),
+    "criss_cross.backend": ("Arrays", "split_packed"),
     "whole_file": ("UMASK", "fragments", "obstacle", "whole_file", "write_whole"),
 }
 _HOMES = {name: f"{PACKAGE}.{home}" for home, names in _NAMES.items() for name in names}

@@ -106,7 +106,7 @@ def _logits_of_pass(
         logits = network_logits(x)
     else:
         logits = sliding_window_logits(
-            network_logits, x, network.num_classes, mode.window, mode.stride, network.aligned
+            network_logits, x, network.num_classes, mode.window, mode.stride, network.aligns_corners
         )
     if mirror:
         logits = logits[:, :, ::-1]
@@ -115,7 +115,7 @@ def _logits_of_pass(
         return logits, None
     sizes = (logits_size, input_size, size)
     blocks = row_blocks(images.shape, network.num_classes)
-    return logits, upsampling_matrices(sizes, network.aligned, blocks)
+    return logits, upsampling_matrices(sizes, network.aligns_corners, blocks)
 
 
 def _network_logits(

@@ -31,8 +31,8 @@ def make_loss(network: CCNet, config: LossConfig) -> Loss:
             rngs={"dropout": key},
             mutable=["batch_stats"],
         )
-        main = main_loss(UpsampledLogits(logits, network.aligned), batch["label"])
-        auxiliary = auxiliary_loss(UpsampledLogits(auxiliary_logits, network.aligned), batch["label"])
+        main = main_loss(UpsampledLogits(logits, network.aligns_corners), batch["label"])
+        auxiliary = auxiliary_loss(UpsampledLogits(auxiliary_logits, network.aligns_corners), batch["label"])
         return {"main_loss": main, "auxiliary_loss": auxiliary}, updated["batch_stats"]
 
     return Loss(means, {"main_loss": 1.0, "auxiliary_loss": config.auxiliary_weight})

@@ -50,7 +50,7 @@ def read_meta(meta: Meta, num_classes: int) -> CheckpointMeta:
 
 def written_meta(network: CCNet, classes: Classes | None) -> Meta:
     """The "meta" of a network's weights as mmsegmentation writes it; `read_meta` reads it again."""
-    head = f"type='CCHead', recurrence={network.loops}, align_corners={network.aligned}"
+    head = f"type='CCHead', recurrence={network.loops}, align_corners={network.aligns_corners}"
     meta: Meta = {"config": f"model = dict(decode_head=dict({head}))\n"}
     if classes is not None:
         names, palette = list(classes.names), classes.palette.tolist()

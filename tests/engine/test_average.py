@@ -50,7 +50,7 @@ def test_it_is_what_its_docstring_says_and_what_is_tested_and_kept(config, tmp_p
         seen.append(in_numpy(state.variables))
         real(self, state)
 
-    monkeypatch.setattr(Average, "computed", noted)
+    monkeypatch.setattr(Average, "after_compute", noted)
     monkeypatch.setattr(Average, "begin", begin)
     monkeypatch.setattr(semantic, "evaluate", evaluated)
     train.train(config, run)
@@ -80,7 +80,7 @@ def test_a_run_that_was_stopped_has_the_same_average(config, tmp_path, monkeypat
     train.train(config, whole)
     with monkeypatch.context() as patch:
         received = iter([0, 0, 15])
-        patch.setattr(StopSignal, "agreed", lambda _: next(received))
+        patch.setattr(StopSignal, "agreed_signal", lambda _: next(received))
         with pytest.raises(SystemExit):
             train.train(config, parts)
     train.train(config, parts)

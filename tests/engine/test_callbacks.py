@@ -52,7 +52,7 @@ def test_moments_come_in_their_order(tmp_path, monkeypatch):
     )
     with monkeypatch.context() as patch:
         received = iter([0, 0, 15])
-        patch.setattr(StopSignal, "agreed", lambda _: next(received))
+        patch.setattr(StopSignal, "agreed_signal", lambda _: next(received))
         with pytest.raises(SystemExit):
             train.train(config, run)
     assert moments == [

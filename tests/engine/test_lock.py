@@ -14,8 +14,8 @@ from tests.helpers import ROOT
 
 HOLDER = """
 import pathlib, sys, time
-from ccnet_jax.engine.lock import locked
-with locked(pathlib.Path(sys.argv[1])):
+from ccnet_jax.engine.lock import hold_lock
+with hold_lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """

@@ -81,7 +81,7 @@ def test_a_run_that_was_stopped_is_one_run_with_all_values(name, config, tmp_pat
     config = dataclasses.replace(config, tracker=name)
     with monkeypatch.context() as patch:
         received = iter([0, 15])
-        patch.setattr(StopSignal, "agreed", lambda _: next(received))
+        patch.setattr(StopSignal, "agreed_signal", lambda _: next(received))
         with pytest.raises(SystemExit):
             train.train(config, run)
     train.train(config, run)

@@ -111,7 +111,7 @@ TRAINING_SIZE = (4, 33, 41)
 
 def images(*shape: int, seed: int = 0) -> np.ndarray:
     """Uint8 [*shape, 3]."""
-    return random_state("images", seed).randint(0, 256, (*shape, 3)).astype(np.uint8)
+    return random_state("pictures", seed).randint(0, 256, (*shape, 3)).astype(np.uint8)  # a seed, as recorded
 
 
 def training_labels() -> np.ndarray:

@@ -99,7 +99,7 @@ def plan_testing(network: CCNet, image: tuple[int, int], mode: TestMode, gpu: st
         weights = jax.ShapeDtypeStruct((at_once,), jnp.float32)
 
         def add(total: jax.Array, logits: jax.Array, corners: jax.Array, weights: jax.Array) -> jax.Array:
-            return add_windows(total, logits, corners, weights, window, network.aligned)
+            return add_windows(total, logits, corners, weights, window, network.aligns_corners)
 
         steps["add windows"] = held + _bytes(logits) + planned(add, full, logits, corners, weights)
         logits = full
@@ -108,7 +108,7 @@ def plan_testing(network: CCNet, image: tuple[int, int], mode: TestMode, gpu: st
     logits_size = (logits.shape[1], logits.shape[2])
     upsampling = None
     if logits_size != image:
-        upsampling = upsampling_matrices((logits_size, size, image), network.aligned, blocks)
+        upsampling = upsampling_matrices((logits_size, size, image), network.aligns_corners, blocks)
     if not several:
         steps["largest"] = held + planned(largest_upsampled, logits, upsampling)
         return Plan(steps, report)
