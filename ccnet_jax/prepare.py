@@ -27,7 +27,6 @@ Splits cannot be added to a data set that is complete: prepare it again in anoth
 import argparse
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -55,6 +54,7 @@ from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSp
 from ccnet_jax.data.tfds_source import TILE_FEATURES
 from ccnet_jax.data.tiles import SIDE, image_tiles, label_tiles
 from ccnet_jax.engine.checksums import digest
+from ccnet_jax.engine.lock import hold_lock
 from ccnet_jax.engine.stopping import Stopped, StopSignal
 
 VERSION = "1.0.0"  # of what these data sets hold and how
@@ -129,16 +129,16 @@ def prepare(
     """
     plan = _plan(dataset, _sources(dataset, location, splits), shard_bytes, tiling)
     complete, unfinished = _folders(dataset, out)
-    if complete.exists():
-        _check_made_of(complete, plan)
-        if all((complete / shard.file).exists() for shard in plan.shards):
-            print(f"{complete} is complete: {_contents(plan)}")
-            return complete
-    with _explain_write_errors(unfinished):
+    with hold_lock(complete.with_name(f"{VERSION}.lock"), "--out"):
         if complete.exists():
-            complete.rename(unfinished)  # a file of it was taken away, to be written again
-        unfinished.mkdir(parents=True, exist_ok=True)
-    with _alone(unfinished):
+            _check_made_of(complete, plan)
+            if all((complete / shard.file).exists() for shard in plan.shards):
+                print(f"{complete} is complete: {_contents(plan)}")
+                return complete
+        with _explain_write_errors(unfinished):
+            if complete.exists():
+                complete.rename(unfinished)  # a file of it was taken away, to be written again
+            unfinished.mkdir(parents=True, exist_ok=True)
         kept = [path for source in plan.sources.values() for path in files_of(source)]
         outputs.check_folder("--out", unfinished, [path.name for path in unfinished.iterdir()], kept)
         _check_made_of(unfinished, plan)
@@ -526,24 +526,6 @@ def _growth(plan: Plan) -> float:
     tiles = _in_tiles(_check_pair(source, 0, image, label), plan.tiling)
     written = sum(map(len, tiles["image_tiles"] + tiles["label_tiles"]))
     return written / (len(image) + len(label or b""))
-
-
-@contextlib.contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
-    """Hold `folder` for this process. Raises UserError while another writes there."""
-    with _explain_write_errors(folder):
-        handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # some network file systems know no locks
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel frees it, however this ends
-            except BlockingIOError:
-                raise UserError(
-                    f"{folder} is being written by another process; wait for it or stop it"
-                ) from None
-        yield
-    finally:
-        os.close(handle)
 
 
 # ------------------------------------------------------------------ program

@@ -99,7 +99,7 @@ assert ccnet_jax.load("shared").classes == ccnet_jax.load(sys.argv[1]).classes
 for form in ("stablehlo", "onnx"):
     export.main(["shared", "--to", form, "--size", "33,49"])
 for shell in completion.SHELLS:
-    assert "streets_instances" in completion.completed(shell)
+    assert "streets_instances" in completion.completion_script(shell)
 """
 
 

@@ -21,6 +21,7 @@ from ccnet_jax.common.labels import numbered_palette
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.sources import Location, OtherClasses
+from ccnet_jax.engine.lock import hold_lock
 from tests import helpers, miniatures
 from tests.data.test_pipeline import assert_same
 
@@ -653,7 +654,9 @@ def test_what_cannot_be_written_is_one_message(folders, tmp_path, monkeypatch):
     assert told(source=None).startswith("pass --source=FOLDER, where FOLDER holds images/")
     assert "--source=/nowhere is not a folder" in told(source="/nowhere")
     (tmp_path / "file").touch()
-    assert "file/camvid/1.0.0.incomplete cannot be written (Not a directory)" in told(tmp_path / "file")
+    assert "1.0.0.lock cannot be written (Not a directory); choose another --out" in told(tmp_path / "file")
+        tmp_path / "file"
+    )
     (tmp_path / "other/camvid/1.0.0").mkdir(parents=True)
     assert "has no checksums.json of this program; choose another --out" in told(tmp_path / "other")
 
@@ -666,8 +669,8 @@ def test_what_cannot_be_written_is_one_message(folders, tmp_path, monkeypatch):
         assert "00000-of-00001 cannot be written (write() failed: File too large)" in told()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    with prepare._alone(tmp_path / "out/camvid/1.0.0.incomplete"):
-        assert "is being written by another process" in told()
+    with hold_lock(tmp_path / "out/camvid/1.0.0.lock"):
+        assert f"process {os.getpid()} on" in told()
     prepare.prepare("camvid", at(folders["camvid"]), str(tmp_path / "out"))  # and now it goes on
     with pytest.raises(UserError, match="is not there; run the command without --verify"):
         prepare.verify("voc2012", str(tmp_path / "out"))

@@ -148,7 +148,7 @@ def test_an_evaluation_writes_a_label_map_and_a_drawing_of_every_image(kind, tmp
     assert len(set(plain)) < count
     numbered = jax.jit(lambda variables, images: (images[..., 0] % 2).astype(jnp.uint8))
     places = [tmp_path / "labels", tmp_path / "images"]
-    evaluate(numbered, {"one": jnp.zeros(1)}, source, 1, images=places[1], labels=places[0])
+    evaluate(numbered, {"one": jnp.zeros(1)}, source, 1, drawings=places[1], labels=places[0])
     names = result_names(source, count)
     assert len(set(map(one_file, names))) == count <= DRAWN
     for place in places:

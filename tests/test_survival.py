@@ -197,7 +197,8 @@ def test_a_step_that_is_not_finite_names_its_images_and_is_not_made(config, tmp_
     run = RunFolder(tmp_path / "run")
     bad = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1e30))
     with pytest.raises(
-        UserError, match=r"at step 1 the new weights' norm is inf, at a rate of 1e\+30, with the images \d"
+        UserError,
+        match=r"at step 1 the new weights' norm is inf, at a learning rate of 1e\+30, with the images \d",
     ) as error:
         train.train(bad, run)
     assert str(error.value).endswith("leave out up to N such steps")  # nothing is saved yet

@@ -1,12 +1,14 @@
-"""One live run a folder: a lock that names its holder, and that a dead holder does not keep."""
+"""One live process a folder: a lock that names its holder, and that a dead holder does not keep.
+
+Tried instead: `filelock` 4.3. Its lock of files does not say who holds it, and knows nothing of other hosts
+where the file system has no `flock`; its lease (`SoftFileLease`) does, but a process that was killed keeps it
+for its whole duration on its own host too, two minutes here instead of none.
+"""
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,24 +17,26 @@ import psutil
 
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError, explain_write_errors
+from ccnet_jax.engine.alive import DEAD_AFTER, HEARTBEAT, Holder, in_use_error, repeat
 from ccnet_jax.engine.folder import RunFolder
-
-HEARTBEAT = 10.0  # seconds between two signs of life
-DEAD_AFTER = 120.0  # seconds without one, after which another host's holder counts as dead
 
 
 @contextlib.contextmanager
-def hold_lock(path: pathlib.Path) -> Iterator[None]:
+def hold_lock(path: pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
     """Hold the lock file `path`, which says host, process and time, until the end of the block.
 
     On one host the system knows whether the holder lives: it holds the file by `flock`, which ends with the
     process; or, on a file system without `flock`, there is a process of its number. Of a holder on another
     host, and of such a process, the file's time is the sign of life.
 
+    Args:
+      path: the file, in the folder that is locked.
+      flag: which chooses another folder.
+
     Raises:
       UserError: another process holds it; the message says which.
     """
-    with explain_write_errors(path, "choose another --workdir"):
+    with explain_write_errors(path, f"choose another {flag}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     with file:
@@ -40,27 +44,20 @@ def hold_lock(path: pathlib.Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(f"{_holder(path)} is at work in {path.parent}; {_REMEDY}") from None
+            raise in_use_error(Holder.read(path.read_text()), path.parent, flag) from None
         except OSError:
             has_locks = False
-        if _may_live(path.read_text(), has_locks) and _age(path) < DEAD_AFTER:
-            raise UserError(
-                f"{_holder(path)} is at work in {path.parent}: its last sign of life is {_age(path):.0f} s "
-                f"old; {_REMEDY}, or wait {DEAD_AFTER:.0f} s if it has died"
-            )
+        text, age = path.read_text(), _age(path)
+        if _may_live(text, has_locks) and age < DEAD_AFTER:
+            raise in_use_error(Holder.read(text), path.parent, flag, age)
         file.truncate(0)
-        here = {"host": socket.gethostname(), "process": os.getpid()}
-        file.write(json.dumps(here | {"since": time.strftime("%Y-%m-%d %H:%M:%S %z")}) + "\n")
+        file.write(Holder.here().as_text())
         file.flush()
-        ended = threading.Event()
-        beating = threading.Thread(target=_beat, args=(file.fileno(), ended), daemon=True)
-        beating.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            beating.join()
-            file.truncate(0)  # held by nobody
+        with repeat(HEARTBEAT, lambda: _touch(file.fileno())):
+            try:
+                yield
+            finally:
+                file.truncate(0)  # held by nobody
 
 
 @contextlib.contextmanager
@@ -82,36 +79,20 @@ def locked_for_all_hosts(run: RunFolder, tell: Callable[[str], None]) -> Iterato
         yield
 
 
-_REMEDY = "let it end, stop it, or choose another --workdir"
-
-
-def _beat(descriptor: int, ended: threading.Event) -> None:
-    """Give the file the time of now, again and again, until the end."""
-    while not ended.wait(HEARTBEAT):
-        with contextlib.suppress(OSError):
-            os.utime(descriptor)
-
-
-def _holder(path: pathlib.Path) -> str:
-    """Who holds the lock, for a message."""
-    try:
-        told = json.loads(path.read_text())
-        return f"process {told['process']} on {told['host']}, started {told['since']},"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"
+def _touch(descriptor: int) -> None:
+    """Give the file the time of now."""
+    with contextlib.suppress(OSError):
+        os.utime(descriptor)
 
 
 def _may_live(text: str, has_locks: bool) -> bool:
     """Whether the holder that a lock file names may live, though this process has got the file's lock."""
     if not text:
         return False
-    try:
-        told = json.loads(text)
-        if told["host"] != socket.gethostname():
-            return True
-        return not has_locks and psutil.pid_exists(told["process"])
-    except (ValueError, KeyError, TypeError):
-        return True  # being written, or corrupt
+    holder = Holder.read(text)
+    if holder is None or not holder.is_of_this_host:
+        return True  # being written, corrupt, or of another host
+    return not has_locks and psutil.pid_exists(holder.process)
 
 
 def _age(path: pathlib.Path) -> float:

@@ -3,6 +3,9 @@
 A run needs what such a store lacks: renaming, appending, locking. So a run is read and written in a folder of
 the user's cache. At the start that folder is made what the store has; while the run goes on, and at its end,
 the store is made what the folder has.
+
+Tried instead: `fsspec.generic.rsync`. It copies in no order, so that a copy that is cut off looks like a
+whole checkpoint, lists the whole store at each call, and fetches again what differs in its time alone.
 """
 
 import contextlib
@@ -12,8 +15,6 @@ import json
 import os
 import pathlib
 import re
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -22,13 +23,12 @@ from ccnet_jax.common.compilation_cache import private, user_folder
 from ccnet_jax.common.errors import UserError, first_line
 from ccnet_jax.common.kernels import whole_file, write_whole
 from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.engine.alive import DEAD_AFTER, HEARTBEAT, Holder, in_use_error, repeat
 from ccnet_jax.engine.checksums import SUMS
 
 LOCK = "lock"  # an object that says who is at work, and is written again as a sign of life
 NOTES = ".in-store.json"  # of the copy: which of its files, as they were, are in the store
 PERIOD = 15.0  # seconds between two looks at what has changed
-HEARTBEAT = 30.0  # seconds between two signs of life
-DEAD_AFTER = 150.0  # seconds without one, after which a holder counts as dead
 RACE = 1.0  # seconds in which a second start at the same moment shows
 _CHECKPOINT = re.compile(r"checkpoints/[^/]+/[^/]+")
 _OWN = re.compile(r"(^|/)(\.[^/]*|lock)$|\.orbax-checkpoint-tmp")  # of this machine alone: never copied
@@ -54,6 +54,7 @@ class Remote:
     local: pathlib.Path
     _store: Any  # fsspec's file system
     _root: str  # the folder's path in it
+    _here_now: Holder = dataclasses.field(default_factory=Holder.here)
     _same: dict[str, State] = dataclasses.field(default_factory=dict)  # local files that are in the store
 
     @classmethod
@@ -163,35 +164,26 @@ class Remote:
           UserError: another process is at work there, or the store cannot be read at the start, or written at
             the end.
         """
-        mark = self._claim()
+        self._claim()
         fetched = False  # before, nothing here may go to the store
-        ended = threading.Event()
-        threads = [
-            threading.Thread(target=_repeat, args=(seconds, call, ended, tell), daemon=True)
-            for seconds, call in ((PERIOD, self.push), (HEARTBEAT, lambda: self._beat(mark)))
-        ]
         try:
-            self.fetch()
-            fetched = True
-            for thread in threads:
-                thread.start()
-            yield
+            with repeat(HEARTBEAT, self._beat, tell):
+                self.fetch()
+                fetched = True
+                with repeat(PERIOD, self.push, tell):
+                    yield
         except BaseException as error:
             try:
-                self._end(ended, threads, fetched)
+                self._let_go(fetched)
             except UserError as other:
                 if isinstance(error, SystemExit):  # as after SIGTERM: this is the only error
                     raise
                 tell(f"warning: {other}")
             raise
-        self._end(ended, threads, fetched)
+        self._let_go(fetched)
 
-    def _end(self, ended: threading.Event, threads: Iterable[threading.Thread], push: bool) -> None:
-        """Let the threads end, bring everything to the store if `push`, and let go of it."""
-        ended.set()
-        for thread in threads:
-            if thread.is_alive():
-                thread.join()
+    def _let_go(self, push: bool) -> None:
+        """Bring everything to the store if `push`, and say there that nobody is at work."""
         try:
             while push and not self.push():
                 pass
@@ -200,39 +192,24 @@ class Remote:
                 self._store.rm_file(self._path(LOCK))
 
     # ------------------------------------------------------------------- lock
-    def _claim(self) -> dict[str, Any]:
-        """Who works here now, written to the store. Raises UserError where another one does."""
-        held = self._holder()
-        if held and held["host"] != socket.gethostname() and time.time() - held["beat"] < DEAD_AFTER:
-            raise self._in_use_error(held)
-        mark = {"host": socket.gethostname(), "process": os.getpid()}
-        mark |= {"since": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-        self._beat(mark)
-        time.sleep(RACE)
-        held = self._holder()
-        if held and {name: held[name] for name in mark} != mark:
-            raise self._in_use_error(held)
-        return mark
+    def _claim(self) -> None:
+        """Write to the store who works here now. Raises UserError where another one does.
 
-    def _beat(self, mark: dict[str, Any]) -> None:
+        A holder of this host is dead: the lock of the copy would have kept this process out.
+        """
+        held = Holder.read(self._reads(LOCK) or b"")
+        if held and not held.is_of_this_host and time.time() - held.beat < DEAD_AFTER:
+            raise in_use_error(held, self.url, "--workdir", time.time() - held.beat)
+        self._beat()
+        time.sleep(RACE)
+        held = Holder.read(self._reads(LOCK) or b"")
+        if held and held != self._here_now:
+            raise in_use_error(held, self.url, "--workdir", time.time() - held.beat)
+
+    def _beat(self) -> None:
         with self._explain_errors("written"):
             self._make_folder(LOCK)
-            self._store.pipe_file(self._path(LOCK), json.dumps(mark | {"beat": time.time()}).encode())
-
-    def _holder(self) -> dict[str, Any] | None:
-        """Who says to be at work, None where nobody does."""
-        try:
-            held = json.loads(self._reads(LOCK) or b"null")
-            return {"beat": float(held["beat"])} | {x: held[x] for x in ("host", "process", "since")}
-        except (ValueError, KeyError, TypeError):
-            return None
-
-    def _in_use_error(self, held: dict[str, Any]) -> UserError:
-        return UserError(
-            f"process {held['process']} on {held['host']}, started {held['since']}, is at work in "
-            f"{self.url}; let it end, stop it, choose another --workdir, or wait {DEAD_AFTER:.0f} s if it "
-            "has died"
-        )
+            self._store.pipe_file(self._path(LOCK), self._here_now.as_text().encode())
 
     # ----------------------------------------------------------------- helpers
     def _here(self) -> dict[str, State]:
@@ -299,21 +276,6 @@ class Remote:
                 f"{self.url} cannot be {done} ({first_line(error)}); see that the address is right, and "
                 "that this machine has access"
             ) from None
-
-
-def _repeat(
-    seconds: float, call: Callable[[], object], ended: threading.Event, tell: Callable[[str], None]
-) -> None:
-    """Call again and again, until the end; tell of the first of several failures."""
-    failed = False
-    while not ended.wait(seconds):
-        try:
-            call()
-            failed = False
-        except UserError as error:
-            if not failed:
-                tell(f"warning: {error}; it is tried again every {seconds:.0f} s")
-            failed = True
 
 
 def _rank(name: str) -> tuple[str, int, str]:

@@ -44,7 +44,7 @@ def test_a_first_signal_is_noted_and_told_and_the_handlers_come_back(ended):
 
 
 def test_in_a_wait_that_may_last_a_stop_is_obeyed_late(ended, monkeypatch):
-    link = types.SimpleNamespace(stopping=0)
+    link = types.SimpleNamespace(stop_signal=0)
     monkeypatch.setattr(stopping, "TIMEOUT", 0.2)
     stop = StopSignal(link=link)
     stop.check_late()

@@ -87,7 +87,7 @@ def imperfect(variables, images, size):
 
 def test_perfect_detections_have_perfect_scores(tmp_path):
     results = tmp_path / DETECTIONS
-    scores = evaluate_instances(perfect, {}, SOURCE, DATA, 2, images=tmp_path / "images", labels=tmp_path)
+    scores = evaluate_instances(perfect, {}, SOURCE, DATA, 2, drawings=tmp_path / "images", labels=tmp_path)
     assert scores["box"]["AP"] == scores["mask"]["AP"] == pytest.approx(1)
     assert scores["images"] == 5
     assert scores["images_per_second"] > 0

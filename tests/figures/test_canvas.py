@@ -39,7 +39,7 @@ def test_an_overlay_is_half_the_image_and_half_the_colour():
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
     drawn = figures.overlay(image, plain(20, 30, 2), PALETTE)
     assert drawn.dtype == np.uint8
-    np.testing.assert_allclose(image, image / 2 + PALETTE[2] / 2, atol=1)
+    np.testing.assert_allclose(drawn, image / 2 + PALETTE[2] / 2, atol=1)
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (0, 0, 120), (20, 0, 0)])

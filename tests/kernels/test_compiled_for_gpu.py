@@ -118,7 +118,7 @@ def test_what_is_donated_is_not_counted_twice():
         from kernels.bench import aot
         import jax, jax.numpy as jnp
 
-        def update(state, gradient):
+        def step(state, gradient):
             return state - gradient, (gradient**2).sum()
 
         x = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)

@@ -50,7 +50,7 @@ def test_multi_step_falls_at_its_milestones_after_a_rise_from_a_fraction():
 @pytest.mark.parametrize(
     ("milestones", "message"),
     [
-        (None, "needs the steps after which the rate falls"),
+        (None, "needs the steps after which the learning rate falls"),
         ((5, 80), "must come after the warm-up"),
         ((60, 60), "has a step more than once"),
     ],

@@ -223,7 +223,7 @@ def test_training_starts_from_the_backbone_and_goes_on_without_it(tmp_path, monk
         return jax.jit(lambda state, batch: (state.replace(step=state.step + 1), metrics))
 
     monkeypatch.setattr(train, "make_train_step", make_step)
-    monkeypatch.setattr(semantic, "evaluate", lambda *_, images, **__: images.mkdir(parents=True))
+    monkeypatch.setattr(semantic, "evaluate", lambda *_, drawings, **__: drawings.mkdir(parents=True))
     theirs = random_variables(10, "mmseg")
     weights.mkdir()
     saved(as_torch(theirs, "timm"), weights / "w.safetensors")
