@@ -30,7 +30,8 @@ import psutil
 from ccnet_jax.common import compilation_cache, outputs
 from ccnet_jax.common.errors import UserError, explain_write_errors
 from ccnet_jax.common.kernels import whole_file
-from ccnet_jax.common.progress import progress_bar, write_line
+from ccnet_jax.common.log import say
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line, records
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.instance_batches import MULTIPLE, canvases
@@ -213,7 +214,7 @@ def export(program: Program, form: Format, out: pathlib.Path) -> None:
         bar.update()
         bar.set_postfix_str("comparing")
         for line in form.compare(program, path):
-            write_line(line)
+            say(line)
             bar.update()
 
 

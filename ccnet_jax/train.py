@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import jax
 
-from ccnet_jax.common import compilation_cache, devices
+from ccnet_jax.common import compilation_cache, devices, log
 from ccnet_jax.config import command_line, config_files
 from ccnet_jax.config import config as configuration
 from ccnet_jax.engine.engine import Engine
@@ -58,7 +58,7 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
     with Engine(config, run, mesh, link, GUARDED, BATCH_MISSING, keep, began) as engine:
         preparation.check_still_fits(config, train_source, run)
         if engine.find_start() == config.steps and preparation.is_finished(config, run):
-            devices.say(f"{run} is trained to its last step, {config.steps}; nothing to train")
+            log.say(f"{run} is trained to its last step, {config.steps}; nothing to train")
             return
         preparation.say_what_is_there(config, train_source, eval_source)
         preparation.prepare_folder(config, train_source, eval_source, run)
@@ -77,7 +77,7 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
         for step, batch in engine.steps(batches, beside, have_one_shape=config.data.crop is not None):
             state, metrics = train_step(state, batch)
             engine.after(step, state, metrics)
-    devices.say(f"finished; images in {run.all_images}, scores: python -m ccnet_jax.eval --workdir {run}")
+    log.say(f"finished; images in {run.all_images}, scores: python -m ccnet_jax.eval --workdir {run}")
     engine.end_after_signal()
 
 

@@ -17,7 +17,8 @@ from typing import Any
 from ccnet_jax import convert
 from ccnet_jax import eval as evaluate
 from ccnet_jax.common.errors import UserError, read_json
-from ccnet_jax.common.progress import progress_bar, write_line
+from ccnet_jax.common.log import say
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
 from ccnet_jax.engine import checksums
 from ccnet_jax.engine.folder import RunFolder
@@ -134,7 +135,7 @@ def main(command: list[str] | None = None) -> None:
                 if key in row and wanted is not None:
                     shown = [f"{score:.2f}" for score in (100 * row[key], wanted)]
                     told = f"{config}{name}: mIoU {shown[0]} %, published {shown[1]} %"
-                    write_line(f"{told}: {verdict(markdown.difference(*shown), flags)}")
+                    say(f"{told}: {verdict(markdown.difference(*shown), flags)}")
             bar.update()
     output = flags.output or (None if flags.width else PATH)
     if output:

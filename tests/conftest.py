@@ -4,6 +4,7 @@ No test reaches the network, and none that tries passes.
 """
 
 import gc
+import logging
 import os
 import pathlib
 import sys
@@ -96,3 +97,21 @@ def tiny_backbone() -> Iterator[None]:
 def without_shape_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As users run it: a check of the signatures would refuse wrong arguments before the code's own check."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+class _Lines(logging.Handler):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def said():
+    """The lines of the project's logger, which are not printed then."""
+    handler, logger = _Lines(), logging.getLogger("ccnet_jax")
+    before, logger.handlers = logger.handlers, [handler]
+    yield handler.lines
+    logger.handlers = before

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import jax
@@ -180,3 +181,12 @@ class RunsCode:
 
     def __reduce__(self):
         return os.mkdir, (str(self.marker),)
+
+
+def wait_for(condition):
+    """Wait until the condition is true, at most ten seconds."""
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen in ten seconds")

@@ -655,8 +655,6 @@ def test_what_cannot_be_written_is_one_message(folders, tmp_path, monkeypatch):
     assert "--source=/nowhere is not a folder" in told(source="/nowhere")
     (tmp_path / "file").touch()
     assert "1.0.0.lock cannot be written (Not a directory); choose another --out" in told(tmp_path / "file")
-        tmp_path / "file"
-    )
     (tmp_path / "other/camvid/1.0.0").mkdir(parents=True)
     assert "has no checksums.json of this program; choose another --out" in told(tmp_path / "other")
 

@@ -187,7 +187,7 @@ def test_a_checkpoint_that_cannot_be_written_is_tried_again_and_the_last_must_be
     with pytest.raises(UserError, match="no room at 6"):
         train.train(config, run)
     assert tries == [3, 4, 6, 6]  # at the end what was trained is tried once more
-    assert "warning: at step 3 no room at 3; training goes on, and tries again" in capsys.readouterr().out
+    assert "warning: at step 3 no room at 3; training goes on, and tries again" in capsys.readouterr().err
     broken = {3}
     with pytest.raises(UserError, match="no room at 3"):
         train.train(dataclasses.replace(config, save_errors="stop"), RunFolder(tmp_path / "other"))

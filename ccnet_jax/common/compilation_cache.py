@@ -6,10 +6,11 @@ Loading from the cache runs code, so the folder must be the user's alone.
 import os
 import pathlib
 import shutil
-import sys
 import warnings
 
 import jax
+
+from ccnet_jax.common.log import say
 
 LIMIT = 2**30  # bytes, of all entries together
 # Below this much free space, in bytes, nothing is kept: entries would be cut off.
@@ -22,7 +23,7 @@ def turn_on() -> None:
     """Keep what this process compiles for later ones. For programs alone, before they compile anything.
 
     Does nothing where the user has moved JAX's cache or turned it off, by JAX_COMPILATION_CACHE_DIR or
-    JAX_ENABLE_COMPILATION_CACHE. Where the folder cannot be used, a message on standard error says why.
+    JAX_ENABLE_COMPILATION_CACHE. Where the folder cannot be used, a warning says why.
     """
     chosen = jax.config.values
     if chosen["jax_compilation_cache_dir"] is not None or not chosen["jax_enable_compilation_cache"]:
@@ -31,7 +32,7 @@ def turn_on() -> None:
         folder = private(user_folder("compiled"))
         trim(folder, LIMIT)
     except (OSError, RuntimeError) as error:
-        print(f"warning: compiled programs are not kept for the next start: {error}", file=sys.stderr)
+        say(f"warning: compiled programs are not kept for the next start: {error}")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if _SHORTEST.upper() not in os.environ:

@@ -86,9 +86,3 @@ def compiler_options() -> dict[str, str]:
     except jax.errors.JaxRuntimeError:
         return {}
     return CPU_OPTIONS
-
-
-def say(line: str) -> None:
-    """Print, in the first process only."""
-    if jax.process_index() == 0:
-        print(line, flush=True)

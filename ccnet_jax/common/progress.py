@@ -20,7 +20,7 @@ def progress_bar(
     disable: bool = False,
     unit_scale: bool = False,
 ) -> tqdm.tqdm:
-    """A bar on standard error, to loop over or to `update()`; `write(text)` writes above it.
+    """A bar on standard error, to loop over or to `update()`; `common.log.say` writes above it.
 
     It is a context manager. Where standard error is no terminal, the bar is a plain line, at most once a
     minute and at the end.
@@ -48,12 +48,6 @@ def progress_bar(
         unit_scale=unit_scale,
         dynamic_ncols=True,
     )
-
-
-def write_line(text: str) -> None:
-    """Write a line to standard output at once, above the bars that are drawn."""
-    tqdm.tqdm.write(text)
-    sys.stdout.flush()
 
 
 class _Lines(tqdm.tqdm):

@@ -11,6 +11,7 @@ import numpy as np
 from ccnet_jax.common.errors import UserError, read_json, write_json
 from ccnet_jax.common.kernels import IMPLEMENTATIONS
 from ccnet_jax.common.labels import Classes
+from ccnet_jax.common.log import say
 from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
 from ccnet_jax.engine.folder import RunFolder
@@ -39,7 +40,7 @@ def load_config(run: RunFolder) -> Config:
         raise UserError(f"{run} is not a run: it has no config.json; train first, or pass --workdir")
     name = config.model.implementation
     if name is not None and (name not in IMPLEMENTATIONS or IMPLEMENTATIONS[name].unavailable()):
-        print(f"model.implementation={name!r} cannot run here: the op chooses another")
+        say(f"warning: model.implementation={name!r} cannot run here: the op chooses another")
         model = dataclasses.replace(config.model, implementation=None)
         return dataclasses.replace(config, model=model)
     return config

@@ -12,7 +12,7 @@ import grain.python as grain
 import numpy as np
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.common.progress import write_line
+from ccnet_jax.common.log import say
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.images import UnusableImage
 from ccnet_jax.data.workers import Workers
@@ -100,7 +100,7 @@ class TrainBatches(Iterator[dict[str, np.ndarray]]):
             self._corrupt[image] = self._number
             if len(self._corrupt) > self._skip_corrupt:
                 raise UserError(_too_many(self._skip_corrupt, message))
-            write_line(
+            say(
                 f"warning: {message}. Others take its place (corrupt image {len(self._corrupt)} of the "
                 f"{self._skip_corrupt} that config.data.skip_corrupt allows)"
             )

@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.common.progress import write_line
+from ccnet_jax.common.log import say
 
 STUCK_AFTER = 45.0  # seconds in which a worker does nothing while its batch is waited for
 RESTARTS = 5  # of one worker, without a batch in between
@@ -91,7 +91,7 @@ class Workers(Iterator[Batch]):
                 f"{worker} {lost.what}, as did the {RESTARTS} before it that had to make the same batch; "
                 f"{lost.remedy}"
             )
-        write_line(f"warning: {worker} {lost.what}; another one makes the same batches")
+        say(f"warning: {worker} {lost.what}; another one makes the same batches", every_host=True)
         self._workers[place].end()
         self._workers[place] = _Worker(self._dataset, self._number, count)
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.log import say
 
 HEARTBEAT = 30.0  # seconds between two signs of life
 DEAD_AFTER = 120.0  # seconds without one, after which a holder counts as dead
@@ -77,10 +78,8 @@ def in_use_error(holder: Holder | None, place: object, flag: str, age: float | N
 
 
 @contextlib.contextmanager
-def repeat(
-    seconds: float, call: Callable[[], object], tell: Callable[[str], None] | None = None
-) -> Iterator[None]:
-    """Inside, a thread calls `call` every so many seconds; `tell` gets the first of several UserErrors.
+def repeat(seconds: float, call: Callable[[], object]) -> Iterator[None]:
+    """Inside, a thread calls `call` every so many seconds; the first of several UserErrors is a warning.
 
     The end of the block waits for a call that is under way.
     """
@@ -93,8 +92,8 @@ def repeat(
                 call()
                 failed = False
             except UserError as error:
-                if tell is not None and not failed:
-                    tell(f"warning: {error}; it is tried again every {seconds:.0f} s")
+                if not failed:
+                    say(f"warning: {error}; it is tried again every {seconds:.0f} s")
                 failed = True
 
     thread = threading.Thread(target=run, daemon=True)

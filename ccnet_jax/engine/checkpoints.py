@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError, explain_write_errors, first_line
+from ccnet_jax.common.log import say
 from ccnet_jax.engine import checksums, weights_file
 from ccnet_jax.engine.checkpoint_names import check_names
 from ccnet_jax.engine.folder import RunFolder
@@ -31,9 +32,8 @@ from ccnet_jax.engine.hosts.join import comes_from_others
 
 Progress = dict[str, Any]  # what training knows beside arrays, as JSON
 _LAST_ITEMS = ("variables", "optimizer")
-AVERAGE = (
-    "average"  # the item of averaged variables, which are used instead of the newest where there are any
-)
+# the item of averaged variables, which are used instead of the newest where there are any
+AVERAGE = "average"
 
 
 @functools.cache
@@ -450,7 +450,7 @@ def step_folder(run: RunFolder, which: str) -> pathlib.Path | None:
             return folder
         if folder == candidates[-1]:
             raise UserError(f"{folder} {problem}; name another with --checkpoint (best, last, or a folder)")
-        print(f"{folder} {problem}; the one before is taken")
+        say(f"warning: {folder} {problem}; the one before is taken")
     return None
 
 

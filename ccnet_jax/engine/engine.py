@@ -22,8 +22,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ccnet_jax.common import devices
-from ccnet_jax.common.devices import say
 from ccnet_jax.common.errors import EndAfterSignal, UserError
+from ccnet_jax.common.log import say, speaking
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.engine.checkpoints import Checkpoints, OneHostFailed, set_corrupt_aside
 from ccnet_jax.engine.clock import StepClock
@@ -143,7 +143,7 @@ class Engine:
         self.is_first = jax.process_index() == 0
         self.is_alone = jax.process_count() == 1
         self.save_timer = SaveTimer(config.checkpoint_minutes)
-        self.stop = StopSignal(say, link)
+        self.stop = StopSignal(link)
         self.stopped_by = 0
         self._callbacks: Sequence[Callback] = ()
         self._progress: dict[str, Any] = {}  # a converted checkpoint has none
@@ -154,8 +154,9 @@ class Engine:
     # ------------------------------------------------------------------ the block
     def __enter__(self) -> "Engine":
         with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
+            closing.enter_context(speaking(self.is_first))
             closing.enter_context(self.stop)
-            closing.enter_context(locked_for_all_hosts(self.run, say))
+            closing.enter_context(locked_for_all_hosts(self.run))
             self._closing = closing.pop_all()
         return self
 
@@ -209,7 +210,7 @@ class Engine:
             progress_bar(total=config.steps, initial=self.start, unit="step", disable=not self.is_first)
         )
         window = config.profile if self.is_first else None
-        self._trace = enter(Trace(self.run, window, self.start, self.tell))
+        self._trace = enter(Trace(self.run, window, self.start))
         self.state = state
         return state
 
@@ -286,11 +287,6 @@ class Engine:
         found = [callback.variables() for callback in self._callbacks]
         return next((variables for variables in found if variables is not None), self.state.variables)
 
-    def tell(self, line: str) -> None:
-        """Print a line above the progress bar; one host speaks for all."""
-        if self.is_first:
-            self.bar.write(line)
-
     def write_values(self, step: int, values: dict[str, float]) -> None:
         """To the metric log, and to whatever callback follows it."""
         self.log.write(step, values)
@@ -310,7 +306,7 @@ class Engine:
             if needed or self.config.save_errors == "stop" or isinstance(error, OneHostFailed):
                 raise
             self.save_timer.note_failed()
-            self.tell(f"warning: at step {step} {error}; training goes on, and tries again")
+            say(f"warning: at step {step} {error}; training goes on, and tries again")
 
     def save(self, step: int, needed: bool) -> None:
         """Write a checkpoint with all that training knows; where it is `needed`, wait until it is on disk."""

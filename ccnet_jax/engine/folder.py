@@ -6,8 +6,7 @@ import datetime
 import errno
 import os
 import pathlib
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import jax
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, read_json, write_json
 from ccnet_jax.common.kernels import fragments, result_head
+from ccnet_jax.common.log import say
 from ccnet_jax.common.version import __version__
 from ccnet_jax.engine import hub, weights_file
 from ccnet_jax.engine.remote import Remote, is_address
@@ -78,9 +78,9 @@ class RunFolder:
         if self.remote is not None:
             self.remote.push()
 
-    def mirror(self, tell: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+    def mirror(self) -> contextlib.AbstractContextManager[None]:
         """A block in which a run in a store is kept the same as its copy; see `Remote.mirror`."""
-        return contextlib.nullcontext() if self.remote is None else self.remote.mirror(tell)
+        return contextlib.nullcontext() if self.remote is None else self.remote.mirror()
 
     # ------------------------------------------------------------------- paths
     @property
@@ -205,10 +205,9 @@ class RunFolder:
             LATEST.parent.mkdir(exist_ok=True)
             outputs.point_link(LATEST, os.path.relpath(self.path.resolve(), LATEST.parent.resolve()))
         except OSError as error:
-            print(
+            say(
                 f"warning: {LATEST} does not point at this run ({error.strerror}): move it away, or name the "
-                "run with --workdir",
-                file=sys.stderr,
+                "run with --workdir"
             )
 
 

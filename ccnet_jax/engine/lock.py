@@ -10,7 +10,7 @@ import fcntl
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import psutil
@@ -61,7 +61,7 @@ def hold_lock(path: pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked_for_all_hosts(run: RunFolder, tell: Callable[[str], None]) -> Iterator[None]:
+def locked_for_all_hosts(run: RunFolder) -> Iterator[None]:
     """The run's folder locked, and mirrored where it is in a store, by the first host on behalf of all.
 
     Raises UserError, on every host, where another process holds it, or the store cannot be read.
@@ -71,7 +71,7 @@ def locked_for_all_hosts(run: RunFolder, tell: Callable[[str], None]) -> Iterato
         if jax.process_index() == 0:
             try:
                 closing.enter_context(hold_lock(run.lock_file))
-                closing.enter_context(run.mirror(tell))
+                closing.enter_context(run.mirror())
             except UserError as error:
                 problem = error
         if devices.as_first(problem is not None):

@@ -16,12 +16,13 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ccnet_jax.common.compilation_cache import private, user_folder
 from ccnet_jax.common.errors import UserError, first_line
 from ccnet_jax.common.kernels import whole_file, write_whole
+from ccnet_jax.common.log import say
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.engine.alive import DEAD_AFTER, HEARTBEAT, Holder, in_use_error, repeat
 from ccnet_jax.engine.checksums import SUMS
@@ -154,11 +155,11 @@ class Remote:
         return True
 
     @contextlib.contextmanager
-    def mirror(self, tell: Callable[[str], None]) -> Iterator[None]:
+    def mirror(self) -> Iterator[None]:
         """The copy as the store has it; in the block, and at its end, the store follows the copy.
 
-        Nobody else may do the same meanwhile. While the store cannot be written the block goes on, and `tell`
-        gets a warning.
+        Nobody else may do the same meanwhile. While the store cannot be written the block goes on, with a
+        warning.
 
         Raises:
           UserError: another process is at work there, or the store cannot be read at the start, or written at
@@ -167,10 +168,10 @@ class Remote:
         self._claim()
         fetched = False  # before, nothing here may go to the store
         try:
-            with repeat(HEARTBEAT, self._beat, tell):
+            with repeat(HEARTBEAT, self._beat):
                 self.fetch()
                 fetched = True
-                with repeat(PERIOD, self.push, tell):
+                with repeat(PERIOD, self.push):
                     yield
         except BaseException as error:
             try:
@@ -178,7 +179,7 @@ class Remote:
             except UserError as other:
                 if isinstance(error, SystemExit):  # as after SIGTERM: this is the only error
                     raise
-                tell(f"warning: {other}")
+                say(f"warning: {other}")
             raise
         self._let_go(fetched)
 

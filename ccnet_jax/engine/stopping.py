@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+from ccnet_jax.common.log import say
 from ccnet_jax.engine.hosts.link import Link
 
 TIMEOUT = 15.0  # seconds in which work that need not be saved may come to an end of its own
@@ -37,7 +38,6 @@ class StopSignal:
     number. Only in the main thread of a process.
 
     Args:
-      tell: prints a line.
       link: to the run's other processes, None where there are none.
 
     Attributes:
@@ -48,8 +48,8 @@ class StopSignal:
 
     nothing_to_save: Callable[[], object] | None
 
-    def __init__(self, tell: Callable[[str], None] = print, link: Link | None = None):
-        self._tell, self._link = tell, link
+    def __init__(self, link: Link | None = None):
+        self._link = link
         self._received = 0
         self._late_from: float | None = None
         self.nothing_to_save = lambda: None
@@ -84,7 +84,7 @@ class StopSignal:
                 if not first:
                     self._end(number)
                 first = False
-                self._tell("stopping: finishing the current work first; a second signal ends at once")
+                say("stopping: finishing the current work first; a second signal ends at once")
                 threading.Thread(target=self._end_after_timeout, args=(number,), daemon=True).start()
                 if self._link is not None:  # the main thread may be in a step that waits for the others
                     self._link.ask(number)

@@ -1,9 +1,8 @@
 """A trace of some steps, by JAX's profiler, in the folder of a run."""
 
-from collections.abc import Callable
-
 import jax
 
+from ccnet_jax.common.log import say
 from ccnet_jax.engine.folder import RunFolder
 
 
@@ -14,19 +13,16 @@ class Trace:
       run: the folder of the run.
       window: (first step, number of steps) to trace, None for none.
       start: steps before this process began; those of the window are not traced.
-      tell: prints a line.
     """
 
-    def __init__(
-        self, run: RunFolder, window: tuple[int, int] | None, start: int, tell: Callable[[str], None]
-    ):
-        self._run, self._tell = run, tell
+    def __init__(self, run: RunFolder, window: tuple[int, int] | None, start: int):
+        self._run = run
         first, count = window or (0, 0)
         self._steps = range(first, first + count)
         self._first: int | None = None  # of the open trace
         self._last = 0
         if self._steps and start >= self._steps[-1]:
-            tell(f"no trace: step {start}, from which the run goes on, lies behind profile={first}:{count}")
+            say(f"no trace: step {start}, from which the run goes on, lies behind profile={first}:{count}")
 
     def step(self, step: int) -> jax.profiler.StepTraceAnnotation:
         """A context for a step; the one before has ended on the devices. Opens and closes the trace."""
@@ -42,7 +38,7 @@ class Trace:
     def _close(self) -> None:
         if self._first is not None:
             jax.profiler.stop_trace()
-            self._tell(
+            say(
                 f"trace of steps {self._first} to {self._last} in {self._run.traces}; "
                 f"see it with: xprof --logdir {self._run}"
             )

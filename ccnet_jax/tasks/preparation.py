@@ -5,9 +5,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from ccnet_jax.common.devices import say
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.kernels import IMPLEMENTATIONS
+from ccnet_jax.common.log import say
 from ccnet_jax.config import records
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.fitting import classes_of_source

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from ccnet_jax.common.devices import say
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.log import say
 from ccnet_jax.config.config import Config
 from ccnet_jax.engine import checkpoints, hub, weights_file
 from ccnet_jax.engine.folder import RunFolder
@@ -110,9 +110,8 @@ def load_backbone(path: str, variables: Variables) -> dict[str, Any]:
     loaded, unused = _from_run(source, shapes) if ours else _from_file(source, shapes)
     for key, value in loaded.items():
         flat[key] = _place_like(value, flat[key])
-    if jax.process_index() == 0:
-        not_used = f"; not used: {', '.join(unused)}" if unused else ""
-        print(f"backbone from {path}: {len(loaded)} tensors{not_used}", flush=True)
+    not_used = f"; not used: {', '.join(unused)}" if unused else ""
+    say(f"backbone from {path}: {len(loaded)} tensors{not_used}")
     return traverse_util.unflatten_dict(flat)
 
 

@@ -73,7 +73,7 @@ def test_the_next_images_of_the_order_take_the_place_of_corrupt_ones(folder, cap
     assert {tuple(batch) for batch in found} == {("image", "label")}
     for i, batch in enumerate(found, 1):
         np.testing.assert_array_equal(batch["image"], [samples[name] for name in expected[2 * i : 2 * i + 2]])
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert re.findall(r"warning: .*/(\d).png (.*) \(.*; .*\. Others .*image (\d) of the 2", said) in (
         [("1", "is corrupt or not an image", "1"), ("4", "cannot be read", "2")],
         [("4", "cannot be read", "1"), ("1", "is corrupt or not an image", "2")],
@@ -95,11 +95,11 @@ def test_a_stream_that_goes_on_names_no_image_again_and_counts_each_once(folder,
     assert cut.read(2) == whole.read(2)
     kept = json.loads(json.dumps(cut.progress(7)))
     cut.close()
-    assert capsys.readouterr().out.count("warning") == 4
+    assert capsys.readouterr().err.count("warning") == 4
     further = batches_of(source, data, start=7)
     further.go_on_from(kept)
     list(itertools.islice(further, 5))
-    assert "warning" not in capsys.readouterr().out
+    assert "warning" not in capsys.readouterr().err
     assert further.read(12) == whole.read(12)
 
     (folder / "images/train/2.png").unlink()
@@ -113,7 +113,7 @@ def test_more_corrupt_images_than_allowed_end_the_stream(folder, capsys):
     words = r"train/[14].png .*That is one corrupt image more than config.data.skip_corrupt=1"
     with pytest.raises(UserError, match=words):
         list(itertools.islice(batches_of(source, data), 6))
-    assert capsys.readouterr().out.count("warning") == 1
+    assert capsys.readouterr().err.count("warning") == 1
 
 
 def test_without_leave_the_first_corrupt_image_ends_the_stream(folder):

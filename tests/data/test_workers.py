@@ -66,18 +66,18 @@ def test_workers_survive_what_reaches_them_or_are_replaced(impatient, capsys):
     assert numbers(batches, 20) == list(range(3, 23))
     assert one.is_alive()
     assert two.is_alive()
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().err == ""
 
     os.kill(one.pid, signal.SIGKILL)
     assert numbers(batches, 9) == list(range(23, 32))
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.startswith(f"warning: data worker 1 of 2 (process {one.pid}) was killed (SIGKILL), as the ")
     assert said.endswith("; another one makes the same batches\n")
     assert said.count("\n") == 1
 
     os.kill(two.pid, signal.SIGSTOP)
     assert numbers(batches, 9) == list(range(32, 41))
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert said.startswith(f"warning: data worker 2 of 2 (process {two.pid}) has done nothing for 3 s; ")
     assert said.count("\n") == 1
     assert not two.is_alive()

@@ -16,6 +16,7 @@ from ccnet_jax.engine.checkpoints import Checkpoints, step_folder
 from ccnet_jax.engine.folder import RunFolder
 from kernels.whole_file import obstacle
 from tests.engine.test_checkpoints import like, variables
+from tests.helpers import wait_for
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def saved(run, *steps):
 
 def test_a_run_goes_to_the_store_and_comes_back_on_another_machine(url, machine):
     run = RunFolder.at(url)
-    with run.mirror(pytest.fail):
+    with run.mirror():
         saved(run, 2, 4, 6)
         run.metrics_file.write_text('{"step": 6}\n')
     assert str(run) == url
@@ -70,7 +71,7 @@ def test_a_run_goes_to_the_store_and_comes_back_on_another_machine(url, machine)
     jax.tree.map(np.testing.assert_array_equal, found, variables(6))
     assert progress == {"count": 6}
 
-    with other.mirror(pytest.fail):
+    with other.mirror():
         saved(other, 8)
         other.metrics_file.unlink()
     machine("first")  # whose copy is behind
@@ -129,40 +130,31 @@ def test_a_kill_at_any_moment_leaves_whole_checkpoints_in_the_store(writes, url,
     assert (sound / "optimizer" / "_METADATA").exists()
 
 
-def test_while_the_store_cannot_be_written_the_run_goes_on(url, machine, monkeypatch):
+def test_while_the_store_cannot_be_written_the_run_goes_on(url, machine, monkeypatch, said):
     monkeypatch.setattr(remote, "PERIOD", 0.01)
-    told = []
     run = RunFolder.at(url)
 
     def full(*_, **__):
         raise OSError("the quota is used up")
 
-    with run.mirror(told.append):
+    with run.mirror():
         with monkeypatch.context() as patch:
             patch.setattr(type(run.remote._store), "put_file", full)
             run.metrics_file.write_text('{"step": 1}\n')
-            wait_for(lambda: told)
+            wait_for(lambda: said)
         wait_for(lambda: "metrics.jsonl" in names(url))
-    assert told == [
+    assert said == [
         f"warning: {url} cannot be written (the quota is used up); see that the address is right, and that "
         "this machine has access; it is tried again every 0 s"
     ]
     monkeypatch.setattr(remote, "PERIOD", 1000.0)  # from here on it is written at the end only
     monkeypatch.setattr(type(run.remote._store), "put_file", full)
-    with pytest.raises(UserError, match="quota is used up"), run.mirror(told.append):
+    with pytest.raises(UserError, match="quota is used up"), run.mirror():
         run.metrics_file.write_text('{"step": 2}\n')
-    with contextlib.suppress(ZeroDivisionError), run.mirror(told.append):
+    with contextlib.suppress(ZeroDivisionError), run.mirror():
         run.metrics_file.write_text('{"step": 3}\n')
-        raise ZeroDivisionError  # which is what is told
-    assert told[1:] == [told[0].removesuffix("; it is tried again every 0 s")]
-
-
-def wait_for(condition):
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.02)
-    pytest.fail("it did not happen")
+        raise ZeroDivisionError  # which is what is said
+    assert said[1:] == [said[0].removesuffix("; it is tried again every 0 s")]
 
 
 def test_one_live_run_a_store(url, machine, monkeypatch):
@@ -175,16 +167,16 @@ def test_one_live_run_a_store(url, machine, monkeypatch):
 
     beat(10)
     with pytest.raises(UserError, match="process 7 on elsewhere, started yesterday, is at work in memory:"):
-        run.mirror(pytest.fail).__enter__()
+        run.mirror().__enter__()
     beat(remote.DEAD_AFTER + 1)
-    with run.mirror(pytest.fail):
+    with run.mirror():
         first = json.loads(store().cat_file(lock))
         assert first["host"] != "elsewhere"
         wait_for(lambda: json.loads(store().cat_file(lock))["beat"] > first["beat"])
     assert not store().exists(lock)
     monkeypatch.setattr(time, "sleep", lambda _: beat(0))  # another one started in the same moment
     with pytest.raises(UserError, match="on elsewhere"):
-        run.mirror(pytest.fail).__enter__()
+        run.mirror().__enter__()
 
 
 def test_what_the_store_did_not_take_stays_here_unless_another_machine_went_on(url, machine, monkeypatch):
@@ -194,7 +186,7 @@ def test_what_the_store_did_not_take_stays_here_unless_another_machine_went_on(u
     saved(run, 4)  # and the process is killed
     again = RunFolder.at(url)
     assert Checkpoints.last_step(again) == 4
-    with again.mirror(pytest.fail):
+    with again.mirror():
         pass
     machine("second")
     other = RunFolder.at(url)
@@ -239,7 +231,7 @@ def test_a_store_is_left_alone_when_it_could_not_be_read(url, machine, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(type(run.remote._store), "find", fails)
         with pytest.raises(UserError, match="cannot be read .no connection"):
-            run.mirror(pytest.fail).__enter__()
+            run.mirror().__enter__()
     assert store().cat_file(f"{run.remote._root}/metrics.jsonl") == b"old"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from ccnet_jax.engine import stopping
 from ccnet_jax.engine.stopping import Stopped, StopSignal
+from tests.helpers import wait_for
 
 
 @pytest.fixture
@@ -27,9 +28,9 @@ def send(number):
     os.kill(os.getpid(), number)
 
 
-def test_a_first_signal_is_noted_and_told_and_the_handlers_come_back(ended):
-    before, told = signal.getsignal(signal.SIGINT), threading.Event()
-    with StopSignal(lambda _: told.set()) as stop:
+def test_a_first_signal_is_noted_and_told_and_the_handlers_come_back(ended, said):
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignal() as stop:
         stop.nothing_to_save = None
         assert stop.agreed_signal() == 0
         stop.check()
@@ -38,7 +39,7 @@ def test_a_first_signal_is_noted_and_told_and_the_handlers_come_back(ended):
         with pytest.raises(Stopped) as stopped:
             stop.check()
         assert stopped.value.number == signal.SIGINT
-        assert told.wait(10)
+        wait_for(lambda: said)
     assert signal.getsignal(signal.SIGINT) == before
     assert ended[0] == []
 
@@ -56,13 +57,12 @@ def test_in_a_wait_that_may_last_a_stop_is_obeyed_late(ended, monkeypatch):
     assert stopped.value.number == signal.SIGTERM
 
 
-def test_a_second_signal_ends_the_process_at_once(ended):
+def test_a_second_signal_ends_the_process_at_once(ended, said):
     codes, event = ended
-    told = threading.Event()
-    with StopSignal(lambda _: told.set()) as stop:
+    with StopSignal() as stop:
         stop.nothing_to_save = None
         send(signal.SIGINT)
-        assert told.wait(10)
+        wait_for(lambda: said)
         send(signal.SIGTERM)
         assert event.wait(10)
     assert codes == [143]
@@ -72,7 +72,7 @@ def test_where_nothing_is_to_be_saved_a_signal_is_obeyed_in_time(ended, monkeypa
     codes, event = ended
     monkeypatch.setattr(stopping, "TIMEOUT", 0.2)
     finished = threading.Event()
-    with StopSignal(lambda _: None) as stop:
+    with StopSignal() as stop:
         stop.nothing_to_save = None
         send(signal.SIGTERM)
         assert not event.wait(0.6)  # a step is under way
@@ -94,7 +94,7 @@ def test_where_nothing_is_to_be_saved_a_process_ends_the_others_with_it(ended, m
         def fail(self, message, code):
             told.append((message, code, list(order), event.is_set()))
 
-    with StopSignal(lambda _: None, Others()) as stop:
+    with StopSignal(Others()) as stop:
         stop.nothing_to_save = lambda: order.append("saved")
         send(signal.SIGTERM)
         assert event.wait(10)

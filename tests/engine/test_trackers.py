@@ -125,7 +125,7 @@ def test_what_a_tracker_does_not_take_ends_nothing(config, tmp_path, monkeypatch
     monkeypatch.setitem(TRACKERS, "wandb", Broken)
     train.train(dataclasses.replace(config, tracker="wandb"), RunFolder(tmp_path / "run"))
     assert sent == [1, 2, 3, 4, 4, True]
-    assert "warning: json does not take a value (no network); it is left out" in capsys.readouterr().out
+    assert "warning: json does not take a value (no network); it is left out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["[]", "{"])

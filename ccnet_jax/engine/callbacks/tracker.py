@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ccnet_jax.common.errors import UserError, first_line, read_json, write_json
+from ccnet_jax.common.log import say
 from ccnet_jax.engine.engine import Callback, Engine
 
 
@@ -86,10 +87,8 @@ class Tracker(Callback, abc.ABC):
 
     @contextlib.contextmanager
     def _report_errors(self) -> Iterator[None]:
-        """Inside, an error of the tracker is told, and no more."""
+        """Inside, an error of the tracker is a warning, and no more."""
         try:
             yield
         except Exception as error:  # the tracker's own kinds
-            self.engine.tell(
-                f"warning: {self.package} does not take a value ({first_line(error)}); it is left out"
-            )
+            say(f"warning: {self.package} does not take a value ({first_line(error)}); it is left out")

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ccnet_jax.common.errors import EndsElsewhere, UserError, user_error_in
+from ccnet_jax.common.log import speaking
 from ccnet_jax.engine.hosts.config import HostsConfig
 from ccnet_jax.engine.hosts.link import Link, leave
 from ccnet_jax.engine.hosts.meeting import meet
@@ -45,7 +46,8 @@ def join_hosts(settings: HostsConfig, shared: Mapping[str, str]) -> Iterator[Lin
     try:
         _connect_jax(place, settings)
         _connect_devices()
-        yield link
+        with speaking(place.process == 0):
+            yield link
     except SystemExit:  # by a signal, after which all stop together
         _finish(link)
         raise

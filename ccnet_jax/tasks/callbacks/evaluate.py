@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ccnet_jax.common.log import say
 from ccnet_jax.config.config import Config
 from ccnet_jax.engine.engine import Callback, Engine
 from ccnet_jax.engine.metric_log import is_evaluated
@@ -53,7 +54,7 @@ class Evaluate(Callback):
         engine.write_values(step, {f"{split}/{name}": value for name, value in noted.items()})
         if scores:
             name, score = next(iter(scores.items()))
-            engine.tell(f"step {step}: {split} {name} {100 * score:.2f} %")
+            say(f"step {step}: {split} {name} {100 * score:.2f} %")
             engine.attempt(step, lambda: engine.checkpoints.save_best(step, variables, score))
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ccnet_jax.common.log import say
 from ccnet_jax.config.config import Config
 from ccnet_jax.engine.engine import Callback, Engine
 from ccnet_jax.tasks.messages import remarks
@@ -27,4 +28,4 @@ class Remark(Callback):
         engine = self.engine
         told = remarks(engine.meter, self._config, self._task, self._source)
         for line in (*engine.clock.hints(), *told):
-            engine.tell(line)
+            say(line)
