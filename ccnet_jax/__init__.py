@@ -1,11 +1,9 @@
 """CCNet (criss-cross attention for semantic segmentation, ICCV 2019) in JAX."""
 
-import gc
 import importlib
-import signal
-import sys
 from typing import TYPE_CHECKING, Any
 
+from ccnet_jax.common.signals import begin_program
 from ccnet_jax.common.version import __version__
 
 if TYPE_CHECKING:
@@ -37,20 +35,7 @@ _MODULES = {
 }
 
 
-def _is_program(words: list[str]) -> bool:
-    """Whether the words, of `sys.orig_argv`, start one of our programs."""
-    module = words[words.index("-m") + 1 :][:1] if "-m" in words else []
-    started = module[0].partition(".")[0] == "ccnet_jax" if module else False
-    return started or any(word.rpartition("/")[2] == "ccnet" for word in words[:2])
-
-
-# What programs import takes seconds. Ctrl-C ends them in that time at once: a KeyboardInterrupt would be a
-# traceback, or lost in a callback of JAX. The garbage collector would take a fifth of that time to find
-# nothing. `command_line.run` goes back to Python's way.
-if _is_program(sys.orig_argv):
-    gc.disable()
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+begin_program()
 
 
 def __getattr__(name: str) -> Any:

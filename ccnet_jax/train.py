@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import jax
 
-from ccnet_jax.common import compilation_cache, devices, log
+from ccnet_jax.common import compilation_cache, devices, log, signals
 from ccnet_jax.config import command_line, config_files
 from ccnet_jax.config import config as configuration
 from ccnet_jax.engine.engine import Engine
@@ -93,7 +93,7 @@ def main(command: Sequence[str] | None = None) -> None:
         return
     compilation_cache.turn_on()
     with contextlib.ExitStack() as together:
-        together.enter_context(command_line.interrupted_at_once())  # until `train` notes what comes
+        together.enter_context(signals.interrupted_at_once())  # until `train` notes what comes
         link = None
         if config.distributed:
             link = together.enter_context(join_hosts(config.hosts, configuration.shared_values(config)))

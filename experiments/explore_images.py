@@ -29,7 +29,7 @@ from kernels.bench.measure import ROOT
 
 RESULTS = ROOT / "experiments" / "results"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-PATIENCE = 180.0  # seconds for a prediction, compiling included
+PREDICTION_SECONDS = 180.0  # seconds for a prediction, compiling included
 DESKTOP, PHONE = (1280, 900), (375, 812)  # (width, height) in CSS pixels
 VIEWS = {"desktop": DESKTOP, "compare": DESKTOP, "phone": PHONE}
 _COLOURS = 256  # of an image's palette: a third of the bytes
@@ -60,7 +60,7 @@ def browser(*arguments: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def served(*arguments: str, site: pathlib.Path = ROOT) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serve(*arguments: str, site: pathlib.Path = ROOT) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The page's address, and the program that serves it, started with these arguments.
 
     site: the folder with the project, this clone or what a wheel holds.
@@ -94,7 +94,7 @@ def open_page(running: Any, address: str, size: tuple[int, int]) -> Any:
     tab = running.new_page(
         viewport={"width": width, "height": height}, reduced_motion="reduce", has_touch=size == PHONE
     )
-    tab.set_default_timeout(1000 * PATIENCE)
+    tab.set_default_timeout(1000 * PREDICTION_SECONDS)
     tab.goto(address)
     tab.locator(".legend li").first.wait_for()
     return tab
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--image", type=int, default=1, metavar="N", help="of the run's own, from 1")
     arguments = parser.parse_args()
     pixel = command_line.pair("--pixel", arguments.pixel, "ROW,COLUMN")
-    with served(*arguments.runs) as (address, _), browser() as running:
+    with serve(*arguments.runs) as (address, _), browser() as running:
         for name, size in VIEWS.items():
             tab = open_page(running, address, size)
             tab.locator("#strip button").nth(arguments.image - 1).click()

@@ -189,11 +189,11 @@ def errors(recorded: Recorded, case: str, gradient: dict[str, np.ndarray]) -> di
         raise ValueError(f"{case}: other sizes than recorded")
     divisors = np.where(norms < NO_GRADIENT * whole, whole, norms)
     found = {
-        name: rounded(*pair)
+        name: round_all(*pair)
         for name, *pair in zip(names, ours / divisors, theirs.max(0) / divisors, strict=True)
     }
     total = [np.linalg.norm(ours) / whole, np.linalg.norm(theirs, axis=1).max() / whole]
-    return {WHOLE: rounded(*total)} | found
+    return {WHOLE: round_all(*total)} | found
 
 
 def zeros(recorded: Recorded, case: str) -> list[str]:
@@ -228,20 +228,20 @@ def measured_row(recorded: Recorded, name: str, dtype: str) -> dict[str, Any]:
         row["errors"] = errors(recorded, case, gradient)
         row["zeros"] = zeros(recorded, case)
         error = abs(of_labelled * first.losses.sum() / recorded[f"{case}/loss"] - 1)
-        row["loss"] = rounded(error, recorded[f"{case}/loss_errors"].max())
+        row["loss"] = round_all(error, recorded[f"{case}/loss_errors"].max())
         if dtype == "float32":
             logits = cases.excerpt(infer(weights(recorded, name, cases.PLAIN), network))
             exact = recorded[f"{name}/logits"]
             error = np.abs(logits - exact).max() / np.abs(exact).max()
-            row["logits"] = rounded(error, float(recorded[f"{name}/logits_error"]))
+            row["logits"] = round_all(error, float(recorded[f"{name}/logits_error"]))
         if (name, dtype) == (cases.TRAINING.network, "float32"):
             losses = train(weights(recorded, name, cases.TRAINING.weights), cases.TRAINING.steps).losses
             differences = np.abs(losses / recorded["training/all"] - 1)
-            row["steps"] = [rounded(*pair) for pair in differences]
+            row["steps"] = [round_all(*pair) for pair in differences]
     return row | {"seconds": round(time.perf_counter() - start, 1)}
 
 
-def rounded(*numbers: float) -> list[float]:
+def round_all(*numbers: float) -> list[float]:
     """To three digits, as they are written."""
     return [float(f"{x:.3g}") for x in numbers]
 

@@ -51,7 +51,7 @@ TIMES = (
     *("compile_seconds", "save_seconds", "seconds_to_first_step"),
 )
 PHASES = ("start", "compile", "step", "save", "evaluation")
-PATIENCE = 120.0  # seconds for a phase to come; then the run is killed where it is
+PHASE_SECONDS = 120.0  # seconds for a phase to come; then the run is killed where it is
 
 
 def start(run: RunFolder) -> subprocess.Popen:
@@ -104,7 +104,7 @@ def kill(run: RunFolder, wanted: str, number: int, delay: float) -> tuple[str | 
     printed = run.path.with_suffix(".log").stat().st_size if run.path.exists() else 0
     reached = Checkpoints.last_step(run) or 0
     process = start(run)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + PHASE_SECONDS
     while process.poll() is None and phase(run, printed, reached) != wanted and time.monotonic() < deadline:
         time.sleep(0.002)
     time.sleep(delay)

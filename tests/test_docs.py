@@ -258,7 +258,7 @@ def test_the_pods_of_the_job_for_kubernetes_meet(monkeypatch):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_commands_inside_sentences_exist(name):
+def test_commands_inside_text_exist(name):
     text = re.sub(r"```.*?```", "", (ROOT / name).read_text(), flags=re.DOTALL)
     text = re.sub(r"^.*\[all numbers\]\(.*$", "", text, flags=re.MULTILINE)  # what was run, at its commit
     for words in re.findall(r"`((?:python -m |make |--config\.)[^`]+)`", text):

@@ -215,13 +215,9 @@ def edit(path, old, new):
 def test_a_data_set_imports_no_code(mine, tmp_path, monkeypatch):
     """TFDS imports the module of each class that a features.json names."""
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "of_a_stranger.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
-    edit(
-        mine / "features.json", "tensorflow_datasets.core.features.image_feature.Image", "of_a_stranger.Image"
-    )
-    with pytest.raises(
-        UserError, match="features.json names the class of_a_stranger.Image, whose code would"
-    ):
+    (tmp_path / "of_another.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    edit(mine / "features.json", "tensorflow_datasets.core.features.image_feature.Image", "of_another.Image")
+    with pytest.raises(UserError, match="features.json names the class of_another.Image, whose code would"):
         open_tfds("camvid", mine.parents[1])
     assert not (tmp_path / "marker").exists()
 

@@ -96,7 +96,7 @@ def renamed(categories):
     return [{**entry, "name": "lake"} if i == 0 else entry for i, entry in enumerate(categories)]
 
 
-def upside_down(categories):
+def reverse(categories):
     """Each name under another id; annotations keep their ids, so that objects get other names."""
     pairs = zip(categories, categories[::-1], strict=True)
     return [{**entry, "name": other["name"]} for entry, other in pairs]
@@ -144,7 +144,7 @@ RUNS = {
     "instances": (
         coco(),
         {},
-        {"the same": coco(), "other order": coco(upside_down), "listed otherwise": coco(lambda x: x[::-1])},
+        {"the same": coco(), "other order": coco(reverse), "listed otherwise": coco(lambda x: x[::-1])},
         {
             "one more": coco(lambda x: [*x, {"id": 77, "name": "lake"}]),
             "one fewer": coco(lambda x: x[1:]),

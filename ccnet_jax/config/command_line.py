@@ -1,14 +1,11 @@
 """What command lines have in common: flags, configs by name, a user's mistake in one message."""
 
 import argparse
-import contextlib
-import gc
 import pathlib
 import resource
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import logging
@@ -16,6 +13,7 @@ from absl import logging
 from ccnet_jax.common.errors import EndAfterSignal, UserError, user_error_in
 from ccnet_jax.common.fields import nearest
 from ccnet_jax.common.kernels import ending_well, fail
+from ccnet_jax.common.signals import end_imports
 from ccnet_jax.common.version import __version__
 from ccnet_jax.config import config_files, records
 from ccnet_jax.config.config import Config, parse, to_dict
@@ -219,23 +217,6 @@ def raise_open_files() -> None:
         )
 
 
-@contextlib.contextmanager
-def interrupted_at_once() -> Iterator[None]:
-    """Inside, Ctrl-C ends the process wherever it is: nothing that is done there needs an end of its own.
-
-    Python's own way, KeyboardInterrupt, is lost where a callback of JAX receives it.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def run(main: Callable[[], Any]) -> None:
     """Run a program; a user's mistake becomes one message and its exit code, without a traceback.
 
@@ -243,11 +224,7 @@ def run(main: Callable[[], Any]) -> None:
     exit code 130.
     """
     logging.set_verbosity(logging.FATAL)  # Orbax reports files and tracebacks below; we tell in messages
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # of the start, see `ccnet_jax`
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if not gc.isenabled():  # of the start, too
-        gc.freeze()  # what was imported stays; the end of the program would look through all of it again
-        gc.enable()
+    end_imports()
     with ending_well():
         try:
             raise_open_files()

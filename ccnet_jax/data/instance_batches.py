@@ -26,15 +26,15 @@ Size = tuple[int, int]  # (height, width)
 def canvases(data: DataConfig, sizes: Sequence[Size]) -> list[Size]:
     """The canvases for images of these sizes.
 
-    With `data.resize` they are its box lying and standing, or one of them if no image needs the other;
-    without it one that holds all images.
+    With `data.resize` they are its box in landscape and in portrait, or one of them if no image needs the
+    other; without it one that holds all images.
     """
     if data.resize is None:
         return [_rounded_up((max(height for height, _ in sizes), max(width for _, width in sizes)))]
     long, short = max(data.resize), min(data.resize)
-    lying, standing = _rounded_up((short, long)), _rounded_up((long, short))
-    wanted = {lying if width >= height else standing for height, width in sizes}
-    return [canvas for canvas in dict.fromkeys((lying, standing)) if canvas in wanted]
+    landscape, portrait = _rounded_up((short, long)), _rounded_up((long, short))
+    wanted = {landscape if width >= height else portrait for height, width in sizes}
+    return [canvas for canvas in dict.fromkeys((landscape, portrait)) if canvas in wanted]
 
 
 def canvas_of(size: Size, data: DataConfig, choices: Sequence[Size]) -> int:

@@ -36,7 +36,7 @@ STUCK_AFTER = 45.0  # seconds in which a worker does nothing while its batch is 
 RESTARTS = 5  # of one worker, without a batch in between
 _POLL = 1.0  # seconds
 _WORKING = 0.02  # seconds of the processor that a worker which is not stuck uses within `STUCK_AFTER`
-_PATIENCE = 5.0  # seconds in which a killed process ends, unless a drive that it reads does not answer
+_END_SECONDS = 5.0  # seconds in which a killed process ends, unless a drive that it reads does not answer
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)  # which a terminal or a scheduler sends to all processes of a run
 
 Batch = dict[str, Any]
@@ -180,7 +180,7 @@ class _Worker:
     def end(self) -> None:
         """Kill the process, and wait for it to be gone."""
         self.kill()
-        self._process.join(_PATIENCE)
+        self._process.join(_END_SECONDS)
         with contextlib.suppress(queue.Empty):
             self._outcomes.get_nowait()  # lets the thread go on, and end
 
@@ -206,7 +206,7 @@ class _Worker:
         return times.user + times.system
 
     def _end_error(self) -> _Lost:
-        self._process.join(_PATIENCE)
+        self._process.join(_END_SECONDS)
         code = self._process.exitcode or 0
         less = "set --config.data.workers to a smaller number or to 0"
         if code == -signal.SIGKILL:

@@ -8,7 +8,7 @@ import time
 import pytest
 from absl import logging
 
-import ccnet_jax
+from ccnet_jax.common import signals
 from ccnet_jax.config import command_line
 from tests import helpers
 
@@ -73,12 +73,12 @@ def test_ctrl_c_while_a_program_imports_ends_it_at_once(tmp_path):
     ],
 )
 def test_only_our_programs_change_how_ctrl_c_ends_them(words, ours):
-    assert ccnet_jax._is_program(words) == ours
+    assert signals.is_program(words) == ours
 
 
 def test_inside_ctrl_c_is_the_systems_and_then_what_it_was():
     before = signal.getsignal(signal.SIGINT)
-    with command_line.interrupted_at_once():
+    with signals.interrupted_at_once():
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
     assert signal.getsignal(signal.SIGINT) is before
 

@@ -23,15 +23,15 @@ COCO = DataConfig(resize=(1333, 800))
 PLAIN = DataConfig()
 
 
-def test_canvases_are_the_box_lying_and_standing():
-    lying, standing = (800, 1344), (1344, 800)
-    assert canvases(COCO, [(480, 640), (640, 427), (500, 500)]) == [lying, standing]
-    assert canvases(COCO, [(480, 640)]) == [lying]
-    assert canvases(COCO, [(640, 480)]) == [standing]
+def test_canvases_are_the_box_in_landscape_and_portrait():
+    landscape, portrait = (800, 1344), (1344, 800)
+    assert canvases(COCO, [(480, 640), (640, 427), (500, 500)]) == [landscape, portrait]
+    assert canvases(COCO, [(480, 640)]) == [landscape]
+    assert canvases(COCO, [(640, 480)]) == [portrait]
     assert canvases(PLAIN, [(50, 70), (96, 33)]) == [(96, 96)]
-    assert canvas_of((480, 640), COCO, [lying, standing]) == 0
-    assert canvas_of((640, 480), COCO, [lying, standing]) == 1
-    assert canvas_of((500, 500), COCO, [lying, standing]) == 0
+    assert canvas_of((480, 640), COCO, [landscape, portrait]) == 0
+    assert canvas_of((640, 480), COCO, [landscape, portrait]) == 1
+    assert canvas_of((500, 500), COCO, [landscape, portrait]) == 0
     with pytest.raises(UserError, match="an image of 97x40 pixels is larger than those that training began"):
         canvas_of((40, 97), PLAIN, [(96, 96)])
 
@@ -59,7 +59,7 @@ def test_the_order_reaches_another_process():
 
 
 class Images:
-    """An `InstanceSource` of one object each, whose pixel tells the image: lying and standing ones."""
+    """An `InstanceSource` of one object each, whose pixel tells the image: landscape and portrait ones."""
 
     classes = ("thing",)
     palette = np.zeros((1, 3), np.uint8)
@@ -171,7 +171,7 @@ def test_the_images_of_a_batch_are_named_and_replaced_by_those_of_their_canvas(c
     expected = [whole[name] for name in place]
     found, stream = shown(Spoilt(), dataclasses.replace(RESIZED, skip_corrupt=2))
     assert [name for batch in found for name in batch] == expected
-    assert capsys.readouterr().out.count("is corrupt. Others take its place") == 2
+    assert capsys.readouterr().err.count("is corrupt. Others take its place") == 2
     assert stream.read(12) == {"replaced_images": sum(name in "12" for name in place)}
     with pytest.raises(UnusableImage, match="^image . is corrupt"):
         shown(Spoilt(), RESIZED)

@@ -22,26 +22,26 @@ def clock(monkeypatch):
 
 
 def test_after_so_many_minutes(clock):
-    rhythm = SaveTimer(minutes=5)
+    timer = SaveTimer(minutes=5)
     clock.now = 299
-    assert not rhythm.is_late()
+    assert not timer.is_late()
     clock.now = 300
-    assert rhythm.is_late()
-    rhythm.note_saved()
-    assert not rhythm.is_late()
+    assert timer.is_late()
+    timer.note_saved()
+    assert not timer.is_late()
 
 
 def test_one_that_failed_is_tried_again_after_a_while(clock):
-    rhythm = SaveTimer(minutes=None)
-    rhythm.note_failed()
-    assert not rhythm.is_late()
+    timer = SaveTimer(minutes=None)
+    timer.note_failed()
+    assert not timer.is_late()
     clock.now = RETRY
-    assert rhythm.is_late()
-    rhythm.note_saved()
-    assert not rhythm.is_late()
+    assert timer.is_late()
+    timer.note_saved()
+    assert not timer.is_late()
 
 
 def test_a_clock_that_goes_backwards_holds_nothing_up(monkeypatch):
-    rhythm = SaveTimer(minutes=1e-9)
+    timer = SaveTimer(minutes=1e-9)
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert rhythm.is_late()
+    assert timer.is_late()

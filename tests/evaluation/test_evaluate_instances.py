@@ -16,7 +16,7 @@ PLACES = 4
 
 
 class Rectangles:
-    """An `InstanceSource` of rectangles, whose first pixel tells the image: three lying, two standing."""
+    """An `InstanceSource` of rectangles, whose first pixel tells the image: three landscape, two portrait."""
 
     classes = ("wide", "tall")
     palette = np.array([[200, 0, 0], [0, 200, 0]], np.uint8)

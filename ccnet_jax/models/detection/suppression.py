@@ -26,12 +26,12 @@ def not_suppressed(
     earlier = jnp.tri(len(boxes), k=-1, dtype=bool).T
     suppresses = (overlaps(boxes, boxes) > threshold) & earlier  # [better, worse]
 
-    # Each round settles at least the best box that is not settled: kept boxes whose better ones are settled
+    # Each round decides at least the best box that is not decided: kept boxes whose better ones are decided
     # stay as they are. Chains of boxes that suppress one another are short, and so is the loop.
     def next_round(state: tuple[Bool[Array, " n"], Bool[Array, ""]]) -> tuple[jax.Array, jax.Array]:
         kept, _ = state
-        settled = used & ~(suppresses & kept[:, None]).any(0)
-        return settled, (settled != kept).any()
+        decided = used & ~(suppresses & kept[:, None]).any(0)
+        return decided, (decided != kept).any()
 
     kept, _ = jax.lax.while_loop(lambda state: state[1], next_round, (used, jnp.array(True)))
     return jnp.zeros_like(kept).at[order].set(kept)

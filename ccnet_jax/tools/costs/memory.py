@@ -154,7 +154,7 @@ def largest_batch(
         guess = int(a + (limit - found[a]) / slope)
         guess = guess if too_large is None else min(guess, too_large - 1)
         if not fitting and 1 not in found:
-            guess = max(guess, 1)  # where the line bends, it may tell less than one image
+            guess = max(guess, 1)  # where the line is not straight, it may give less than one image
         if guess <= fitting:
             break
         found[guess] = planned(guess)

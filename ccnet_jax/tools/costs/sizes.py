@@ -39,8 +39,8 @@ def training_size(config: Config) -> tuple[int, int]:
                 f"config.data.resize is None, and the size of {config.data.name}'s images is only in its "
                 "files; pass --config.data.resize=LONG,SHORT"
             )
-        lying = sorted(config.data.resize or (1, 1))
-        return canvases(config.data, [known.size if known and known.size else (lying[0], lying[1])])[0]
+        sides = sorted(config.data.resize or (1, 1))
+        return canvases(config.data, [known.size if known and known.size else (sides[0], sides[1])])[0]
     if config.data.crop is not None:
         return config.data.crop
     if known is None or known.size is None:

@@ -85,7 +85,7 @@ def test_the_program_ends_with_one_message_and_an_exit_code_of_its_own(capsys):
     assert err.count("\n") == 1
 
 
-def test_strangers_are_left_alone_and_a_process_may_come_again():
+def test_other_programs_are_left_alone_and_a_process_may_come_again():
     meeting = Meeting(2)
     first = meeting.come(0)
     with meeting.refused() as refused, meeting.refused() as another:

@@ -31,7 +31,7 @@ def test_it_is_the_greedy_choice(threshold):
         assert 1 < wanted.sum() < used.sum()
 
 
-def test_a_long_chain_is_settled():
+def test_a_long_chain_is_decided():
     """Every box overlaps its neighbours alone: every second one stays."""
     x = np.arange(20, dtype=np.float32)
     boxes = np.stack([x, 0 * x, x + 1.5, 0 * x + 1], 1)

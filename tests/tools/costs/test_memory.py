@@ -42,7 +42,7 @@ def test_a_batch_that_never_fits():
 
 
 def test_one_image_is_tried_before_none_is_said_to_fit():
-    """Near the limit the line may bend so that it tells less than one image."""
+    """Near the limit the line is not straight, and tells less than one image."""
     planned = {8: 143, 4: 119, 3: 112, 2: 105, 1: 70}
     assert search(100, 8, planned.__getitem__)[0] == 1
 

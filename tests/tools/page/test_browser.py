@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.explore_images import browser, chromium, click_pixel, open_page, served, wait_for_page
+from experiments.explore_images import browser, chromium, click_pixel, open_page, serve, wait_for_page
 from tests import compiling
 from tests.miniatures import scene, write
 from tests.wheel import unpacked_wheel
@@ -30,7 +30,7 @@ def server(runs, tmp_path_factory):
         for name, value in compiling.COMPILING.items():
             patch.setenv(name, value)
         flags = (f"--side={SIDE}", "--megabytes=1")
-        with served(str(runs["rcca"]), str(runs["none"]), *flags, site=site) as running:
+        with serve(str(runs["rcca"]), str(runs["none"]), *flags, site=site) as running:
             yield running
 
 

@@ -2,7 +2,7 @@
 
 import { address, askPlanes } from "./server.js";
 
-const PATIENCE = 4; // seconds, after which the page says why a prediction may take long
+const SLOW_SECONDS = 4; // seconds, after which the page says why a prediction may take long
 const GREY = 0.4; // fraction of the image in a map of attention, as in the program's figures
 
 export class Pane {
@@ -145,7 +145,7 @@ export class Pane {
     const start = performance.now();
     const tell = () => {
       const seconds = (performance.now() - start) / 1000;
-      const why = seconds > PATIENCE ? ": the first time at a size takes longer" : "";
+      const why = seconds > SLOW_SECONDS ? ": the first time at a size takes longer" : "";
       this.#work(`${doing}… ${seconds.toFixed(0)} s${why}`);
     };
     const soon = setTimeout(tell, 150);
