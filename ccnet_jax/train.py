@@ -23,13 +23,13 @@ from ccnet_jax.config import config as configuration
 from ccnet_jax.engine.engine import Engine
 from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.engine.hosts.join import Link, join_hosts
-from ccnet_jax.tasks import TASKS, preparation
+from ccnet_jax.engine.missing_batch import unless_batch_missing
+from ccnet_jax.tasks import TASKS, messages, preparation
 from ccnet_jax.tasks.callbacks import Training, callbacks
-from ccnet_jax.tasks.messages import explain_errors
 from ccnet_jax.tasks.norms import check_norms
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.schedules import build_schedule
-from ccnet_jax.training.step import BATCH_MISSING, GUARDED, make_initial_state, make_train_step, planned_bytes
+from ccnet_jax.training.step import GUARDED, make_initial_state, make_train_step, planned_bytes
 from ccnet_jax.weights import pretrained
 
 
@@ -50,12 +50,13 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
     optimizer = build_optimizer(config.optimizer, config.steps, task.is_trained(config))
     schedule = build_schedule(config.optimizer, config.steps)
     make_state = make_initial_state(network, optimizer, config.seed, devices.replicated_sharding(mesh))
-    program = make_train_step(task.loss(config, network), optimizer, config.seed, config.accumulate)
+    loss = task.loss(config, network)
+    program = make_train_step(loss, optimizer, config.seed, config.accumulate, unless_batch_missing)
     check_norms(config, task, train_source, mesh, make_state, program)
 
     # ------------------------------------------------------------ from the first step to the last
     keep = functools.partial(preparation.keep_records, config, train_source, run)
-    with Engine(config, run, mesh, link, GUARDED, BATCH_MISSING, keep, began) as engine:
+    with Engine(config, run, mesh, link, GUARDED, keep, began) as engine:
         preparation.check_still_fits(config, train_source, run)
         if engine.find_start() == config.steps and preparation.is_finished(config, run):
             log.say(f"{run} is trained to its last step, {config.steps}; nothing to train")
@@ -63,7 +64,7 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
         preparation.say_what_is_there(config, train_source, eval_source)
         preparation.prepare_folder(config, train_source, eval_source, run)
         engine.enter(
-            explain_errors(
+            messages.explain_errors(
                 *(config, task, train_source, run, schedule),
                 planned=lambda: planned_bytes(program, engine.state, engine.batch),
             )

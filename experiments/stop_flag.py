@@ -34,9 +34,11 @@ from ccnet_jax.config.config import Config, parse
 from ccnet_jax.config.config_files import ConfigName, load
 from ccnet_jax.engine.hosts.config import HostsConfig
 from ccnet_jax.engine.hosts.join import join_hosts
+from ccnet_jax.engine.meter import BATCH_MISSING
+from ccnet_jax.engine.missing_batch import unless_batch_missing
 from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
-from ccnet_jax.training.step import BATCH_MISSING, make_initial_state, make_train_step
+from ccnet_jax.training.step import make_initial_state, make_train_step
 from experiments import markdown
 from kernels.bench.measure import ROOT, result_head, write_result
 
@@ -65,7 +67,9 @@ def measure(settings: HostsConfig, steps: int, rounds: int) -> dict[str, Any]:
         network = task.network(chosen, CLASSES)
         optimizer = build_optimizer(chosen.optimizer, chosen.steps, task.is_trained(chosen))
         state = make_initial_state(network, optimizer, chosen.seed, devices.replicated_sharding(mesh))()
-        train_step = make_train_step(task.loss(chosen, network), optimizer, chosen.seed)
+        train_step = make_train_step(
+            task.loss(chosen, network), optimizer, chosen.seed, wrap=unless_batch_missing
+        )
         rng = np.random.default_rng(jax.process_index())
         images = rng.integers(0, 256, (BATCH // PROCESSES, SIDE, SIDE, 3), dtype=np.uint8)
         batch = devices.put_batch({"image": images, "label": images[..., 0] % CLASSES}, mesh)

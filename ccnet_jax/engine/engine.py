@@ -109,7 +109,6 @@ class Engine:
       mesh: the devices that train.
       link: to the run's other processes, None where there are none.
       guarded: {metric: what to call it} of those that have to be finite; "loss" is one of them.
-      missing: the metric, and the batch's mark, of a process that has no batch to take part with.
       keep_records: writes what describes the run into its folder, where that is missing.
       began: when the program began, by `time.perf_counter()`.
 
@@ -133,12 +132,11 @@ class Engine:
         mesh: Mesh,
         link: Link | None,
         guarded: Mapping[str, str],
-        missing: str,
         keep_records: Callable[[], object],
         began: float,
     ):
         self.config, self.run, self.mesh = config, run, mesh
-        self._guarded, self._missing = guarded, missing
+        self._guarded = guarded
         self._keep_records, self._began = keep_records, began
         self.is_first = jax.process_index() == 0
         self.is_alone = jax.process_count() == 1
@@ -191,7 +189,7 @@ class Engine:
           begin: makes the state with which a new run begins from that.
         """
         config, enter = self.config, self._closing.enter_context
-        self.meter = Meter(self.start, self._guarded, self._missing, config.skip_nonfinite, config.loss_spike)
+        self.meter = Meter(self.start, self._guarded, config.skip_nonfinite, config.loss_spike)
         self.checkpoints = enter(Checkpoints(self.run, config.keep_checkpoints, config.keep_every))
         if self.checkpoints.latest_step() is None:
             state = begin(state)
@@ -260,7 +258,7 @@ class Engine:
         if self.is_alone:
             return arriving
         rows = self.config.batch_size // jax.process_count()
-        taking_part = with_missing_batches(arriving, self._missing, rows, self.mesh, have_one_shape)
+        taking_part = with_missing_batches(arriving, rows, self.mesh, have_one_shape)
         return self._closing.enter_context(taking_part)
 
     def after(self, step: int, state: Any, metrics: Metrics) -> None:

@@ -10,6 +10,7 @@ import jax
 
 from ccnet_jax.common.errors import EndsElsewhere
 
+BATCH_MISSING = "batch_missing"  # in a batch and in metrics: rows of a process that has no batch
 REMEMBERED = 101  # losses whose median is the usual one
 _JUDGED_FROM = 20  # losses from which a median says something
 
@@ -38,7 +39,6 @@ class Meter:
     Args:
       start: steps before this process began.
       guarded: {metric: what to call it} of those that have to be finite; "loss" is one of them.
-      missing: the metric that is not 0 where a process had no batch.
       skip: steps of the run that may be not finite.
       spike: multiple of the median loss from which one is told; None tells of none.
 
@@ -46,17 +46,9 @@ class Meter:
       step: the newest step whose metrics are known; the state is sound up to it.
     """
 
-    def __init__(
-        self,
-        start: int,
-        guarded: Mapping[str, str],
-        missing: str,
-        skip: int = 0,
-        spike: float | None = None,
-    ):
+    def __init__(self, start: int, guarded: Mapping[str, str], skip: int = 0, spike: float | None = None):
         self.step = start
-        self._guarded, self._missing = guarded, missing
-        self._skip, self._spike = skip, spike
+        self._guarded, self._skip, self._spike = guarded, skip, spike
         self._pending: tuple[int, dict[str, Any]] | None = None
         self._sums: dict[str, float] = {}
         self._count = self._skipped = 0
@@ -77,7 +69,7 @@ class Meter:
             return
         (step, metrics), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if values.pop(self._missing, 0):
+        if values.pop(BATCH_MISSING, 0):
             raise BatchMissing(f"step {step}: a process had no batch")
         if words := self._not_finite(values):
             if self._skipped >= self._skip:

@@ -5,16 +5,20 @@ read, so that process takes part in it with the batch before, and a mark that it
 """
 
 import contextlib
+import dataclasses
+import functools
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.engine.meter import BatchMissing
+from ccnet_jax.engine.meter import BATCH_MISSING, BatchMissing
 from ccnet_jax.engine.stopping import Stopped
 
 Batch = dict[str, Any]
@@ -35,11 +39,40 @@ class StoppedAlone(UserError):
         self.exit_code, self.at_once = 128 + number, True
 
 
+def unless_batch_missing(train_step: Callable[..., Any]) -> Callable[..., Any]:
+    """The step, as a function to compile, that changes nothing but its number where a process has no batch.
+
+    Args:
+      train_step: (state, batch) -> (state, metrics); a state is a dataclass with `variables` and `optimizer`.
+
+    Returns:
+      The same of batches that may have `BATCH_MISSING`, bool [B]; then the metrics count its rows.
+    """
+
+    @functools.wraps(train_step)
+    def guarded_step(state: Any, batch: Batch) -> tuple[Any, dict[str, Any]]:
+        rest = {name: x for name, x in batch.items() if name != BATCH_MISSING}
+        new, metrics = train_step(state, rest)
+        if BATCH_MISSING not in batch:
+            return new, metrics
+        # XLA joins a float32 sum to the all-reduce of the gradients; `any` would be one of its own
+        missing = batch[BATCH_MISSING].astype(jnp.float32).sum()
+        variables, buffers = jax.tree.map(
+            functools.partial(jnp.where, missing == 0),
+            (new.variables, new.optimizer),
+            (state.variables, state.optimizer),
+        )
+        new = dataclasses.replace(new, variables=variables, optimizer=buffers)
+        return new, metrics | {BATCH_MISSING: missing}
+
+    return guarded_step
+
+
 @contextlib.contextmanager
 def with_missing_batches(
-    batches: Iterable[Batch], missing: str, rows: int, mesh: Mesh, alike: bool = True
+    batches: Iterable[Batch], rows: int, mesh: Mesh, alike: bool = True
 ) -> Iterator[Iterator[Batch]]:
-    """Inside, the batches with a mark `missing`, which is False until one fails to come.
+    """Inside, the batches with a mark `BATCH_MISSING`, which is False until one fails to come.
 
     From then on the batch before comes again and again, with the mark True; `Meter` raises `BatchMissing` for
     its step in all processes. On leaving, that becomes the error for which the batch did not come, in the
@@ -48,7 +81,6 @@ def with_missing_batches(
 
     Args:
       batches: of this process.
-      missing: name of the mark, bool [B], by which a step knows that it is to change nothing.
       rows: images of this process in a batch.
       mesh: of the devices of all processes.
       alike: whether all batches have the same shape.
@@ -56,11 +88,13 @@ def with_missing_batches(
     reason: list[Exception] = []
 
     def marked() -> Iterator[Batch]:
-        mark = {value: devices.put_batch({missing: np.full(rows, value)}, mesh) for value in (False, True)}
+        complete, missing = (
+            devices.put_batch({BATCH_MISSING: np.full(rows, value)}, mesh) for value in (False, True)
+        )
         batch = None
         try:
             for batch in batches:
-                yield batch | mark[False]
+                yield batch | complete
         except Stopped as stopped:
             reason.append(StoppedAlone(stopped.number))
         except Exception as error:
@@ -68,7 +102,7 @@ def with_missing_batches(
         if reason and (batch is None or not alike):
             raise reason[0]
         while batch is not None and reason:
-            yield batch | mark[True]
+            yield batch | missing
 
     try:
         yield marked()

@@ -11,9 +11,9 @@ from jax.sharding import Mesh, Sharding
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config.config import Config
+from ccnet_jax.engine.meter import BATCH_MISSING
 from ccnet_jax.models.statistics import SingleValue, every_norm_checked
 from ccnet_jax.tasks.task import Task
-from ccnet_jax.training.step import BATCH_MISSING
 
 
 def check_norms(config: Config, task: Task, source: Any, mesh: Mesh, begin: Any, train_step: Any) -> None:

@@ -19,7 +19,7 @@ from ccnet_jax.training.means import Mean
 
 Batch = dict[str, Shaped[Array, "B ..."]]  # "image", uint8 [B, H, W, 3], and what the loss reads beside it
 Metrics = dict[str, Float[Array, ""]]
-BATCH_MISSING = "batch_missing"  # bool [B] in a batch: rows of a process that has none; no step is made
+TrainStep = Callable[["State", Batch], tuple["State", Metrics]]
 GUARDED = {  # the metrics that have to be finite, and what to call them
     "loss": "the loss",
     "gradient_norm": "the gradient's norm",
@@ -109,15 +109,19 @@ def is_finite(metrics: Metrics) -> Bool[Array, ""]:
 
 
 def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, seed: int, accumulate: int = 1
-) -> Callable[[State, Batch], tuple[State, Metrics]]:
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    accumulate: int = 1,
+    wrap: Callable[[TrainStep], TrainStep] = lambda step: step,
+) -> TrainStep:
     """(state, batch) -> (state, metrics), compiled.
 
     The batch is split over the mesh. The program is written for the whole batch: its loss, gradients and
     batch statistics are those of the global batch on any number of devices. The state's buffers are reused.
 
     A step whose loss, gradient or result is not finite changes nothing but the number of the step: no
-    state ever holds a number that is not finite. Neither does one of a batch with `BATCH_MISSING` anywhere.
+    state ever holds a number that is not finite.
 
     With `accumulate` the batch goes through the network in so many parts, one after the other. The sums of
     all parts are divided by what those of the whole batch are divided by: loss, metrics and gradients are the
@@ -126,6 +130,13 @@ def make_train_step(
     OHEM which pixels are hard. The divisors are computed first. They cost next to nothing where they depend
     on the labels alone; where they depend on what the network finds (OHEM over labelled pixels, regions of
     instances), each part goes through the network once more, forwards.
+
+    Args:
+      loss: what is minimized.
+      optimizer: turns gradients into updates of the parameters.
+      seed: of what is drawn in a step.
+      accumulate: number of parts of a batch.
+      wrap: takes the function of the step before it is compiled, and gives the one that is.
 
     Raises:
       ValueError: (when it is called) the batch cannot be split into so many parts.
@@ -164,10 +175,7 @@ def make_train_step(
         )
         return gradients, jax.tree.map(functools.partial(jnp.sum, axis=0), metrics), batch_stats
 
-    @functools.partial(jax.jit, donate_argnums=0, compiler_options=compiler_options())
     def train_step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        batch = dict(batch)
-        missing = batch.pop(BATCH_MISSING, None)
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         params = state.variables["params"]
         of_batch = gradients_of if accumulate == 1 else accumulated
@@ -178,15 +186,10 @@ def make_train_step(
         metrics["parameter_norm"] = optax.tree.norm(params)
         new = {"params": params, "batch_stats": batch_stats}, buffers
         old = state.variables, state.optimizer
-        counts = is_finite(metrics)
-        if missing is not None:
-            # XLA joins a float32 sum to the all-reduce of the gradients; `any` would be one of its own
-            metrics[BATCH_MISSING] = missing.astype(jnp.float32).sum()
-            counts &= metrics[BATCH_MISSING] == 0
-        variables, buffers = jax.tree.map(functools.partial(jnp.where, counts), new, old)
+        variables, buffers = jax.tree.map(functools.partial(jnp.where, is_finite(metrics)), new, old)
         return State(state.step + 1, variables, buffers), metrics
 
-    return train_step
+    return jax.jit(wrap(train_step), donate_argnums=0, compiler_options=compiler_options())
 
 
 def planned_bytes(train_step: Any, state: State, batch: Batch) -> int:

@@ -140,7 +140,7 @@ def test_reading_programs_tell_of_damage_and_move_nothing(run, capsys):
     flip_a_bit(run.checkpoints / "last" / "6")
     flip_a_bit(run.checkpoints / "best" / "4")
     assert load_variables(run, "last", like(variables(0)))[1] == 4
-    assert "last/6 is corrupt: variables/" in capsys.readouterr().out
+    assert "last/6 is corrupt: variables/" in capsys.readouterr().err
     for which in ("best", str(run.checkpoints / "last" / "6")):
         with pytest.raises(UserError, match=r"is corrupt: variables/.*; name another with --checkpoint"):
             step_folder(run, which)

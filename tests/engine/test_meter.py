@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import pytest
 
 from ccnet_jax.engine.meter import Meter, NotFinite
-from ccnet_jax.training.step import BATCH_MISSING, GUARDED
+from ccnet_jax.training.step import GUARDED
 
-new_meter = functools.partial(Meter, guarded=GUARDED, missing=BATCH_MISSING)
+new_meter = functools.partial(Meter, guarded=GUARDED)
 NORMS = {"gradient_norm": 1, "parameter_norm": 2}
 
 

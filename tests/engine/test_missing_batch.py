@@ -7,14 +7,14 @@ import pytest
 
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import EndsElsewhere, UserError, user_error_in
-from ccnet_jax.engine.meter import Meter
-from ccnet_jax.engine.missing_batch import with_missing_batches
+from ccnet_jax.engine.meter import BATCH_MISSING, Meter
+from ccnet_jax.engine.missing_batch import unless_batch_missing, with_missing_batches
 from ccnet_jax.engine.stopping import Stopped
 from ccnet_jax.training.means import Mean
 from ccnet_jax.training.optimizers import OptimizerConfig, build_optimizer
-from ccnet_jax.training.step import BATCH_MISSING, GUARDED, Loss, State, make_train_step
+from ccnet_jax.training.step import GUARDED, Loss, State, make_train_step
 
-new_meter = functools.partial(Meter, guarded=GUARDED, missing=BATCH_MISSING)
+new_meter = functools.partial(Meter, guarded=GUARDED)
 ROWS = 8
 
 
@@ -32,7 +32,7 @@ def batches(mesh, count, reason):
 
 def train(step, meter, batches, mesh, alike=True):
     """`step`, a batch -> its metrics, until an error ends it."""
-    with with_missing_batches(batches, BATCH_MISSING, ROWS, mesh, alike) as marked:
+    with with_missing_batches(batches, ROWS, mesh, alike) as marked:
         for number, batch in enumerate(marked, 1):
             meter.wait()
             meter.add(number, step(batch))
@@ -55,7 +55,7 @@ def test_the_step_without_a_batch_changes_nothing_and_ends_training_with_the_rea
     variables = {"params": params, "batch_stats": {"mean": jnp.float32(7)}}
     state = State(jnp.int32(0), variables, optimizer.init(params))
     state = jax.device_put(state, devices.replicated_sharding(mesh))
-    train_step = make_train_step(Loss(means, {"x": 1.0}), optimizer, 0, accumulate)
+    train_step = make_train_step(Loss(means, {"x": 1.0}), optimizer, 0, accumulate, unless_batch_missing)
     meter, after = new_meter(0, skip=5), []
 
     def step(batch):
