@@ -320,10 +320,12 @@ def test_a_compiled_chain_has_the_gradient_of_a_plain_one_in_float64(name):
     link, variables = LINKS[name], inputs(LINKS[name])
     exact = gradients(partial(chain, link.plain, plain_norm), variables, "float64", AS_USERS)
     ours = partial(chain, link.ours, our_norm)
-    for dtype, bound in {"float32": FLOAT32, "bfloat16": link.bfloat16}.items():
-        for form, loss in {"kept": ours, "recomputed": jax.checkpoint(ours)}.items():
-            error = largest_error(gradients(loss, variables, dtype, link.options), exact)
-            assert error <= bound, (dtype, form)
+    for loss, dtype, bound in (
+        (ours, "float32", FLOAT32),
+        (jax.checkpoint(ours), "float32", FLOAT32),
+        (jax.checkpoint(ours), "bfloat16", link.bfloat16),  # kept arrays are rounded less: no case of its own
+    ):
+        assert largest_error(gradients(loss, variables, dtype, link.options), exact) <= bound, dtype
 
 
 def hand_written(tree: ast.AST) -> Iterator[str]:

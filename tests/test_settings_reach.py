@@ -20,6 +20,7 @@ from ccnet_jax.engine.checkpoints import Checkpoints
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.detector import detect
 from ccnet_jax.tasks import TASKS, semantic
+from ccnet_jax.tasks.callbacks import remark
 from ccnet_jax.tools.costs.parts import variable_shapes
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.step import GUARDED, State, initial_state, split_batch
@@ -124,7 +125,7 @@ def life(what, config):
 def lived(config):
     """What is seen of a training whose steps compute nothing; every other loss but one is 1."""
     _seen.clear()
-    _seen.update({"saved": [], "tested at once": None, "told": []})
+    _seen.update({"saved": [], "tested at once": None, "warned of": []})
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.chdir(folder)
         patch.setattr(train, "make_train_step", scripted_step)
@@ -132,6 +133,7 @@ def lived(config):
         patch.setattr(train, "check_norms", lambda *_: None)
         patch.setattr(semantic, "evaluate", scripted_evaluation)
         patch.setattr(engine, "progress_bar", SilentBar)
+        patch.setattr(remark, "say", lambda line: _seen["warned of"].extend([line] * ("usual" in line)))
         save = Checkpoints.save_last
 
         def noted(self, step, *rest):
@@ -169,13 +171,10 @@ def scripted_evaluation(*_, batch_size, **__):
 
 
 class SilentBar(contextlib.nullcontext):
-    """A progress bar that notes what is told above it."""
+    """A progress bar that shows nothing."""
 
     def __init__(self, **_):
         super().__init__(self)
-
-    def write(self, line):
-        _seen["told"] += [line] * ("usual" in line)
 
     def update(self):
         pass
@@ -209,7 +208,7 @@ EFFECTS = {
             "checkpoint_minutes": ("saved", 1e-9),
             "keep_checkpoints": ("kept", 1),
             "keep_every": ("kept", 5),
-            "loss_spike": ("told", 2.0),
+            "loss_spike": ("warned of", 2.0),
         }.items()
     },
     "eval_window": [(evaluated, {"eval_window": (64, 64), "eval_stride": (32, 32)}, (96, 96))],

@@ -60,7 +60,7 @@ def batch_of(count, size=(48, 64)):
 
 @pytest.mark.parametrize(
     ("ohem", "implementation", "backbone"),
-    [(False, None, {}), (True, None, TINY), (False, "triton_interpret", TINY)],
+    [(False, None, TINY), (True, None, TINY), (False, "triton_interpret", TINY)],
 )
 def test_eight_devices_with_one_image_equal_one_device_with_eight(ohem, implementation, backbone):
     config = load_config(
@@ -214,7 +214,7 @@ def test_images_of_several_sizes_are_warned_of(tmp_path, capsys):
     compiled = [line["compile_seconds"] > 0 for line in logged(tmp_path / "run")]
     assert compiled[0]
     assert sum(compiled) == 2  # once for each size
-    assert capsys.readouterr().out.count("made JAX compile the step again") == 1
+    assert capsys.readouterr().err.count("made JAX compile the step again") == 1
 
 
 def test_a_finished_run_costs_nothing_and_a_longer_one_goes_on(tmp_path, capsys):

@@ -4,7 +4,6 @@ import importlib.util
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import time
@@ -12,40 +11,13 @@ import time
 import pytest
 
 from experiments import on_gpu
-from experiments import report as tables_of_results
 from experiments.gpu import camvid, summary
 from experiments.speed.cases import Case
 from tests import helpers
-from tests.miniatures import write_camvid
 
 PARTS = ["kernels", "model_speed", "camvid"]  # of the others, the tests of their programs run a toy
 # What a bare machine lacks; without them, only camvid cannot run.
 OURS = (*on_gpu.CAMVID_PACKAGES, "tensorflow_datasets", "array_record")
-
-
-def toy(folder, *arguments):
-    flags = ["--toy", "--camvid=camvid", "--camvid-run=run", "--results=results"]
-    flags += [f"--parts={','.join(PARTS)}", *arguments]
-    process = helpers.start("experiments.on_gpu", *flags, cwd=folder)
-    out, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    return out
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """camvid/ with a test split, and what a toy run of `PARTS` left in results/ and run/."""
-    folder = tmp_path_factory.mktemp("gpu")
-    write_camvid(folder / "camvid", images=2)
-    for kind in ("images", "labels"):
-        shutil.copytree(folder / "camvid" / kind / "val", folder / "camvid" / kind / "test")
-    (folder / "out.txt").write_text(toy(folder, "--minutes=60"))
-    return folder
-
-
-def results_of(folder):
-    (device,) = (folder / "results").iterdir()
-    return device
 
 
 def all_parts(folder, *arguments):
@@ -84,96 +56,6 @@ def test_every_program_knows_its_flags(is_toy, tmp_path, monkeypatch):
                 program.main([flag.format(minutes=1) for flag in flags])
             assert found.value.args[0].toy == is_toy
             assert found.value.args[0].output.name == f"{part.name}.json"
-
-
-def test_every_part_leaves_its_result(folder):
-    device = results_of(folder)
-    assert device.name.startswith("cpu-")
-    assert device.name.endswith("-toy")  # apart from what is no trial
-    assert sorted(x.name for x in device.iterdir()) == sorted([*(f"{x}.json" for x in PARTS), "summary.md"])
-    out = (folder / "out.txt").read_text()
-    for name in PARTS:
-        assert f"== {name}: done" in out
-        report = json.loads((device / f"{name}.json").read_text())
-        assert list(report)[:6] == ["device", "driver", "versions", "commit", "command", "date"]
-        assert {"python", "jax"} <= set(report["versions"])
-        assert report["finished"], name
-        assert report["toy"]
-
-
-@pytest.mark.parametrize(
-    ("result", "table", "lines", "cell"),
-    [
-        ("kernels", "errors", 3, "| float16 | 1 of 1 | "),
-        ("model_speed", "times", None, "| inference R-10 "),
-        ("camvid", "scores", 1, f"| {camvid.TOY_STEPS} of {camvid.TOY_STEPS} | "),
-    ],
-)
-def test_a_page_can_show_every_part(result, table, lines, cell, folder):
-    report = json.loads((results_of(folder) / f"{result}.json").read_text())
-    module = importlib.import_module(tables_of_results.module_of(f"cpu/{result}"))
-    found = module.tables(report)[table]
-    assert cell in found
-    assert lines is None or len(found.splitlines()) == 2 + lines
-
-
-def test_every_contender_is_timed(folder):
-    """JAX alone where PyTorch is not installed."""
-    report = json.loads((results_of(folder) / "model_speed.json").read_text())
-    torch = importlib.util.find_spec("torch") is not None
-    for row in report["cases"]:
-        assert list(row["contenders"]) == ["jax", *["torch", "torch channels-last"] * torch]
-        for numbers in row["contenders"].values():
-            assert numbers["failure"] is None
-            assert numbers["low"] <= numbers["seconds"] <= numbers["high"]
-            assert numbers["peak_bytes"] > 1e7
-
-
-def test_pytorch_agrees_with_jax(folder):
-    pytest.importorskip("torch")
-    report = json.loads((results_of(folder) / "model_speed.json").read_text())
-    inference, training = (row["contenders"] for row in report["cases"])
-    for name in ("torch", "torch channels-last"):
-        assert inference[name]["logits_difference"] < 1e-5
-        # dropout takes other channels
-        assert training[name]["first_loss"] == pytest.approx(training["jax"]["first_loss"], rel=0.1)
-
-
-def test_camvid_is_trained_and_scored(folder):
-    report = json.loads((results_of(folder) / "camvid.json").read_text())
-    assert report["step"] == report["steps"] == camvid.TOY_STEPS == report["test"]["step"]
-    assert report["test"]["images"] == 2
-    assert 0 <= report["test"]["mIoU"] <= 1
-    assert report["training"]["images_per_second"] > 0
-
-
-def test_a_second_run_does_nothing_again(folder):
-    device = results_of(folder)
-    before = {path.name: path.read_bytes() for path in device.iterdir()}
-    out = toy(folder)
-    for name in PARTS:
-        assert f"== {name} is skipped: its result is there" in out
-    assert {path.name: path.read_bytes() for path in device.iterdir()} == before
-    assert (
-        "| kernels equal the float32 reference | every error within its bound | 3 of 3 cases | yes |" in out
-    )
-
-
-def test_a_run_without_time_starts_nothing(folder):
-    out = toy(folder, "--results=none", "--minutes=0.1")
-    for name in PARTS:
-        assert f"== {name} is skipped: it has " in out
-    (device,) = (folder / "none").iterdir()
-    assert [x.name for x in device.iterdir()] == ["summary.md"]
-    assert (device / "summary.md").read_text().count(summary.NOT_MEASURED) == 10
-
-
-def test_training_that_is_cut_off_at_once_says_so(folder, tmp_path):
-    flags = [f"--data={folder}/camvid", f"--run={tmp_path}/run", f"--output={tmp_path}/a.json", "--toy"]
-    with pytest.raises(SystemExit, match="cut off before its first checkpoint"):
-        camvid.main([*flags, "--minutes=0"])
-    report = json.loads((tmp_path / "a.json").read_text())
-    assert (report["finished"], report["step"], report["test"]) == (False, 0, None)
 
 
 def test_what_a_part_started_ends_with_it(monkeypatch):

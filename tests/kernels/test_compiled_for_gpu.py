@@ -19,8 +19,7 @@ def test_a_plugin_that_is_not_there_is_named(missing, monkeypatch):
 
 
 @needs_compiler
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("gpu", ["h200", "a100"])
+@pytest.mark.parametrize(("gpu", "dtype"), [("h200", "bfloat16"), ("a100", "float32")])
 def test_kernels_assemble_without_spills_at_the_papers_sizes(gpu, dtype):
     """But for float32 with JAX 0.10; blocks that are far too large spill 50 KB there."""
     most = 1024 if dtype == "float32" and jax.__version__.startswith("0.10.") else 0
