@@ -34,7 +34,7 @@ from ccnet_jax.tasks import TASKS, run_data
 
 def test_mode(arguments: argparse.Namespace, config: Config) -> TestMode:
     """How the command line asks to test: as the config says, where it says nothing else."""
-    if not TASKS[config.task].modes and (arguments.ms_flip or arguments.window or arguments.stride):
+    if not TASKS[config.task].labels_pixels and (arguments.ms_flip or arguments.window or arguments.stride):
         raise UserError(
             f"a network of config.task={config.task!r} is tested on whole images at one scale: omit "
             "--ms-flip, --window and --stride"

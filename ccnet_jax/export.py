@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import pathlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import psutil
@@ -34,14 +35,12 @@ from ccnet_jax.common.log import say
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line, records
 from ccnet_jax.config.config import Config
-from ccnet_jax.data.instance_batches import MULTIPLE, canvases
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.test_mode import WHOLE
-from ccnet_jax.tasks.instance_model import InstanceModel
-from ccnet_jax.tasks.semantic_model import Model
+from ccnet_jax.tasks import TASKS
 from ccnet_jax.tools.exporting import FORMATS, Format
-from ccnet_jax.tools.exporting.program import ImageShape, Program, instance_program, semantic_program
+from ccnet_jax.tools.exporting.program import ImageShape, Program, semantic_program, sized_program
 from ccnet_jax.weights.inference import load
 from ccnet_jax.weights.new_folder import new_folder
 from ccnet_jax.weights.values import check_numbers
@@ -57,7 +56,7 @@ def main(command: Sequence[str] | None = None) -> None:
     run, form = command_line.run_of(arguments), FORMATS[arguments.to]
     config = records.load_config(run)
     check_form(arguments.to, form, config, arguments.probabilities)
-    shape = instance_shape(arguments, config) if config.task == "instance" else semantic_shape(arguments)
+    shape = ImageShape(**TASKS[config.task].export_shape(config, sizes_asked(arguments)))
     dtype = chosen_dtype(arguments, form, config)
     out = pathlib.Path(
         arguments.out or f"{run.path.resolve().name}{form.suffix or '-saved_model'}"
@@ -66,46 +65,38 @@ def main(command: Sequence[str] | None = None) -> None:
     with on_the_cpu():
         model = load(run.path, arguments.checkpoint)
         check_memory(shape, len(model.classes))
-        program = program_of(model, dtype, shape, arguments.probabilities)
+        program = program_of(config, model, dtype, shape, arguments.probabilities)
         export(program, form, out)
     print(f"{out}: {size_of(out) / 1e6:.1f} MB, images {shape} (batch x height x width), {dtype}")
-    if isinstance(model, Model) and model.mode != WHOLE:
+    if TASKS[config.task].labels_pixels and model.mode != WHOLE:
         print(f"the file labels whole images in one pass; this run is tested otherwise ({model.mode})")
 
 
 # ------------------------------------------------------------------------------------------ what is asked for
 def check_form(name: str, form: Format, config: Config, probabilities: bool) -> None:
     """Raise UserError where the format does not take such a network, or lacks a package."""
-    if config.task not in form.tasks:
-        others = ", ".join(other for other, x in FORMATS.items() if config.task in x.tasks)
+    task = TASKS[config.task]
+    if not (task.labels_pixels or form.any_task):
+        others = ", ".join(other for other, x in FORMATS.items() if x.any_task)
         raise UserError(
             f"--to {name} does not take a network with config.task={config.task!r}; choose --to {others}"
         )
-    if probabilities and config.task != "semantic":
-        raise UserError("--probabilities are those of pixels, and this network finds instances; omit it")
+    if probabilities and not task.labels_pixels:
+        raise UserError(f"--probabilities are those of pixels, and this network {task.does}; omit it")
     if missing := form.missing_packages():
         raise UserError(
             f"--to {name} needs {' and '.join(missing)}, not installed here: pip install {form.install}"
         )
 
 
-def semantic_shape(arguments: argparse.Namespace) -> ImageShape:
-    """The images of a network that labels pixels; any, unless the flags say otherwise. Raises UserError."""
-    size = size_flag(arguments.size or ANY) or (None, None)
-    return ImageShape(batch_flag(arguments.batch or ANY), *size)
-
-
-def instance_shape(arguments: argparse.Namespace, config: Config) -> ImageShape:
-    """The images of a network that finds instances, by default one that lies. Raises UserError."""
-    known = [] if config.data.resize is None else canvases(config.data, [(1, 2), (2, 1)])
-    words = " or ".join(f"{height},{width}" for height, width in known) or f"H,W in multiples of {MULTIPLE}"
-    size = size_flag(arguments.size) if arguments.size else next(iter(known), None)
-    if size is None or (size not in known if known else any(side % MULTIPLE for side in size)):
-        raise UserError(f"this network finds instances on a canvas of one size: pass --size {words}")
-    batch = batch_flag(arguments.batch or "1")
-    if batch is None:
-        raise UserError("this network finds instances in a batch of one size: pass --batch N")
-    return ImageShape(batch, *size)
+def sizes_asked(arguments: argparse.Namespace) -> dict[str, int | None]:
+    """ "height" and "width", and "batch", as far as flags say them; None is any. Raises UserError."""
+    asked: dict[str, int | None] = {}
+    if arguments.size:
+        asked["height"], asked["width"] = size_flag(arguments.size) or (None, None)
+    if arguments.batch:
+        asked["batch"] = batch_flag(arguments.batch)
+    return asked
 
 
 def size_flag(text: str) -> tuple[int, int] | None:
@@ -181,15 +172,16 @@ def on_the_cpu() -> Iterator[None]:
         yield
 
 
-def program_of(model: Model | InstanceModel, dtype: str, shape: ImageShape, probabilities: bool) -> Program:
+def program_of(config: Config, model: Any, dtype: str, shape: ImageShape, probabilities: bool) -> Program:
     """What the file is to compute. Raises UserError where the weights are corrupt."""
     variables = jax.device_get(model.variables)
     for path, value in jax.tree_util.tree_leaves_with_path(variables):
         check_numbers(value, jax.tree_util.keystr(path, simple=True, separator="/"), "the run's checkpoint")
-    number = jax.numpy.dtype(dtype)
-    if isinstance(model, InstanceModel):
-        return instance_program(model.network.clone(dtype=number), model.detection, variables, shape)
-    return semantic_program(model.network.clone(dtype=number), variables, shape, probabilities)
+    task, network = TASKS[config.task], model.network.clone(dtype=jax.numpy.dtype(dtype))
+    if task.labels_pixels:
+        return semantic_program(network, variables, shape, probabilities)
+    forward = task.forward(config, network.clone(implementation="xla", remat="none"))
+    return sized_program(forward, variables, shape)
 
 
 def export(program: Program, form: Format, out: pathlib.Path) -> None:

@@ -23,21 +23,16 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from ccnet_jax import figures
 from ccnet_jax.common import compilation_cache, outputs
-from ccnet_jax.common.errors import UserError, write_json
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.common.words import number_of
 from ccnet_jax.config import command_line
 from ccnet_jax.data.layouts import IMAGE_SUFFIXES
 from ccnet_jax.data.user_images import read_image
 from ccnet_jax.engine.folder import LATEST, RunFolder
-from ccnet_jax.evaluation.instance_scores import runs_of
 from ccnet_jax.evaluation.prediction import NotFinite
-from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.tasks.instance_model import InstanceModel
-from ccnet_jax.tasks.semantic_model import Model
-from ccnet_jax.weights.inference import attention_map, load, with_loops
+from ccnet_jax.weights.inference import load
 
 _FOLDERS = 4  # above an image, that the names of its results may have at most
 _RESULTS = (".png", "-overlay.png", "-figure.png", "-attention.png", "-loops.png", ".json")
@@ -117,56 +112,6 @@ def label_all(
     return problems
 
 
-def write_results(
-    model: Model,
-    image: np.ndarray,
-    stem: pathlib.Path,
-    point: tuple[int, int] | None = None,
-    loops: tuple[int, ...] = (),
-) -> None:
-    """Label one image and write the results.
-
-    Args:
-      model: the network.
-      image: the image, uint8 [H, W, 3] RGB.
-      stem: OUT/NAME, what the results' paths begin with.
-      point: (row, column) of the pixel whose attention is drawn, None for none.
-      loops: numbers of loops to compare, () for no comparison.
-    """
-
-    def result(kind: str) -> pathlib.Path:
-        return stem.with_name(f"{stem.name}{kind}.png")
-
-    prediction = model.predict(image)
-    figures.save_labels(result(""), prediction.label, model.palette, model.numbers)
-    figures.save_image(result("-overlay"), prediction.overlay)
-    figure = figures.prediction_figure(image, {"prediction": prediction.label}, model.classes, model.palette)
-    figures.save_image(result("-figure"), figure)
-    if point is not None:
-        maps = attention_map(model, image, point)
-        figures.save_image(result("-attention"), figures.attention_figure(image, maps, point))
-    if loops:
-        labels = {_loops_title(n): with_loops(model, n).predict(image).label for n in loops}
-        figure = figures.prediction_figure(image, labels, model.classes, model.palette)
-        figures.save_image(result("-loops"), figure)
-
-
-def write_instances(model: InstanceModel, image: np.ndarray, stem: pathlib.Path) -> None:
-    """Find the objects of one image and write NAME-overlay.png and NAME.json; arguments as above."""
-    found = model.predict(image)
-    figures.save_image(stem.with_name(f"{stem.name}-overlay.png"), found.overlay)
-    rows = zip(found.classes, found.scores.tolist(), found.boxes.tolist(), found.masks, strict=True)
-    objects = [
-        {"class": model.classes[label], "score": score, "box": box, "mask": runs_of(mask)}
-        for label, score, box, mask in rows
-    ]
-    write_json(stem.with_name(f"{stem.name}.json"), objects)
-
-
-def _loops_title(loops: int) -> str:
-    return "1 loop" if loops == 1 else f"{loops} loops"
-
-
 def main(command: Sequence[str] | None = None) -> None:
     """The program."""
     arguments = flags().parse(command)
@@ -190,25 +135,9 @@ def main(command: Sequence[str] | None = None) -> None:
         "--out", out, results, [*files.values(), *RunFolder.at(arguments.workdir, fetch=False).own_files]
     )
     model = load(arguments.workdir, arguments.checkpoint)
-    if isinstance(model, InstanceModel):
-        if arguments.ms_flip or point or loops:
-            raise UserError(
-                f"the network in {arguments.workdir} finds instances: omit --ms-flip, --attention and --loops"
-            )
-        others = label_all(files, lambda image, name: write_instances(model, image, out / name))
-        tell(f"objects of {number_of(len(files) - len(others), 'image')} in {out}", others)
-        return
-    if arguments.ms_flip:
-        model = model.replace(mode=model.mode.ms_flip(FLAVOURS[model.network.flavour]))
-    if (point or loops) and model.network.context != "rcca":
-        raise UserError(
-            f"--attention and --loops are RCCA's; the network in {arguments.workdir} has the context "
-            f"{model.network.context!r}"
-        )
-    others = label_all(
-        files, lambda image, name: write_results(model, image, out / name, point, loops), point
-    )
-    tell(f"{number_of(len(files) - len(others), 'image')} labelled in {out}", others)
+    write = model.writer(arguments.workdir, arguments.ms_flip, point, loops)
+    others = label_all(files, lambda image, name: write(image, out / name), point)
+    tell(f"{model.written.format(number_of(len(files) - len(others), 'image'))} in {out}", others)
 
 
 def tell(done: str, problems: list[str]) -> None:

@@ -56,6 +56,7 @@ from ccnet_jax.data.tiles import SIDE, image_tiles, label_tiles
 from ccnet_jax.engine.checksums import digest
 from ccnet_jax.engine.lock import hold_lock
 from ccnet_jax.engine.stopping import Stopped, StopSignal
+from ccnet_jax.tasks import TASKS
 
 VERSION = "1.0.0"  # of what these data sets hold and how
 CHECKSUMS = "checksums.json"
@@ -558,7 +559,7 @@ def main(command: Sequence[str] | None = None) -> None:
 def flags() -> command_line.Parser:
     """The command line."""
     parser = command_line.Parser("ccnet_jax.prepare", __doc__)
-    choices = [name for name, data_set in DATASETS.items() if data_set.task == "semantic"]
+    choices = [name for name, data_set in DATASETS.items() if TASKS[data_set.task].labels_pixels]
     parser.add_argument("--dataset", required=True, choices=choices, help="the data set")
     parser.add_argument("--source", help="its folder, as for data.dir in training; streets needs none")
     parser.add_argument("--out", required=True, help="folder of TFDS data sets, TFDS's data_dir")

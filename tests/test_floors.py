@@ -6,6 +6,7 @@ import one another.
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -38,6 +39,7 @@ EXCEPTIONS = {
     ("experiments.published_scores", "ccnet_jax.eval"): "it runs the two programs, in one process",
 }
 MOST_AT_THE_TOP = 16  # Python files in ccnet_jax/ itself
+KINDS = ("Model", "InstanceModel", "Prediction", "Instances")  # of the tasks: nobody else tells them apart
 # What a room must do without, though a lower floor has it.
 FORBIDDEN = {
     "ccnet_jax.common.labels": ["ccnet_jax", "kernels", "cv2", "jax"],
@@ -190,6 +192,28 @@ def test_nobody_asks_for_a_flavour_by_its_name():
                 for side in [node.left, *node.comparators]:
                     named = isinstance(side, ast.Constant) and side.value in ("official", "mmseg")
                     assert not named, f"{module}, line {node.lineno}: compares with {ast.unparse(side)}"
+
+
+def test_only_the_tasks_know_which_task_it_is():
+    """What depends on the task is a part of `Task`, or of what its `model` gives."""
+    for module, path in MODULES.items():
+        if is_in(module, "ccnet_jax") and not is_in(module, "ccnet_jax.tasks"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                asked = names_asked(node) & {"semantic", "instance", *KINDS}
+                assert not asked, f"{module}, line {node.lineno}: {ast.unparse(node)}"
+    for path in (ROOT / "ccnet_jax").rglob("*.js"):
+        assert not re.search(r"""["'](semantic|instance)["']""", path.read_text()), path
+
+
+def names_asked(node: ast.AST) -> set[str]:
+    """The texts that a comparison, a key or a case has, and the classes of an `isinstance`."""
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "isinstance":
+        return {x.id for x in ast.walk(node.args[1]) if isinstance(x, ast.Name)}
+    if isinstance(node, ast.Subscript):
+        node = node.slice
+    elif not isinstance(node, ast.Compare | ast.MatchValue):
+        return set()
+    return {x.value for x in ast.walk(node) if isinstance(x, ast.Constant) and isinstance(x.value, str)}
 
 
 def test_only_the_engine_builds_paths_in_a_run():

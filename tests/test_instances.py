@@ -277,7 +277,7 @@ def test_a_test_split_is_predicted_without_annotations(runs, coco, tmp_path, mon
         (
             "coco",
             {"data__source": "tfds"},
-            "config.data.source='tfds' has no instances; set it 'folder', or config.task='semantic'",
+            "config.data.source='tfds' is for config.task='semantic', not 'instance'; change one of the two",
         ),
         ("coco", {"model__backbone": "other"}, "config.model.backbone is not for config.task='instance'"),
         (

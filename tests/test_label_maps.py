@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccnet_jax import figures, predict, prepare
+from ccnet_jax import figures, prepare
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import UNKNOWN, VOID
 from ccnet_jax.config import records
@@ -19,7 +19,7 @@ from ccnet_jax.data.sources import Location
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.evaluation.evaluate import evaluate
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tasks.semantic_model import Model, Prediction
+from ccnet_jax.tasks.semantic_model import Model, Prediction, write_results
 from ccnet_jax.tools.page.answers import Explorer, Question
 from ccnet_jax.tools.page.networks import Network, Way
 from ccnet_jax.tools.page.own_images import OwnImages
@@ -104,7 +104,7 @@ def test_what_is_written_is_read_as_labels_of_the_data_set(kind, tmp_path, monke
     image = np.zeros((40, 60, 3), np.uint8)
     monkeypatch.setattr(Model, "predict", lambda self, image: Prediction(label, fractions, image))
 
-    predict.write_results(model, image, tmp_path / "predict" / "a")
+    write_results(model, image, tmp_path / "predict" / "a")
     predict_png = written(tmp_path / "predict")["a"]
 
     class OneImage:

@@ -10,6 +10,7 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import command_line
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.user_images import read_image
+from ccnet_jax.tasks.semantic_model import write_results
 from tests import helpers
 from tests.miniatures import ORIENTATION, scene, write
 
@@ -57,7 +58,7 @@ def test_a_folder_is_labelled(folder):
 def test_attention_and_loops_are_drawn_too(folder, tmp_path):
     model = ccnet_jax.load(folder / "runs/demo")
     path = folder / "images/colour.png"
-    predict.write_results(model, read_image(path), tmp_path / "a", point=(20, 30), loops=(1, 2))
+    write_results(model, read_image(path), tmp_path / "a", point=(20, 30), loops=(1, 2))
     kinds = ("", "-overlay", "-figure", "-attention", "-loops")
     assert {path.name for path in tmp_path.iterdir()} == {f"a{kind}.png" for kind in kinds}
     width = 80 * 4 + 6  # enlarged to 320 pixels

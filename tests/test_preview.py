@@ -1,11 +1,11 @@
 import cv2
 import numpy as np
 
-from ccnet_jax import preview
 from ccnet_jax.config import config_files
 from ccnet_jax.config.config import Config, parse
 from ccnet_jax.config.config_files import ConfigName
 from ccnet_jax.data import pipeline, statistics
+from ccnet_jax.tasks import semantic
 from tests import helpers
 from tests.miniatures import scene, write_ade20k, write_camvid
 
@@ -19,7 +19,7 @@ def config_of(name: str, **changes: str) -> Config:
 def test_the_first_crops_are_those_of_training(tmp_path):
     config = config_of("camvid", batch_size="3", data__dir=str(write_camvid(tmp_path)))
     source = pipeline.open_source(config.data, "train")
-    crops = preview.first_crops(source, config, 4)
+    crops = semantic.first_crops(source, config, 4)
     batches = pipeline.train_batches(source, config.data, 3, config.seed)
     trained = np.concatenate([next(batches)["image"], next(batches)["image"]])
     np.testing.assert_array_equal(crops["image"], trained[:4])
@@ -29,14 +29,14 @@ def test_the_first_crops_are_those_of_training(tmp_path):
 def test_statistics_count_every_pixel_and_size(tmp_path):
     config = config_of("ade20k", data__dir=str(write_ade20k(tmp_path)))
     source = pipeline.open_source(config.data, "val")
-    pixels, sizes, count = preview.statistics(source, 0)
+    pixels, sizes, count = semantic.statistics(source, 0)
     assert count == 5
     assert sizes == {(64 + 8 * i, 96): 1 for i in range(5)}
     labels = [scene(i, 64 + 8 * i, 96)[1] for i in range(5)]
     assert pixels[-1] == sum((label == 255).sum() for label in labels)
     assert pixels[0] == (labels[0] == 0).sum()  # image i's classes begin at 11 i
     assert pixels.sum() == sum(label.size for label in labels)
-    assert preview.statistics(source, 2)[2] == 2
+    assert semantic.statistics(source, 2)[2] == 2
     assert "  96 x 64  1" in statistics.sizes_text(sizes).splitlines()
     text = statistics.class_table(source.classes, pixels)
     assert f"{'wall':19}  {100 * pixels[0] / pixels[:-1].sum():7.3f}" in text

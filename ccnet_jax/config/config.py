@@ -124,16 +124,10 @@ class Config(EngineConfig):
     def _problems_for_task(self) -> list[str]:
         """Messages about settings that are another task's."""
         found = []
-        data_set = DATASETS.get(self.data.name) if self.data.source == "folder" else None
-        of_data = "semantic" if data_set is None else data_set.task
-        known = data_set is not None or self.data.source == "tfds"
-        if self.data.source == "tfds" and self.task == "instance":
+        if self.data.task not in (None, self.task):
+            key = "source" if self.data.source == "tfds" else "name"
             found.append(
-                "config.data.source='tfds' has no instances; set it 'folder', or config.task='semantic'"
-            )
-        elif known and of_data != self.task:
-            found.append(
-                f"config.data.name={self.data.name!r} is for config.task={of_data!r}, not "
+                f"config.data.{key}={getattr(self.data, key)!r} is for config.task={self.data.task!r}, not "
                 f"{self.task!r}; change one of the two"
             )
         for name, value in flat(to_dict(self)).items():
@@ -149,12 +143,14 @@ class Config(EngineConfig):
         return mode.ms_flip(FLAVOURS[self.model.flavour]) if ms_flip else mode
 
 
-# What instance segmentation does not read: it sees whole images with a ResNet; its losses have no settings.
-_ONLY_SEMANTIC = (
-    *("loss.", "eval_window", "eval_stride", "model.align_corners", "model.flavour", "model.backbone"),
-    *("data.scale", "data.short_sides", "data.crop", "data.cat_max_ratio"),
-)
-
+# {task: beginnings of the keys that it does not read}. Instance segmentation sees whole images with a ResNet;
+# its losses have no settings. A task without a line reads all keys but those of detection.
+_NOT_READ: dict[str, tuple[str, ...]] = {
+    "instance": (
+        *("loss.", "eval_window", "eval_stride", "model.align_corners", "model.flavour", "model.backbone"),
+        *("data.scale", "data.short_sides", "data.crop", "data.cat_max_ratio"),
+    )
+}
 
 # What each process of a run may have its own of: its number, and what its machine has.
 _OF_EACH_PROCESS = ("hosts.", "data.dir", "data.workers", "pretrained", "profile")
@@ -201,7 +197,7 @@ _ELSEWHERE = {
 
 def is_read_by(task: str, name: str) -> bool:
     """Whether a task reads the key of a dotted name."""
-    return not name.startswith(_ONLY_SEMANTIC if task == "instance" else "detection.")
+    return not name.startswith(_NOT_READ.get(task, ("detection.",)))
 
 
 def default() -> ml_collections.ConfigDict:

@@ -6,7 +6,7 @@ import os
 from ccnet_jax.common.fields import nearest, setting
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
-from ccnet_jax.data.sources import Location
+from ccnet_jax.data.sources import FOLDER_KEYS, DataSet, Location
 
 SOURCES = ("folder", "tfds")  # where a data set's files come from
 
@@ -67,6 +67,17 @@ class DataConfig(Location):
         """These settings, where only the split to train on may have corrupt images: scores are of all."""
         return self if split == self.train_split else dataclasses.replace(self, skip_corrupt=0)
 
+    @property
+    def data_set(self) -> DataSet | None:
+        """The data set, where it is opened from a folder and known here."""
+        return DATASETS.get(self.name) if self.source == "folder" else None
+
+    @property
+    def task(self) -> str | None:
+        """What the labels are for; None where the data set is unknown. TFDS's are for the usual task."""
+        data_set = DataSet if self.source == "tfds" else self.data_set
+        return None if data_set is None else data_set.task
+
     def problems(self) -> list[str]:
         """Messages about settings that do not go together."""
         found = []
@@ -96,18 +107,12 @@ class DataConfig(Location):
                 for key in ("images", "labels", "val_fraction")
                 if getattr(self, key) is not None
             ]
-        named = DATASETS.get(self.name)
-        if self.source == "folder" and named is not None and named.classes is not None:
+        if (named := self.data_set) is not None:
+            needless = "" if named.classes is None else f" {self.name} needs none:"
             found += [
-                f"config.data.{key} is for data.name=folder; {self.name} needs none: leave it None"
-                for key in ("images", "labels", "classes", "palette", "val_fraction")
-                if getattr(self, key) is not None
-            ]
-        if self.source == "folder" and named is not None and named.task == "instance":
-            found += [
-                f"config.data.{key} is for data.name=folder; leave it None"
-                for key in ("images", "labels", "palette", "val_fraction")
-                if named.classes is None and getattr(self, key) is not None
+                f"config.data.{key} is for data.name=folder;{needless} leave it None"
+                for key in FOLDER_KEYS
+                if getattr(self, key) is not None and (named.classes is not None or key not in named.keys)
             ]
         if self.palette is not None and len(self.palette) != len(self.classes or ()):
             found.append(

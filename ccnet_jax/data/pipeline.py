@@ -18,6 +18,7 @@ from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.fitting import as_opened
 from ccnet_jax.data.images import UnusableImage
+from ccnet_jax.data.instances import InstanceSource
 from ccnet_jax.data.sizes import LARGEST, SMALLEST, scaled_size
 from ccnet_jax.data.sources import JoinedSource, LazySource, Source, files_of
 from ccnet_jax.data.stream import TrainBatches
@@ -54,8 +55,8 @@ def files_of_all_splits(data: DataConfig, source: Any) -> list[pathlib.Path]:
       source: the images of the split.
     """
     found = files_of(source)
-    data_set = DATASETS.get(data.name) if data.source == "folder" else None
-    if data_set is None or data_set.task != "semantic":  # sources of instances tell of all splits
+    data_set = data.data_set
+    if data_set is None or isinstance(as_opened(source), InstanceSource):  # which tells of all splits
         return found
     named = (*data.train_split.split("+"), *data.eval_split.split("+"))
     for split in dict.fromkeys((*data_set.splits, *named)):

@@ -146,6 +146,9 @@ class FolderSource:
         return self.pairs[index][0].stem
 
 
+FOLDER_KEYS = ("images", "labels", "classes", "palette", "val_fraction")
+
+
 @dataclasses.dataclass(frozen=True)
 class DataSet:
     """All that the rest of the program needs to know of a data set.
@@ -161,6 +164,7 @@ class DataSet:
         reads labels, and raises UserError where there is nothing to learn. None: nothing is to be said.
       size: (height, width) in pixels of every image; None where they differ.
       task: what its labels are for, a key of `TASKS`: `open` gives what that task trains on.
+      keys: those of `config.data` that say what its files are, where `classes` does not.
     """
 
     classes: Classes | None
@@ -172,6 +176,7 @@ class DataSet:
     size: tuple[int, int] | None = None
     task: str = "semantic"
     open_unlabelled: Callable[[Location, str], Any] | None = None
+    keys: tuple[str, ...] = FOLDER_KEYS
 
 
 class JoinedSource:

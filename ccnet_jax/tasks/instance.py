@@ -1,30 +1,36 @@
 """Instance segmentation: a box, a class and a mask for every object. Paper: section 4.5, Table 7."""
 
 import functools
+import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ccnet_jax import figures
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import Classes
+from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.common.words import number_of
 from ccnet_jax.config.config import Config
 from ccnet_jax.data import instance_batches
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.fitting import as_opened
+from ccnet_jax.data.instance_batches import MULTIPLE, canvases
 from ccnet_jax.data.instances import MASK_CELLS, InstanceSource
 from ccnet_jax.data.statistics import evenly_spread
 from ccnet_jax.data.stream import TrainBatches
-from ccnet_jax.evaluation.detector import detector
+from ccnet_jax.evaluation.detector import detect, detector
 from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
-from ccnet_jax.evaluation.instance_scores import KINDS, table
+from ccnet_jax.evaluation.instance_scores import KINDS, paste_mask, table
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.detection.config import build_mask_rcnn
-from ccnet_jax.models.detection.mask_rcnn import MaskRCNN, is_trained_where_frozen
+from ccnet_jax.models.detection.mask_rcnn import Detections, MaskRCNN, is_trained_where_frozen
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.tasks.instance_model import InstanceModel
-from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
+from ccnet_jax.tasks.task import Result, Shapes, Size, Task, Tester
 from ccnet_jax.training.instance_losses import make_instance_loss
 from ccnet_jax.training.optimizers import IsTrained
 from ccnet_jax.training.step import Loss
@@ -183,6 +189,90 @@ def model(config: Config, network: MaskRCNN, variables: Variables, classes: Clas
     return InstanceModel(variables, network, classes.names, classes.colours, config.data, config.detection)
 
 
+def forward(config: Config, network: MaskRCNN) -> Callable[..., Detections]:
+    """The detections in images on a canvas."""
+
+    def found(variables: Variables, images: jax.Array, size: jax.Array | None = None) -> Detections:
+        if size is None:
+            size = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
+        return detect(network, config.detection, variables, images, size)
+
+    return found
+
+
+def planned_sizes(config: Config, size: Size | None) -> tuple[Size, Size]:
+    """That of a canvas, in training and in testing; one that lies where images differ."""
+    if config.data.resize is None and size is None:
+        raise UserError(
+            f"config.data.resize is None, and the size of {config.data.name}'s images is only in its "
+            "files; pass --config.data.resize=LONG,SHORT"
+        )
+    short, long = sorted(config.data.resize or (1, 1))
+    canvas = canvases(config.data, [size or (short, long)])[0]
+    return canvas, canvas
+
+
+def export_shape(config: Config, asked: dict[str, int | None]) -> dict[str, int | None]:
+    """By default one image on the canvas that lies."""
+    known = [] if config.data.resize is None else canvases(config.data, [(1, 2), (2, 1)])
+    words = " or ".join(f"{height},{width}" for height, width in known) or f"H,W in multiples of {MULTIPLE}"
+    lying = dict(zip(("height", "width"), known[0], strict=True)) if known else {}
+    shape: dict[str, int | None] = {"batch": 1, "height": None, "width": None} | lying | asked
+    height, width = shape["height"], shape["width"]
+    fits = (
+        (height, width) in known
+        if known
+        else height and width and not (height % MULTIPLE or width % MULTIPLE)
+    )
+    if not fits:
+        raise UserError(f"this network finds instances on a canvas of one size: pass --size {words}")
+    if shape["batch"] is None:
+        raise UserError("this network finds instances in a batch of one size: pass --batch N")
+    return shape
+
+
+def preview(config: Config, source: InstanceSource, count: int, counted: int, output: pathlib.Path) -> None:
+    """Print how many objects the classes have, and draw the first images of training with their objects.
+
+    Args:
+      config: of instance segmentation.
+      source: images to train on.
+      count: images to draw.
+      counted: images whose objects are counted by class, evenly spread; 0 is all.
+      output: PNG file.
+
+    Raises:
+      UserError: there is no object to train on.
+    """
+    check(config, source, config.batch_size)
+    images = evenly_spread(len(source), counted)
+    found = np.zeros(len(source.classes), np.int64)
+    for index in progress_bar(images, unit="image", leave=False):
+        found += np.bincount(source.objects(index).classes, minlength=len(found))
+    print(f"of {config.data.train_split}, {number_of(len(images), 'image')} counted (--counted):")
+    wide = max(map(len, source.classes))
+    print("\n".join(f"  {name:{wide}} {n:8,} objects" for name, n in zip(source.classes, found, strict=True)))
+
+    drawn: list[np.ndarray] = []
+    for batch in batches(config, source, 0, 0, 1):
+        drawn += [drawn_objects(batch, row, source) for row in range(config.batch_size)]
+        if len(drawn) >= count:
+            break
+    sheet = figures.image_sheet(drawn[:count], f"{number_of(len(drawn[:count]), 'image')} of training")
+    figures.save_image(output, sheet)
+    print(f"the first {number_of(len(drawn[:count]), 'image')} of training: {output}")
+
+
+def drawn_objects(batch: dict[str, np.ndarray], row: int, source: InstanceSource) -> np.ndarray:
+    """One image of a batch with its objects as training sees them."""
+    used, image = batch["used"][row], batch["image"][row]
+    boxes, labels = batch["boxes"][row][used], batch["classes"][row][used]
+    fractions = batch["masks"][row][used].astype(np.float32) / 255
+    masks = [paste_mask(mask, box, image.shape[:2]) for mask, box in zip(fractions, boxes, strict=True)]
+    whole = np.array(masks, np.uint8).reshape(-1, *image.shape[:2])
+    return figures.instance_overlay(image, boxes, labels, whole, source.classes, source.palette)
+
+
 TASK = Task(
     open=open_source,
     open_unlabelled=open_unlabelled,
@@ -199,5 +289,10 @@ TASK = Task(
     scores=scores,
     table=table,
     model=model,
-    modes=False,
+    forward=forward,
+    planned_sizes=planned_sizes,
+    export_shape=export_shape,
+    preview=preview,
+    labels_pixels=InstanceModel.labels_pixels,
+    does=InstanceModel.does,
 )

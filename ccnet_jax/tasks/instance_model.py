@@ -6,6 +6,9 @@ raw = jax.jit(model)(images)               # uint8 RGB [B, H, W, 3], sides multi
 """
 
 import os
+import pathlib
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import flax
 import jax
@@ -13,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int32, Num, UInt8
 
-from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.errors import UserError, write_json
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.instance_batches import MULTIPLE, canvases, on_canvas, place_on_canvas
 from ccnet_jax.data.user_images import image_name, read_image
 from ccnet_jax.evaluation.detector import detect, detector
 from ccnet_jax.evaluation.evaluate_instances import in_image
-from ccnet_jax.evaluation.instance_scores import mask_of
+from ccnet_jax.evaluation.instance_scores import mask_of, runs_of
 from ccnet_jax.evaluation.prediction import NotFinite
-from ccnet_jax.figures import instance_overlay
+from ccnet_jax.figures import instance_overlay, save_image
 from ccnet_jax.models.detection.config import DetectionConfig
 from ccnet_jax.models.detection.mask_rcnn import Detections, MaskRCNN
 from ccnet_jax.models.variables import Variables
@@ -45,6 +48,31 @@ class Instances(flax.struct.PyTreeNode):
     masks: UInt8[np.ndarray, "n H W"]
     overlay: UInt8[np.ndarray, "h w 3"]
 
+    def shown(self) -> "Instances":
+        """What the page keeps of it: all."""
+        return self
+
+    def describe(self, classes: int) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """Class, score and box (x0, y0, x1, y1) in pixels of each object, the best one first; `uppermost`."""
+        rows = zip(self.classes.tolist(), self.scores.tolist(), self.boxes.tolist(), strict=True)
+        objects = [{"class": label, "score": score, "box": box} for label, score, box in rows]
+        return {"kind": "objects", "objects": objects}, [self.uppermost()]
+
+    def uppermost(self) -> np.ndarray:
+        """uint8 [H, W]: the number of the best object over each pixel, from 1, or 0; at most 255 count."""
+        numbers = np.zeros(self.masks.shape[1:], np.uint8)
+        for i in range(min(len(self.masks), 255) - 1, -1, -1):
+            numbers[self.masks[i] == 1] = i + 1
+        return numbers
+
+    def label(self, name: str) -> np.ndarray:
+        """Raise UserError: objects are no labels."""
+        raise UserError(f"{name} {InstanceModel.does}, and labels no pixels")
+
+    def overlay_on(self, pixels: np.ndarray, palette: np.ndarray, opacity: float) -> np.ndarray:
+        """`overlay`."""
+        return self.overlay
+
 
 class InstanceModel(flax.struct.PyTreeNode, eq=False):
     """A network with its weights. It is a pytree whose leaves are the weights.
@@ -64,6 +92,10 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
     colours: tuple[tuple[int, int, int], ...] = flax.struct.field(pytree_node=False)
     data: DataConfig = flax.struct.field(pytree_node=False, default=DataConfig())
     detection: DetectionConfig = flax.struct.field(pytree_node=False, default=DetectionConfig())
+    labels_pixels: ClassVar[bool] = False
+    does: ClassVar[str] = "finds instances"
+    written: ClassVar[str] = "objects of {}"
+    loops: ClassVar[None] = None
 
     @property
     def palette(self) -> np.ndarray:
@@ -121,6 +153,24 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
         parts = found["boxes"], found["classes"], masks, self.classes, self.palette, found["scores"]
         overlay = instance_overlay(pixels, *parts)
         return Instances(found["boxes"], found["classes"], found["scores"], masks, overlay)
+
+    def writer(
+        self, run: object, ms_flip: bool, point: tuple[int, int] | None, loops: tuple[int, ...]
+    ) -> Callable[[np.ndarray, pathlib.Path], None]:
+        """What writes NAME-overlay.png and NAME.json; see `TrainedModel.writer`."""
+        if ms_flip or point or loops:
+            raise UserError(f"the network in {run} {self.does}: omit --ms-flip, --attention and --loops")
+        return self._write_results
+
+    def _write_results(self, image: np.ndarray, stem: pathlib.Path) -> None:
+        found = self.predict(image)
+        save_image(stem.with_name(f"{stem.name}-overlay.png"), found.overlay)
+        rows = zip(found.classes, found.scores.tolist(), found.boxes.tolist(), found.masks, strict=True)
+        objects = [
+            {"class": self.classes[label], "score": score, "box": box, "mask": runs_of(mask)}
+            for label, score, box, mask in rows
+        ]
+        write_json(stem.with_name(f"{stem.name}.json"), objects)
 
 
 def _check_size(images: jax.Array | np.ndarray, size: jax.Array | np.ndarray) -> None:

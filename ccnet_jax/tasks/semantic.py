@@ -1,16 +1,25 @@
 """Semantic segmentation: a class for every pixel."""
 
+import collections
 import functools
+import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ccnet_jax import figures
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.common.labels import Classes
+from ccnet_jax.common.labels import VOID, Classes
+from ccnet_jax.common.progress import progress_bar
+from ccnet_jax.common.words import number_of
 from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
 from ccnet_jax.data import pipeline
+from ccnet_jax.data.sizes import scaled_size
 from ccnet_jax.data.sources import Source
+from ccnet_jax.data.statistics import class_table, evenly_spread, sizes_text
 from ccnet_jax.data.stream import TrainBatches
 from ccnet_jax.evaluation import metrics
 from ccnet_jax.evaluation.evaluate import evaluate
@@ -20,7 +29,7 @@ from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.tasks.semantic_model import Model
-from ccnet_jax.tasks.task import Result, Shapes, Task, Tester
+from ccnet_jax.tasks.task import Result, Shapes, Size, Task, Tester
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import Loss
 
@@ -88,6 +97,70 @@ def model(config: Config, network: CCNet, variables: Variables, classes: Classes
     return Model(variables, network, classes.names, classes.colours, numbers, config.test_mode())
 
 
+def forward(config: Config, network: CCNet) -> Callable[..., jax.Array]:
+    """The logits of whole images."""
+    return lambda variables, images, size=None: network.apply(variables, images)[0]
+
+
+def planned_sizes(config: Config, size: Size | None) -> tuple[Size, Size]:
+    """Training's are crops or whole images; the data set's own are tested, or a crop where they differ."""
+    trained = config.data.crop
+    if trained is None:
+        if size is None:
+            raise UserError(
+                f"config.data.crop is None, and the size of {config.data.name}'s images is only in its "
+                "files; pass --config.data.crop=HEIGHT,WIDTH"
+            )
+        trained = scaled_size(size, config.data.resize, 1.0)
+    return trained, size or trained
+
+
+def preview(config: Config, source: Source, count: int, counted: int, output: pathlib.Path) -> None:
+    """Print sizes and how often each class occurs, and draw the first crops of training with their labels.
+
+    A data set that has a summary of its own has said that already.
+    """
+    if not pipeline.has_summary(config.data):
+        pixels, sizes, images = statistics(source, counted)
+        print(f"of {config.data.train_split}, {number_of(images, 'image')} counted (--counted):")
+        print(sizes_text(sizes))
+        print(class_table(source.classes, pixels))
+
+    crops = first_crops(source, config, count)
+    sheet = figures.contact_sheet(crops["image"], crops["label"], source.classes, source.palette)
+    figures.save_image(output, sheet)
+    print(f"the first {len(crops['image'])} crops of training are in {output}")
+
+
+def first_crops(source: Source, config: Config, count: int) -> dict[str, np.ndarray]:
+    """The first samples of training, {"image": uint8 [count, h, w, 3], "label": uint8 [count, h, w]}."""
+    batches, made = [], 0
+    for batch in pipeline.train_batches(source, config.data, config.batch_size, config.seed):
+        batches.append(batch)
+        made += config.batch_size
+        if made >= count:
+            break
+    return {key: np.concatenate([batch[key] for batch in batches])[:count] for key in batches[0]}
+
+
+def statistics(source: Source, limit: int) -> tuple[np.ndarray, collections.Counter[tuple[int, int]], int]:
+    """Pixels of each class and of void [classes + 1], {(height, width): images}, images counted.
+
+    Args:
+      source: the images.
+      limit: how many to count, evenly spread; 0 is all.
+    """
+    images = evenly_spread(len(source), limit)
+    pixels = np.zeros(256, np.int64)
+    sizes: collections.Counter[tuple[int, int]] = collections.Counter()
+    for index in progress_bar(images, unit="image", leave=False):
+        label = source[index]["label"]
+        sizes[label.shape] += 1
+        pixels += np.bincount(label.ravel(), minlength=256)
+    classes = len(source.classes)
+    return np.append(pixels[:classes], pixels[VOID]), sizes, len(images)
+
+
 TASK = Task(
     open=pipeline.open_source,
     open_unlabelled=pipeline.open_source,
@@ -104,5 +177,10 @@ TASK = Task(
     scores=scores,
     table=metrics.table,
     model=model,
-    modes=True,
+    forward=forward,
+    planned_sizes=planned_sizes,
+    export_shape=lambda config, asked: asked,
+    preview=preview,
+    labels_pixels=Model.labels_pixels,
+    does=Model.does,
 )

@@ -3,9 +3,10 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
+import numpy as np
 
 from ccnet_jax.common.labels import Classes
 from ccnet_jax.config.config import Config
@@ -18,6 +19,7 @@ from ccnet_jax.training.step import Loss
 
 Result = Mapping[str, Any]  # of an evaluation; JSON can hold it
 Shapes = dict[str, jax.ShapeDtypeStruct]
+Size = tuple[int, int]  # (height, width)
 
 
 class Tester(Protocol):
@@ -45,6 +47,62 @@ class Tester(Protocol):
         """
 
 
+class Found(Protocol):
+    """What a page shows of what was found in an image."""
+
+    def describe(self, classes: int) -> tuple[dict[str, Any], list[np.ndarray]]:
+        """What JSON can hold, and planes uint8 [H, W]; the page knows them by "kind"."""
+
+    def label(self, name: str) -> np.ndarray:
+        """uint8 [H, W], a class for each pixel. Raises UserError where the network `name` gives none."""
+
+    def overlay_on(self, pixels: np.ndarray, palette: np.ndarray, opacity: float) -> np.ndarray:
+        """uint8 RGB, the image with what was found."""
+
+
+class TrainedModel(Protocol):
+    """A trained network as one object: a call for batches, `predict` for an image, and what programs ask.
+
+    Attributes:
+      classes: their names.
+      labels_pixels, does: as in `Task`.
+      written: what `predict` says of images whose results are written.
+    """
+
+    variables: Variables
+    network: Any
+    classes: tuple[str, ...]
+    labels_pixels: ClassVar[bool]
+    does: ClassVar[str]
+    written: ClassVar[str]
+
+    @property
+    def palette(self) -> np.ndarray:
+        """The classes' colours, uint8 [classes, 3] RGB."""
+
+    @property
+    def loops(self) -> int | None:
+        """Of RCCA, where a user may choose another number; None where there is no choice."""
+
+    def predict(self, image: Any) -> Any:
+        """What the network finds in an image of any size; its `shown()` is a `Found`."""
+
+    def writer(
+        self, run: object, ms_flip: bool, point: tuple[int, int] | None, loops: tuple[int, ...]
+    ) -> Callable[[np.ndarray, pathlib.Path], None]:
+        """What writes the results of an image, uint8 [H, W, 3] RGB, to paths that begin with OUT/NAME.
+
+        Args:
+          run: what to call the network in messages.
+          ms_flip: test at several scales and mirrored.
+          point: (row, column) of the pixel whose attention is drawn, None for none.
+          loops: numbers of loops to compare, () for no comparison.
+
+        Raises:
+          UserError: the network cannot do that.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """What a batch, a network, its loss, a prediction and a score are.
@@ -67,9 +125,18 @@ class Task:
       scores: result -> {name: fraction of 1}, the one that says which checkpoint is best first; {} where the
         images have nothing to score.
       table: (result, names of the classes) -> text to print.
-      model: (config, network, variables, classes) -> what `ccnet_jax.load` gives: one object with a call for
-        batches and `predict` for an image.
-      modes: whether images can be tested in windows, at several scales, and mirrored.
+      model: (config, network, variables, classes) -> what `ccnet_jax.load` gives, a `TrainedModel`.
+      forward: (config, network) -> the function (variables, images [B, H, W, 3], int [B, 2] sizes of the
+        images, None where each fills its array) -> what the network finds in them: logits, or a named tuple.
+      planned_sizes: (config, (height, width) of all images of the data set or None) -> those of the images
+        in a batch, and of a tested image. Raises UserError where the config does not tell.
+      export_shape: (config, "batch", "height" and "width" as far as a user asks for them) -> those of the
+        images that an exported file takes; None, or a missing one, is any. Raises UserError.
+      preview: (config, images to train on, images to draw, images to count, PNG file): prints what they
+        hold, and draws the first that training sees. Raises UserError.
+      labels_pixels: whether the network gives logits of every pixel. Then images can be tested in windows, at
+        several scales and mirrored, and exported files can give probabilities.
+      does: what the network does, in messages.
     """
 
     open: Callable[[DataConfig, str], Any]
@@ -86,5 +153,10 @@ class Task:
     tester: Callable[[Config, Any, TestMode], Tester]
     scores: Callable[[Result], dict[str, float]]
     table: Callable[[Result, tuple[str, ...]], str]
-    model: Callable[[Config, Any, Variables, Classes], Any]
-    modes: bool
+    model: Callable[[Config, Any, Variables, Classes], TrainedModel]
+    forward: Callable[[Config, Any], Callable[..., Any]]
+    planned_sizes: Callable[[Config, Size | None], tuple[Size, Size]]
+    export_shape: Callable[[Config, dict[str, int | None]], dict[str, int | None]]
+    preview: Callable[[Config, Any, int, int, pathlib.Path], None]
+    labels_pixels: bool
+    does: str

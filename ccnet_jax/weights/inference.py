@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from ccnet_jax.common import devices
-from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import records
 from ccnet_jax.data.user_images import read_image
 from ccnet_jax.engine import checkpoints
@@ -41,22 +40,6 @@ def load(folder: str | os.PathLike, checkpoint_name: str = "last") -> Any:
     like = checkpoints.variables_like(network, devices.data_mesh(jax.local_devices()[:1]))
     variables, _ = checkpoints.load_variables(run, checkpoint_name, like)
     return task.model(config, network, variables, classes)
-
-
-def with_loops(model: Model, loops: int) -> Model:
-    """The same weights with another number of RCCA's loops, which share them; 0 leaves the module out.
-
-    Args:
-      model: with the context "rcca".
-      loops: 0 or more. With 0 the features pass unchanged, as in a network with the context "none".
-
-    Raises:
-      UserError: the model has another context.
-    """
-    if model.network.context != "rcca":
-        raise UserError(f"loops are RCCA's, and this network's context is {model.network.context!r}")
-    change = {"loops": loops} if loops else {"context": "none"}
-    return model.replace(network=model.network.clone(**change))
 
 
 def attention_map(

@@ -13,6 +13,7 @@ from ccnet_jax.engine import checkpoints
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
+from ccnet_jax.tasks import TASKS
 from ccnet_jax.weights import tensor_files
 from ccnet_jax.weights.checkpoint_meta import written_meta
 from ccnet_jax.weights.naming import HEAD_NAMES, Naming
@@ -74,7 +75,7 @@ def _check_out(out: pathlib.Path) -> None:
 def _check_exportable(config: Config, run: RunFolder, in_place: bool) -> None:
     """Raise UserError where PyTorch's code bases have no such network."""
     model = config.model
-    if config.task != "semantic":
+    if not TASKS[config.task].labels_pixels:
         raise UserError(
             f"{run} has config.task={config.task!r}; only networks that label pixels can be written"
         )

@@ -14,6 +14,7 @@ from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.models.config import build_network
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.variables import Variables
+from ccnet_jax.tasks import TASKS
 from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.weights import tensor_files, values
 from ccnet_jax.weights.checkpoint_meta import CheckpointMeta, read_meta
@@ -62,7 +63,7 @@ def import_weights(
         _check_flags_of_instances(whose, expected_source, in_place, source)
         import_instances(tensors, source, out, config, overrides)
         return
-    if config is not None and config.task != "semantic":
+    if config is not None and not TASKS[config.task].labels_pixels:
         raise UserError(f"{source} is no Mask R-CNN, and the config has task={config.task!r}; choose another")
     network = detect_network(tensors, expected_source, source)
     if in_place is None:

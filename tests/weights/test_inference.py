@@ -15,7 +15,6 @@ from ccnet_jax.evaluation.prediction import predictor
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.tasks import inputs
 from ccnet_jax.weights import visualize
-from ccnet_jax.weights.inference import with_loops
 from tests import helpers
 from tests.miniatures import write
 
@@ -241,9 +240,9 @@ def test_a_run_whose_data_set_is_unknown_here_is_loaded_by_its_classes_file(run,
 
 
 def test_loops_can_be_changed_and_left_out(model):
-    assert with_loops(model, 3).network == model.network.clone(loops=3)
-    without = with_loops(model, 0)
+    assert model.with_loops(3).network == model.network.clone(loops=3)
+    without = model.with_loops(0)
     assert without.network == model.network.clone(context="none")
     assert without.predict(image()).label.shape == (64, 96)
     with pytest.raises(UserError, match="loops are RCCA's, and this network's context is 'none'"):
-        with_loops(without, 2)
+        without.with_loops(2)

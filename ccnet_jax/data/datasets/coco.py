@@ -408,4 +408,5 @@ DATA_SET = DataSet(
     summary,
     task="instance",
     open_unlabelled=open_unlabelled,
+    keys=("classes",),
 )

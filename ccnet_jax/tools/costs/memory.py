@@ -16,7 +16,7 @@ from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.ccnet import CCNet
 from ccnet_jax.models.resize import Upsampling, upsampling_matrices
 from ccnet_jax.tasks import TASKS
-from ccnet_jax.tools.costs.parts import batch_on_one_gpu, test_program, training_step, variable_shapes
+from ccnet_jax.tools.costs.parts import batch_on_one_gpu, training_step, variable_shapes
 
 # Of a GPU's memory: the CUDA context, cuDNN's scratch memory and what the allocator cannot use.
 RESERVE = 0.06
@@ -60,12 +60,13 @@ def plan_training(config: Config, classes: int, batch_size: int, gpu: str) -> Re
         return aot.compile_for(gpu, step, state, batch)
 
 
-def plan_finding(config: Config, classes: int, image: tuple[int, int], gpu: str) -> Plan:
-    """What it costs to find the objects of one image of (height, width) on one GPU."""
-    network = TASKS[config.task].network(config, classes)
+def plan_forward(config: Config, classes: int, image: tuple[int, int], gpu: str) -> Plan:
+    """What testing one image of (height, width) costs on one GPU where one program does all of it."""
+    task = TASKS[config.task]
+    network = task.network(config, classes)
     variables = variable_shapes(network)
     images = jax.ShapeDtypeStruct((1, *image, 3), jnp.uint8)
-    report = aot.compile_for(gpu, test_program(config, network), variables, images)
+    report = aot.compile_for(gpu, task.forward(config, network), variables, images)
     return Plan({"network": report.peak_bytes}, report)
 
 

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,6 @@ import jax.numpy as jnp
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config.config import Config
-from ccnet_jax.evaluation.detector import detect
 from ccnet_jax.models.statistics import part_of_a_batch
 from ccnet_jax.models.variables import Variables
 from ccnet_jax.tasks import TASKS
@@ -79,24 +78,13 @@ def inference_operations(config: Config, classes: int, size: tuple[int, int]) ->
     """{part: its operations} of the network in testing, for an image or window of (height, width)."""
     images = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
     with counted_attention():
-        network = TASKS[config.task].network(config, classes).clone(implementation=COUNTED)
-        found = operations(test_program(config, network), variable_shapes(network), images)
+        task = TASKS[config.task]
+        network = task.network(config, classes).clone(implementation=COUNTED)
+        found = operations(task.forward(config, network), variable_shapes(network), images)
     parts: dict[str, Operations] = {}
     for path, count in found.items():
         parts[part_of(path)] = parts.get(part_of(path), Operations()) + count
     return parts
-
-
-def test_program(config: Config, network: Any) -> Callable[[Variables, jax.Array], Any]:
-    """(variables, images [B, H, W, 3]) -> what testing computes of whole images."""
-    if config.task == "semantic":
-        return lambda variables, images: network.apply(variables, images)[0]
-
-    def found(variables: Variables, images: jax.Array) -> Any:
-        size = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
-        return detect(network, config.detection, variables, images, size)
-
-    return found
 
 
 def parameters(variables: Variables) -> dict[str, int]:

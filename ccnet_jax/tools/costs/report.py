@@ -109,11 +109,11 @@ def _add_plans(
     }
     image = (result["image"][0], result["image"][1])
     with compiling("testing"):
-        if config.task == "instance":
-            tested = memory.plan_finding(config, classes, image, gpu)
+        task = TASKS[config.task]
+        if task.labels_pixels:
+            tested = memory.plan_testing(task.network(config, classes), image, config.test_mode(), gpu)
         else:
-            network = TASKS[config.task].network(config, classes)
-            tested = memory.plan_testing(network, image, config.test_mode(), gpu)
+            tested = memory.plan_forward(config, classes, image, gpu)
     result["testing"] |= {
         "steps": dict(tested.steps),
         "peak_bytes": tested.peak_bytes,

@@ -4,16 +4,14 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.datasets.coco import COCO_CLASSES
-from ccnet_jax.data.instance_batches import canvases
-from ccnet_jax.data.sizes import scaled_size
-from ccnet_jax.data.sources import DataSet
+from ccnet_jax.tasks import TASKS
 
 WANTED = "HEIGHTxWIDTH in pixels, as 1024x2048"
 
 
 def class_count(config: Config) -> int:
     """The number of classes. Raises UserError where only the data set's files tell it."""
-    known = _data_set(config)
+    known = config.data.data_set
     if known is not None and known.classes is not None:
         count = len(known.classes.names)
     elif config.data.classes is not None:
@@ -32,23 +30,7 @@ def class_count(config: Config) -> int:
 
 def training_size(config: Config) -> tuple[int, int]:
     """(height, width) of the images in a batch. Raises UserError where the config does not tell."""
-    known = _data_set(config)
-    if config.task == "instance":
-        if config.data.resize is None and (known is None or known.size is None):
-            raise UserError(
-                f"config.data.resize is None, and the size of {config.data.name}'s images is only in its "
-                "files; pass --config.data.resize=LONG,SHORT"
-            )
-        sides = sorted(config.data.resize or (1, 1))
-        return canvases(config.data, [known.size if known and known.size else (sides[0], sides[1])])[0]
-    if config.data.crop is not None:
-        return config.data.crop
-    if known is None or known.size is None:
-        raise UserError(
-            f"config.data.crop is None, and the size of {config.data.name}'s images is only in its files; "
-            "pass --config.data.crop=HEIGHT,WIDTH"
-        )
-    return scaled_size(known.size, config.data.resize, 1.0)
+    return _sizes(config)[0]
 
 
 def image_size(config: Config) -> tuple[int, int]:
@@ -56,10 +38,12 @@ def image_size(config: Config) -> tuple[int, int]:
 
     Raises UserError where the config does not tell.
     """
-    known = _data_set(config)
-    if config.task == "instance":
-        return training_size(config)
-    return known.size if known is not None and known.size is not None else training_size(config)
+    return _sizes(config)[1]
+
+
+def _sizes(config: Config) -> tuple[tuple[int, int], tuple[int, int]]:
+    known = config.data.data_set
+    return TASKS[config.task].planned_sizes(config, None if known is None else known.size)
 
 
 def size_of(text: str) -> tuple[int, int]:
@@ -68,7 +52,3 @@ def size_of(text: str) -> tuple[int, int]:
     if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
         raise UserError(f"--inference={text} must be {WANTED}")
     return int(height), int(width)
-
-
-def _data_set(config: Config) -> DataSet | None:
-    return DATASETS.get(config.data.name) if config.data.source == "folder" else None

@@ -21,7 +21,7 @@ class Format(NamedTuple):
       packages: modules that it needs beside JAX.
       install: what `pip install` gets them by.
       dtypes: of the computation; the first where a run's own is not among them.
-      tasks: `config.task` of the networks that it takes.
+      any_task: whether it takes networks, too, that do not label pixels.
       write: (program, path); raises UserError where the network cannot be written so.
       compare: (program, path) -> a message for each size at which the file was run and agreed with the
         jitted model; raises Disagrees.
@@ -31,7 +31,7 @@ class Format(NamedTuple):
     packages: tuple[str, ...]
     install: str
     dtypes: tuple[str, ...]
-    tasks: tuple[str, ...]
+    any_task: bool
     write: Callable[[Program, pathlib.Path], None]
     compare: Callable[[Program, pathlib.Path], Iterator[str]]
 

@@ -121,7 +121,7 @@ FORMAT = Format(
     packages=("onnx", "onnxruntime"),
     install="onnx onnxruntime",
     dtypes=("float32",),
-    tasks=("semantic",),
+    any_task=False,
     write=write,
     compare=compare,
 )

@@ -15,11 +15,8 @@ from jax import export
 from jaxtyping import Array, Float32, UInt8
 
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
-from ccnet_jax.evaluation.detector import detect
 from ccnet_jax.evaluation.prediction import largest
 from ccnet_jax.models.ccnet import CCNet
-from ccnet_jax.models.detection.config import DetectionConfig
-from ccnet_jax.models.detection.mask_rcnn import MaskRCNN
 from ccnet_jax.models.variables import Variables
 
 ODD_SIZES = ((33, 49), (65, 47), (51, 97))  # (height, width) at which files that take any size are compared
@@ -119,17 +116,14 @@ def semantic_program(network: CCNet, variables: Variables, shape: ImageShape, pr
     return Program(shape, lambda images: outputs(logits(images)), logits, outputs)
 
 
-def instance_program(
-    network: MaskRCNN, detection: DetectionConfig, variables: Variables, shape: ImageShape
-) -> Program:
-    """A network that finds objects: `Detections` by their names, of images [B, H, W, 3] on a canvas.
+def sized_program(forward: Callable[..., Any], variables: Variables, shape: ImageShape) -> Program:
+    """What a task's `forward` finds in images [B, H, W, 3] on a canvas, by the names of its tuple.
 
     Its second argument is int32 [B, 2]: the (height, width) of each image, in the canvas's upper left
     corner.
     """
-    network = network.clone(implementation="xla", remat="none")
 
     def call(images: jax.Array, size: jax.Array) -> Outputs:
-        return detect(network, detection, jax.lax.optimization_barrier(variables), images, size)._asdict()
+        return forward(jax.lax.optimization_barrier(variables), images, size)._asdict()
 
     return Program(shape, call)

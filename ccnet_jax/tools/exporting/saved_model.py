@@ -77,7 +77,7 @@ FORMAT = Format(
     packages=("tensorflow",),
     install="tensorflow",
     dtypes=("float32",),
-    tasks=("semantic",),
+    any_task=False,
     write=write,
     compare=compare,
 )

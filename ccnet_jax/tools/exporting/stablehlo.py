@@ -43,7 +43,7 @@ FORMAT = Format(
     packages=("flatbuffers",),
     install="flatbuffers",
     dtypes=("float32", "bfloat16"),
-    tasks=("semantic", "instance"),
+    any_task=True,
     write=write,
     compare=compare,
 )

@@ -19,14 +19,12 @@ import numpy as np
 
 from ccnet_jax import figures
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.tasks.instance_model import Instances
-from ccnet_jax.tasks.semantic_model import Model, Prediction
+from ccnet_jax.tasks.task import Found
 from ccnet_jax.tools.page.networks import Network, Programs, Way
 from ccnet_jax.tools.page.own_images import OwnImages
 from ccnet_jax.tools.page.uploads import SIGNATURES, Gone, Limits, Store, Upload, read_upload
 
 _THUMBNAIL = 240  # pixels of the longer side
-_ROWS = 64  # of an image, that are looked at together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +54,7 @@ class Explorer:
     def __init__(self, networks: Sequence[Network], own: OwnImages, limits: Limits):
         self.networks, self.own, self.limits = list(networks), own, limits
         self._images: Store[Upload] = Store("this image")
-        self._predictions: Store[tuple[Labels | Instances, dict[str, Any]]] = Store("this prediction")
+        self._predictions: Store[tuple[Found, dict[str, Any]]] = Store("this prediction")
         self._programs = Programs()
 
     def describe(self) -> dict[str, Any]:
@@ -111,12 +109,7 @@ class Explorer:
           UserError: the image is gone, or the network cannot be run so.
         """
         found, took = self._found(question)
-        if isinstance(found, Labels):
-            planes = [found.first, found.first_fraction, found.second, found.second_fraction]
-            head = {"kind": "labels", "areas": found.areas(len(self._network(question).model.classes))}
-        else:
-            planes = [uppermost(found)]
-            head = {"kind": "objects", "objects": objects_of(found)}
+        head, planes = found.describe(len(self._network(question).model.classes))
         height, width = planes[0].shape
         return pack(head | took | {"height": height, "width": width}, planes)
 
@@ -126,21 +119,16 @@ class Explorer:
         Raises UserError where the network gives none.
         """
         found, _ = self._found(question)
-        if isinstance(found, Instances):
-            raise UserError(f"{self._network(question).name} finds instances, and labels no pixels")
-        label = figures.resized_label(found.first, self._images.get(question.image).own_size)
-        model = self._network(question).model
-        assert isinstance(model, Model)
-        return figures.labels_png(label, model.palette, model.numbers)
+        network = self._network(question)
+        label = figures.resized_label(found.label(network.name), self._images.get(question.image).own_size)
+        return figures.labels_png(label, network.model.palette, network.model.numbers)
 
     def overlay_png(self, question: Question, opacity: float) -> bytes:
         """The image under the classes' colours, or with its objects. Raises UserError."""
         found, _ = self._found(question)
-        if isinstance(found, Instances):
-            return figures.image_png(found.overlay)
         pixels = self._images.get(question.image).pixels
         palette = self._network(question).model.palette
-        return figures.image_png(figures.overlay(pixels, found.first, palette, opacity))
+        return figures.image_png(found.overlay_on(pixels, palette, opacity))
 
     def attention(self, question: Question, point: tuple[int, int]) -> bytes:
         """What a pixel attends to: one plane [h, w] a loop, 255 sqrt(weight / largest), see `pack`.
@@ -162,7 +150,7 @@ class Explorer:
             raise Gone(f"there is no run number {question.run} here; reload the page")
         return self.networks[question.run]
 
-    def _found(self, question: Question) -> "tuple[Labels | Instances, dict[str, Any]]":
+    def _found(self, question: Question) -> tuple[Found, dict[str, Any]]:
         """What the network finds, and how long that took, for JSON. The last answers are kept."""
         image, network = self._images.get(question.image), self._network(question)
         known = self._predictions.find(question)
@@ -175,64 +163,9 @@ class Explorer:
         with _memory_told():
             found = network.run(image, question.way)
         seconds = time.monotonic() - start
-        kept = Labels.of(found) if isinstance(found, Prediction) else found
-        answer = kept, {"seconds": round(seconds, 2 if seconds < 10 else 0), "compiled": compiled}
+        answer = found.shown(), {"seconds": round(seconds, 2 if seconds < 10 else 0), "compiled": compiled}
         self._predictions.put(answer, question)
         return answer
-
-
-@dataclasses.dataclass(frozen=True)
-class Labels:
-    """What is kept of a `Prediction`: all uint8 [H, W].
-
-    Attributes:
-      first, second: the most probable class of each pixel, and the next.
-      first_fraction, second_fraction: their probabilities; 255 is 1.
-    """
-
-    first: np.ndarray
-    first_fraction: np.ndarray
-    second: np.ndarray
-    second_fraction: np.ndarray
-
-    @classmethod
-    def of(cls, prediction: Prediction) -> "Labels":
-        """The two most probable classes; some rows at a time, since probabilities are large."""
-        parts = []
-        for start in range(0, len(prediction.label), _ROWS):
-            rows = slice(start, start + _ROWS)
-            left, first = prediction.probabilities[rows].copy(), prediction.label[rows]
-            first_fraction = _take_planes(left, first)
-            second = left.argmax(-1).astype(np.uint8)
-            parts.append((first, first_fraction, second, _take_planes(left, second)))
-        return cls(*(np.concatenate(planes) for planes in zip(*parts, strict=True)))
-
-    def areas(self, classes: int) -> list[float]:
-        """The fraction of the pixels that each class has."""
-        counts = np.bincount(self.first.ravel(), minlength=classes)
-        return (counts / self.first.size).tolist()
-
-
-def _take_planes(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The classes' probabilities as uint8 [H, W]; in `probabilities` [H, W, K] they become -1."""
-    place = classes[..., None].astype(np.intp)
-    fractions = np.take_along_axis(probabilities, place, -1)[..., 0]
-    np.put_along_axis(probabilities, place, -1, -1)
-    return np.round(255 * fractions.clip(0, 1)).astype(np.uint8)
-
-
-def objects_of(found: Instances) -> list[dict[str, Any]]:
-    """Class, score and box (x0, y0, x1, y1) in pixels of each object, for JSON; the best one first."""
-    rows = zip(found.classes.tolist(), found.scores.tolist(), found.boxes.tolist(), strict=True)
-    return [{"class": label, "score": score, "box": box} for label, score, box in rows]
-
-
-def uppermost(found: Instances) -> np.ndarray:
-    """uint8 [H, W]: the number of the best object over each pixel, from 1, or 0. At most 255 are shown."""
-    numbers = np.zeros(found.masks.shape[1:], np.uint8)
-    for i in range(min(len(found.masks), 255) - 1, -1, -1):
-        numbers[found.masks[i] == 1] = i + 1
-    return numbers
 
 
 def pack(head: dict[str, Any], planes: Sequence[np.ndarray]) -> bytes:

@@ -10,11 +10,7 @@ import numpy as np
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.evaluation.attention import feature_at, inputs_of_loops, maps_of
 from ccnet_jax.figures import tints
-from ccnet_jax.models.flavours import FLAVOURS
-from ccnet_jax.tasks.instance_model import InstanceModel
-from ccnet_jax.tasks.semantic_model import Model
 from ccnet_jax.tools.page.uploads import Store, Upload
-from ccnet_jax.weights.inference import with_loops
 
 LOOPS = (0, 1, 2, 3)  # of RCCA, that the page offers; a network that was trained with more offers them too
 MOST_PROGRAMS = 48  # that stay compiled: each keeps megabytes; one more, and all are forgotten
@@ -38,24 +34,17 @@ class Network:
 
     Args:
       name: of the run, as the user gave it.
-      model: what `inference.load` gives.
+      model: what `inference.load` gives, a `TrainedModel`.
     """
 
-    def __init__(self, name: str, model: Model | InstanceModel):
+    def __init__(self, name: str, model: Any):
         self.name, self.model = name, model
         self._inputs: Store[Any] = Store("the attention", most=2)  # features of loops: up to 100 MB each
 
     @property
-    def finds_instances(self) -> bool:
-        """Whether it finds objects instead of labelling pixels."""
-        return isinstance(self.model, InstanceModel)
-
-    @property
     def loops(self) -> tuple[int, ...]:
-        """The numbers of loops to choose from; () where it has no RCCA, or finds instances."""
-        if not isinstance(self.model, Model) or self.model.network.context != "rcca":
-            return ()
-        return tuple(sorted({*LOOPS, self.model.network.loops}))
+        """The numbers of loops to choose from; () where the model has no choice."""
+        return () if self.model.loops is None else tuple(sorted({*LOOPS, self.model.loops}))
 
     def describe(self) -> dict[str, Any]:
         """What the page tells of it, for JSON. Colours are those of overlays: dark ones are lifted."""
@@ -63,15 +52,15 @@ class Network:
         colours = [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in tints(self.model.palette)]
         return {
             "name": self.name,
-            "task": "instance" if self.finds_instances else "semantic",
+            "labels_pixels": self.model.labels_pixels,
             "classes": [
                 {"name": name, "colour": colour}
                 for name, colour in zip(self.model.classes, colours, strict=True)
             ],
             "context": network.context,
-            "loops": network.loops if self.loops else None,
+            "loops": self.model.loops,
             "choices": self.loops,
-            "mode": str(self.model.mode) if isinstance(self.model, Model) else "",
+            "mode": str(self.model.mode) if self.model.labels_pixels else "",
         }
 
     def summary(self) -> str:
@@ -88,15 +77,15 @@ class Network:
                 if self.loops
                 else f"loops are RCCA's, and {self.name} offers none to choose"
             )
-        if way.several and self.finds_instances:
-            raise UserError(f"{self.name} finds instances, which is done at one scale")
+        if way.several and not self.model.labels_pixels:
+            raise UserError(f"{self.name} {self.model.does}, which is done at one scale")
 
     def sizes(self, way: Way) -> int:
         """In how many sizes the network sees an image: each has a program of its own."""
-        return 1 if self.finds_instances else len(self._in(way).mode.scales)
+        return len(self._in(way).mode.scales) if self.model.labels_pixels else 1
 
     def run(self, image: Upload, way: Way) -> Any:
-        """The `Prediction` or `Instances` of an image. Raises UserError."""
+        """What the model's `predict` gives for an image. Raises UserError."""
         self.check(way)
         return self._in(way).predict(image.pixels)
 
@@ -117,7 +106,7 @@ class Network:
             raise UserError(
                 f"attention is shown of networks that label pixels with RCCA; {self.name} is none"
             )
-        loops = self.model.network.loops if way.loops is None else way.loops
+        loops = self.model.loops if way.loops is None else way.loops
         if not loops:
             raise UserError("without a loop of RCCA a pixel attends to no other; choose 1 loop or more")
         height, width = image.pixels.shape[:2]
@@ -133,13 +122,9 @@ class Network:
     def _in(self, way: Way) -> Any:
         """The model that runs in this way; the weights are shared."""
         model = self.model
-        if not isinstance(model, Model):
-            return model
-        if way.loops is not None and way.loops != model.network.loops:
-            model = with_loops(model, way.loops)
-        if way.several:
-            model = model.replace(mode=model.mode.ms_flip(FLAVOURS[model.network.flavour]))
-        return model
+        if way.loops is not None and way.loops != model.loops:
+            model = model.with_loops(way.loops)
+        return model.ms_flip() if way.several else model
 
 
 class Programs:

@@ -19,7 +19,7 @@ from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.tools.page.guard import LOOPBACK
 from ccnet_jax.tools.page.networks import Network, Way
 from ccnet_jax.tools.page.uploads import TooLarge
-from ccnet_jax.weights.inference import attention_map, with_loops
+from ccnet_jax.weights.inference import attention_map
 from tests.miniatures import ORIENTATION, scene
 
 EXTRA = "pip install -r requirements-dev.txt"
@@ -127,7 +127,7 @@ def test_a_prediction_is_the_network_s(client, networks, shown):
 @pytest.mark.parametrize("loops", [0, 1, 3])
 def test_loops_are_chosen(client, networks, shown, loops):
     _, planes = unpacked(client.post("/predictions", params=chosen(client, loops=loops)))
-    model = with_loops(networks[0].model, loops)
+    model = networks[0].model.with_loops(loops)
     assert model.network.context == ("rcca" if loops else "none")
     np.testing.assert_array_equal(planes[0], model.predict(shown).label)
     assert (planes[0] != networks[0].model.predict(shown).label).any()
@@ -190,7 +190,7 @@ def test_what_a_pixel_attends_to(client, networks, shown):
     for point in ((20, 70), (47, 95)):  # the second is answered from what the first computed
         row, column = point
         head, planes = unpacked(client.post("/attention", params=question | {"row": row, "column": column}))
-        maps = attention_map(with_loops(networks[0].model, 3), shown, point)
+        maps = attention_map(networks[0].model.with_loops(3), shown, point)
         assert planes.shape == maps.shape == (3, 6, 12)
         np.testing.assert_allclose(head["largest"], maps.max((1, 2)), rtol=1e-5)
         wanted = 255 * np.sqrt(maps / maps.max((1, 2), keepdims=True))

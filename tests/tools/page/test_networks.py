@@ -14,7 +14,7 @@ from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.datasets.streets_instances import StreetsInstances
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.tasks.instance_model import Instances
-from ccnet_jax.tools.page.answers import Explorer, Question, objects_of, uppermost
+from ccnet_jax.tools.page.answers import Explorer, Question
 from ccnet_jax.tools.page.networks import Network, Programs, Way
 from ccnet_jax.tools.page.own_images import OwnImages
 from ccnet_jax.tools.page.uploads import Limits, Upload
@@ -44,7 +44,7 @@ def test_scales_are_the_flavour_s(networks):
 
 def test_instances(explorer):
     about = explorer.describe()["runs"][0]
-    assert (about["task"], about["choices"]) == ("instance", ())
+    assert (about["labels_pixels"], about["choices"]) == (False, ())
     question = Question(explorer.add_own(0)["image"], 0, Way())
     answer = explorer.prediction(question)
     (length,) = struct.unpack_from("<I", answer)
@@ -77,11 +77,11 @@ def test_the_best_object_lies_uppermost():
     boxes, scores = np.ones((300, 4), np.float32), np.ones(300, np.float32)
     overlay = np.zeros((2, 300, 3), np.uint8)
     found = Instances(boxes, np.zeros(300, np.int32), scores, masks, overlay)
-    numbers = uppermost(found)
+    numbers = found.uppermost()
     assert numbers[0, :4].tolist() == [1, 2, 3, 4]
     assert numbers[1, :3].tolist() == [2, 2, 0]
     assert numbers[0, 253:257].tolist() == [254, 255, 0, 0]
-    assert len(objects_of(found)) == 300
+    assert len(found.describe(1)[0]["objects"]) == 300
 
 
 def test_programs_of_many_sizes_are_forgotten():

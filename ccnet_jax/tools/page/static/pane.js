@@ -55,17 +55,17 @@ export class Pane {
 
   #chooseRun(number) {
     this.number = number;
-    const { name, choices, loops, context, task } = this.run;
+    const { name, choices, loops, context, labels_pixels: labelsPixels } = this.run;
     this.element.setAttribute("aria-label", name);
     this.loops = loops;
     this.part("loops").hidden = !choices.length;
-    this.part("several-box").hidden = task === "instance";
-    if (task === "instance") this.part("several").checked = false;
+    this.part("several-box").hidden = !labelsPixels;
+    if (!labelsPixels) this.part("several").checked = false;
     this.part("no-loops").hidden = choices.length > 0;
     const module = context === "none" ? "has no context module" : `has the context module ${context}`;
-    this.part("no-loops").textContent = task === "instance"
-      ? "This network finds objects: loops, scales and attention are for networks that label pixels."
-      : `This network ${module}: loops and attention are RCCA's.`;
+    this.part("no-loops").textContent = labelsPixels
+      ? `This network ${module}: loops and attention are RCCA's.`
+      : "This network finds objects: loops, scales and attention are for networks that label pixels.";
     this.part("attention").hidden = !choices.length;
     const group = `loops-${crypto.getRandomValues(new Uint32Array(1))[0]}`;
     this.part("segments").replaceChildren(...choices.map((choice) => {
@@ -266,7 +266,7 @@ export class Pane {
   #link() {
     const label = this.part("label-link");
     const overlay = this.part("overlay-link");
-    label.hidden = this.run.task === "instance";
+    label.hidden = !this.run.labels_pixels;
     overlay.hidden = false;
     label.href = address("label.png", this.query);
     label.download = `${this.#resultName()}-label.png`;
