@@ -1,6 +1,6 @@
 # make demo   set up, train on the built-in scenes, evaluate, write images
 # make test   set up, lint, run every test
-# make test-fast   the tests that need no training and no large network
+# make test-fast   the tests of a second or less, by the marker "slow" of the others: under a minute
 # make test-lowest   the same with the oldest versions that requirements.txt allows, on Python 3.11
 # PYTHON=python3.12 picks the interpreter; each version has an environment of its own, and one for tests:
 # the CUDA plugin in it compiles for GPUs without one, and complains where a program looks for one to run on.
@@ -12,12 +12,12 @@ RUN := $(VENV)/bin/python
 DEV := .venv/$(VERSION)-dev
 LOWEST := .venv/$(VERSION)-lowest
 DEMO := runs/demo
-FAST := tests/test_floors.py tests/config/test_config.py tests/test_docs.py tests/common/test_progress.py \
-  tests/figures tests/engine tests/training tests/experiments/test_report.py tests/data/test_sources.py \
-  tests/data/test_transforms.py tests/tools/exporting tests/tools/page/test_app.py tests/tools/page/test_uploads.py \
-  tests/evaluation/test_metrics.py tests/evaluation/test_test_mode.py tests/models/test_resize.py
-# of which these are slow
-SLOW := tests/engine/hosts
+# uv installs in a tenth of pip's time; where it does not come, or does not reach the index, pip does it.
+define install
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check uv && \
+$(1)/bin/uv pip install --quiet --python $(1)/bin/python $(2) || \
+$(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
+endef
 
 .PHONY: demo test test-fast test-lowest lint format setup clean check-python
 
@@ -28,13 +28,12 @@ test: $(DEV)/.installed lint
 	$(DEV)/bin/python -m pytest -n 2 --dist worksteal
 
 test-fast: $(DEV)/.installed
-	$(DEV)/bin/python -m pytest -n 2 --dist worksteal --ignore=$(SLOW) $(FAST)
+	$(DEV)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-lowest: requirements-lowest.txt requirements-dev.txt | check-python
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --requirement requirements-lowest.txt --requirement requirements-dev.txt
-	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal --ignore=$(SLOW) $(FAST)
+	@$(call install,$(LOWEST),--requirement requirements-lowest.txt --requirement requirements-dev.txt)
+	$(LOWEST)/bin/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(DEV)/.installed
 	$(DEV)/bin/ruff check .
@@ -52,14 +51,13 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: requirements.txt pyproject.toml | check-python
 	@echo "Installing into $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(call install,$(VENV),--requirement requirements.txt)
 	@touch $@
 
 $(DEV)/.installed: requirements.txt requirements-dev.txt pyproject.toml | check-python
 	@echo "Installing into $(DEV) ..."
 	@$(PYTHON) -m venv $(DEV)
-	@$(DEV)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --requirement requirements.txt --requirement requirements-dev.txt
+	@$(call install,$(DEV),--requirement requirements.txt --requirement requirements-dev.txt)
 	@touch $@
 
 check-python:

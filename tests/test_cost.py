@@ -12,6 +12,8 @@ from ccnet_jax.tools.costs import memory, report
 from kernels.bench import aot
 from tests.helpers import TINY_FLAGS, fresh_python
 
+pytestmark = pytest.mark.slow
+
 TINY = ["demo", "--config.data.crop=64,64", "--batch=2"]
 
 

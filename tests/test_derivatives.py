@@ -34,6 +34,8 @@ from ccnet_jax.training.upsampled import UpsampledLogits
 from kernels import criss_cross_attention, packed_criss_cross_attention
 from tests.compiling import AS_USERS
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parents[1]
 EPSILON = 1e-5
 BOXES = np.array([[[3.2, 5.1, 80.7, 61.9], [0, 0, 104, 104], [-9, 20, 30, 70], [50, 50, 51, 51]]], np.float32)

@@ -37,6 +37,8 @@ from tests.helpers import ROOT
 from tests.miniatures import write
 from tests.test_floors import FLOORS
 
+pytestmark = pytest.mark.slow
+
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 HOSTS = ROOT / "docs" / "hosts.md"
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
@@ -376,14 +378,6 @@ def anchors_of(text):
     """The anchors that GitHub makes of headings."""
     titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-def test_the_fast_tests_exist():
-    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
-    paths = re.search(r"^FAST := (.+)$", makefile, re.MULTILINE)[1].split()
-    assert len(paths) > 5
-    for path in paths:
-        assert (ROOT / path).exists(), path
 
 
 def test_the_readme_is_short():

@@ -20,7 +20,8 @@ from ccnet_jax.tools.exporting.formats import Disagrees
 from tests.helpers import fresh_python, load_config, ran, write_run
 from tests.test_instances import SMALL as SMALL_INSTANCES
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")  # they know no open sides
+# shape checks know no open sides
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_shape_checks")]
 SMALL = {"model__depth": 10, "model__width": 0.125, "eval_window": None, "eval_stride": None}
 SERVER = {
     "stablehlo": """

@@ -27,6 +27,8 @@ from tests import shared_programs
 from tests.helpers import load_config, ran
 from tests.miniatures import write_coco
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "model__depth": 10,
     "model__width": 1 / 16,

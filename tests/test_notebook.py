@@ -8,6 +8,8 @@ import pytest
 from ccnet_jax.data.datasets.streets import Streets
 from tests import helpers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

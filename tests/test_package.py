@@ -14,6 +14,8 @@ from tests import helpers
 from tests.helpers import ROOT
 from tests.wheel import SOURCES, unpacked_wheel
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):

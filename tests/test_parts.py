@@ -21,6 +21,8 @@ from ccnet_jax.training.schedules import SCHEDULES
 from kernels.criss_cross import IMPLEMENTATIONS
 from tests import helpers
 
+pytestmark = pytest.mark.slow
+
 PARTS = pathlib.Path(__file__).with_name("my_parts.py")
 
 

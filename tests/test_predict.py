@@ -14,6 +14,8 @@ from ccnet_jax.tasks.semantic_model import write_results
 from tests import helpers
 from tests.miniatures import ORIENTATION, scene, write
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

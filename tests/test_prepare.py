@@ -25,6 +25,8 @@ from ccnet_jax.engine.lock import hold_lock
 from tests import helpers, miniatures
 from tests.data.test_pipeline import assert_same
 
+pytestmark = pytest.mark.slow
+
 SHARD_BYTES = 30_000  # two or three images of the miniatures
 SPLITS = {  # splits that are there, and one more as recipes write it
     "ade20k": ("train", "val"),

@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import pytest
 
 from ccnet_jax.config import config_files
 from ccnet_jax.config.config import Config, parse
@@ -8,6 +9,8 @@ from ccnet_jax.data import pipeline, statistics
 from ccnet_jax.tasks import semantic
 from tests import helpers
 from tests.miniatures import scene, write_ade20k, write_camvid
+
+pytestmark = pytest.mark.slow
 
 
 def config_of(name: str, **changes: str) -> Config:

@@ -19,6 +19,8 @@ from ccnet_jax.engine.folder import RunFolder
 from tests import helpers
 from tests.miniatures import write_camvid
 
+pytestmark = pytest.mark.slow
+
 TINY = [
     "--config.batch_size=2",
     "--config.log_every=1",

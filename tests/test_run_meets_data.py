@@ -22,7 +22,7 @@ from tests import helpers, test_floors
 from tests.miniatures import scene, write, write_coco
 from tests.test_instances import SMALL
 
-pytestmark = pytest.mark.usefixtures("tiny_backbone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_backbone")]
 
 NAMES = ("ignore", "road", "house", "tree")
 NARROW = {"model__width": 0.125, "batch_size": 2, "data__scale": (1.0, 1.0), "data__crop": (48, 64)}

@@ -26,7 +26,7 @@ from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.step import GUARDED, State, initial_state, split_batch
 from tests.helpers import ROOT, TINY, load_config
 
-pytestmark = pytest.mark.usefixtures("tiny_backbone", "without_shape_checks")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_backbone", "without_shape_checks")]
 
 SMALL = {"model__width": 1 / 16, "data__crop": (64, 64), "batch_size": 2}
 OF_TINY = SMALL | {key.replace(".", "__"): value for key, value in TINY.items()}

@@ -26,7 +26,7 @@ from ccnet_jax.tasks.messages import explain_errors, explain_memory_errors
 from tests.helpers import TINY, load_config
 from tests.miniatures import write_camvid
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "tiny_backbone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_programs", "tiny_backbone")]
 DETERMINED = ("step", "loss", "main_loss", "auxiliary_loss", "gradient_norm", "learning_rate", "val/mIoU")
 
 

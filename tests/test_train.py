@@ -24,7 +24,7 @@ from tests import shared_programs
 from tests.helpers import TINY, load_config, random_state, random_variables, with_gamma
 from tests.miniatures import write_camvid
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "tiny_backbone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_programs", "tiny_backbone")]
 LOGGED = ("loss", "main_loss", "auxiliary_loss", "learning_rate")
 
 

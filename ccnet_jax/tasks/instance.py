@@ -216,8 +216,8 @@ def export_shape(config: Config, asked: dict[str, int | None]) -> dict[str, int 
     """By default one image on the canvas that lies."""
     known = [] if config.data.resize is None else canvases(config.data, [(1, 2), (2, 1)])
     words = " or ".join(f"{height},{width}" for height, width in known) or f"H,W in multiples of {MULTIPLE}"
-    lying = dict(zip(("height", "width"), known[0], strict=True)) if known else {}
-    shape: dict[str, int | None] = {"batch": 1, "height": None, "width": None} | lying | asked
+    landscape = dict(zip(("height", "width"), known[0], strict=True)) if known else {}
+    shape: dict[str, int | None] = {"batch": 1, "height": None, "width": None} | landscape | asked
     height, width = shape["height"], shape["width"]
     fits = (
         (height, width) in known

@@ -48,7 +48,7 @@ class Instances(flax.struct.PyTreeNode):
     masks: UInt8[np.ndarray, "n H W"]
     overlay: UInt8[np.ndarray, "h w 3"]
 
-    def shown(self) -> "Instances":
+    def as_found(self) -> "Instances":
         """What the page keeps of it: all."""
         return self
 

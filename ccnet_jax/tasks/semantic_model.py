@@ -45,7 +45,7 @@ class Prediction(flax.struct.PyTreeNode):
     probabilities: Float32[np.ndarray, "H W K"]
     overlay: UInt8[np.ndarray, "H W 3"]
 
-    def shown(self) -> "Labels":
+    def as_found(self) -> "Labels":
         """What the page keeps of it."""
         return Labels.of(self)
 

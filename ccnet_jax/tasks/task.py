@@ -85,7 +85,7 @@ class TrainedModel(Protocol):
         """Of RCCA, where a user may choose another number; None where there is no choice."""
 
     def predict(self, image: Any) -> Any:
-        """What the network finds in an image of any size; its `shown()` is a `Found`."""
+        """What the network finds in an image of any size; its `as_found()` is a `Found`."""
 
     def writer(
         self, run: object, ms_flip: bool, point: tuple[int, int] | None, loops: tuple[int, ...]

@@ -18,6 +18,8 @@ from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.tasks.preparation import check_devices
 from tests.helpers import ROOT, load_config
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_default_config_has_every_key_and_is_valid():
     values = configuration.flat(configuration.default())

@@ -18,6 +18,8 @@ from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import initial_state, make_train_step
 from tests.helpers import ROOT, load_config
 
+pytestmark = pytest.mark.slow
+
 NAMES = config_files.names()
 SCORES = {
     f"{name}:{variant}": row[-2:]

@@ -19,6 +19,8 @@ from ccnet_jax.data.fitting import as_opened, classes_of_source, fit_classes
 from ccnet_jax.data.sources import LazySource, Location, Source, files_of
 from tests.miniatures import WRITERS, write_camvid, write_coco
 
+pytestmark = pytest.mark.slow
+
 
 def turned(classes):
     """The classes in another order."""

@@ -12,6 +12,8 @@ from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.data.sources import DataSet
 
+pytestmark = pytest.mark.slow
+
 
 class Numbered:
     """Ten images of different sizes; every pixel of image i is i."""

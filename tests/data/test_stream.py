@@ -15,6 +15,8 @@ from ccnet_jax.tasks import TASKS
 from tests.helpers import load_config
 from tests.miniatures import write_camvid
 
+pytestmark = pytest.mark.slow
+
 BATCH, SEED = 2, 5
 
 

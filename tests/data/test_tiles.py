@@ -14,6 +14,8 @@ from ccnet_jax.data.images import decode_image, decode_label
 from ccnet_jax.data.tiles import SIDE, TiledImage, image_tiles, label_tiles
 from tests.miniatures import scene
 
+pytestmark = pytest.mark.slow
+
 
 def random_pair(height, width, seed=0):
     rng = np.random.default_rng(seed)

@@ -10,6 +10,8 @@ from ccnet_jax.data import transforms
 from ccnet_jax.data.transforms import MEAN_COLOUR
 from tests.miniatures import scene
 
+pytestmark = pytest.mark.slow
+
 
 def coordinates(height, width):
     """An image that says where each pixel was, and its label: the row."""

@@ -21,6 +21,8 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import workers
 from ccnet_jax.data.workers import Workers
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def impatient(monkeypatch):

@@ -15,7 +15,7 @@ from ccnet_jax.engine.stopping import StopSignal
 from ccnet_jax.tasks import TASKS, semantic
 from tests.helpers import tiny_camvid
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "tiny_backbone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_programs", "tiny_backbone")]
 DECAY = 0.4  # which (1 + step) / (10 + step) reaches after five steps
 
 

@@ -21,6 +21,8 @@ from ccnet_jax.engine.checksums import SUMS
 from ccnet_jax.engine.folder import RunFolder
 from tests.helpers import small_files_only
 
+pytestmark = pytest.mark.slow
+
 
 def variables(step):
     return {"params": {"w": jnp.arange(3000.0) + step}}

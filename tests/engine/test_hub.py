@@ -26,6 +26,8 @@ from ccnet_jax.models.config import ModelConfig
 from ccnet_jax.weights import pretrained
 from tests import helpers, hub_server
 
+pytestmark = pytest.mark.slow
+
 hub_package = pytest.importorskip("huggingface_hub", reason="pip install huggingface_hub")
 constants = pytest.importorskip("huggingface_hub.constants")
 

@@ -13,7 +13,7 @@ from ccnet_jax.engine.stopping import StopSignal
 from ccnet_jax.tasks.callbacks import TRACKERS
 from tests.helpers import tiny_camvid
 
-pytestmark = pytest.mark.usefixtures("shared_programs", "tiny_backbone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("shared_programs", "tiny_backbone")]
 SETTINGS = ("steps", "optimizer.learning_rate", "data.crop")
 
 

@@ -16,6 +16,8 @@ from ccnet_jax.evaluation.evaluate import evaluate
 from tests import helpers
 from tests.miniatures import write_camvid, write_cityscapes
 
+pytestmark = pytest.mark.slow
+
 
 class Mixed:
     """Images of three sizes, labelled at random; some void."""

@@ -16,6 +16,8 @@ from ccnet_jax.evaluation.prediction import predictor, scorer
 from ccnet_jax.evaluation.test_mode import TestMode
 from ccnet_jax.models.resize import resize_bilinear, upsampling_matrices
 
+pytestmark = pytest.mark.slow
+
 
 def network():
     model = CCNet(3, 10, "official", width=0.125)

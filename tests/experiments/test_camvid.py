@@ -10,6 +10,8 @@ from tests import helpers
 from tests.experiments import reports
 from tests.miniatures import write_camvid
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_table_says_whether_rcca_wins():
     table = camvid.tables(reports.camvid())["scores"]

@@ -15,6 +15,8 @@ from experiments.gpu import camvid, summary
 from experiments.speed.cases import Case
 from tests import helpers
 
+pytestmark = pytest.mark.slow
+
 PARTS = ["kernels", "model_speed", "camvid"]  # of the others, the tests of their programs run a toy
 # What a bare machine lacks; without them, only camvid cannot run.
 OURS = (*on_gpu.CAMVID_PACKAGES, "tensorflow_datasets", "array_record")

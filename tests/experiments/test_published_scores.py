@@ -14,6 +14,8 @@ from experiments import published, published_scores
 from tests import helpers
 from tests.miniatures import write_cityscapes
 
+pytestmark = pytest.mark.slow
+
 CONFIG = "cityscapes:mmseg-r50-512x1024-40k"
 
 

@@ -6,6 +6,8 @@ import pytest
 from ccnet_jax import figures
 from ccnet_jax.figures.canvas import is_stacked, panel_size, text_width
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("road", "sky", "tree")
 PALETTE = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255)], np.uint8)
 TITLE = 22  # pixels above an image

@@ -7,6 +7,8 @@ import pytest
 from kernels.bench import aot
 from tests.helpers import fresh_python
 
+pytestmark = pytest.mark.slow
+
 needs_compiler = pytest.mark.skipif(aot.unavailable() is not None, reason=str(aot.unavailable()))
 
 

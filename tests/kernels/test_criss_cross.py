@@ -11,6 +11,8 @@ from kernels.criss_cross.backend import split_packed
 from tests.helpers import fresh_python
 from tests.kernels.criss_cross_loop import criss_cross_loop, criss_cross_loop_gradients
 
+pytestmark = pytest.mark.slow
+
 RUNNABLE = [name for name, backend in IMPLEMENTATIONS.items() if backend.unavailable() is None]
 SHAPES = [  # B, H, W, D, C
     (1, 1, 1, 8, 16),

@@ -6,6 +6,8 @@ import pytest
 
 from ccnet_jax.models.batch_norm import BatchNorm, normalize
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (3, 7, 5, 11)
 
 

@@ -14,6 +14,8 @@ from ccnet_jax.models.contexts import CONTEXTS, ContextSettings
 from ccnet_jax.models.flavours import FLAVOURS, normalize
 from tests.helpers import random_variables, with_gamma
 
+pytestmark = pytest.mark.slow
+
 
 def abstract(model, dtype=jnp.uint8):
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), dtype)

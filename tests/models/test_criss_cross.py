@@ -9,6 +9,8 @@ from kernels import criss_cross_attention
 from kernels.criss_cross import IMPLEMENTATIONS, Backend
 from tests.helpers import fresh_python, with_gamma
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("loops", [1, 2, 3])
 def test_rcca_has_one_set_of_parameters_for_any_loop_count(loops):

@@ -19,6 +19,8 @@ from tests.compiling import AS_USERS
 from tests.helpers import random_variables
 from tests.jaxprs import used_operations
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 19
 NETWORKS = [  # context module, flavour, remat
     ("none", "official", "none"),

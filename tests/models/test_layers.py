@@ -7,6 +7,8 @@ import pytest
 from ccnet_jax.models import layers
 from ccnet_jax.models.layers import ConvNorm, JoinedConv, conv, relu_of_sum
 
+pytestmark = pytest.mark.slow
+
 
 def test_relu_of_sum_is_relu_of_the_sum_with_its_gradient():
     x, y = np.random.default_rng(0).normal(size=(2, 1, 5, 7, 3)).astype(np.float32)

@@ -20,7 +20,7 @@ from ccnet_jax.training.optimizers import build_optimizer
 from ccnet_jax.training.step import make_initial_state, make_train_step
 from tests.helpers import TINY, load_config
 
-pytestmark = pytest.mark.usefixtures("tiny_backbone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_backbone")]
 POOLED = ("psp", "aspp")  # context modules with a norm of the whole image's average
 WORDS = "of each channel from 1 value"
 

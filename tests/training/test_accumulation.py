@@ -19,6 +19,8 @@ from ccnet_jax.training.losses import AVERAGES, LOSSES, LossConfig
 from ccnet_jax.training.semantic_loss import make_loss
 from ccnet_jax.training.step import State, make_train_step
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 3
 
 

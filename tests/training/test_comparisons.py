@@ -21,6 +21,8 @@ from ccnet_jax.training.losses import LOSSES, LossConfig
 from ccnet_jax.training.semantic_loss import make_loss
 from tests.jaxprs import used_operations
 
+pytestmark = pytest.mark.slow
+
 
 def comparisons(loss: Any, *arguments: Any) -> list[str]:
     """Where the loss or its gradient compares two computed floating-point numbers for equality."""

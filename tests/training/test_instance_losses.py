@@ -13,6 +13,8 @@ from ccnet_jax.models.detection.proposals import BOX_WEIGHTS
 from ccnet_jax.training import instance_losses
 from ccnet_jax.training.instance_losses import make_instance_loss
 
+pytestmark = pytest.mark.slow
+
 OBJECTS = np.array([[4, 6, 28, 30], [40, 10, 60, 50], [0, 0, 0, 0]], np.float32)
 
 

@@ -8,6 +8,8 @@ from ccnet_jax.training import upsampled
 from ccnet_jax.training.losses import AVERAGES, LOSSES, LossConfig, cross_entropy, ohem_cross_entropy
 from ccnet_jax.training.upsampled import UpsampledLogits
 
+pytestmark = pytest.mark.slow
+
 CLASSES = 5
 WEIGHTS = (0.5, 2.0, 0.0, 1.0, 3.0)
 

@@ -14,6 +14,8 @@ from ccnet_jax.training.schedules import ScheduleConfig, build_schedule
 from ccnet_jax.training.upsampled import UpsampledLogits
 from tests.weights import parity_cases as cases
 
+pytestmark = pytest.mark.slow
+
 WEIGHTS, SMOOTHING = tuple(map(float, cases.LOSS_CLASS_WEIGHTS)), cases.LOSS_LABEL_SMOOTHING
 LOSS_CONFIGS = {
     "plain": LossConfig(),

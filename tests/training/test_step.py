@@ -17,7 +17,7 @@ from ccnet_jax.training.step import Loss, State, initial_state, is_finite, make_
 from ccnet_jax.training.upsampled import UpsampledLogits
 from tests.helpers import random_state
 
-pytestmark = pytest.mark.usefixtures("tiny_backbone")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_backbone")]
 
 
 def network():

@@ -22,6 +22,8 @@ from ccnet_jax.training.semantic_loss import make_loss
 from tests.jaxprs import used_operations
 from tests.training.test_instance_losses import batch_of
 
+pytestmark = pytest.mark.slow
+
 SUMS = ("reduce_sum", "reduce_window_sum", "cumsum")
 
 

@@ -45,6 +45,8 @@ from tests.weights.state_dicts import (
     stem_of,
 )
 
+pytestmark = pytest.mark.slow
+
 HERE = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not HERE, reason="PyTorch is not installed")
 METRICS = ("loss", "main_loss", "auxiliary_loss", "gradient_norm", "parameter_norm")

@@ -15,6 +15,8 @@ from experiments import gradients
 from tests.helpers import fresh_python
 from tests.weights.state_dicts import state_shapes
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def recorded():

@@ -18,6 +18,8 @@ from ccnet_jax.weights import visualize
 from tests import helpers
 from tests.miniatures import write
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

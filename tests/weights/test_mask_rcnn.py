@@ -27,6 +27,8 @@ from ccnet_jax.weights.naming import is_counter
 from ccnet_jax.weights.torch_import import import_weights
 from tests.weights import mask_rcnn_cases as cases
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = cases.RECORDED  # in messages
 TOLERANCE = 1e-4  # of the largest number
 NARROW = 1 / 8  # of the width

@@ -33,6 +33,8 @@ from tests.helpers import random_variables
 from tests.weights import parity_cases as cases
 from tests.weights.state_dicts import state_shapes
 
+pytestmark = pytest.mark.slow
+
 NOWHERE = pathlib.Path("weights")  # the state dicts are not read from a file
 TOLERANCE = 1e-5  # of the largest value, as docs/weights.md says
 

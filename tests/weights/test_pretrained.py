@@ -19,6 +19,8 @@ from ccnet_jax.weights.pretrained import check_path, load_backbone
 from tests.helpers import RunsCode, load_config
 from tests.miniatures import write_camvid
 
+pytestmark = pytest.mark.slow
+
 HERE = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not HERE, reason="PyTorch is not installed")
 

@@ -163,7 +163,7 @@ class Explorer:
         with _memory_told():
             found = network.run(image, question.way)
         seconds = time.monotonic() - start
-        answer = found.shown(), {"seconds": round(seconds, 2 if seconds < 10 else 0), "compiled": compiled}
+        answer = found.as_found(), {"seconds": round(seconds, 2 if seconds < 10 else 0), "compiled": compiled}
         self._predictions.put(answer, question)
         return answer
 

@@ -16,6 +16,8 @@ from ccnet_jax.data.images import UnusableImage
 from ccnet_jax.data.sources import Location, MissingSplit, OtherClasses
 from tests.miniatures import ORIENTATION, scene, write
 
+pytestmark = pytest.mark.slow
+
 COLOURS = np.array([(10, 20, 30), (0, 255, 0), (200, 0, 0)], np.uint8)
 COLOUR_FILE = "soil 10 20 30\ncrop #00ff00\nweed 200, 0, 0\n"
 

@@ -21,6 +21,8 @@ from ccnet_jax.data.datasets.streets import (
 from ccnet_jax.models.config import build_network
 from tests.helpers import with_gamma
 
+pytestmark = pytest.mark.slow
+
 SIGNALS = [CLASSES.index("red signal"), CLASSES.index("green signal")]
 CONTEXT = [CLASSES.index(name) for name in CONTEXT_CLASSES]
 

@@ -10,6 +10,8 @@ from ccnet_jax.evaluation.evaluate_instances import evaluate_instances
 from tests import helpers
 from tests.evaluation.test_evaluate_instances import DATA, SOURCE, imperfect
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def start(tmp_path):

@@ -22,6 +22,8 @@ from ccnet_jax.models.config import build_network
 from tests import helpers
 from tests.miniatures import write_camvid
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {
     "data.name": "camvid",
     "data.dir": "camvid",

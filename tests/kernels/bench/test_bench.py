@@ -11,6 +11,8 @@ from kernels.bench.bench_limits import Limits, Work, least_work
 from kernels.criss_cross import blocks, device
 from kernels.criss_cross.blocks import Blocks, power_of_two
 
+pytestmark = pytest.mark.slow
+
 POSITIVE = ("median_us", "p25_us", "p75_us", "rounds", "bytes", "operations", "floor_us", "memory_bytes")
 
 

@@ -7,6 +7,8 @@ import pytest
 from ccnet_jax.models.detection.heads import TransposedConv
 from ccnet_jax.models.detection.mask_rcnn import MaskRCNN
 
+pytestmark = pytest.mark.slow
+
 OF_RESNET101 = 71_287_911 - 52_295_783  # what it has more than ResNet-50, as CCNet's backbone
 
 

@@ -3,9 +3,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from ccnet_jax.models.detection import anchors, proposals
 from ccnet_jax.models.detection.boxes import decode_boxes, overlaps
+
+pytestmark = pytest.mark.slow
 
 SIZE = jnp.array([50.0, 90.0])
 

@@ -11,6 +11,8 @@ from ccnet_jax.tools.costs.roofline import bound
 from kernels.bench.gpu import GPUS
 from tests.helpers import load_config
 
+pytestmark = pytest.mark.slow
+
 TINY = {"model__depth": 10, "model__width": 0.125, "data__crop": (64, 64)}
 CLASSES = 13
 

@@ -4,6 +4,8 @@ from ccnet_jax.tools.costs import memory, report
 from kernels.bench.aot import Report
 from tests.helpers import load_config
 
+pytestmark = pytest.mark.slow
+
 HLO = "ENTRY %main (x: f32[1]) -> f32[1] {\n  ROOT %x = f32[1] parameter(0)\n}"
 
 

@@ -19,7 +19,8 @@ onnxruntime = pytest.importorskip("onnxruntime", reason="and onnxruntime")
 from ccnet_jax.tools.exporting import onnx as onnx_format  # noqa: E402
 from ccnet_jax.tools.exporting import onnx_graph, onnx_rules  # noqa: E402
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")  # they know no open sides
+# shape checks know no open sides
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_shape_checks")]
 X = np.random.default_rng(0).standard_normal((2, 5, 6, 3)).astype(np.float32)
 KERNEL = np.random.default_rng(1).standard_normal((3, 3, 3, 4)).astype(np.float32)
 CHANNELS = np.arange(1.0, 5.0, dtype=np.float32)

@@ -7,7 +7,8 @@ from ccnet_jax.tools.exporting.formats import Disagrees
 from tests.helpers import fresh_python
 from tests.tools.exporting.programs import SMALL, small_program
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")  # they know no open sides
+# shape checks know no open sides
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("without_shape_checks")]
 
 
 EVERY_BIT = """if True:

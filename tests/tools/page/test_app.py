@@ -22,6 +22,8 @@ from ccnet_jax.tools.page.uploads import TooLarge
 from ccnet_jax.weights.inference import attention_map
 from tests.miniatures import ORIENTATION, scene
 
+pytestmark = pytest.mark.slow
+
 EXTRA = "pip install -r requirements-dev.txt"
 page = pytest.importorskip("ccnet_jax.tools.page.app", reason=f"the page: {EXTRA}", exc_type=ImportError)
 pytest.importorskip("httpx2", reason=f"Starlette's test client: {EXTRA}")

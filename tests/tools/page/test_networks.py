@@ -21,6 +21,8 @@ from ccnet_jax.tools.page.uploads import Limits, Upload
 from tests import helpers
 from tests.test_instances import SMALL
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def explorer(tmp_path_factory):
