@@ -41,7 +41,7 @@ class Config(EngineConfig):
     )
     accumulate: int = setting(
         1,
-        "parts of a batch that go through the network one after the other; their gradients are added up",
+        "parts of a batch that go through the network one after the other",
         at_least=1,
         resumable=True,
         before=1,
@@ -56,7 +56,7 @@ class Config(EngineConfig):
     eval_batch_size: int = setting(1, "images that each process tests at once", at_least=1, resumable=True)
     eval_window: tuple[int, int] | None = setting(
         None,
-        "(height, width) in pixels of sliding windows in testing; None tests whole images",
+        "of sliding windows in testing; None tests whole images",
         sides="(height, width) in pixels",
         at_least=SMALLEST,
         at_most=LARGEST,
@@ -65,7 +65,7 @@ class Config(EngineConfig):
     )
     eval_stride: tuple[int, int] | None = setting(
         None,
-        "(down, across) in pixels from one window to the next",
+        "from one window to the next",
         sides="(down, across) in pixels",
         at_least=1,
         at_most=LARGEST,
@@ -331,7 +331,7 @@ def key_table() -> str:
     for name, key in KEYS.items():
         choices = [f"`{value}`" for value in key.setting.allowed_values()]
         allowed = ", ".join([*choices, "`None`"] if choices and is_optional(key.hint) else choices)
-        allowed = allowed or key.allowed_text()
+        allowed = allowed or key.allowed_text().replace(" that is ", ", ")
         resume = "yes" if key.setting.resumable else "no"
         lines.append(f"| `{name}` | `{key.default}` | {allowed} | {key.setting.meaning} | {resume} |")
     return "\n".join(lines) + "\n"

@@ -58,8 +58,7 @@ class EngineConfig:
     )
     average_decay: float | None = setting(
         None,
-        "decay of an exponential moving average of the weights, which is evaluated, kept as the best and "
-        "exported instead of the newest; as 0.999; None for none",
+        "decay of a moving average of the weights, which replaces them in tests and exports, as 0.999",
         above=0,
         below=1,
         resumable=True,

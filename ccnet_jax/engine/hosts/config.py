@@ -14,21 +14,20 @@ class HostsConfig:
 
     coordinator: str | None = setting(
         None,
-        "HOST:PORT at which process 0 waits for the others; None: JAX_COORDINATOR_ADDRESS, or what SLURM, "
-        "Open MPI or Kubernetes say",
+        "HOST:PORT at which process 0 waits for the others; None: as the environment says",
         resumable=True,
         before=None,
     )
     processes: int | None = setting(
         None,
-        "number of processes; None: JAX_NUM_PROCESSES, or what SLURM, Open MPI or Kubernetes say",
+        "number of processes; None: as the environment says",
         at_least=1,
         resumable=True,
         before=None,
     )
     process: int | None = setting(
         None,
-        "number of this process, from 0; None: JAX_PROCESS_ID, or what SLURM, Open MPI or Kubernetes say",
+        "number of this process, from 0; None: as the environment says",
         at_least=0,
         resumable=True,
         before=None,
