@@ -4,7 +4,7 @@
     python -m ccnet_jax.train --config demo --config.model.context=none
 
 The second has no context module, and cannot tell the four context classes apart. The scores of both, with
-three seeds, are in docs/results.md.
+three seeds, are in README.md.
 """
 
 import ml_collections

@@ -14,13 +14,6 @@ from experiments import markdown
 PAPER = "Huang et al., ICCV 2019"
 MMSEG = "mmsegmentation's model zoo, CCNet"
 DATA_SETS = ("cityscapes", "ade20k", "voc12aug")  # the configs with published scores
-# The README shows these.
-SELECTION = (
-    "cityscapes:official-r101-769x769-60k",
-    "cityscapes:mmseg-r50-769x769-80k",
-    "ade20k:mmseg-r101-512x512-80k",
-    "voc12aug:mmseg-r101-512x512-40k",
-)
 
 
 class Cost(NamedTuple):
@@ -151,7 +144,6 @@ def tables() -> dict[str, str]:
     costs = [[name, f"{cost.gflop:g}", str(cost.megabytes)] for name, cost in COSTS.items()]
     found = {
         "files": files_table(),
-        "selection": scores_table(list(SELECTION)),
         "paper": markdown.table(["the paper's", "config", "add", "published"], PAPER_ROWS)
         + f"\n\n*Published: {PAPER}.*",
         "costs": markdown.table(["module", "GFLOPs", "memory (MB)"], costs)
