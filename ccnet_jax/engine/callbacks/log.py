@@ -32,7 +32,7 @@ class Log(Callback):
             values["peak_memory_bytes"] = peak
         engine.write_values(step, values)
         engine.bar.set_postfix_str(
-            f"loss {values.get('loss', math.nan):.3f}, rate {values['learning_rate']:.2e}, "
+            f"loss {values.get('loss', math.nan):.3f}, learning rate {values['learning_rate']:.2e}, "
             f"{values['images_per_second']:.1f} images/s",
             refresh=False,
         )
