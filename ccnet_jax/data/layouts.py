@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 _LOSSY = (".jpg", ".jpeg", ".webp")
 _NO_IMAGES = (".txt", ".json", ".xml", ".csv", ".md", ".ini", ".db", ".yaml", ".yml", ".html", ".py", "")
-_IMAGES = ("images", "image", "img_dir", "imgs", "img", "jpegimages", "images", "photos")
+_IMAGES = ("images", "image", "img_dir", "imgs", "img", "jpegimages", "pictures", "photos")
 _LABELS = (
     *("labels", "label", "ann_dir", "annotations", "annotation", "ann", "masks", "mask"),
     *("segmentationclass", "segmentationclasspng", "segmentations", "gt"),

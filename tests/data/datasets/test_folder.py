@@ -630,3 +630,10 @@ def test_class_ids_with_gaps_are_a_warning(tmp_path):
     assert "7 of the 10 class ids occur in none of these labels" in summary(tmp_path) or (
         "6 of the 10 class ids occur in none of these labels" in summary(tmp_path)
     )
+
+
+@pytest.mark.parametrize("name", layouts._IMAGES)
+def test_every_usual_name_of_a_folder_of_images_is_found(name, tmp_path):
+    write_usual(tmp_path, images=name)
+    assert len(open_folder(tmp_path, "train")) == 3
+    assert len(set(layouts._IMAGES)) == len(layouts._IMAGES)
