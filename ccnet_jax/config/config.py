@@ -56,7 +56,7 @@ class Config(EngineConfig):
     eval_batch_size: int = setting(1, "images that each process tests at once", at_least=1, resumable=True)
     eval_window: tuple[int, int] | None = setting(
         None,
-        "of sliding windows in testing; None tests whole images",
+        "size of sliding windows in testing; None tests whole images",
         sides="(height, width) in pixels",
         at_least=SMALLEST,
         at_most=LARGEST,
@@ -65,7 +65,7 @@ class Config(EngineConfig):
     )
     eval_stride: tuple[int, int] | None = setting(
         None,
-        "from one window to the next",
+        "distance from one window to the next",
         sides="(down, across) in pixels",
         at_least=1,
         at_most=LARGEST,

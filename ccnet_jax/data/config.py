@@ -26,7 +26,7 @@ class DataConfig(Location):
     eval_split: str = setting("val", "split to validate and test on")
     resize: tuple[int, int] | None = setting(
         None,
-        "of a box into which images are resized first, in testing too",
+        "sides of a box into which images are resized first, in testing too",
         sides="(long, short) sides in pixels",
         at_least=SMALLEST,
         at_most=LARGEST,
@@ -34,14 +34,14 @@ class DataConfig(Location):
     )
     scale: tuple[float, float] | None = setting(
         None,
-        "of random resizing",
+        "ratio of random resizing",
         sides="(lowest, highest) ratio",
         at_least=SMALLEST / LARGEST,
         at_most=LARGEST / SMALLEST,
     )
     short_sides: tuple[int, ...] | None = setting(
         None,
-        "of the shorter side; one is drawn at random",
+        "lengths of the shorter side; one is drawn at random",
         sides="lengths in pixels",
         at_least=SMALLEST,
         at_most=LARGEST,
@@ -49,7 +49,7 @@ class DataConfig(Location):
     )
     crop: tuple[int, int] | None = setting(
         None,
-        "of random crops; None takes whole images",
+        "size of random crops; None takes whole images",
         sides="(height, width) in pixels",
         at_least=SMALLEST,
         at_most=LARGEST,

@@ -357,3 +357,10 @@ def test_a_batch_that_cannot_be_accumulated_gets_a_message():
     assert parse(configuration.default(), {"accumulate": "4"}).accumulate == 4
     with pytest.raises(UserError, match="batch_size=8 cannot be split into config.accumulate=3 equal parts"):
         parse(configuration.default(), {"accumulate": "3"})
+
+
+@pytest.mark.parametrize("name", [name for name in KEYS if "." in name])
+def test_a_misplaced_key_is_explained_by_words_that_stand_alone(name):
+    """The meaning stands in the message without the column of allowed values beside it."""
+    meaning = KEYS[name].setting.meaning.removeprefix("of `folder`: ")
+    assert meaning.split()[0] not in ("of", "from", "in", "to", "for", "with", "by", "at")

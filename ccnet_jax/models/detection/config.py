@@ -36,10 +36,10 @@ class DetectionConfig:
     )
     test_proposals: int = setting(1000, "the same in testing", at_least=1, resumable=True, before=1000)
     sampled_anchors: int = setting(
-        256, "of an image, that the proposal losses look at", at_least=2, before=256
+        256, "anchors of an image that the proposal losses look at", at_least=2, before=256
     )
     sampled_regions: int = setting(
-        512, "of an image, that the losses of boxes look at", at_least=4, before=512
+        512, "regions of an image that the losses of boxes look at", at_least=4, before=512
     )
     lowest_score: float = setting(
         0.05,
