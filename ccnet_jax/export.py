@@ -146,10 +146,8 @@ def check_out(out: pathlib.Path, form: Format, run: RunFolder) -> None:
 def check_memory(shape: ImageShape, classes: int) -> None:
     """Raise UserError where the logits of such images would not fit into this machine's memory."""
     batch, height, width = max(shape.examples())
-    needed, available = (
-        12 * batch * height * width * classes,
-        psutil.virtual_memory().total,
-    )  # and two like them
+    needed = 12 * batch * height * width * classes  # the logits, and two like them
+    available = psutil.virtual_memory().total
     if needed > available:
         raise UserError(
             f"images {shape} have {needed / 1e9:.0f} GB of logits, with which the file is to be tried, and "

@@ -99,19 +99,8 @@ def without_shape_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-class _Lines(logging.Handler):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def emit(self, record):
-        self.lines.append(record.getMessage())
-
-
 @pytest.fixture
-def said():
-    """The lines of the project's logger, which are not printed then."""
-    handler, logger = _Lines(), logging.getLogger("ccnet_jax")
-    before, logger.handlers = logger.handlers, [handler]
-    yield handler.lines
-    logger.handlers = before
+def said(caplog, monkeypatch):
+    """A function: the lines of the project's logger so far, which are not printed then."""
+    monkeypatch.setattr(logging.getLogger("ccnet_jax"), "handlers", [caplog.handler])
+    return lambda: caplog.messages

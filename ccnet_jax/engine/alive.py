@@ -77,6 +77,11 @@ def in_use_error(holder: Holder | None, place: object, flag: str, age: float | N
     )
 
 
+def seconds_since(moment: float) -> float:
+    """Seconds since a time; a clock that went back makes it none."""
+    return max(0.0, time.time() - moment)
+
+
 @contextlib.contextmanager
 def repeat(seconds: float, call: Callable[[], object]) -> Iterator[None]:
     """Inside, a thread calls `call` every so many seconds; the first of several UserErrors is a warning.

@@ -80,7 +80,7 @@ class StepClock:
             yield batch
 
     def read(self, step: int) -> dict[str, float]:
-        """What was measured since the last reading, without the time of compiling and what is `pause`.
+        """What was measured since the last reading, without the time of compiling and of each `pause`.
 
         Returns:
           images_per_second; data_wait_fraction, from 0 to 1; seconds_left, without validation;

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import pathlib
-import time
 from collections.abc import Iterator
 
 import jax
@@ -17,7 +16,7 @@ import psutil
 
 from ccnet_jax.common import devices
 from ccnet_jax.common.errors import UserError, explain_write_errors
-from ccnet_jax.engine.alive import DEAD_AFTER, HEARTBEAT, Holder, in_use_error, repeat
+from ccnet_jax.engine.alive import DEAD_AFTER, HEARTBEAT, Holder, in_use_error, repeat, seconds_since
 from ccnet_jax.engine.folder import RunFolder
 
 
@@ -47,7 +46,7 @@ def hold_lock(path: pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
             raise in_use_error(Holder.read(path.read_text()), path.parent, flag) from None
         except OSError:
             has_locks = False
-        text, age = path.read_text(), _age(path)
+        text, age = path.read_text(), seconds_since(path.stat().st_mtime)
         if _may_live(text, has_locks) and age < DEAD_AFTER:
             raise in_use_error(Holder.read(text), path.parent, flag, age)
         file.truncate(0)
@@ -93,8 +92,3 @@ def _may_live(text: str, has_locks: bool) -> bool:
     if holder is None or not holder.is_of_this_host:
         return True  # being written, corrupt, or of another host
     return not has_locks and psutil.pid_exists(holder.process)
-
-
-def _age(path: pathlib.Path) -> float:
-    """Seconds since the last sign of life; a clock that went back makes it none."""
-    return max(0.0, time.time() - path.stat().st_mtime)

@@ -24,7 +24,7 @@ from ccnet_jax.common.errors import UserError, first_line
 from ccnet_jax.common.kernels import whole_file, write_whole
 from ccnet_jax.common.log import say
 from ccnet_jax.common.progress import progress_bar
-from ccnet_jax.engine.alive import DEAD_AFTER, HEARTBEAT, Holder, in_use_error, repeat
+from ccnet_jax.engine.alive import DEAD_AFTER, HEARTBEAT, Holder, in_use_error, repeat, seconds_since
 from ccnet_jax.engine.checksums import SUMS
 
 LOCK = "lock"  # an object that says who is at work, and is written again as a sign of life
@@ -199,13 +199,13 @@ class Remote:
         A holder of this host is dead: the lock of the copy would have kept this process out.
         """
         held = Holder.read(self._reads(LOCK) or b"")
-        if held and not held.is_of_this_host and time.time() - held.beat < DEAD_AFTER:
-            raise in_use_error(held, self.url, "--workdir", time.time() - held.beat)
+        if held and not held.is_of_this_host and seconds_since(held.beat) < DEAD_AFTER:
+            raise in_use_error(held, self.url, "--workdir", seconds_since(held.beat))
         self._beat()
         time.sleep(RACE)
         held = Holder.read(self._reads(LOCK) or b"")
         if held and held != self._here_now:
-            raise in_use_error(held, self.url, "--workdir", time.time() - held.beat)
+            raise in_use_error(held, self.url, "--workdir", seconds_since(held.beat))
 
     def _beat(self) -> None:
         with self._explain_errors("written"):

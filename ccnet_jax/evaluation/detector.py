@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Num
 
 from ccnet_jax.common.devices import compiler_options
@@ -20,9 +21,14 @@ def detect(
     config: DetectionConfig,
     variables: Any,
     images: Num[Array, "B H W 3"],
-    size: Num[Array, "B 2"],
+    size: Num[Array, "B 2"] | None = None,
 ) -> Detections:
-    """The objects, with the settings of testing: proposals, lowest score, number of detections."""
+    """The objects, with the settings of testing: proposals, lowest score, number of detections.
+
+    `size` is the (height, width) of each image; None where each fills its array.
+    """
+    if size is None:
+        size = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
     apply: Callable[..., Any] = network.apply
     before = after = config.test_proposals
     return apply(variables, images, size, before, after, config.lowest_score, count=config.detections)

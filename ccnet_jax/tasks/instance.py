@@ -191,13 +191,7 @@ def model(config: Config, network: MaskRCNN, variables: Variables, classes: Clas
 
 def forward(config: Config, network: MaskRCNN) -> Callable[..., Detections]:
     """The detections in images on a canvas."""
-
-    def found(variables: Variables, images: jax.Array, size: jax.Array | None = None) -> Detections:
-        if size is None:
-            size = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
-        return detect(network, config.detection, variables, images, size)
-
-    return found
+    return functools.partial(detect, network, config.detection)
 
 
 def planned_sizes(config: Config, size: Size | None) -> tuple[Size, Size]:

@@ -121,10 +121,10 @@ class InstanceModel(flax.struct.PyTreeNode, eq=False):
                 f"images are {images.shape[1]}x{images.shape[2]}, and their sides must be multiples of "
                 f"{MULTIPLE}; pad them below and on the right, and pass their own `size`"
             )
-        if size is None:
-            size = jnp.broadcast_to(jnp.array(images.shape[1:3]), (len(images), 2))
-        _check_size(images, size)
-        return detect(self.network, self.detection, self.variables, jnp.asarray(images), jnp.asarray(size))
+        if size is not None:
+            _check_size(images, size)
+            size = jnp.asarray(size)
+        return detect(self.network, self.detection, self.variables, jnp.asarray(images), size)
 
     def predict(self, image: str | os.PathLike | np.ndarray | jax.Array) -> Instances:
         """The objects in one image, which is resized as in training.

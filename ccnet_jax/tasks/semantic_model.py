@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float32, UInt8
 
 from ccnet_jax import figures
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.words import number_of
 from ccnet_jax.data.user_images import image_name, read_image
 from ccnet_jax.evaluation.attention import attention_maps
 from ccnet_jax.evaluation.prediction import NotFinite, scorer
@@ -231,13 +232,9 @@ def write_results(
         maps = attention_maps(model.network, model.variables, image, point)
         figures.save_image(result("-attention"), figures.attention_figure(image, maps, point))
     if loops:
-        labels = {_loops_title(n): model.with_loops(n).predict(image).label for n in loops}
+        labels = {number_of(n, "loop"): model.with_loops(n).predict(image).label for n in loops}
         figure = figures.prediction_figure(image, labels, model.classes, model.palette)
         figures.save_image(result("-loops"), figure)
-
-
-def _loops_title(loops: int) -> str:
-    return "1 loop" if loops == 1 else f"{loops} loops"
 
 
 @jax.jit

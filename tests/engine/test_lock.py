@@ -12,7 +12,7 @@ from ccnet_jax.common.errors import UserError
 from ccnet_jax.engine import lock
 from ccnet_jax.engine.alive import DEAD_AFTER
 from ccnet_jax.engine.lock import hold_lock
-from tests.helpers import ROOT
+from tests.helpers import ROOT, wait_for
 
 HOLDER = """
 import pathlib, sys, time
@@ -80,11 +80,7 @@ def test_a_holder_gives_signs_of_life(path, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT", 0.05)
     with hold_lock(path):
         os.utime(path, (0, 0))
-        for _ in range(200):
-            if path.stat().st_mtime > 0:
-                break
-            time.sleep(0.05)
-        assert path.stat().st_mtime > 0
+        wait_for(lambda: path.stat().st_mtime > 0)
 
 
 def test_where_no_folder_can_be_made_a_message_says_so(tmp_path):

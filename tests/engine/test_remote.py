@@ -141,9 +141,9 @@ def test_while_the_store_cannot_be_written_the_run_goes_on(url, machine, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr(type(run.remote._store), "put_file", full)
             run.metrics_file.write_text('{"step": 1}\n')
-            wait_for(lambda: said)
+            wait_for(said)
         wait_for(lambda: "metrics.jsonl" in names(url))
-    assert said == [
+    assert said() == [
         f"warning: {url} cannot be written (the quota is used up); see that the address is right, and that "
         "this machine has access; it is tried again every 0 s"
     ]
@@ -154,7 +154,7 @@ def test_while_the_store_cannot_be_written_the_run_goes_on(url, machine, monkeyp
     with contextlib.suppress(ZeroDivisionError), run.mirror():
         run.metrics_file.write_text('{"step": 3}\n')
         raise ZeroDivisionError  # which is what is said
-    assert said[1:] == [said[0].removesuffix("; it is tried again every 0 s")]
+    assert said()[1:] == [said()[0].removesuffix("; it is tried again every 0 s")]
 
 
 def test_one_live_run_a_store(url, machine, monkeypatch):

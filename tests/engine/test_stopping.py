@@ -39,7 +39,7 @@ def test_a_first_signal_is_noted_and_told_and_the_handlers_come_back(ended, said
         with pytest.raises(Stopped) as stopped:
             stop.check()
         assert stopped.value.number == signal.SIGINT
-        wait_for(lambda: said)
+        wait_for(said)
     assert signal.getsignal(signal.SIGINT) == before
     assert ended[0] == []
 
@@ -62,7 +62,7 @@ def test_a_second_signal_ends_the_process_at_once(ended, said):
     with StopSignal() as stop:
         stop.nothing_to_save = None
         send(signal.SIGINT)
-        wait_for(lambda: said)
+        wait_for(said)
         send(signal.SIGTERM)
         assert event.wait(10)
     assert codes == [143]

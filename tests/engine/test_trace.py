@@ -25,7 +25,7 @@ def test_a_trace_holds_the_steps_that_were_asked_for_and_says_where_it_is(tmp_pa
         for step in range(1, 6):
             make_step(trace, step)
     assert traced_steps(run) == [2, 3]
-    assert said == [f"trace of steps 2 to 3 in {run.traces}; see it with: xprof --logdir {run}"]
+    assert said() == [f"trace of steps 2 to 3 in {run.traces}; see it with: xprof --logdir {run}"]
 
 
 @pytest.mark.parametrize("error", [SystemExit, RuntimeError])
@@ -48,7 +48,7 @@ def test_without_a_window_nothing_is_written(tmp_path, said):
     with Trace(run, None, 0) as trace:
         make_step(trace, 1)
     assert not run.path.exists()
-    assert said == []
+    assert said() == []
 
 
 def test_a_run_goes_on_within_the_window_or_after_it(tmp_path, said):
@@ -59,4 +59,4 @@ def test_a_run_goes_on_within_the_window_or_after_it(tmp_path, said):
     assert traced_steps(run) == [4]
     with Trace(run, (2, 3), 4) as trace:
         make_step(trace, 5)
-    assert said[1:] == ["no trace: step 4, from which the run goes on, lies behind profile=2:3"]
+    assert said()[1:] == ["no trace: step 4, from which the run goes on, lies behind profile=2:3"]
