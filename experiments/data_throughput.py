@@ -261,7 +261,7 @@ def stages(tiles: LazySource, folder: FolderSource) -> dict[str, dict[str, float
 class Form(NamedTuple):
     """A way to store an image in parts: how a part is written, and its (height, width)."""
 
-    encode: Callable[[np.ndarray], bytes | bytearray]
+    encode: Callable[[Any], Any]  # -> bytes, or another buffer
     part: tuple[int, int]
 
 

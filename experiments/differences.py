@@ -97,7 +97,7 @@ def pasting(side: int) -> dict[str, float]:
         corner, sides = random.uniform(10, 100, 2), random.uniform(0.8, 1.2, 2) * side
         box = np.concatenate([corner, corner + sides]).astype(np.float32)
         ours, theirs = (paste(disc, box, (480, 480)) > 0 for paste in (paste_mask, pasted_by_torchvision))
-        overlaps.append(float((ours & theirs).sum() / (ours | theirs).sum()))
+        overlaps.append(np.divide((ours & theirs).sum(), (ours | theirs).sum()).item())
     return {"side": side, "mean": float(np.mean(overlaps)), "lowest": min(overlaps)}
 
 

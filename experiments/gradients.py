@@ -192,7 +192,7 @@ def errors(recorded: Recorded, case: str, gradient: dict[str, np.ndarray]) -> di
         name: round_all(*pair)
         for name, *pair in zip(names, ours / divisors, theirs.max(0) / divisors, strict=True)
     }
-    total = [np.linalg.norm(ours) / whole, np.linalg.norm(theirs, axis=1).max() / whole]
+    total = [np.linalg.norm(ours) / whole, np.max(np.linalg.norm(theirs, axis=1)) / whole]
     return {WHOLE: round_all(*total)} | found
 
 

@@ -51,7 +51,7 @@ def scores(confusion: Integer[np.ndarray, "K K"]) -> Scores:
     with np.errstate(invalid="ignore", divide="ignore"):
         iou = hit / (true + predicted - hit)
         accuracy = hit / true
-        pixel_accuracy = hit.sum() / true.sum()
+        pixel_accuracy = np.divide(hit.sum(), true.sum())
     return {
         "mIoU": _mean(iou),
         "mAcc": _mean(accuracy),
