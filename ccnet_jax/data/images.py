@@ -2,19 +2,23 @@
 
 The header says how large an image is, and nothing is decoded before that is known to be reasonable. A file
 of a few bytes may say that it holds 100,000 x 100,000 pixels, and decoders set aside memory for all of them
-before they find that nothing follows.
+before they find that nothing follows. A header that is read otherwise here than by the decoder would pass the
+bound: PNG, QOI and JPEG are looked at as their decoders do, and Pillow reads and decodes all others.
 """
 
+import contextlib
 import errno
 import functools
 import io
 import pathlib
 import struct
+import warnings
+from collections.abc import Iterator
 
 import cv2
 import imagecodecs
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.labels import UNKNOWN, VOID, Classes
@@ -22,6 +26,25 @@ from ccnet_jax.data.stored_png import stored_png
 
 MOST_PIXELS = 178_956_970  # of an image or a label: Pillow's own bound, 13,377 x 13,377
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's markers of the kinds of coding
+_JPEG = b"\xff\xd8"
+_WITHOUT_LENGTH = frozenset(range(0xD0, 0xD9)) | {0x01}  # its markers that nothing belongs to
+_LAST = frozenset((0xD9, 0xDA))  # its markers behind which there is no frame: end of image, start of scan
+# What Pillow may read; others of its formats run programs (EPS), or have another size when they are decoded.
+_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_CORRUPT = (OSError, SyntaxError, ValueError, EOFError, struct.error)  # what Pillow raises then
+_NOT_READ = {  # how files begin that are images of a kind that nothing here decodes
+    b"II*\0": "a TIFF of a kind",
+    b"MM\0*": "a TIFF of a kind",
+    b"II+\0": "a BigTIFF of a kind",
+    b"MM\0+": "a BigTIFF of a kind",
+    b"\x76\x2f\x31\x01": "an OpenEXR file, a kind",
+    b"#?RADIANCE": "a Radiance file, a kind",
+    b"\xff\x0a": "a JPEG XL file, a kind",
+    b"\0\0\0\x0cJXL ": "a JPEG XL file, a kind",
+    b"8BPS": "a Photoshop file, a kind",
+    b"%!PS": "a PostScript file, a kind",
+    b"%PDF": "a PDF file, a kind",
+}
 _NOT_THE_FILES_FAULT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -87,16 +110,19 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
     OpenCV (`experiments/data_throughput.py`). For JPEGs imagecodecs and OpenCV are about as fast, and OpenCV
     finds truncation. QOI files, of which tiles are made, are unknown to OpenCV.
 
-    Raises UnusableImage, naming it `name`, where the data are truncated, corrupt or no image, UserError
-    where it is too large.
+    Raises UnusableImage, naming it `name`, where the data are truncated, corrupt, no image, or of a kind that
+    is not read, UserError where it is too large.
     """
     check_header(data, name)
     if data[:4] == b"qoif":
         pixels = _decode_qoi(data)
     elif _is_png(data) and data[24:26] == b"\x08\x02":  # 8 bits, RGB
         pixels = _decode_png(stored_png(data))
-    else:
+    elif _is_png(data) or data[:2] == _JPEG:
         pixels = _decode_with_opencv(data)
+    else:
+        with _opened(data, name) as image:
+            pixels = None if image is None else _rgb(image, name)
     if pixels is None or pixels.ndim != 3:
         raise UnusableImage(_undecodable(name, data))
     return pixels[..., :3]
@@ -117,7 +143,7 @@ def label_pixels(data: bytes, name: object) -> np.ndarray:
     Raises UnusableImage, naming it `name`, where the data are corrupt, UserError where they are a JPEG or
     too large.
     """
-    if data[:3] == b"\xff\xd8\xff":
+    if data[:3] == _JPEG + b"\xff":
         raise UserError(
             f"{name} is a JPEG, whatever its name says: JPEG changes the pixels' numbers; export the label "
             "again as PNG"
@@ -128,7 +154,7 @@ def label_pixels(data: bytes, name: object) -> np.ndarray:
         if label is not None and data[24] < 8:  # decoders spread 1, 2 and 4 bits over 0 to 255
             label = label // (255 // (2 ** data[24] - 1))
     else:
-        label = _decode_with_pillow(data)
+        label = _decode_with_pillow(data, name)
     if label is None:
         raise UnusableImage(_undecodable(name, data))
     return label
@@ -190,7 +216,7 @@ def _is_png(data: bytes) -> bool:
 def _decode_png(data: bytes) -> np.ndarray | None:
     try:
         return imagecodecs.png_decode(data)
-    except imagecodecs.PngError:
+    except (imagecodecs.PngError, ValueError):  # the second of libpng's message, where that is no text
         return None
 
 
@@ -199,7 +225,7 @@ def _decode_qoi(data: bytes) -> np.ndarray | None:
         return None
     try:
         return imagecodecs.qoi_decode(data)
-    except imagecodecs.QoiError:
+    except (imagecodecs.QoiError, ValueError):
         return None
 
 
@@ -210,22 +236,55 @@ def _decode_with_opencv(data: bytes) -> np.ndarray | None:
         return None
 
 
-def _decode_with_pillow(data: bytes) -> np.ndarray | None:
+def _decode_with_pillow(data: bytes, name: object) -> np.ndarray | None:
     """Of palette images the indices, where OpenCV gives the colours."""
+    with _opened(data, name) as image:
+        pixels = None if image is None else np.array(image)
+    return pixels.astype(np.uint8) if pixels is not None and pixels.dtype == bool else pixels
+
+
+@contextlib.contextmanager
+def _opened(data: bytes, name: object) -> Iterator[Image.Image | None]:
+    """Inside, the image, whose size is allowed and whose pixels are there; None where it cannot be decoded.
+
+    Raises UserError where it is too large: Pillow's own bound is a warning up to twice as many pixels.
+    """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = np.array(image)
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ):  # Pillow's words for corrupt files
-        return None
-    return pixels.astype(np.uint8) if pixels.dtype == bool else pixels
+        with warnings.catch_warnings(action="ignore"):  # on half of the bound, and on odd tags
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            check_size(*image.size, name)
+            image.load()
+    except _CORRUPT:
+        yield None
+        return
+    except Image.DecompressionBombError:
+        raise UserError(_too_large("", name)) from None
+    with image:
+        yield image
+
+
+def _rgb(image: Image.Image, name: object) -> np.ndarray:
+    """uint8 [H, W, 3], upright; of 16 bits the upper 8. Raises UnusableImage where they are others."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if image.mode in ("I", "F"):
+        kind = "whole" if image.mode == "I" else "floating-point"
+        raise UnusableImage(
+            f"{name} holds {kind} numbers of 32 bits, whose range the file does not say; convert it to an "
+            "image of 8 bits"
+        )
+    return np.array(image.convert("RGB"))
 
 
 def _undecodable(name: object, data: bytes) -> str:
+    kind = next((kind for start, kind in _NOT_READ.items() if data.startswith(start)), None)
+    if kind is None and data[4:8] == b"ftyp":
+        kind = "a HEIC, AVIF or video file, a kind"
+    if kind is not None:
+        formats = "an 8-bit PNG, JPEG, TIFF, BMP or WebP"
+        return f"{name} is {kind} that is not read, or cut off ({len(data):,} bytes); convert it to {formats}"
     what = "is corrupt or not an image" if data else "is empty"
     return f"{name} {what} ({len(data):,} bytes); fetch or unpack that file again"
 
@@ -273,15 +332,18 @@ def size_in_header(data: bytes) -> tuple[int, int] | None:
         size = struct.unpack_from(">II", data, 16)
     elif data[:4] == b"qoif" and len(data) >= 12:
         size = struct.unpack_from(">II", data, 4)
-    elif data[:2] == b"\xff\xd8":
+    elif data[:2] == _JPEG:
         size = _jpeg_size(data)
-    if size is not None:
-        return size
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.size
-    except (OSError, SyntaxError, ValueError):
-        return None
+    else:
+        try:
+            with (
+                warnings.catch_warnings(action="ignore"),
+                Image.open(io.BytesIO(data), formats=_FORMATS) as image,
+            ):
+                size = image.size
+        except _CORRUPT:
+            return None
+    return size
 
 
 def check_size(width: int, height: int, name: object) -> None:
@@ -298,12 +360,24 @@ def _too_large(sides: str, name: object) -> str:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """(width, height) in the first frame's header; None where the markers before it are not in order."""
+    """(width, height) of the first frame, which is found as libjpeg does; None where there is none.
+
+    libjpeg passes over whatever stands before a marker, and over bytes 0xFF that fill space before it.
+    """
     place = 2
-    while place + 9 <= len(data) and data[place] == 0xFF:
-        if data[place + 1] in _START_OF_FRAME:
-            height, width = struct.unpack_from(">HH", data, place + 5)
+    while (place := data.find(b"\xff", place)) >= 0:
+        while data[place : place + 1] == b"\xff":
+            place += 1
+        if place >= len(data) or data[place] in _LAST:
+            return None
+        marker, place = data[place], place + 1
+        if marker == 0 or marker in _WITHOUT_LENGTH:
+            continue
+        if place + 7 > len(data):
+            return None
+        if marker in _START_OF_FRAME:
+            height, width = struct.unpack_from(">HH", data, place + 3)
             return width, height
-        (length,) = struct.unpack_from(">H", data, place + 2)
-        place += 2 + length
+        (length,) = struct.unpack_from(">H", data, place)
+        place += max(length, 2)
     return None
