@@ -43,6 +43,7 @@ from array_record.python import array_record_module
 
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, write_json
+from ccnet_jax.common.files import read_file
 from ccnet_jax.common.kernels import whole_file
 from ccnet_jax.common.labels import VOID, Classes
 from ccnet_jax.common.progress import progress_bar
@@ -54,7 +55,7 @@ from ccnet_jax.data.sources import FileSource, FolderSource, Location, MissingSp
 from ccnet_jax.data.tfds_source import TILE_FEATURES
 from ccnet_jax.data.tiles import SIDE, image_tiles, label_tiles
 from ccnet_jax.engine.checksums import digest
-from ccnet_jax.engine.lock import hold_lock
+from ccnet_jax.engine.lock import Lock
 from ccnet_jax.engine.stopping import Stopped, StopSignal
 from ccnet_jax.tasks import TASKS
 
@@ -130,7 +131,7 @@ def prepare(
     """
     plan = _plan(dataset, _sources(dataset, location, splits), shard_bytes, tiling)
     complete, unfinished = _folders(dataset, out)
-    with hold_lock(complete.with_name(f"{VERSION}.lock"), "--out"):
+    with Lock(complete.with_name(f"{VERSION}.lock"), "--out", pathlib.Path(out)):
         if complete.exists():
             _check_made_of(complete, plan)
             if all((complete / shard.file).exists() for shard in plan.shards):
@@ -452,7 +453,7 @@ def _read_checksums(folder: pathlib.Path) -> dict[str, Any]:
     """What `checksums.json` holds. Raises UserError where it is missing or corrupt."""
     path = folder / CHECKSUMS
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(read_file(path))
         return {"made_of": dict(values["made_of"]), "shards": dict(values["shards"])}
     except (OSError, KeyError, TypeError, ValueError, RecursionError):
         raise UserError(

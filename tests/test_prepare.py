@@ -21,7 +21,7 @@ from ccnet_jax.common.labels import numbered_palette
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.sources import Location, OtherClasses
-from ccnet_jax.engine.lock import hold_lock
+from ccnet_jax.engine.lock import Lock
 from tests import helpers, miniatures
 from tests.data.test_pipeline import assert_same
 
@@ -665,7 +665,7 @@ def test_what_cannot_be_written_is_one_message(folders, tmp_path, monkeypatch):
         assert "00000-of-00001 cannot be written (write() failed: File too large)" in told()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    with hold_lock(tmp_path / "out/camvid/1.0.0.lock"):
+    with Lock(tmp_path / "out/camvid/1.0.0.lock"):
         assert f"process {os.getpid()} on" in told()
     prepare.prepare("camvid", at(folders["camvid"]), str(tmp_path / "out"))  # and now it goes on
     with pytest.raises(UserError, match="is not there; run the command without --verify"):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ccnet_jax.common import kernels
+from ccnet_jax.common.files import read_file
 
 _LONGEST = 240  # characters of what another library says
 
@@ -76,7 +77,7 @@ def write_whole(path: pathlib.Path, data: bytes | str) -> None:
 def read_json(path: pathlib.Path, remedy: str) -> Any:
     """What a JSON file holds. Raises UserError, with the remedy, where it cannot be read."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_file(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); {remedy}") from None
     except (ValueError, RecursionError) as error:  # the second of lists in lists in lists, without end

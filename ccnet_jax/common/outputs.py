@@ -71,6 +71,30 @@ def check_folder(
             )
 
 
+def check_links(
+    flag: str, folder: pathlib.Path, part: pathlib.Path, foreign: Sequence[pathlib.Path] = ()
+) -> None:
+    """Raise UserError where a link leads out of a folder, so that what is written below stays there.
+
+    Args:
+      flag: that names the folder.
+      folder: it may be a link itself.
+      part: the folder, or one inside it, in which everything is looked at.
+      foreign: folders in `part`, in which nothing is.
+    """
+    inside = os.path.realpath(folder)
+    links = [str(part)] if part != folder else []
+    for place, folders, files in os.walk(part):  # which enters no link
+        links += filter(os.path.islink, (os.path.join(place, name) for name in (*folders, *files)))
+        folders[:] = [name for name in folders if pathlib.Path(place, name) not in foreign]
+    for path in links:
+        if os.path.commonpath([os.path.realpath(path), inside]) != inside:
+            raise UserError(
+                f"{flag} {folder}: {path} leads out of that folder, to {os.path.realpath(path)}; remove that "
+                "link, or choose another folder"
+            )
+
+
 def distinct_names(candidates: Sequence[Sequence[str]], endings: Sequence[str]) -> list[str]:
     """A name for the results of each image, so that no two results of a program are one file.
 

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.files import read_file
 from ccnet_jax.common.labels import UNKNOWN, VOID, Classes
 from ccnet_jax.data.stored_png import stored_png
 
@@ -295,7 +296,7 @@ def read_bytes(path: pathlib.Path, remedy: str = "put it back or correct the dat
     Raises UserError where no other file could be read either: memory is used up, or the limit of open files.
     """
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         if error.errno in _NOT_THE_FILES_FAULT:
             raise UserError(

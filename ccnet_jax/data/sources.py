@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.fields import setting
+from ccnet_jax.common.files import read_file
 from ccnet_jax.common.labels import Classes
 from ccnet_jax.data.images import decode_sample, read_bytes
 from ccnet_jax.data.tiles import TiledImage
@@ -260,7 +261,7 @@ def read_lines(path: pathlib.Path, dataset: str, remedy: str) -> list[str]:
     Raises MissingSplit where there is no list, UserError where it is empty or not text.
     """
     try:
-        lines = path.read_text().split("\n")
+        lines = read_file(path).decode().split("\n")
     except FileNotFoundError:
         raise MissingSplit(f"{dataset} has no list {path}; {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:

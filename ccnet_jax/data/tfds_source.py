@@ -23,6 +23,7 @@ from tensorflow_datasets.core import example_parser, naming, read_only_builder
 from tensorflow_datasets.core.utils import file_utils, version
 
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.files import read_file
 from ccnet_jax.common.labels import Classes, numbered_palette
 from ccnet_jax.data.class_files import check_same_classes, read_class_file
 from ccnet_jax.data.config import DataConfig
@@ -257,7 +258,7 @@ def _check_features(path: Any) -> None:
                 yield from classes_in(inner)
 
     try:
-        foreign = [x for x in classes_in(json.loads(path.read_text())) if not x.startswith(_OWN_CLASSES)]
+        foreign = [x for x in classes_in(json.loads(read_file(path))) if not x.startswith(_OWN_CLASSES)]
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); prepare the data set again") from None
     if foreign:

@@ -41,8 +41,9 @@ class Holder:
         """The holder that a lock's text names; None where it names none, or is being written."""
         try:
             told = json.loads(text)
-            return cls(told["host"], told["process"], told["since"], float(told.get("beat", 0)))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            host, process, since = str(told["host"]), int(told["process"]), str(told["since"])
+            return cls(host, process, since, float(told.get("beat", 0))) if 0 < process < 2**31 else None
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None
 
     def as_text(self) -> str:

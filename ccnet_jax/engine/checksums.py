@@ -6,6 +6,7 @@ They stand in the folder's SHA256SUMS; `sha256sum --check SHA256SUMS` checks the
 import hashlib
 import pathlib
 
+from ccnet_jax.common.files import read_file
 from ccnet_jax.common.kernels import write_whole
 
 SUMS = "SHA256SUMS"
@@ -31,7 +32,7 @@ def damage(folder: pathlib.Path) -> str | None:
     if not sums.exists():
         return f"is incomplete: it has no {SUMS}" if (folder / "progress").is_dir() else None
     try:
-        for line in sums.read_text().splitlines():
+        for line in read_file(sums).decode().splitlines():
             wanted, name = line.split("  ", 1)
             path = folder / name
             if not path.is_file():

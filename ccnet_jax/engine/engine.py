@@ -154,7 +154,7 @@ class Engine:
         with contextlib.ExitStack() as closing:  # however training ends, what it wrote is whole
             closing.enter_context(speaking(self.is_first))
             closing.enter_context(self.stop)
-            closing.enter_context(locked_for_all_hosts(self.run))
+            self._lock = closing.enter_context(locked_for_all_hosts(self.run))
             self._closing = closing.pop_all()
         return self
 
@@ -307,8 +307,12 @@ class Engine:
             say(f"warning: at step {step} {error}; training goes on, and tries again")
 
     def save(self, step: int, needed: bool) -> None:
-        """Write a checkpoint with all that training knows; where it is `needed`, wait until it is on disk."""
+        """Write a checkpoint with all that training knows; where it is `needed`, wait until it is on disk.
+
+        Raises UserError, on all hosts, where the folder is no longer this run's: see `Lock.check`.
+        """
         state = self.state
+        self._check_lock()
         self.attempt(step, self._write_records, needed)
         self.save_timer.note_saved()
         others = {name: x for callback in self._callbacks for name, x in callback.arrays().items()}
@@ -320,6 +324,16 @@ class Engine:
         )
         if needed:
             self.attempt(step, self.checkpoints.finish, needed)
+
+    def _check_lock(self) -> None:
+        problem = None
+        try:
+            if self._lock is not None:
+                self._lock.check()
+        except UserError as error:
+            problem = error
+        if devices.as_first(problem is not None):
+            raise problem or UserError(f"{self.run} is no longer this run's; the first host says why")
 
     def _write_records(self) -> None:
         self._keep_records()

@@ -104,6 +104,11 @@ class RunFolder:
         return self.path / "tracker.json"
 
     @property
+    def wandb_folder(self) -> pathlib.Path:
+        """What W&B keeps."""
+        return self.path / "wandb"
+
+    @property
     def metrics_file(self) -> pathlib.Path:
         """What training logged: one JSON object a line."""
         return self.path / "metrics.jsonl"

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ccnet_jax.common.errors import UserError, explain_write_errors, write_whole
+from ccnet_jax.common.files import read_file
+from ccnet_jax.common.log import say
 from ccnet_jax.engine.folder import RunFolder
 
 _EVENTS = "events.out.tfevents"  # how TensorBoard's files begin
@@ -128,14 +130,21 @@ class MetricLog:
 def read_log(run: RunFolder) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; without one that was cut off when the process was killed."""
     try:
-        text = run.metrics_file.read_bytes()
+        text = read_file(run.metrics_file)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise UserError(
             f"{run.metrics_file} cannot be read ({error.strerror}); move it away, or choose another --workdir"
         ) from None
-    return _parse_lines(text.splitlines())
+    texts = text.splitlines()
+    lines = _parse_lines(texts)
+    if len(lines) < len(texts) - (not text.endswith(b"\n")):
+        say(
+            f"warning: {run.metrics_file} has {len(texts) - len(lines)} lines that are no records of values; "
+            "they are left out"
+        )
+    return lines
 
 
 def _parse_lines(texts: Iterable[bytes | str]) -> list[dict[str, Any]]:
@@ -146,9 +155,15 @@ def _parse_lines(texts: Iterable[bytes | str]) -> list[dict[str, Any]]:
             values = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(values, dict) and isinstance(values.get("step"), int):
+        if isinstance(values, dict) and "step" in values and _are_numbers(values):
             lines.append(values)
     return lines
+
+
+def _are_numbers(values: dict[str, Any]) -> bool:
+    """Whether a line's step is a number of steps, and every value a number."""
+    kinds = {type(value) for value in values.values()}
+    return kinds <= {int, float} and type(values["step"]) is int and 0 <= values["step"] < 2**63
 
 
 def points(run: RunFolder) -> list[tuple[int, str, float]]:

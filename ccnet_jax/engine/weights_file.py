@@ -9,6 +9,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from ccnet_jax.common.errors import UserError, write_whole
+from ccnet_jax.common.files import check_regular
 
 NAME = "model.safetensors"
 _MARK = "ccnet_jax"  # in the file's metadata; one entry, since their order is left to chance
@@ -37,6 +38,7 @@ def read(path: pathlib.Path) -> tuple[Any, int | None]:
     Raises UserError where the file cannot be read or is not what `write` wrote.
     """
     try:
+        check_regular(path)
         with safetensors.safe_open(path, framework="np") as file:
             about = file.metadata() or {}
             named = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -50,6 +52,7 @@ def read(path: pathlib.Path) -> tuple[Any, int | None]:
 def is_ours(path: pathlib.Path) -> bool:
     """Whether a file holds a network as `write` writes it, and not PyTorch's names."""
     try:
+        check_regular(path)
         with safetensors.safe_open(path, framework="np") as file:
             return _MARK in (file.metadata() or {})
     except (OSError, safetensors.SafetensorError):

@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from ccnet_jax.common.errors import UserError, first_line, write_whole
+from ccnet_jax.common.files import check_regular
 
 if typing.TYPE_CHECKING:
     import torch
@@ -41,6 +42,10 @@ def check_readable(source: pathlib.Path, title: str) -> None:
     """Raise UserError where `read` could not even begin with `source`; `title` is how the user named it."""
     if not source.exists():
         raise UserError(f"{title} does not exist; correct the path")
+    try:
+        check_regular(source)
+    except OSError as error:
+        raise UserError(f"{title} cannot be read ({error.strerror}); correct the path") from None
     if source.suffix not in SUFFIXES:
         raise UserError(f"{title} is of no known kind; give a .safetensors, .pth or .pt file")
     if needs_torch(source) and not has_torch():

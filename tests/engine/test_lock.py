@@ -11,13 +11,13 @@ import pytest
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.engine import lock
 from ccnet_jax.engine.alive import DEAD_AFTER
-from ccnet_jax.engine.lock import hold_lock
+from ccnet_jax.engine.lock import Lock
 from tests.helpers import ROOT, wait_for
 
 HOLDER = """
 import pathlib, sys, time
-from ccnet_jax.engine.lock import hold_lock
-with hold_lock(pathlib.Path(sys.argv[1])):
+from ccnet_jax.engine.lock import Lock
+with Lock(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -33,14 +33,14 @@ def test_a_live_holder_is_named_and_a_killed_one_keeps_nothing(path):
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as holder:
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match=rf"process {holder.pid} on .*, started 20.*, is at work in"):
-            hold_lock(path).__enter__()
+            Lock(path).__enter__()
         holder.kill()
-    with hold_lock(path):
+    with Lock(path):
         assert json.loads(path.read_text())["process"] == os.getpid()
         with pytest.raises(UserError, match=rf"process {os.getpid()} on"):
-            hold_lock(path).__enter__()
+            Lock(path).__enter__()
     assert path.read_text() == ""
-    with hold_lock(path):
+    with Lock(path):
         pass
 
 
@@ -48,10 +48,10 @@ def test_another_hosts_holder_counts_as_dead_without_a_sign_of_life(path):
     path.parent.mkdir()
     path.write_text(json.dumps({"host": "elsewhere", "process": 7, "since": "yesterday"}))
     with pytest.raises(UserError, match="process 7 on elsewhere, started yesterday, .*wait 120 s if it has"):
-        hold_lock(path).__enter__()
+        Lock(path).__enter__()
     old = path.stat().st_mtime - DEAD_AFTER - 1
     os.utime(path, (old, old))
-    with hold_lock(path):
+    with Lock(path):
         assert json.loads(path.read_text())["process"] == os.getpid()
 
 
@@ -60,7 +60,7 @@ def test_a_clock_that_went_back_makes_no_holder_dead(path, monkeypatch):
     path.write_text(json.dumps({"host": "elsewhere", "process": 7, "since": "tomorrow"}))
     monkeypatch.setattr(time, "time", lambda: path.stat().st_mtime - 10 * DEAD_AFTER)
     with pytest.raises(UserError, match=r"process 7 on elsewhere, .* its last sign of life is 0 s old"):
-        hold_lock(path).__enter__()
+        Lock(path).__enter__()
 
 
 def test_without_locks_of_files_a_live_process_of_this_host_keeps_another_out(path, monkeypatch):
@@ -68,17 +68,17 @@ def test_without_locks_of_files_a_live_process_of_this_host_keeps_another_out(pa
         raise OSError(errno.ENOTSUP, "no locks here")
 
     monkeypatch.setattr(lock.fcntl, "flock", unsupported)
-    with hold_lock(path), pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work in"):
-        hold_lock(path).__enter__()
+    with Lock(path), pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work in"):
+        Lock(path).__enter__()
     monkeypatch.setattr(lock.psutil, "pid_exists", lambda number: number != 7)
     path.write_text(json.dumps({"host": socket.gethostname(), "process": 7, "since": "today"}))
-    with hold_lock(path):
+    with Lock(path):
         assert json.loads(path.read_text())["process"] == os.getpid()
 
 
 def test_a_holder_gives_signs_of_life(path, monkeypatch):
     monkeypatch.setattr(lock, "HEARTBEAT", 0.05)
-    with hold_lock(path):
+    with Lock(path):
         os.utime(path, (0, 0))
         wait_for(lambda: path.stat().st_mtime > 0)
 
@@ -86,4 +86,4 @@ def test_a_holder_gives_signs_of_life(path, monkeypatch):
 def test_where_no_folder_can_be_made_a_message_says_so(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written .*choose another --workdir"):
-        hold_lock(tmp_path / "file" / "run" / "lock").__enter__()
+        Lock(tmp_path / "file" / "run" / "lock").__enter__()

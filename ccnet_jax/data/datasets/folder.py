@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.files import check_regular
 from ccnet_jax.common.labels import UNKNOWN, VOID, Classes, numbered_names, numbered_palette
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.data.class_files import (
@@ -297,6 +298,7 @@ def _count_numbers(numbers: np.ndarray) -> dict[int, int]:
 def _size_in_header(image: pathlib.Path) -> Size | None:
     """(height, width) of an image, upright, by its header; None where Pillow does not find it there."""
     try:
+        check_regular(image)
         with Image.open(image) as opened:
             width, height = opened.size
             # of a PNG Pillow would decode all pixels to find the EXIF data behind them
