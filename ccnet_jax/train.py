@@ -58,7 +58,8 @@ def train(config: configuration.Config, run: RunFolder, link: Link | None = None
     keep = functools.partial(preparation.keep_records, config, train_source, run)
     with Engine(config, run, mesh, link, GUARDED, keep, began) as engine:
         preparation.check_still_fits(config, train_source, run)
-        if engine.find_start() == config.steps and preparation.is_finished(config, run):
+        engine.find_start()
+        if engine.is_finished() and preparation.is_evaluated(config, run):
             log.say(f"{run} is trained to its last step, {config.steps}; nothing to train")
             return
         preparation.say_what_is_there(config, train_source, eval_source)

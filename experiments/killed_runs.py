@@ -3,7 +3,8 @@
     python -m experiments.killed_runs [--runs 20] [--kills 5] [--seed 0] [--folder runs/killed]
 
 Trains a small network on the built-in scenes once undisturbed, then RUNS times with KILLS kills each, at
-moments drawn at random: while the program starts, compiles, makes steps, writes a checkpoint, evaluates.
+moments drawn at random: while the program starts, compiles, makes steps, writes a checkpoint, evaluates, and
+after its last step.
 Every fourth kill is SIGTERM to the process and its workers, the others are SIGKILL to the process alone. Then
 it compares weights, metrics.jsonl, TensorBoard's points, images and the best checkpoint, all bit for bit,
 and looks for what is left behind: fragments of files, processes, shared memory. Writes
@@ -50,7 +51,7 @@ TIMES = (
     *("images_per_second", "data_wait_fraction", "seconds_left"),
     *("compile_seconds", "save_seconds", "seconds_to_first_step"),
 )
-PHASES = ("start", "compile", "step", "save", "evaluation")
+PHASES = ("start", "compile", "step", "save", "evaluation", "end")
 PHASE_SECONDS = 120.0  # seconds for a phase to come; then the run is killed where it is
 
 
@@ -82,6 +83,8 @@ def phase(run: RunFolder, printed: int, reached: int) -> str:
       printed: bytes in its log before it was started.
       reached: the step from which it went on.
     """
+    if Checkpoints.last_step(run) == SETTINGS["steps"]:
+        return "end"  # the last evaluation, the last images, and whatever is closed
     if any((run.checkpoints / "last").glob("*.orbax-checkpoint-tmp*")):
         return "save"
     if b"parameters, " not in run.path.with_suffix(".log").read_bytes()[printed:]:

@@ -21,6 +21,7 @@ from ccnet_jax.engine.checkpoints import Checkpoints, load_arrays, step_folder
 from ccnet_jax.engine.folder import RunFolder
 from ccnet_jax.engine.metric_log import MetricLog, points
 from ccnet_jax.engine.stopping import Stopped, StopSignal
+from ccnet_jax.figures import png
 from ccnet_jax.tasks import TASKS, messages, preparation
 from ccnet_jax.tasks.messages import explain_errors, explain_memory_errors
 from tests.helpers import TINY, load_config
@@ -114,6 +115,42 @@ def test_a_run_that_is_disturbed_everywhere_leaves_the_records_of_one_that_is_no
     before = left_in(parts)
     train.train(config, parts)  # nothing to train
     assert left_in(parts) == before
+
+
+def test_a_run_killed_at_its_end_is_made_whole(config, tmp_path, monkeypatch):
+    """A copy of the folder at a moment is what a kill at that moment leaves."""
+    whole, copies = RunFolder(tmp_path / "whole"), []
+
+    def copied_before(module, name):
+        real = getattr(module, name)
+
+        def call(*arguments, **named):
+            if Checkpoints.last_step(whole) == config.steps:
+                copies.append(RunFolder(tmp_path / f"copy-{len(copies)}"))
+                shutil.copytree(whole.path, copies[-1].path)
+            return real(*arguments, **named)
+
+        return patch.setattr(module, name, call)
+
+    with monkeypatch.context() as patch:
+        copied_before(Checkpoints, "save_best")
+        copied_before(MetricLog, "write")
+        copied_before(MetricLog, "__exit__")
+        copied_before(Checkpoints, "__exit__")
+        copied_before(png, "write_whole")
+        copied_before(engine, "write_json")
+        train.train(config, whole)
+    assert len(copies) >= 6
+    for copy in copies:
+        assert not copy.finished_file.exists()
+    finished = copies[-1]
+    assert_same(whole, finished)  # all is there before the run is said to be finished
+    (next(finished.path.glob("events*"))).unlink()
+    shutil.rmtree(finished.images("val"))
+    shutil.rmtree(finished.checkpoints / "best")
+    for copy in copies[:-1]:
+        train.train(config, copy)
+        assert_same(whole, copy)
 
 
 def test_a_run_in_a_store_goes_on_upon_another_machine(config, tmp_path, monkeypatch):

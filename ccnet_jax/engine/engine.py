@@ -13,6 +13,7 @@ It knows no network, no image and no task: it is handed a state, a step, batches
 
 import contextlib
 import dataclasses
+import os
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ccnet_jax.common import devices
-from ccnet_jax.common.errors import EndAfterSignal, UserError
+from ccnet_jax.common.errors import EndAfterSignal, UserError, read_json, write_json
 from ccnet_jax.common.log import say, speaking
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.engine.checkpoints import Checkpoints, OneHostFailed, set_corrupt_aside
@@ -145,6 +146,7 @@ class Engine:
         self.stopped_by = 0
         self._callbacks: Sequence[Callback] = ()
         self._progress: dict[str, Any] = {}  # a converted checkpoint has none
+        self._is_finished = False
         self._computing = False  # inside a step, the state's buffers are not to be read
         self.state: Any = None
         self._step = 0
@@ -155,6 +157,7 @@ class Engine:
             closing.enter_context(speaking(self.is_first))
             closing.enter_context(self.stop)
             self._lock = closing.enter_context(locked_for_all_hosts(self.run))
+            closing.push(self._note_finished)  # last, but for the lock: when all that it vouches for is there
             self._closing = closing.pop_all()
         return self
 
@@ -179,6 +182,16 @@ class Engine:
                 f"{self.config.steps}; raise --config.steps, or choose another --workdir"
             )
         return self.start
+
+    def is_finished(self) -> bool:
+        """Whether the run has made its last step, and an engine has closed all files after it."""
+        file = self.run.finished_file
+        values = read_json(file, "remove it") if os.path.lexists(file) else None
+        return self.start == self.config.steps and values == {"steps": self.start}
+
+    def _note_finished(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self._is_finished and error is None and self.is_first:
+            write_json(self.run.finished_file, {"steps": self.config.steps})
 
     def restore_or(self, state: Any, begin: Callable[[Any], Any]) -> Any:
         """The state of the last checkpoint, or `begin(state)` where there is none.
@@ -245,6 +258,7 @@ class Engine:
             yield step, batch
         for callback in callbacks:
             callback.end(self.state)
+        self._is_finished = True
         self.stopped_by = self.stop.agreed_signal()
 
     def _device_batches(self, have_one_shape: bool) -> Iterator[Batch]:

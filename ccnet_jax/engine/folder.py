@@ -104,6 +104,11 @@ class RunFolder:
         return self.path / "tracker.json"
 
     @property
+    def finished_file(self) -> pathlib.Path:
+        """Number of steps of a run that has ended, written after all else, as JSON."""
+        return self.path / "finished.json"
+
+    @property
     def wandb_folder(self) -> pathlib.Path:
         """What W&B keeps."""
         return self.path / "wandb"
@@ -137,6 +142,7 @@ class RunFolder:
             self.versions_file,
             self.metrics_file,
             self.tracker_file,
+            self.finished_file,
         ]
         return [*files, self.weights_file]
 

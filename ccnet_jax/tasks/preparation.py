@@ -12,9 +12,9 @@ from ccnet_jax.config import records
 from ccnet_jax.config.config import Config
 from ccnet_jax.data.fitting import classes_of_source
 from ccnet_jax.data.sources import files_of
+from ccnet_jax.engine import metric_log
 from ccnet_jax.engine.checkpoints import Checkpoints
 from ccnet_jax.engine.folder import RunFolder
-from ccnet_jax.engine.metric_log import is_evaluated
 from ccnet_jax.engine.shared import check_shared
 from ccnet_jax.tasks import TASKS, run_data
 from ccnet_jax.training.step import State
@@ -53,10 +53,10 @@ def check_still_fits(config: Config, source: Any, run: RunFolder) -> None:
         raise UserError(f"another process has just begun {run}; the same command again goes on with its run")
 
 
-def is_finished(config: Config, run: RunFolder) -> bool:
-    """Whether nothing is missing of a run that has made its last step: no final evaluation, no images."""
+def is_evaluated(config: Config, run: RunFolder) -> bool:
+    """Whether a run that has ended has the scores, or the images, for which this config asks."""
     if config.eval_every:
-        return is_evaluated(run, config.steps, config.data.eval_split)
+        return metric_log.is_evaluated(run, config.steps, config.data.eval_split)
     return run.images(config.data.train_split).is_dir()
 
 

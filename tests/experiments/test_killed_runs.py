@@ -37,6 +37,8 @@ def test_the_phase_is_read_from_the_files(run):
     assert phase() == "step"
     (run.checkpoints / "last" / "9.orbax-checkpoint-tmp").mkdir()
     assert phase() == "save"
+    (run.checkpoints / "last" / "40").mkdir()
+    assert phase() == "end"
     assert killed_runs.fragments(run) == ["checkpoints/last/9.orbax-checkpoint-tmp"]
 
 
@@ -57,7 +59,7 @@ def test_the_table_counts_kills_and_equal_runs():
     row = {"kills": {"save": 2, "step": 1}, "processes_left": 0, "fragments": [], "exit_code": 0}
     rows = [row | {"differences": []}, row | {"differences": ["metrics"], "fragments": ["x.tmp"]}]
     line = killed_runs.tables({"rows": rows})["kills"].splitlines()[2]
-    assert line == "| 2 | 6 | 0 | 0 | 2 | 4 | 0 | 1 of 2 | 1 |"
+    assert line == "| 2 | 6 | 0 | 0 | 2 | 4 | 0 | 0 | 1 of 2 | 1 |"
 
 
 def test_a_campaign_begins_with_no_folder_of_an_earlier_one(tmp_path, monkeypatch):

@@ -50,12 +50,14 @@ class Evaluate(Callback):
         with engine.clock.pause(), explain_memory_errors("validation", _REMEDY):
             result = self._test(variables, self._source, drawings=images, between=between)
         scores = self._task.scores(result)
-        noted = scores or {"images": result["images"]}
-        engine.write_values(step, {f"{split}/{name}": value for name, value in noted.items()})
         if scores:
             name, score = next(iter(scores.items()))
             say(f"step {step}: {split} {name} {100 * score:.2f} %")
             engine.attempt(step, lambda: engine.checkpoints.save_best(step, variables, score))
+            engine.attempt(step, engine.checkpoints.finish)
+        # last, for it says that the evaluation need not be made again
+        noted = scores or {"images": result["images"]}
+        engine.write_values(step, {f"{split}/{name}": value for name, value in noted.items()})
 
 
 def _do_nothing() -> None:
