@@ -11,8 +11,8 @@ through the converter. `experiments/recorded/gradients.npz` has PyTorch's number
 
 A tensor's error is the norm of the difference over the norm of the float64 tensor. It may be `FACTOR` times
 PyTorch's own, the largest of those of the ways in which a user computes it; of one tensor `ESTIMATED` times
-more, as projections estimate its error. Where the exact gradient is 0, as of a bias before a norm, the error is
-divided by the norm of the whole gradient instead. Errors that rounding alone explains are never too large:
+more, as projections estimate its error. Where the exact gradient is 0, as of a bias before a norm, the error
+is divided by the norm of the whole gradient instead. Errors that rounding alone explains are never too large:
 `ROUNDING[dtype]`, and where the exact gradient is 0 `ZERO[dtype]`.
 
 float32 is computed without TF32. Exits with 1 where an error is too large. What the file holds already is not

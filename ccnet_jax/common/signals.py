@@ -7,10 +7,17 @@ receives it.
 
 import contextlib
 import gc
+import os
+import select
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator
+
+# That ask a program to end, all being saved: Ctrl-C, a scheduler's end, a terminal that is closed, and the
+# warning that SLURM is told to send with `--signal=USR1@SECONDS`.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 def begin_program() -> None:
@@ -46,6 +53,24 @@ def interrupted_at_once() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def leave_closed_terminal() -> None:
+    """Where standard output or error is a terminal that is gone, send what is written there to nowhere.
+
+    Each line would be an error.
+    """
+    for stream in (1, 2):
+        look = select.poll()
+        try:
+            look.register(stream, 0)
+            gone = any(events & (select.POLLHUP | select.POLLERR) for _, events in look.poll(0))
+            if gone and stat.S_ISCHR(os.fstat(stream).st_mode):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream)
+                os.close(null)
+        except OSError:
+            continue
 
 
 def is_program(words: list[str]) -> bool:

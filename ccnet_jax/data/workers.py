@@ -31,13 +31,13 @@ import psutil
 
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.log import say
+from ccnet_jax.common.signals import STOPPING
 
 STUCK_AFTER = 45.0  # seconds in which a worker does nothing while its batch is waited for
 RESTARTS = 5  # of one worker, without a batch in between
 _POLL = 1.0  # seconds
 _WORKING = 0.02  # seconds of the processor that a worker which is not stuck uses within `STUCK_AFTER`
 _END_SECONDS = 5.0  # seconds in which a killed process ends, unless a drive that it reads does not answer
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)  # which a terminal or a scheduler sends to all processes of a run
 
 Batch = dict[str, Any]
 
@@ -135,7 +135,7 @@ class _Worker:
         self._wanted = True
         try:
             ours, theirs = socket.socketpair()
-            with theirs, _held_back(_SIGNALS):  # the process inherits that, from its first instruction on
+            with theirs, _held_back(STOPPING):  # the process inherits that, from its first instruction on
                 self._process = multiprocessing.get_context("spawn").Process(
                     target=_make_batches, args=(theirs, os.getpid(), first, step), daemon=True
                 )

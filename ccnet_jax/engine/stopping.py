@@ -11,10 +11,10 @@ from collections.abc import Callable
 from types import FrameType
 
 from ccnet_jax.common.log import say
+from ccnet_jax.common.signals import STOPPING, leave_closed_terminal
 from ccnet_jax.engine.hosts.link import Link
 
 TIMEOUT = 15.0  # seconds in which work that need not be saved may come to an end of its own
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _GO_ON = "all is saved, and the same command on all hosts goes on from there"
 
 
@@ -31,11 +31,12 @@ class Stopped(Exception):
 
 
 class StopSignal:
-    """Inside `with`, a first Ctrl-C or SIGTERM is noted, so that training ends after a step, saved.
+    """Inside `with`, a first signal of `STOPPING` is noted, so that training ends after a step, saved.
 
     A second one ends the process at once, also where Python is waiting for compiled code, which no handler of
     Python's can interrupt: a thread receives the signals. The process ends with code 128 + the signal's
-    number. Only in the main thread of a process.
+    number. Only in the main thread of a process. A signal that is ignored, as `nohup` ignores SIGHUP, stays
+    ignored, and a second SIGHUP is one: system and shell both send it where a terminal is closed.
 
     Args:
       link: to the run's other processes, None where there are none.
@@ -59,7 +60,8 @@ class StopSignal:
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._note) for number in heard}
         threading.Thread(target=self._watch, daemon=True).start()
         return self
 
@@ -79,8 +81,10 @@ class StopSignal:
         with self._reader:
             while data := self._reader.recv(1):
                 number = data[0]
-                if number not in _SIGNALS:
+                if number not in self._before or (number == signal.SIGHUP and not first):
                     continue
+                if number == signal.SIGHUP:
+                    leave_closed_terminal()
                 if not first:
                     self._end(number)
                 first = False
