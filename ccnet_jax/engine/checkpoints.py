@@ -416,6 +416,7 @@ def save_variables(folder: pathlib.Path, variables: dict[str, Any]) -> None:
     """Write variables alone, of whatever network, so that `folder` is a `step_folder`."""
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.resolve() / "variables", variables)
+    checksums.seal(folder)
 
 
 def load_arrays(folder: pathlib.Path) -> Any:

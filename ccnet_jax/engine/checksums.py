@@ -1,6 +1,7 @@
 """Checksums of the files in a folder: what a disk, a copy or a hand has changed there is noticed.
 
-They stand in the folder's SHA256SUMS; `sha256sum --check SHA256SUMS` checks them, too.
+They stand in the folder's SHA256SUMS, whose last line is the checksum of the lines above; a list that was
+emptied or cut off is noticed so. `sha256sum --check SHA256SUMS` checks the files, too.
 """
 
 import hashlib
@@ -20,20 +21,21 @@ def seal(folder: pathlib.Path) -> None:
         for path in folder.rglob("*")
         if path.is_file() and path.name not in (SUMS, *_LATER)
     )
-    write_whole(folder / SUMS, "".join(f"{digest(folder / name)}  {name}\n" for name in names))
+    lines = "".join(f"{digest(folder / name)}  {name}\n" for name in names)
+    write_whole(folder / SUMS, lines + _last_line(lines))
 
 
 def damage(folder: pathlib.Path) -> str | None:
-    """What is wrong with the files below `folder`, in words that follow its name; None if nothing is.
-
-    A folder with neither SHA256SUMS nor `progress`, as that of a converted backbone, is not checked.
-    """
+    """What is wrong with the files below `folder`, in words that follow its name; None if nothing is."""
     sums = folder / SUMS
     if not sums.exists():
-        return f"is incomplete: it has no {SUMS}" if (folder / "progress").is_dir() else None
+        return f"is incomplete: it has no {SUMS}"
     try:
-        for line in read_file(sums).decode().splitlines():
-            wanted, name = line.split("  ", 1)
+        *lines, last = read_file(sums).decode(errors="replace").splitlines(keepends=True) or [""]
+        if last != _last_line("".join(lines)):
+            return f"is corrupt: {SUMS} is not what was written"
+        for line in lines:
+            wanted, name = line.rstrip("\n").split("  ", 1)
             path = folder / name
             if not path.is_file():
                 return f"lacks {name}"
@@ -42,6 +44,11 @@ def damage(folder: pathlib.Path) -> str | None:
     except (OSError, ValueError) as error:
         return f"cannot be read ({error})"
     return None
+
+
+def _last_line(lines: str) -> str:
+    """What vouches for the lines of a list; `sha256sum` takes it for a comment."""
+    return f"# {hashlib.sha256(lines.encode()).hexdigest()}  the lines above\n"
 
 
 def digest(path: pathlib.Path) -> str:

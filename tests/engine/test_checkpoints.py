@@ -1,7 +1,9 @@
 """Checkpoints of a small tree of arrays, corrupt in every way; `tests/test_train.py` trains from them."""
 
+import os
 import re
 import shutil
+import subprocess
 import time
 
 import jax
@@ -14,10 +16,11 @@ from ccnet_jax.engine.checkpoints import (
     Checkpoints,
     OneHostFailed,
     load_variables,
+    save_variables,
     set_corrupt_aside,
     step_folder,
 )
-from ccnet_jax.engine.checksums import SUMS
+from ccnet_jax.engine.checksums import SUMS, damage, seal
 from ccnet_jax.engine.folder import RunFolder
 from tests.helpers import small_files_only
 
@@ -156,12 +159,48 @@ def test_one_whose_checksums_are_gone_is_incomplete(run):
     assert "last/6 is incomplete: it has no SHA256SUMS" in found[-1][0]
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+@pytest.mark.parametrize("which", ["last", "best"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(path.read_bytes()[:300]),
+        lambda path: path.write_bytes(b"".join(path.read_bytes().splitlines(True)[:2])),
+        lambda path: path.write_bytes(b"".join(path.read_bytes().splitlines(True)[1:])),
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(os.urandom(1000)),
+    ],
+    ids=["emptied", "cut", "two lines", "without the first", "removed", "random"],
+)
+def test_a_list_of_checksums_knows_that_it_is_whole(run, which, harm):
+    """Also of `best`, and with nothing else damaged."""
+    step = {"last": 6, "best": 4}[which]
+    folder = run.checkpoints / which / str(step)
+    assert damage(folder) is None
+    harm(folder / SUMS)
+    assert SUMS in damage(folder)
+    with pytest.raises(UserError, match=SUMS):
+        step_folder(run, str(folder))
+
+
+def test_sha256sum_checks_the_files_too(run):
+    folder = run.checkpoints / "last" / "6"
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", SUMS], cwd=folder, check=True)
+
+
+def test_variables_alone_are_sealed(tmp_path):
+    save_variables(tmp_path, variables(1))
+    assert damage(tmp_path) is None
+    flip_a_bit(tmp_path)
+    assert "is corrupt" in damage(tmp_path)
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.write_bytes(b""), lambda path: path.unlink()])
 @pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt"])
-def test_one_that_cannot_be_read_gets_one_short_message(run, name, damage):
+def test_one_that_cannot_be_read_gets_one_short_message(run, name, harm):
     folder = run.checkpoints / "best" / "4"
-    (folder / SUMS).unlink()
-    damage(folder / "variables" / name)
+    harm(folder / "variables" / name)
+    seal(folder)
     with pytest.raises(UserError, match="best/4 is .*name another with --checkpoint") as error:
         load_variables(run, "best", like(variables(0)))
     assert "\n" not in str(error.value)
