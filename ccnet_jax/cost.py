@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 from ccnet_jax.common import outputs
 from ccnet_jax.common.errors import UserError, explain_write_errors
+from ccnet_jax.common.fields import MOST_IMAGES
 from ccnet_jax.common.kernels import GPUS
 from ccnet_jax.common.progress import progress_bar
 from ccnet_jax.config import command_line
@@ -56,7 +57,7 @@ def flags() -> command_line.Parser:
     parser.add_config()
     parser.add_argument(
         "--batch",
-        type=command_line.positive,
+        type=command_line.whole(1, MOST_IMAGES),
         metavar="N",
         help="images of a step on one GPU; default config.batch_size, as if there were only one",
     )

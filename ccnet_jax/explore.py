@@ -11,7 +11,6 @@ Everything stays on this machine: the page is served at 127.0.0.1, loads nothing
 file. It needs the packages starlette and uvicorn. Ctrl-C ends the program.
 """
 
-import argparse
 import contextlib
 import errno
 import importlib.util
@@ -21,6 +20,7 @@ from collections.abc import Sequence
 from ccnet_jax.common import compilation_cache
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.config import command_line
+from ccnet_jax.data.images import MOST_PIXELS
 from ccnet_jax.engine.folder import LATEST
 from ccnet_jax.tools.page.answers import Explorer
 from ccnet_jax.tools.page.guard import LOOPBACK
@@ -119,20 +119,6 @@ def serve(explorer: Explorer, server: socket.socket, hosts: frozenset[str] | Non
         uvicorn.Server(config).run(sockets=[server])
 
 
-def port_number(text: str) -> int:
-    """A port, 0 to 65535. Raises ArgumentTypeError where the text is none."""
-    if not text.isdecimal() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 0 to 65535")
-    return int(text)
-
-
-def side_length(text: str) -> int:
-    """A side in pixels, 64 to 8192. Raises ArgumentTypeError where the text is none."""
-    if not text.isdecimal() or not 64 <= int(text) <= 8192:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number from 64 to 8192")
-    return int(text)
-
-
 def flags() -> command_line.Parser:
     """The command line."""
     parser = command_line.Parser("ccnet_jax.explore", __doc__)
@@ -148,22 +134,24 @@ def flags() -> command_line.Parser:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to serve at; 0.0.0.0 lets other machines in"
     )
-    parser.add_argument("--port", type=port_number, default=8765, help="default %(default)s; 0: a free one")
+    parser.add_argument(
+        "--port", type=command_line.whole(0, 65535), default=8765, help="default %(default)s; 0: a free one"
+    )
     parser.add_argument(
         "--side",
-        type=side_length,
+        type=command_line.whole(64, 8192),
         default=Limits.side,
         help="longest side in pixels that the network sees; larger images are shrunk; default %(default)s",
     )
     parser.add_argument(
         "--megabytes",
-        type=command_line.positive,
+        type=command_line.whole(1, 4096),
         default=Limits.megabytes,
         help="largest file that the page takes; default %(default)s",
     )
     parser.add_argument(
         "--megapixels",
-        type=command_line.positive,
+        type=command_line.whole(1, MOST_PIXELS // 10**6),
         default=Limits.megapixels,
         help="million pixels of the largest image that the page takes; default %(default)s",
     )

@@ -32,6 +32,7 @@ from ccnet_jax.data.layouts import IMAGE_SUFFIXES
 from ccnet_jax.data.user_images import read_image
 from ccnet_jax.engine.folder import LATEST, RunFolder
 from ccnet_jax.evaluation.prediction import NotFinite
+from ccnet_jax.models.config import MOST_LOOPS
 from ccnet_jax.weights.inference import load
 
 _FOLDERS = 4  # above an image, that the names of its results may have at most
@@ -126,9 +127,7 @@ def main(command: Sequence[str] | None = None) -> None:
         row, column = command_line.pair("--attention", arguments.attention, "ROW,COLUMN")
         point = row, column
     if arguments.loops:
-        loops = command_line.whole_numbers("--loops", arguments.loops, "N,...")
-        if any(n < 1 for n in loops):
-            raise UserError(f"--loops={arguments.loops} must be 1 or more each")
+        loops = command_line.whole_numbers("--loops", arguments.loops, "N,...", 1, MOST_LOOPS)
     out = pathlib.Path(arguments.out).expanduser()
     results = [f"{name}{end}" for name in files for end in _RESULTS]
     outputs.check_folder(

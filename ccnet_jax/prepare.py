@@ -572,7 +572,7 @@ def flags() -> command_line.Parser:
     )
     parser.add_argument(
         "--shard-megabytes",
-        type=command_line.positive,
+        type=command_line.whole(1, 2**20),
         default=256,
         help="most of the folder that goes into one file, in 2^20 bytes (default: %(default)s)",
     )
@@ -581,7 +581,7 @@ def flags() -> command_line.Parser:
     )
     parser.add_argument(
         "--jpeg",
-        type=_quality,
+        type=command_line.whole(1, 100),
         metavar="QUALITY",
         help="with --tiles: images as JPEG of this quality, 1 to 100; default without loss",
     )
@@ -597,14 +597,6 @@ def _fraction(text: str) -> float:
         if 0 < float(text) < 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0 and below 1")
-
-
-def _quality(text: str) -> int:
-    """JPEG's quality as argparse reads it."""
-    quality = command_line.positive(text)
-    if quality > 100:
-        raise argparse.ArgumentTypeError(f"{text} is more than 100")
-    return quality
 
 
 if __name__ == "__main__":

@@ -11,14 +11,10 @@ import pathlib
 from collections.abc import Sequence
 
 from ccnet_jax.common import outputs
+from ccnet_jax.common.fields import LARGEST_WHOLE
 from ccnet_jax.config import command_line
 from ccnet_jax.data import pipeline
 from ccnet_jax.tasks import TASKS
-
-
-def not_negative(text: str) -> int:
-    """A whole number of at least 0. Raises ArgumentTypeError where the text is none."""
-    return 0 if text == "0" else command_line.positive(text)
 
 
 def main(command: Sequence[str] | None = None) -> None:
@@ -40,11 +36,11 @@ def flags() -> command_line.Parser:
     parser.add_config()
     parser.add_argument("--output", default="preview.png", help="PNG file to write (default: %(default)s)")
     parser.add_argument(
-        "--crops", type=command_line.positive, default=12, help="crops to draw (default: %(default)s)"
+        "--crops", type=command_line.whole(1, 1000), default=12, help="crops to draw (default: %(default)s)"
     )
     parser.add_argument(
         "--counted",
-        type=not_negative,
+        type=command_line.whole(0, LARGEST_WHOLE),
         default=200,
         help="training images to count classes in, evenly spread; 0 is all (default: %(default)s)",
     )

@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 _REQUIRED = object()
+LARGEST_WHOLE = 2**31 - 1  # of a setting or a flag that has no smaller bound: devices count in 32 bits
+LARGEST = 1e30  # of another number: float32 holds it
+MOST_IMAGES = 2**16  # of a batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,17 +83,21 @@ class Key:
         """
         name, setting = f"config.{self.name}", self.setting
         if not fits(value, self.hint):
-            return f"{name} must be {self.allowed_text()}, not {value!r}"
+            return f"{name} must be {self.allowed_text()}, not {_shown(value)}"
         if value is None:
             return None
         choices = setting.allowed_values()
         if choices and value not in choices and (local or not setting.local):
-            return f"{name}={value!r} does not exist; choose one of {', '.join(map(str, choices))}" + nearest(
-                str(value), map(str, choices)
+            return (
+                f"{name}={_shown(value)} does not exist; choose one of {', '.join(map(str, choices))}"
+                + nearest(_shown(value), map(str, choices))
             )
         for number in numbers_in(value):
-            if not math.isfinite(number):
+            largest = LARGEST_WHOLE if is_whole(self.hint) else LARGEST
+            if isinstance(number, float) and not math.isfinite(number):
                 return f"{name} must be {self.allowed_text()}, not {value!r}"
+            if abs(number) > largest:
+                return f"{name} must be {self.allowed_text()}, and at most {largest:g}, not {_shown(value)}"
             too_small = (setting.at_least is not None and number < setting.at_least) or (
                 setting.above is not None and number <= setting.above
             )
@@ -190,6 +197,21 @@ def numbers_in(value: Any) -> list[float]:
     if isinstance(value, tuple):
         return [number for item in value for number in numbers_in(item)]
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def is_whole(hint: Any) -> bool:
+    """Whether the numbers of a hint are whole."""
+    hint = plain(hint)
+    return is_whole(typing.get_args(hint)[0]) if is_plain_tuple(hint) else hint is int
+
+
+def _shown(value: Any) -> str:
+    """A value in a message, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _number_text(number: float) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from absl import logging
 
 from ccnet_jax.common.errors import EndAfterSignal, UserError, user_error_in
-from ccnet_jax.common.fields import nearest
+from ccnet_jax.common.fields import LARGEST_WHOLE, nearest
 from ccnet_jax.common.kernels import ending_well, fail
 from ccnet_jax.common.signals import end_imports
 from ccnet_jax.common.version import __version__
@@ -175,25 +175,37 @@ def run_parts(arguments: argparse.Namespace) -> None:
     config_files.module_of(path)
 
 
-def positive(text: str) -> int:
-    """A whole number of at least 1. Raises ArgumentTypeError where the text is none."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
-    return int(text)
+def whole(least: int, most: int) -> Callable[[str], int]:
+    """What reads a flag's whole number for argparse; it raises ArgumentTypeError for another text."""
+
+    def read(text: str) -> int:
+        if not text.isascii() or not text.isdecimal() or len(text) > 20 or not least <= int(text) <= most:
+            shown = text if len(text) <= 40 else f"{text[:40]}..."
+            raise argparse.ArgumentTypeError(f"{shown!r} must be a whole number from {least} to {most}")
+        return int(text)
+
+    return read
 
 
-def whole_numbers(flag: str, text: str, wanted: str) -> tuple[int, ...]:
-    """ "200,310" as (200, 310), as many as `wanted` ("ROW,COLUMN") has words; "..." at its end: any number.
+positive = whole(1, LARGEST_WHOLE)
 
-    Raises UserError where the text is not that.
+
+def whole_numbers(
+    flag: str, text: str, wanted: str, least: int = -LARGEST_WHOLE, most: int = LARGEST_WHOLE
+) -> tuple[int, ...]:
+    """ "200,310" as (200, 310), as many as `wanted` ("ROW,COLUMN") has words; "..." at its end: up to 16.
+
+    Raises UserError where the text is not that, or a number is not from `least` to `most`.
     """
     try:
         values = tuple(int(part) for part in text.split(","))
     except ValueError:
         values = ()
     count = len(wanted.split(","))
-    if not values or (len(values) != count and not wanted.endswith("...")):
+    if not values or (len(values) > 16 if wanted.endswith("...") else len(values) != count):
         raise UserError(f"{flag}={text} must be {wanted} in whole numbers")
+    if not all(least <= value <= most for value in values):
+        raise UserError(f"{flag}={text} must have whole numbers from {least} to {most}")
     return values
 
 

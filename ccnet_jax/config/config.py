@@ -15,7 +15,17 @@ import ml_collections
 from ml_collections import config_dict
 
 from ccnet_jax.common.errors import UserError
-from ccnet_jax.common.fields import Key, fits, is_optional, is_tuple, keys_of, nearest, plain, setting
+from ccnet_jax.common.fields import (
+    MOST_IMAGES,
+    Key,
+    fits,
+    is_optional,
+    is_tuple,
+    keys_of,
+    nearest,
+    plain,
+    setting,
+)
 from ccnet_jax.data.config import DataConfig, does_not_fit_memory
 from ccnet_jax.data.datasets import DATASETS
 from ccnet_jax.data.sizes import LARGEST, SMALLEST
@@ -43,6 +53,7 @@ class Config(EngineConfig):
         1,
         "parts of a batch that go through the network one after the other",
         at_least=1,
+        at_most=MOST_IMAGES,
         resumable=True,
         before=1,
     )
@@ -53,7 +64,9 @@ class Config(EngineConfig):
     eval_every: int = setting(
         5000, "steps from one validation to the next; 0 validates never", at_least=0, resumable=True
     )
-    eval_batch_size: int = setting(1, "images that each process tests at once", at_least=1, resumable=True)
+    eval_batch_size: int = setting(
+        1, "images that each process tests at once", at_least=1, at_most=MOST_IMAGES, resumable=True
+    )
     eval_window: tuple[int, int] | None = setting(
         None,
         "size of sliding windows in testing; None tests whole images",

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ccnet_jax.common.fields import setting
+from ccnet_jax.common.fields import MOST_IMAGES, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -10,7 +10,7 @@ class EngineConfig:
     """How long a run lasts, and how often what happens beside its steps."""
 
     steps: int = setting(40_000, "steps", at_least=1, resumable=True)
-    batch_size: int = setting(8, "images of a step, over all devices", at_least=1)
+    batch_size: int = setting(8, "images of a step, over all devices", at_least=1, at_most=MOST_IMAGES)
     log_every: int = setting(20, "steps from one logged line to the next", at_least=1, resumable=True)
     checkpoint_every: int = setting(1000, "steps from one checkpoint to the next", at_least=1, resumable=True)
     checkpoint_minutes: float | None = setting(

@@ -13,6 +13,8 @@ from ccnet_jax.models.contexts import CONTEXTS
 from ccnet_jax.models.flavours import FLAVOURS
 from ccnet_jax.models.layers import REMAT
 
+MOST_LOOPS = 64  # of RCCA; the paper has up to 3
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -31,7 +33,7 @@ class ModelConfig:
     )
     width: float = setting(1.0, "multiplier of every channel count", above=0, at_most=16)
     context: str = setting("rcca", "context module", choices=CONTEXTS)
-    loops: int = setting(2, "loops of RCCA", at_least=1, at_most=64)
+    loops: int = setting(2, "loops of RCCA", at_least=1, at_most=MOST_LOOPS)
     align_corners: bool | None = setting(
         None, "how logits are upsampled; None is the flavour's way", before=None
     )

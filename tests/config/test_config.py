@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ccnet_jax.common import fields
 from ccnet_jax.common.errors import UserError
 from ccnet_jax.common.fields import is_optional, plain
 from ccnet_jax.config import config as configuration
@@ -155,7 +156,7 @@ def test_a_config_that_lacks_what_every_version_had_is_corrupt(tmp_path):
             "hosts.process=2 must be below config.hosts.processes=2; processes are numbered from 0",
         ),
         ({"hosts__processes": 2}, "config.hosts says where processes meet, but config.distributed is False"),
-        ({"batch_size": 10**9}, "batch_size=1000000000 needs 4,096.0 GB"),
+        ({"batch_size": 2**16, "data__crop": (2048, 2048)}, "batch_size=65536 needs [0-9,.]+ GB"),
         ({"data__palette": ((0, 0, 300),), "data__classes": ("a",)}, "data.palette must be .*at most 255"),
         (
             {"data__palette": ((0, 0, 0),), "data__name": "folder"},
@@ -364,3 +365,37 @@ def test_a_misplaced_key_is_explained_by_words_that_stand_alone(name):
     """The meaning stands in the message without the column of allowed values beside it."""
     meaning = KEYS[name].setting.meaning.removeprefix("of `folder`: ")
     assert meaning.split()[0] not in ("of", "from", "in", "to", "for", "with", "by", "at")
+
+
+def filled(hint, number):
+    """A value of a type hint whose numbers are all this one; None where it has no numbers."""
+    hint = plain(hint)
+    if fields.is_plain_tuple(hint):
+        parts = [filled(part, number) for part in typing.get_args(hint) if part is not ...]
+        return None if None in parts else tuple(parts)
+    return number if hint in (int, float) else None
+
+
+NUMBERS = [key for key in KEYS.values() if filled(key.hint, 1) is not None]
+
+
+@pytest.mark.parametrize("key", NUMBERS, ids=lambda key: key.name)
+@pytest.mark.parametrize(
+    "number",
+    [10**20, -(10**20), 10**400, 10**5000, 1e31, math.nan],
+    ids=["1e20", "-1e20", "1e400", "1e5000", "1e31", "nan"],
+)
+def test_every_number_has_an_upper_bound(key, number):
+    """None hangs, or ends in a traceback, however large it is."""
+    problem = key.problem(filled(key.hint, number))
+    if number == 10**20 and not fields.is_whole(key.hint):
+        return  # float32 holds it
+    assert problem.startswith(f"config.{key.name}")
+    assert len(problem) < 350
+
+
+def test_a_number_of_thousands_of_digits_on_the_command_line(tmp_path, monkeypatch):
+    """Python refuses to read it."""
+    for key in ("steps", "optimizer.learning_rate", "data.crop"):
+        with pytest.raises(UserError, match=key.rpartition(".")[2]):
+            parse(configuration.default(), {key: "9" * 5000})

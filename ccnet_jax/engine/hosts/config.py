@@ -4,6 +4,7 @@ import dataclasses
 
 from ccnet_jax.common.fields import setting
 
+_LONGEST = 10**6  # seconds, eleven days
 _WAIT = 300  # seconds; a machine of a cloud takes two or three minutes to start
 _SILENCE = 60  # seconds; above the pauses of a loaded machine, and the others end within two minutes
 
@@ -22,6 +23,7 @@ class HostsConfig:
         None,
         "number of processes; None: as the environment says",
         at_least=1,
+        at_most=2**16,
         resumable=True,
         before=None,
     )
@@ -29,16 +31,23 @@ class HostsConfig:
         None,
         "number of this process, from 0; None: as the environment says",
         at_least=0,
+        at_most=2**16,
         resumable=True,
         before=None,
     )
     wait_seconds: int = setting(
-        _WAIT, "seconds to wait for the others at the start", at_least=1, resumable=True, before=_WAIT
+        _WAIT,
+        "seconds to wait for the others at the start",
+        at_least=1,
+        at_most=_LONGEST,
+        resumable=True,
+        before=_WAIT,
     )
     timeout_seconds: int = setting(
         _SILENCE,
         "seconds without a sign of life after which a process is lost, and all others end",
         at_least=2,
+        at_most=_LONGEST,
         resumable=True,
         before=_SILENCE,
     )

@@ -26,20 +26,23 @@ class DetectionConfig:
         before=True,
     )
     anchor_scale: float = setting(
-        8.0, "side of a level's square anchors, in strides of the level", above=0, before=8.0
+        8.0, "side of a level's square anchors, in strides of the level", above=0, at_most=1000, before=8.0
     )
     train_proposals: int = setting(
         2000,
         "boxes of a level before non-maximum suppression, and of an image after it",
         at_least=1,
+        at_most=10_000,
         before=2000,
     )
-    test_proposals: int = setting(1000, "the same in testing", at_least=1, resumable=True, before=1000)
+    test_proposals: int = setting(
+        1000, "the same in testing", at_least=1, at_most=10_000, resumable=True, before=1000
+    )
     sampled_anchors: int = setting(
-        256, "anchors of an image that the proposal losses look at", at_least=2, before=256
+        256, "anchors of an image that the proposal losses look at", at_least=2, at_most=10_000, before=256
     )
     sampled_regions: int = setting(
-        512, "regions of an image that the losses of boxes look at", at_least=4, before=512
+        512, "regions of an image that the losses of boxes look at", at_least=4, at_most=10_000, before=512
     )
     lowest_score: float = setting(
         0.05,
@@ -50,7 +53,7 @@ class DetectionConfig:
         before=0.05,
     )
     detections: int = setting(
-        100, "largest number of an image's detections", at_least=1, resumable=True, before=100
+        100, "largest number of an image's detections", at_least=1, at_most=10_000, resumable=True, before=100
     )
 
 
