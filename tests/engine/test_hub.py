@@ -189,6 +189,20 @@ def test_weights_at_an_address(hub, resnet):
             located(name)
 
 
+def test_no_link_of_a_run_shares_a_file_of_the_users(run, tmp_path):
+    """An image that is one would be uploaded as the example."""
+    secret = tmp_path / "secret"
+    secret.write_text("private")
+    copy = RunFolder(tmp_path / "run")
+    shutil.copytree(run.path, copy.path)
+    copy.images("val").mkdir(parents=True, exist_ok=True)
+    (copy.images("val") / "0.png").unlink(missing_ok=True)
+    (copy.images("val") / "0.png").symlink_to(secret)
+    with pytest.raises(UserError, match="0.png leads out of that folder, to .*secret"):
+        share.make(copy, "last", tmp_path / "shared", "a", with_example=True)
+    assert not (tmp_path / "shared").exists()
+
+
 def test_several_may_want_one_file_at_once(hub, resnet):
     """As the processes of a distributed run do, which begin together."""
     file, address, digest = resnet
