@@ -63,8 +63,8 @@ def make(run: RunFolder, checkpoint: str, folder: pathlib.Path, title: str, with
       with_example: whether an example is added, if the run has one.
 
     Raises:
-      UserError: there is no such run or checkpoint, the folder cannot be written, or a link in the run leads out
-        of it: what it leads to would be shared.
+      UserError: there is no such run or checkpoint, the folder cannot be written, or a link in the run leads
+        out of it: what it leads to would be shared.
     """
     outputs.check_links("--workdir", run.path, run.path, [run.wandb_folder])
     config, classes = records.load_config(run), records.load_classes(run)

@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import pathlib
+import unicodedata
 from collections.abc import Iterator
 
 from ccnet_jax.common.errors import UserError
@@ -301,8 +302,16 @@ def _walk(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def name_in(path: pathlib.Path, folder: pathlib.Path) -> str:
-    """What an image and its label have in common: the path below the folder, without suffix."""
-    return path.relative_to(folder).with_suffix("").as_posix()
+    """What an image and its label have in common: the path below the folder, without suffix.
+
+    In Unicode's form NFC: some systems write an accented letter as two characters, others as one.
+    """
+    return _composed(path.relative_to(folder).with_suffix("").as_posix())
+
+
+def _composed(text: str) -> str:
+    """A text in Unicode's form NFC."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _by_name(
@@ -344,9 +353,9 @@ def _files_in_list(
     images: dict[str, pathlib.Path], folder: pathlib.Path, names: pathlib.Path
 ) -> dict[str, pathlib.Path]:
     """The images that a split's list names. Raises UserError at the first that does not exist."""
-    by_stem = {path.stem: name for name, path in images.items()}
+    by_stem = {pathlib.PurePosixPath(name).name: name for name in images}
     chosen = {}
-    for line in read_lines(names, "folder", "list the names of images"):
+    for line in map(_composed, read_lines(names, "folder", "list the names of images")):
         entry = pathlib.PurePosixPath(line.strip() if line.strip() in images else line.split()[0])
         name = str(entry) if str(entry) in images else str(entry.with_suffix(""))
         if name not in images:
@@ -361,13 +370,14 @@ def _files_in_list(
 
 def _split_mixed(files: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Images and labels of a folder that holds both: NAME.jpg and NAME.png, or NAME and NAME_mask."""
-    stems = {path.with_suffix("") for path in files}
-    lossy = {path.with_suffix("") for path in files if path.suffix.lower() in _LOSSY}
+    stems = {_composed(str(path.with_suffix(""))) for path in files}
+    lossy = {_composed(str(path.with_suffix(""))) for path in files if path.suffix.lower() in _LOSSY}
     labels = []
     for path in files:
+        name = _composed(str(path.with_suffix("")))
         if path.suffix.lower() in LABEL_SUFFIXES and not path.name.startswith("._"):
-            without_endings = {path.with_name(path.stem.removesuffix(end)) for end in _ENDINGS}
-            if path.with_suffix("") in lossy or (without_endings - {path.with_name(path.stem)}) & stems:
+            without_endings = {name.removesuffix(end) for end in _ENDINGS}
+            if name in lossy or (without_endings - {name}) & stems:
                 labels.append(path)
     return [path for path in files if path not in set(labels)], labels
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Collection, Mapping
 
 import numpy as np
@@ -16,7 +17,10 @@ FITTING_FILES = (
     "the CCNet authors' resnet101-imagenet, open-mmlab's resnet50_v1c, timm's resnet50c and torchvision's "
     "resnet50"
 )
-_PREFIXES = ("", "module.", "backbone.", "module.backbone.")
+# What stands before the names of a ResNet: of what the network was wrapped in (torch.compile, data parallel
+# training, Lightning, a class of one's own), in any number and order, and of the network's own backbone.
+_WRAPPERS = r"(?:(?:_orig_mod|module|model|net)\.)*"
+_BEFORE = re.compile(rf"({_WRAPPERS})((?:backbone\.)?)layer1\.0\..*")
 _ATTENTION = "head/context/rcca/attention"
 _LEAVES = {
     "kernel": "weight",
@@ -133,7 +137,7 @@ class Naming:
     """What one state dict calls the parts of a ResNet or of a CCNet.
 
     Attributes:
-      prefix: before every name: "" or "module.".
+      prefix: before every name: "", "module.", or what else the network was wrapped in.
       backbone: after the prefix, before the names of the ResNet: "" or "backbone.".
       stem: a key of `STEM_NAMES`.
       heads: a key of `HEAD_NAMES`; None where there is a ResNet alone.
@@ -209,23 +213,31 @@ class Naming:
 
 def naming_of(tensors: StateDict, source: pathlib.Path) -> Naming:
     """What the state dict read from `source` calls its parts. Raises UserError where no ResNet in it fits."""
-    for before in _PREFIXES:
-        if not any(name.startswith(f"{before}layer1.0.") for name in tensors):
-            continue
+    found = {match.groups() for match in map(_BEFORE.fullmatch, tensors) if match is not None}
+    for prefix, backbone in sorted(found, key=lambda parts: (len(parts[0]), parts)):
+        before = prefix + backbone
         pooled = f"{before}layer1.0.downsample.2.weight"
         if pooled in tensors:
             raise UserError(
                 f"{source} holds a ResNet-D, whose shortcuts pool ({pooled}); this network has no such "
                 f"shortcuts; weights that fit are {FITTING_FILES}"
             )
-        prefix = "module." if before.startswith("module.") else ""
         stem = _stem_of(tensors, before)
         if stem is not None:
-            return Naming(prefix, before.removeprefix(prefix), stem, _heads_of(tensors, prefix))
+            return Naming(prefix, backbone, stem, _heads_of(tensors, prefix))
     raise UserError(
         f"{source} holds no ResNet with a deep stem or torchvision's (no conv1.weight, stem.0.weight or "
         f"conv1.0.weight beside a layer1.0); weights that fit are {FITTING_FILES}"
     )
+
+
+def unwrapped(tensors: StateDict) -> StateDict:
+    """A state dict without what stands before all its names since the network was wrapped in something."""
+    wrapper = next((re.match(_WRAPPERS, name) for name in tensors), None)
+    before = "" if wrapper is None else wrapper[0]
+    if not all(name.startswith(before) for name in tensors):
+        return tensors
+    return {name.removeprefix(before): value for name, value in tensors.items()}
 
 
 def is_counter(name: str) -> bool:

@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING:
     import torch
 
 Meta = dict[str, object]  # what mmsegmentation keeps beside its state dict: JSON's types
+_NESTED = ("state_dict", "model_state_dict", "model", "net")  # where a training script puts one
 SUFFIXES = (".safetensors", ".pth", ".pt")
 _DEEPEST = 10  # dictionaries around a state dict
 
@@ -133,14 +134,14 @@ def _check_not_compressed(source: pathlib.Path) -> None:
 
 
 def _state_dict_in(content: object) -> dict:
-    """The innermost "state_dict" or "model", or `content` itself; {} where it is no dictionary."""
+    """The innermost state dict under a usual name, or `content` itself; {} where it is no dictionary."""
     for _ in range(_DEEPEST):  # a pickle can hold itself
         if not isinstance(content, dict):
             break
-        inner = content.get("state_dict", content.get("model"))
-        if inner is None:
+        name = next((name for name in _NESTED if isinstance(content.get(name), dict)), None)
+        if name is None:
             return content
-        content = inner
+        content = content[name]
     return {}
 
 

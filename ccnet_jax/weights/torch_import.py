@@ -27,7 +27,7 @@ from ccnet_jax.weights.import_config import (
     config_from_weights,
 )
 from ccnet_jax.weights.instance_import import import_instances, instance_source
-from ccnet_jax.weights.naming import StateDict, is_counter
+from ccnet_jax.weights.naming import StateDict, is_counter, unwrapped
 from ccnet_jax.weights.new_folder import new_folder
 
 
@@ -59,9 +59,10 @@ def import_weights(
         raise UserError(f"{source} is a folder; to write the weights of a run for PyTorch pass --to torch")
     tensor_files.check_readable(source, str(source))
     tensors, raw_meta = tensor_files.read(source)
-    if (whose := instance_source(tensors)) is not None:
+    plain = unwrapped(tensors)
+    if (whose := instance_source(plain)) is not None:
         _check_flags_of_instances(whose, expected_source, in_place, source)
-        import_instances(tensors, source, out, config, overrides)
+        import_instances(plain, source, out, config, overrides)
         return
     if config is not None and not TASKS[config.task].labels_pixels:
         raise UserError(f"{source} is no Mask R-CNN, and the config has task={config.task!r}; choose another")

@@ -149,6 +149,8 @@ PLACES = {  # our variable: its name in either
     [
         ("official", "module.", ".safetensors"),
         ("mmseg", "", ".safetensors"),
+        ("mmseg", "_orig_mod.module.", ".safetensors"),
+        ("official", "model.net.", ".safetensors"),
         pytest.param("official", "", ".pth", marks=needs_torch),
         pytest.param("mmseg", "module.", ".pth", marks=needs_torch),
     ],

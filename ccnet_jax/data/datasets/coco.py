@@ -25,6 +25,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ccnet_jax.common.errors import UserError, read_json
+from ccnet_jax.common.files import as_spelled
 from ccnet_jax.common.labels import numbered_palette
 from ccnet_jax.data.images import UnusableImage, check_size, decode_image, read_bytes
 from ccnet_jax.data.instances import Objects
@@ -280,7 +281,7 @@ class CocoSource:
             [annotation for annotation in objects if annotation["category_id"] in self._class_of]
             for objects in file.objects
         ]
-        self._paths = [folder / str(image["file_name"]) for image in file.images]
+        self._paths = [as_spelled(folder / str(image["file_name"])) for image in file.images]
         names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
         missing = [  # `os.path.isfile` takes any name for an answer
             path for path in self._paths if path.name not in names and not os.path.isfile(path)

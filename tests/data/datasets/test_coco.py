@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import unicodedata
 
 import cv2
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.files import as_spelled
 from ccnet_jax.data.datasets import coco
 from ccnet_jax.data.images import UnusableImage
 from ccnet_jax.data.instances import InstanceSource
@@ -247,6 +249,15 @@ def test_a_split_to_predict_needs_no_annotations(write, tmp_path):
         with pytest.raises(UserError, match=f"{path.name} has no list 'annotations'; test splits have"):
             coco.open_split(location, "val2017")
         listed = path
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")], ids="-".join)
+def test_a_name_that_a_copy_has_decomposed_is_the_same_name(tmp_path, forms):
+    here, asked = (unicodedata.normalize(form, "Zürich.jpg") for form in forms)
+    (tmp_path / here).write_text("")
+    assert as_spelled(tmp_path / asked) == tmp_path / here
+    assert as_spelled(tmp_path / here) == tmp_path / here
+    assert as_spelled(tmp_path / "Bärn.jpg") == tmp_path / "Bärn.jpg"  # which is not there
 
 
 def test_images_that_may_be_missing(write):

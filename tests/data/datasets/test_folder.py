@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -89,6 +90,29 @@ def test_usual_layouts_are_found(tmp_path, layout):
             assert np.abs(source[i]["image"].astype(int) - true).mean() < 20  # a lossy file's own loss
     with pytest.raises(MissingSplit, match="no split 'test'"):
         open_folder(tmp_path, "test")
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")], ids="-".join)
+@pytest.mark.parametrize(
+    "label", ["labels/train/{}.png", "labels/train/{}_mask.png", "images/train/{}_mask.png"]
+)
+def test_names_that_a_copy_has_decomposed_are_the_same_names(tmp_path, label, forms):
+    """A Mac's archive has NFD where an annotation tool wrote NFC; a list may have either."""
+    image_form, label_form = forms
+    for i, name in enumerate(("Zürich", "Málaga", "плащ-й")):
+        image = unicodedata.normalize(image_form, f"images/train/{name}.jpg")
+        write_pair(tmp_path / image, tmp_path / unicodedata.normalize(label_form, label.format(name)), i)
+    source = open_folder(tmp_path, "train")
+    assert len(source) == 3
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")], ids="-".join)
+def test_a_list_may_be_composed_otherwise_than_the_files(tmp_path, forms):
+    here, listed = (unicodedata.normalize(form, "Zürich") for form in forms)
+    for name in (here, "Bern"):
+        write_pair(tmp_path / f"JPEGImages/{name}.jpg", tmp_path / f"SegmentationClass/{name}.png", 1)
+    (tmp_path / "train.txt").write_text(f"{listed}\n")
+    assert len(open_folder(tmp_path, "train")) == 1
 
 
 @pytest.mark.parametrize("label", ["{}.png", "{}_mask.png"])
