@@ -16,6 +16,7 @@ import errno
 import importlib.util
 import socket
 from collections.abc import Sequence
+from typing import Any
 
 from ccnet_jax.common import compilation_cache
 from ccnet_jax.common.errors import UserError
@@ -102,21 +103,27 @@ def greeting(host: str, port: int, networks: list[Network], own: OwnImages) -> s
 
 def serve(explorer: Explorer, server: socket.socket, hosts: frozenset[str] | None) -> None:
     """Answer until Ctrl-C or SIGTERM; a prediction that is at work then ends first."""
+    import uvicorn  # of the extra's packages
+
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(server_settings(explorer, hosts)).run(sockets=[server])
+
+
+def server_settings(explorer: Explorer, hosts: frozenset[str] | None) -> Any:
+    """Of uvicorn's server; a connection is cheap here, and what takes memory has limits of its own."""
     import uvicorn
 
     from ccnet_jax.tools.page.app import make_app  # both of the extra's packages
 
-    config = uvicorn.Config(
+    return uvicorn.Config(
         make_app(explorer, hosts),
         log_level="error",
         ws="none",
         lifespan="off",
         server_header=False,
-        limit_concurrency=64,
+        limit_concurrency=512,
         timeout_graceful_shutdown=1,
     )
-    with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[server])
 
 
 def flags() -> command_line.Parser:

@@ -43,6 +43,10 @@ FILES = {  # {address: (file, type)}
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 MOST_WAITING = 8  # predictions; more are refused
+MOST_SENDING = 8  # images on their way here; more are refused
+BODY_SECONDS = (
+    20.0  # in which the whole of one has to come: a sender that stops half-way holds its place no longer
+)
 Result = TypeVar("Result")
 _PACKED = {"content-encoding": "gzip"}
 
@@ -70,13 +74,24 @@ def make_app(explorer: Explorer, hosts: Iterable[str] | None) -> Guard:
     return Guard(Starlette(routes=routes, exception_handlers=handlers), hosts)
 
 
+class Busy(UserError):
+    """Too many ask at once."""
+
+
+class TooSlow(UserError):
+    """A file did not come in time."""
+
+
+_STATUS: dict[type[Exception], int] = {TooLarge: 413, Gone: 404, Busy: 503, TooSlow: 408}
+
+
 class _Desk:
     """One method an address."""
 
     def __init__(self, explorer: Explorer):
         self._explorer = explorer
         self._network_lock, self._image_lock = asyncio.Lock(), asyncio.Lock()
-        self._waiting = 0
+        self._waiting = self._sending = 0
 
     async def about(self, _: Request) -> Response:
         return JSONResponse(self._explorer.describe())
@@ -122,13 +137,22 @@ class _Desk:
         )
 
     async def _body(self, request: Request) -> bytes:
-        """The request's body, of which no more is read than is allowed. Raises TooLarge."""
+        """The request's body, of which no more is read than is allowed. Raises TooLarge, Busy and TooSlow."""
         limits, parts, size = self._explorer.limits, [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > limits.megabytes * 10**6:
-                raise TooLarge(too_many_bytes(limits))
-            parts.append(part)
+        if self._sending >= MOST_SENDING:
+            raise Busy(f"{MOST_SENDING} images are on their way here already; try again in a moment")
+        self._sending += 1
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limits.megabytes * 10**6:
+                        raise TooLarge(too_many_bytes(limits))
+                    parts.append(part)
+        except TimeoutError:
+            raise TooSlow(f"the file did not come within {BODY_SECONDS:.0f} s; send it again") from None
+        finally:
+            self._sending -= 1
         return b"".join(parts)
 
     async def _with_image(self, work: Callable[[], Result]) -> Result:
@@ -138,8 +162,7 @@ class _Desk:
     async def _with_network(self, request: Request, work: Callable[[], Response]) -> Response:
         """The answer that `work` gives in a thread, one at a time; work that nobody waits for is left out."""
         if self._waiting >= MOST_WAITING:
-            message = f"{MOST_WAITING} predictions are waiting already; try again in a moment"
-            return JSONResponse({"error": message}, 503)
+            raise Busy(f"{MOST_WAITING} predictions are waiting already; try again in a moment")
         self._waiting += 1
         try:
             async with self._network_lock:
@@ -190,8 +213,9 @@ def _png(data: bytes, saved: bool = False) -> Response:
 
 async def _told(_: Request, error: Exception) -> Response:
     """A message for the page."""
-    status = 413 if isinstance(error, TooLarge) else 404 if isinstance(error, Gone) else 400
-    return JSONResponse({"error": str(error)}, status)
+    # what is left of a body is not waited for
+    headers = {"connection": "close"} if isinstance(error, TooLarge | Busy | TooSlow) else {}
+    return JSONResponse({"error": str(error)}, _STATUS.get(type(error), 400), headers)
 
 
 async def _no_such(_: Request, error: Exception) -> Response:

@@ -72,9 +72,11 @@ class Guard:
 
 
 def _name_in(host: str) -> str | None:
-    """The name in a Host header, without the port; None where it is none."""
+    """The name in a Host header, without the port; None where it is none, or there is more than these two."""
     try:
-        return urllib.parse.urlsplit(f"//{host}").hostname
+        parts = urllib.parse.urlsplit(f"//{host}")
+        is_plain = not (parts.path or parts.query or parts.fragment or "@" in host or host != host.strip())
+        return parts.hostname if is_plain and (parts.port is None or parts.port > 0) else None
     except ValueError:
         return None
 

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import http.client
 import io
 import json
 import re
+import socket
 import struct
 import threading
 import zlib
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ccnet_jax import figures
+from ccnet_jax import explore, figures
 from ccnet_jax.data.datasets.streets import Streets
 from ccnet_jax.tools.page.guard import LOOPBACK
 from ccnet_jax.tools.page.networks import Network, Way
@@ -264,6 +266,39 @@ def test_no_more_is_read_of_a_body_than_is_allowed(explorer):
     assert len(asked) == 11
 
 
+def test_uploads_that_are_half_sent_do_not_block_the_page(explorer, monkeypatch):
+    """The real server: 300 senders that stop half-way, and somebody who looks at the page."""
+    uvicorn = pytest.importorskip("uvicorn")
+    monkeypatch.setattr(page, "BODY_SECONDS", 1.0)
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(explore.server_settings(explorer, LOOPBACK))
+    server.install_signal_handlers = lambda: None
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    address = listening.getsockname()
+    head = (
+        f"POST /images HTTP/1.1\r\nHost: 127.0.0.1:{address[1]}\r\nContent-Length: 900\r\n\r\nhalf".encode()
+    )
+    senders = [socket.create_connection(address) for _ in range(300)]
+    try:
+        for sender in senders:
+            sender.sendall(head)
+        with contextlib.closing(http.client.HTTPConnection(*address, timeout=10)) as visitor:
+            visitor.request("GET", "/about")
+            assert visitor.getresponse().status == 200
+        answers = []
+        for sender in senders:
+            sender.settimeout(20)
+            answers.append(sender.recv(12)[9:])
+        assert set(answers) == {b"408", b"503"}
+        assert answers.count(b"408") == page.MOST_SENDING
+    finally:
+        for sender in senders:
+            sender.close()
+        server.should_exit = True
+        thread.join(20)
+
+
 BAD_QUESTIONS = [
     ("post", "/predictions", {"image": "gone"}, 404, "this image is not kept here any more"),
     ("post", "/predictions", {"image": "../../etc/passwd"}, 404, "this image is not kept here"),
@@ -293,10 +328,23 @@ def test_a_bad_question_is_a_message(client, method, address, query, status, wor
     assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
 
 
+MORE_THAN_A_HOST = (
+    *("x@127.0.0.1", "x@127.0.0.1:8765", "x:y@localhost", "127.0.0.1/a", "127.0.0.1?a", "127.0.0.1#a"),
+    *("127.0.0.1:port", "127.0.0.1:0", "127.0.0.1:99999", "evil.example@127.0.0.1"),
+)
+
+
 def test_only_the_page_itself_may_ask(client, explorer):
     for host in ("127.0.0.1:8765", "localhost:9999", "[::1]:8765", "LOCALHOST"):
         assert client.get("/about", headers={"host": host}).status_code == 200
-    for host in ("evil.example", "127.0.0.1.evil.example:8765", "evil.example:127.0.0.1", "[", ""):
+    for host in (
+        "evil.example",
+        "127.0.0.1.evil.example:8765",
+        "evil.example:127.0.0.1",
+        "[",
+        "",
+        *MORE_THAN_A_HOST,
+    ):
         answer = client.get("/about", headers={"host": host})
         assert answer.status_code == 403
         assert "this page answers at 127.0.0.1 and ::1 and localhost only" in answer.json()["error"]
