@@ -7,7 +7,8 @@ COPY pyproject.toml setup.py README.md LICENSE requirements*.txt ./
 COPY ccnet_jax ccnet_jax
 COPY kernels kernels
 COPY configs configs
-RUN pip install --no-cache-dir ".${EXTRA:+[$EXTRA]}" && rm -r /source
+RUN pip install --no-cache-dir --require-hashes --requirement requirements-lock.txt \
+    && pip install --no-cache-dir ".${EXTRA:+[$EXTRA]}" && rm -r /source
 
 RUN useradd --uid 1000 --create-home ccnet && mkdir -p /work/runs /work/cache && chown -R ccnet /work
 USER ccnet

@@ -2,6 +2,8 @@
 # make test   set up, lint, run every test
 # make test-fast   the tests of a second or less, by the marker "slow" of the others: under a minute
 # make test-lowest   the same with the oldest versions that requirements.txt allows, on Python 3.11
+# make lock   resolve requirements.txt into requirements-lock.txt, with the hashes of all files
+# make audit   look for known weaknesses in all that is required (needs the network), and write sbom.cdx.json
 # PYTHON=python3.12 picks the interpreter; each version has an environment of its own, and one for tests:
 # the CUDA plugin in it compiles for GPUs without one, and complains where a program looks for one to run on.
 
@@ -19,7 +21,7 @@ $(1)/bin/uv pip install --quiet --python $(1)/bin/python $(2) || \
 $(1)/bin/python -m pip install --quiet --disable-pip-version-check $(2)
 endef
 
-.PHONY: demo test test-fast test-lowest lint format setup clean check-python
+.PHONY: demo test test-fast test-lowest lint format lock audit setup clean check-python
 
 demo: $(VENV)/.installed
 	@$(RUN) -m ccnet_jax.demo --workdir $(DEMO)
@@ -45,6 +47,25 @@ format: $(DEV)/.installed
 	$(DEV)/bin/ruff format .
 	$(DEV)/bin/python -m ccnet_jax.config.config_table
 	$(DEV)/bin/python -m experiments.report
+
+AUDIT := .venv/audit
+LOCK := requirements-lock.txt
+
+lock: $(AUDIT)/.installed
+	(head -1 $(LOCK); $(AUDIT)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-header --no-annotate requirements.txt) > $(LOCK).new
+	mv $(LOCK).new $(LOCK)
+
+audit: $(AUDIT)/.installed
+	$(AUDIT)/bin/cyclonedx-py requirements $(LOCK) --output-file sbom.cdx.json
+	$(AUDIT)/bin/pip-audit --disable-pip --require-hashes --requirement $(LOCK)
+	for file in $(filter-out $(LOCK),$(wildcard requirements*.txt)); do \
+	  $(AUDIT)/bin/pip-audit --requirement $$file || exit 1; done
+
+$(AUDIT)/.installed: | check-python
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(call install,$(AUDIT),pip-audit cyclonedx-bom uv)
+	@touch $@
 
 setup: $(VENV)/.installed
 

@@ -1,16 +1,20 @@
 """What SECURITY.md promises beyond single files: no pickle, no network; and each promise has its test."""
 
+import importlib.metadata
 import pickle
 import re
 import socket
 import sys
 
 import numpy as np
+import packaging.requirements
+import packaging.utils
 import pytest
 import safetensors.numpy
 
 import ccnet_jax
 from ccnet_jax import prepare
+from ccnet_jax.common.errors import UserError
 from ccnet_jax.data import pipeline
 from ccnet_jax.data.config import DataConfig
 from ccnet_jax.data.datasets import coco
@@ -37,6 +41,41 @@ def pickles(monkeypatch):
     found.clear()
     monkeypatch.setattr(sys.modules[__name__], "noting", True)
     return found
+
+
+def requirements(path):
+    lines = [line.partition("#")[0].strip() for line in path.read_text().splitlines()]
+    return [packaging.requirements.Requirement(line) for line in lines if line]
+
+
+def test_the_lock_has_a_hash_of_each_requirement():
+    """And is what requirements.txt allows."""
+    lock = {}
+    for entry in (helpers.ROOT / "requirements-lock.txt").read_text().replace("\\\n", " ").splitlines():
+        if not entry.startswith("#"):
+            pinned = packaging.requirements.Requirement(entry.partition(" --hash")[0])
+            lock.setdefault(packaging.utils.canonicalize_name(pinned.name), []).append(pinned)
+            assert "--hash=sha256:" in entry
+    for wanted in requirements(helpers.ROOT / "requirements.txt"):
+        for pinned in lock[packaging.utils.canonicalize_name(wanted.name)]:
+            (version,) = pinned.specifier
+            assert version.operator == "=="
+            assert wanted.specifier.contains(version.version), wanted
+
+
+def test_no_pytorch_whose_restricted_reader_can_be_bypassed(tmp_path, monkeypatch):
+    (needed,) = requirements(helpers.ROOT / "requirements-torch.txt")
+    assert needed.specifier.contains("2.10.0")
+    assert not needed.specifier.contains("2.9.1")
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"PK")
+    for version in ("2.9.1", "2.9.1+cpu", "1.13.0"):
+        monkeypatch.setattr(importlib.metadata, "version", lambda _, version=version: version)
+        with pytest.raises(UserError, match=r"in spite of weights_only=True; install torch 2\.10"):
+            tensor_files._check_torch(path)
+    for version in ("2.10.0", "2.10.0a0+git", "3.0"):
+        monkeypatch.setattr(importlib.metadata, "version", lambda _, version=version: version)
+        tensor_files._check_torch(path)
 
 
 def test_nothing_that_is_read_is_unpickled(tmp_path, pickles):

@@ -1,11 +1,13 @@
 """Files of PyTorch's weights: .safetensors, .pth and .pt."""
 
 import collections
+import importlib.metadata
 import importlib.util
 import io
 import json
 import pathlib
 import pickle
+import re
 import typing
 import warnings
 import zipfile
@@ -22,6 +24,7 @@ if typing.TYPE_CHECKING:
 
 Meta = dict[str, object]  # what mmsegmentation keeps beside its state dict: JSON's types
 _NESTED = ("state_dict", "model_state_dict", "model", "net")  # where a training script puts one
+SAFE_TORCH = (2, 10)  # the first version whose weights_only=True holds
 SUFFIXES = (".safetensors", ".pth", ".pt")
 _DEEPEST = 10  # dictionaries around a state dict
 
@@ -94,6 +97,7 @@ def _read_safetensors(source: pathlib.Path) -> TensorFile:
 
 def _read_torch(source: pathlib.Path) -> TensorFile:
     _check_not_compressed(source)
+    _check_torch(source)
     import torch  # nothing but these files needs PyTorch
 
     try:
@@ -114,6 +118,17 @@ def _read_torch(source: pathlib.Path) -> TensorFile:
     except Exception as error:  # whatever PyTorch's reader finds in a corrupt file
         raise UserError(f"{source} cannot be read ({first_line(error)}); fetch it again") from None
     return TensorFile(tensors, meta if isinstance(meta, dict) else {})
+
+
+def _check_torch(source: pathlib.Path) -> None:
+    """Raise UserError where the PyTorch that is installed could run code in a file: PYSEC-2026-2286."""
+    found = importlib.metadata.version("torch")
+    if tuple(int(part) for part in re.findall(r"\d+", found)[:2]) < SAFE_TORCH:
+        needed = ".".join(map(str, SAFE_TORCH))
+        raise UserError(
+            f"{source} is not read with PyTorch {found}, in which a file can run code in spite of "
+            f"weights_only=True; install torch {needed} or newer"
+        )
 
 
 def _check_not_compressed(source: pathlib.Path) -> None:
