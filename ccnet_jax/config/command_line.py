@@ -1,14 +1,16 @@
 """What command lines have in common: flags, configs by name, a user's mistake in one message."""
 
 import argparse
+import logging
 import pathlib
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from absl import logging
+import absl.logging
 
 from ccnet_jax.common.errors import EndAfterSignal, UserError, user_error_in
 from ccnet_jax.common.fields import LARGEST_WHOLE, nearest
@@ -229,18 +231,52 @@ def raise_open_files() -> None:
         )
 
 
+def quiet_orbax() -> None:
+    """Let Orbax print nothing: below a fatal error it reports files, and tracebacks of tasks and threads.
+
+    A checkpoint that cannot be written or read is told in one message of ours.
+    """
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(
+        logging.CRITICAL
+    )  # on each of its tasks whose error nobody asks for
+    tell_of_thread, tell = threading.excepthook, sys.unraisablehook
+
+    def tell_unless_of_orbax(arguments: threading.ExceptHookArgs) -> None:
+        if not _is_of_orbax(arguments.thread):
+            tell_of_thread(arguments)
+
+    def tell_unless_of_tensorstore(arguments: Any) -> None:
+        # its threads give results to tasks that ended with the first error
+        if "Event loop is closed" not in str(arguments.exc_value):
+            tell(arguments)
+
+    threading.excepthook, sys.unraisablehook = tell_unless_of_orbax, tell_unless_of_tensorstore
+
+
+def orbax_waits() -> bool:
+    """Whether a thread of Orbax is left, which after a failure waits minutes for others that do not come."""
+    return any(not thread.daemon and _is_of_orbax(thread) for thread in threading.enumerate())
+
+
+def _is_of_orbax(thread: threading.Thread | None) -> bool:
+    return type(thread).__module__.partition(".")[0] == "orbax"
+
+
 def run(main: Callable[[], Any]) -> None:
     """Run a program; a user's mistake becomes one message and its exit code, without a traceback.
 
     So do faults of the output and the device, see `kernels.bench.programs.ending_well`. Ctrl-C ends it with
     exit code 130.
     """
-    logging.set_verbosity(logging.FATAL)  # Orbax reports files and tracebacks below; we tell in messages
+    quiet_orbax()
     end_imports()
     with ending_well():
         try:
             raise_open_files()
             main()
+            if orbax_waits():
+                leave(0)
         except KeyboardInterrupt:
             raise SystemExit(128 + signal.SIGINT) from None
         except EndAfterSignal as end:
@@ -249,6 +285,6 @@ def run(main: Callable[[], Any]) -> None:
             mistake = user_error_in(error)
             if mistake is None:
                 raise
-            if mistake.at_once:
+            if mistake.at_once or orbax_waits():
                 end_process(str(mistake), mistake.exit_code)
             fail(str(mistake), mistake.exit_code)
