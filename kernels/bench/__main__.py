@@ -11,7 +11,6 @@ the file holds already, of this device and these sources. --blocks takes block s
 instead, which shows that the program works and says nothing about speed.
 """
 
-import argparse
 import itertools
 import pathlib
 import sys
@@ -36,7 +35,7 @@ from .measure import (
     sources,
     write_result,
 )
-from .programs import ending_well, result_file
+from .programs import Parser, ending_well, result_file
 
 RESULTS = pathlib.Path("criss_cross_bench.json")  # in the current folder
 
@@ -290,7 +289,7 @@ def has_gpu() -> bool:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
     known = (*IMPLEMENTATIONS, *bench_pytorch.NAMES)
-    parser = argparse.ArgumentParser("bench", description=__doc__.splitlines()[0])
+    parser = Parser("kernels.bench", __doc__)
     parser.add_argument("--output", type=result_file, help=f"default: {RESULTS}")
     parser.add_argument("--implementations", help=f"of {','.join(known)}; default: all that can run")
     parser.add_argument("--resume", action="store_true", help="keep the cases that the output holds already")

@@ -9,7 +9,6 @@ says how large it may be. Exits with 1 where one is larger. With --output it goe
 Without a GPU, --toy checks tiny images in the interpreter.
 """
 
-import argparse
 import concurrent.futures
 import functools
 import os
@@ -24,7 +23,7 @@ import numpy as np
 from ..criss_cross import IMPLEMENTATIONS, criss_cross_attention, packed_criss_cross_attention
 from .bench_cases import Size, input_sets
 from .measure import first_line, result_head, resume_report, sources, write_result
-from .programs import ending_well, result_file
+from .programs import Parser, ending_well, result_file
 
 BOUNDS = {"bfloat16": 2e-2, "float32": 2e-5, "float16": 3e-3}
 SIZES = (
@@ -103,7 +102,7 @@ def row_line(row: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser("kernels.bench.check", __doc__)
     parser.add_argument("--output", type=result_file, help="JSON file; what it holds already is kept")
     parser.add_argument("--toy", action="store_true", help="tiny images, in the interpreter")
     flags = parser.parse_args(arguments)

@@ -1,5 +1,6 @@
 """How programs end where what is around them fails: without a traceback."""
 
+import argparse
 import contextlib
 import errno
 import io
@@ -8,13 +9,29 @@ import pathlib
 import select
 import signal
 import sys
-from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from typing import NoReturn, TextIO
 
 import jax
 
 from ..whole_file import obstacle
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags of a program; a mistake is one message and exit code 2, without the list of all flags.
+
+    Args:
+      program: as in `python -m PROGRAM`.
+      text: the program's docstring.
+    """
+
+    def __init__(self, program: str, text: str | None):
+        first_line = (text or "").partition("\n")[0]
+        super().__init__(prog=f"python -m {program}", description=first_line, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """End with the message."""
+        fail(f"{message}; --help lists what there is")
 
 
 @contextlib.contextmanager
@@ -65,7 +82,7 @@ def result_file(text: str) -> pathlib.Path:
     """A flag's file that can be written, as argparse reads it. Raises ArgumentTypeError for another."""
     path = pathlib.Path(text).expanduser()
     if reason := obstacle(path):
-        raise ArgumentTypeError(f"{path} {reason}; name another file")
+        raise argparse.ArgumentTypeError(f"{path} {reason}; name another file")
     return path
 
 

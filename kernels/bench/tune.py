@@ -38,10 +38,11 @@ from .measure import (
     sources,
     write_result,
 )
-from .programs import ending_well, result_file
+from .programs import Parser, ending_well, result_file
 
 DIRECTIONS = ("forward", "backward")
 FINALISTS = 5
+LONGEST = 4096  # a batch or a side
 REGISTERS = 160  # of a thread's 255, for unfinished sums; operands need the rest
 
 
@@ -256,24 +257,30 @@ def rows(problems: list[Problem], effort: Effort, interpret: bool) -> Iterator[d
 
 
 def parsed_shapes(text: str) -> list[Size]:
-    """Of "8x97x97,2x128x256"."""
-    shapes = [[int(n) for n in shape.split("x")] for shape in text.split(",")]
-    if any(len(shape) != 3 or min(shape) < 1 for shape in shapes):
-        raise ValueError(text)
-    return [Size(*shape) for shape in shapes]
+    """Of "8x97x97,2x128x256". Raises ArgumentTypeError for another text, and for sides above `LONGEST`."""
+    parts = [shape.split("x") for shape in text.split(",")]
+    if not all(len(sides) == 3 and all(_is_side(side) for side in sides) for sides in parts):
+        raise argparse.ArgumentTypeError(
+            f"{text[:60]!r} must be BATCHxHEIGHTxWIDTH,... in whole numbers from 1 to {LONGEST}"
+        )
+    return [Size(*map(int, sides)) for sides in parts]
+
+
+def _is_side(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 6 and 1 <= int(text) <= LONGEST
 
 
 def parsed_dtypes(text: str) -> list[str]:
-    """Of "bfloat16,float32"."""
+    """Of "bfloat16,float32". Raises ArgumentTypeError for others."""
     dtypes = text.split(",")
     if not set(dtypes) <= set(DTYPES):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} must be of {', '.join(DTYPES)}, behind commas")
     return dtypes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Parser("kernels.bench.tune", __doc__)
     parser.add_argument("--shapes", type=parsed_shapes, help="BxHxW,...; default: those of bench")
     parser.add_argument("--dtypes", type=parsed_dtypes, help="default: both of bench, with --toy one")
     parser.add_argument("--output", type=result_file, help="JSON file; rows that it holds are kept")

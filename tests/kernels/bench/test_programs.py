@@ -8,6 +8,7 @@ import jax
 import pytest
 
 from kernels.bench import __main__ as bench
+from kernels.bench import check, tune
 from kernels.bench.programs import ending_well, no_device, result_file
 
 
@@ -84,3 +85,41 @@ def test_a_result_file_is_checked_before_anything_is_measured(tmp_path, capsys):
             bench.main(["--toy", "--blocks", str(blocks), "--output", str(output)])
         assert words in capsys.readouterr().err
         assert blocks.read_text() == text
+
+
+@pytest.mark.parametrize("program", [bench, check, tune], ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--bogus"], "unrecognized arguments: --bogus"),
+        (["--out", "a.json"], "unrecognized arguments: --out a.json"),  # no abbreviation
+        (["--output"], "argument --output: expected one argument"),
+        (["--output", "/"], "argument --output: / is a folder; name another file"),
+    ],
+    ids=str,
+)
+def test_a_mistake_is_one_message(program, flags, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        program.main(flags)
+    assert end.value.code == 2
+    said = capsys.readouterr()
+    assert said.err == f"error: {words}; --help lists what there is\n"
+    assert said.out == ""
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "words"),
+    [
+        *(
+            ("--shapes", x, "must be BATCHxHEIGHTxWIDTH")
+            for x in ("1x2", "1x2xa", "0x9x9", "9x9x99999999999", "")
+        ),
+        ("--dtypes", "float64", "must be of"),
+    ],
+)
+def test_a_wrong_list_is_one_message(flag, text, words, capsys):
+    with pytest.raises(SystemExit):
+        tune.main(["--toy", flag, text])
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: argument {flag}: {text[:60]!r} {words}")
+    assert said.count("\n") == 1
