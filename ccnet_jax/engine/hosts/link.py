@@ -70,6 +70,7 @@ class Link:
         self._open = {peer.process: peer for peer in peers}
         self._finished: set[int] = set()  # processes whose connection may end
         self._failing = False
+        self._stood_still, self._woke = 0.0, float("-inf")  # for how many seconds, until when
         self._verdict: tuple[str, int] | None = None
         self._handling = threading.RLock()
         self._agreement = Agreement(self._tell)
@@ -167,12 +168,14 @@ class Link:
             looked = beaten = time.monotonic()
             until = None  # when this process ends, though others have not read why
             while self._open:
-                for key, _ in selector.select(self._beat):
-                    self._read(key.data, selector)
+                ready = selector.select(self._beat)
                 now = time.monotonic()
                 if now - looked > 2 * self._beat:  # this process itself stood still
                     self._restart_timeouts(now)
+                    self._stood_still, self._woke = now - looked, now
                 looked = now
+                for key, _ in ready:
+                    self._read(key.data, selector)
                 if now - beaten >= self._beat:
                     beaten = now
                     for peer in self._peers:
@@ -208,8 +211,19 @@ class Link:
             peer.wire.heard = now
 
     def _lose(self, peer: Peer, reason: str) -> None:
-        """Let all end, since a process is lost."""
+        """Let all end, since a process is lost; or this one alone, which the others did not wait for."""
         with self._handling:
             if self._verdict is None and not self._failing:
-                message = {"end": f"{peer} is lost: {reason}; {_AGAIN}", "code": HostLost.exit_code}
+                words = f"{peer} is lost: {reason}"
+                if self._was_given_up():
+                    words = (
+                        f"process {self._process}, this one, stood still for {self._stood_still:.0f} s, and "
+                        f"the others did not wait for it (config.hosts.timeout_seconds={self._timeout:g})"
+                    )
+                message = {"end": f"{words}; {_AGAIN}", "code": HostLost.exit_code}
                 (self._tell_all if self._process == 0 else lambda m: self._handle(0, m))(message)
+
+    def _was_given_up(self) -> bool:
+        """Whether this process has just woken after so long that the others count it as lost."""
+        awake = time.monotonic() - self._woke
+        return self._stood_still > self._timeout - 2 * self._beat and awake < self._timeout

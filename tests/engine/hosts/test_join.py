@@ -78,6 +78,23 @@ def test_a_frozen_process_is_missed_and_ends_when_it_wakes(start):
         frozen.send_signal(signal.SIGCONT)
 
 
+def test_a_process_0_that_was_frozen_blames_itself(start):
+    """The others are gone when it wakes, and their connections with them."""
+    frozen, other = start("join_and_add", "2")
+    for process in (frozen, other):
+        scores_of(process)
+    frozen.send_signal(signal.SIGSTOP)
+    _, err = other.communicate(timeout=100)
+    assert other.returncode == 75
+    assert err.splitlines()[-1].startswith("error: process 0 (")
+    assert "nothing was heard of it for 2 s" in err
+    frozen.send_signal(signal.SIGCONT)
+    _, err = frozen.communicate(timeout=100)
+    assert frozen.returncode == 75
+    assert err.splitlines()[-1].startswith("error: process 0, this one, stood still for "), err
+    assert "process 1" not in err.splitlines()[-1]
+
+
 def test_a_checkpoint_that_one_process_cannot_write_ends_both_with_its_message(start, tmp_path):
     first, second = start("save_together")
     _, own = first.communicate(timeout=100)
