@@ -20,6 +20,7 @@ import jaxtyping
 import numpy as np
 import pytest
 
+from ccnet_jax.common.errors import write_json
 from ccnet_jax.config import command_line, config_files, records
 from ccnet_jax.config import config as configuration
 from ccnet_jax.config.config import Config
@@ -92,6 +93,7 @@ def write_run(folder: pathlib.Path, config: Config, source) -> Any:
     variables = random_variables(TASKS[config.task].network(config, len(source.classes)))
     with Checkpoints(run_folder) as checkpoints:
         checkpoints.save_last(3, variables, {"momentum": jnp.zeros(1)})
+    write_json(run_folder.finished_file, {"steps": 3})
     return variables
 
 

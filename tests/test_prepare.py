@@ -708,4 +708,4 @@ def test_jpegs_quality_needs_tiles_and_is_at_most_100(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [*common, "--tiles", "--jpeg=101"])
     with pytest.raises(SystemExit, match="2"):
         prepare.main()
-    assert "101 is more than 100" in capsys.readouterr().err
+    assert "must be a whole number from 1 to 100" in capsys.readouterr().err

@@ -83,21 +83,21 @@ class Key:
         """
         name, setting = f"config.{self.name}", self.setting
         if not fits(value, self.hint):
-            return f"{name} must be {self.allowed_text()}, not {_shown(value)}"
+            return f"{name} must be {self.allowed_text()}, not {_shorten(value)}"
         if value is None:
             return None
         choices = setting.allowed_values()
         if choices and value not in choices and (local or not setting.local):
             return (
-                f"{name}={_shown(value)} does not exist; choose one of {', '.join(map(str, choices))}"
-                + nearest(_shown(value), map(str, choices))
+                f"{name}={_shorten(value)} does not exist; choose one of {', '.join(map(str, choices))}"
+                + nearest(_shorten(value), map(str, choices))
             )
         for number in numbers_in(value):
             largest = LARGEST_WHOLE if is_whole(self.hint) else LARGEST
             if isinstance(number, float) and not math.isfinite(number):
                 return f"{name} must be {self.allowed_text()}, not {value!r}"
             if abs(number) > largest:
-                return f"{name} must be {self.allowed_text()}, and at most {largest:g}, not {_shown(value)}"
+                return f"{name} must be {self.allowed_text()}, and at most {largest:g}, not {_shorten(value)}"
             too_small = (setting.at_least is not None and number < setting.at_least) or (
                 setting.above is not None and number <= setting.above
             )
@@ -205,7 +205,7 @@ def is_whole(hint: Any) -> bool:
     return is_whole(typing.get_args(hint)[0]) if is_plain_tuple(hint) else hint is int
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     """A value in a message, cut where it is long."""
     try:
         text = repr(value)

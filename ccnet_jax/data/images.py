@@ -122,7 +122,7 @@ def decode_image(data: bytes, name: object) -> np.ndarray:
     elif _is_png(data) or data[:2] == _JPEG:
         pixels = _decode_with_opencv(data)
     else:
-        with _opened(data, name) as image:
+        with _open_image(data, name) as image:
             pixels = None if image is None else _rgb(image, name)
     if pixels is None or pixels.ndim != 3:
         raise UnusableImage(_undecodable(name, data))
@@ -239,13 +239,13 @@ def _decode_with_opencv(data: bytes) -> np.ndarray | None:
 
 def _decode_with_pillow(data: bytes, name: object) -> np.ndarray | None:
     """Of palette images the indices, where OpenCV gives the colours."""
-    with _opened(data, name) as image:
+    with _open_image(data, name) as image:
         pixels = None if image is None else np.array(image)
     return pixels.astype(np.uint8) if pixels is not None and pixels.dtype == bool else pixels
 
 
 @contextlib.contextmanager
-def _opened(data: bytes, name: object) -> Iterator[Image.Image | None]:
+def _open_image(data: bytes, name: object) -> Iterator[Image.Image | None]:
     """Inside, the image, whose size is allowed and whose pixels are there; None where it cannot be decoded.
 
     Raises UserError where it is too large: Pillow's own bound is a warning up to twice as many pixels.

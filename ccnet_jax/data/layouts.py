@@ -306,10 +306,10 @@ def name_in(path: pathlib.Path, folder: pathlib.Path) -> str:
 
     In Unicode's form NFC: some systems write an accented letter as two characters, others as one.
     """
-    return _composed(path.relative_to(folder).with_suffix("").as_posix())
+    return _compose(path.relative_to(folder).with_suffix("").as_posix())
 
 
-def _composed(text: str) -> str:
+def _compose(text: str) -> str:
     """A text in Unicode's form NFC."""
     return unicodedata.normalize("NFC", text)
 
@@ -355,7 +355,7 @@ def _files_in_list(
     """The images that a split's list names. Raises UserError at the first that does not exist."""
     by_stem = {pathlib.PurePosixPath(name).name: name for name in images}
     chosen = {}
-    for line in map(_composed, read_lines(names, "folder", "list the names of images")):
+    for line in map(_compose, read_lines(names, "folder", "list the names of images")):
         entry = pathlib.PurePosixPath(line.strip() if line.strip() in images else line.split()[0])
         name = str(entry) if str(entry) in images else str(entry.with_suffix(""))
         if name not in images:
@@ -370,11 +370,11 @@ def _files_in_list(
 
 def _split_mixed(files: list[pathlib.Path]) -> tuple[list[pathlib.Path], list[pathlib.Path]]:
     """Images and labels of a folder that holds both: NAME.jpg and NAME.png, or NAME and NAME_mask."""
-    stems = {_composed(str(path.with_suffix(""))) for path in files}
-    lossy = {_composed(str(path.with_suffix(""))) for path in files if path.suffix.lower() in _LOSSY}
+    stems = {_compose(str(path.with_suffix(""))) for path in files}
+    lossy = {_compose(str(path.with_suffix(""))) for path in files if path.suffix.lower() in _LOSSY}
     labels = []
     for path in files:
-        name = _composed(str(path.with_suffix("")))
+        name = _compose(str(path.with_suffix("")))
         if path.suffix.lower() in LABEL_SUFFIXES and not path.name.startswith("._"):
             without_endings = {name.removesuffix(end) for end in _ENDINGS}
             if name in lossy or (without_endings - {name}) & stems:

@@ -231,7 +231,7 @@ def naming_of(tensors: StateDict, source: pathlib.Path) -> Naming:
     )
 
 
-def unwrapped(tensors: StateDict) -> StateDict:
+def without_wrappers(tensors: StateDict) -> StateDict:
     """A state dict without what stands before all its names since the network was wrapped in something."""
     wrapper = next((re.match(_WRAPPERS, name) for name in tensors), None)
     before = "" if wrapper is None else wrapper[0]

@@ -27,7 +27,7 @@ from ccnet_jax.weights.import_config import (
     config_from_weights,
 )
 from ccnet_jax.weights.instance_import import import_instances, instance_source
-from ccnet_jax.weights.naming import StateDict, is_counter, unwrapped
+from ccnet_jax.weights.naming import StateDict, is_counter, without_wrappers
 from ccnet_jax.weights.new_folder import new_folder
 
 
@@ -59,7 +59,7 @@ def import_weights(
         raise UserError(f"{source} is a folder; to write the weights of a run for PyTorch pass --to torch")
     tensor_files.check_readable(source, str(source))
     tensors, raw_meta = tensor_files.read(source)
-    plain = unwrapped(tensors)
+    plain = without_wrappers(tensors)
     if (whose := instance_source(plain)) is not None:
         _check_flags_of_instances(whose, expected_source, in_place, source)
         import_instances(plain, source, out, config, overrides)

@@ -173,7 +173,7 @@ def test_one_whose_checksums_are_gone_is_incomplete(run):
     ids=["emptied", "cut", "two lines", "without the first", "removed", "random"],
 )
 def test_a_list_of_checksums_knows_that_it_is_whole(run, which, harm):
-    """Also of `best`, and with nothing else damaged."""
+    """Also of `best`, and with nothing else corrupt."""
     step = {"last": 6, "best": 4}[which]
     folder = run.checkpoints / which / str(step)
     assert damage(folder) is None

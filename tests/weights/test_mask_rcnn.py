@@ -23,7 +23,7 @@ from ccnet_jax.weights.instance_import import (
     instance_variables,
     without_unused_labels,
 )
-from ccnet_jax.weights.naming import is_counter, unwrapped
+from ccnet_jax.weights.naming import is_counter, without_wrappers
 from ccnet_jax.weights.torch_import import import_weights
 from tests.weights import mask_rcnn_cases as cases
 
@@ -152,10 +152,10 @@ def test_names_of_a_wrapped_network_are_read():
     state, _ = cases.random_state(18, width=NARROW)
     for before in ("", "module.", "_orig_mod.", "model.net._orig_mod."):
         wrapped = {before + name: value for name, value in state.items()}
-        assert unwrapped(wrapped) == state
-        assert instance_source(unwrapped(wrapped)) == "torchvision"
-    assert unwrapped({"model.a": 1, "head.b": 2}) == {"model.a": 1, "head.b": 2}
-    assert unwrapped({}) == {}
+        assert without_wrappers(wrapped) == state
+        assert instance_source(without_wrappers(wrapped)) == "torchvision"
+    assert without_wrappers({"model.a": 1, "head.b": 2}) == {"model.a": 1, "head.b": 2}
+    assert without_wrappers({}) == {}
 
 
 def test_older_names_are_read():
