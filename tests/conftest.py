@@ -102,5 +102,7 @@ def without_shape_checks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def said(caplog, monkeypatch):
     """A function: the lines of the project's logger so far, which are not printed then."""
-    monkeypatch.setattr(logging.getLogger("ccnet_jax"), "handlers", [caplog.handler])
+    logger = logging.getLogger("ccnet_jax")
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+    monkeypatch.setattr(logger, "propagate", False)  # to caplog's handler once more
     return lambda: caplog.messages

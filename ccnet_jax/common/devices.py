@@ -2,13 +2,15 @@
 
 import functools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ccnet_jax.common.errors import UserError
 
 # On the CPU XLA hands products, convolutions and reductions to one library, YNNPACK. Its convolutions are
 # slower than XLA's own and its reductions faster, so that only these are left to it.
@@ -66,6 +68,20 @@ def memory_limit() -> int | None:
 def as_first(flag: bool) -> bool:
     """What the first process says, in all processes: they wait for one another."""
     return bool(multihost_utils.broadcast_one_to_all(np.int32(flag)))
+
+
+def check_as_first(check: Callable[[], object], otherwise: str) -> None:
+    """Call `check` in all processes, which wait for one another.
+
+    Raises UserError, in all of them, where it raises one in the first: the process's own, or `otherwise`.
+    """
+    problem = None
+    try:
+        check()
+    except UserError as error:
+        problem = error
+    if as_first(problem is not None):
+        raise problem or UserError(otherwise)
 
 
 def on_this_process(tree: Any, mesh: Mesh) -> Any:

@@ -237,9 +237,8 @@ def quiet_orbax() -> None:
     A checkpoint that cannot be written or read is told in one message of ours.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(
-        logging.CRITICAL
-    )  # on each of its tasks whose error nobody asks for
+    # it tells of each task whose error nobody asks for
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     tell_of_thread, tell = threading.excepthook, sys.unraisablehook
 
     def tell_unless_of_orbax(arguments: threading.ExceptHookArgs) -> None:

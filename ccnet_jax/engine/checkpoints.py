@@ -190,18 +190,16 @@ class Checkpoints:
 
     def _check_room(self, arrays: Any) -> None:
         """Raise UserError, on all hosts or on none, where arrays have no place to be written to."""
-        problem = None
-        try:
+
+        def check() -> None:
             size, free = sum(x.nbytes for x in jax.tree.leaves(arrays)), _free(self._root)
             if size > free:
                 raise UserError(
                     f"a checkpoint of {size / 1e9:.3g} GB does not fit into {self._root}, where "
                     f"{free / 1e9:.3g} GB are free; make room there"
                 )
-        except UserError as error:
-            problem = error
-        if devices.as_first(problem is not None):
-            raise problem or UserError(f"{self._root} has no room for a checkpoint on the first host")
+
+        devices.check_as_first(check, f"{self._root} has no room for a checkpoint on the first host")
 
     def _call_orbax(self, name: str, call: Callable[[ocp.CheckpointManager], Any]) -> None:
         """The call; where it fails, the fragments are removed and the reason is told."""

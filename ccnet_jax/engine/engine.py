@@ -340,14 +340,8 @@ class Engine:
             self.attempt(step, self.checkpoints.finish, needed)
 
     def _check_lock(self) -> None:
-        problem = None
-        try:
-            if self._lock is not None:
-                self._lock.check()
-        except UserError as error:
-            problem = error
-        if devices.as_first(problem is not None):
-            raise problem or UserError(f"{self.run} is no longer this run's; the first host says why")
+        check = (lambda: None) if self._lock is None else self._lock.check
+        devices.check_as_first(check, f"{self.run} is no longer this run's; the first host says why")
 
     def _write_records(self) -> None:
         self._keep_records()

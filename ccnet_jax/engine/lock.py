@@ -16,7 +16,7 @@ import jax
 import psutil
 
 from ccnet_jax.common import devices, outputs
-from ccnet_jax.common.errors import UserError, explain_write_errors
+from ccnet_jax.common.errors import explain_write_errors
 from ccnet_jax.common.files import check_regular
 from ccnet_jax.common.log import say
 from ccnet_jax.engine.alive import DEAD_AFTER, HEARTBEAT, Holder, in_use_error, repeat, seconds_since
@@ -53,7 +53,7 @@ class Lock:
 
     def __enter__(self) -> "Lock":
         with contextlib.ExitStack() as closing:
-            self._file = closing.enter_context(self._take())
+            self._file = self._take()
             closing.callback(self._let_go)
             closing.enter_context(repeat(HEARTBEAT, lambda: _touch(self._file.fileno())))
             self._closing = closing.pop_all()
@@ -68,19 +68,13 @@ class Lock:
         Where nobody does, the lock is taken again. Also raises it where a link has come that leads out.
         """
         outputs.check_links(self._flag, *self._links)
-        own = os.fstat(self._file.fileno())
-        try:
-            if os.path.samestat(own, self._path.stat()):
+        if not self._path.parent.is_dir():
+            return  # what is written next says so
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
                 return
-        except FileNotFoundError:
-            if not self._path.parent.is_dir():
-                return  # what is written next says so
-        except OSError:
-            pass
-        taken, old = self._take(), self._file
-        self._file = taken
+        old, self._file = self._file, self._take()
         old.close()
-        self._closing.callback(taken.close)
         say(f"warning: {self._path} was removed or replaced; it is made again")
 
     def _take(self) -> BinaryIO:
@@ -110,7 +104,7 @@ class Lock:
         return file
 
     def _let_go(self) -> None:
-        with contextlib.suppress(OSError):
+        with self._file, contextlib.suppress(OSError):
             _write(self._file, b"")  # held by nobody
 
 
@@ -123,15 +117,14 @@ def locked_for_all_hosts(run: RunFolder) -> Iterator[Lock | None]:
     Raises UserError, on every host, where another process holds it, or the store cannot be read.
     """
     with contextlib.ExitStack() as closing:
-        problem = lock = None
-        if jax.process_index() == 0:
-            try:
-                lock = closing.enter_context(Lock(run.lock_file, foreign=[run.wandb_folder]))
+        lock = Lock(run.lock_file, foreign=[run.wandb_folder]) if jax.process_index() == 0 else None
+
+        def begin() -> None:
+            if lock is not None:
+                closing.enter_context(lock)
                 closing.enter_context(run.mirror())
-            except UserError as error:
-                problem = error
-        if devices.as_first(problem is not None):
-            raise problem or UserError(f"{run} is not free; the first host says why")
+
+        devices.check_as_first(begin, f"{run} is not free; the first host says why")
         yield lock
 
 

@@ -32,7 +32,14 @@ class MetricLog:
         self._held: list[dict[str, Any]] = []  # lines that could not be written, as on a full disk
         self._works = False
         if enabled:
-            self._begin([line for line in read_log(run) if line["step"] <= start])
+            texts = _read_lines(run)
+            lines = _parse_lines(texts)
+            if lost := len(texts[:-1]) - len(_parse_lines(texts[:-1])):  # the last may have been cut off
+                say(
+                    f"warning: {run.metrics_file} has {lost} lines that are no records of values; they are "
+                    "left out"
+                )
+            self._begin([line for line in lines if line["step"] <= start])
 
     def _begin(self, lines: list[dict[str, Any]]) -> None:
         """New files, which hold the lines. Raises UserError where they cannot be written."""
@@ -129,6 +136,11 @@ class MetricLog:
 
 def read_log(run: RunFolder) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl; without one that was cut off when the process was killed."""
+    return _parse_lines(_read_lines(run))
+
+
+def _read_lines(run: RunFolder) -> list[bytes]:
+    """The lines of metrics.jsonl, whatever they are. Raises UserError where it cannot be read."""
     try:
         text = read_file(run.metrics_file)
     except FileNotFoundError:
@@ -137,14 +149,7 @@ def read_log(run: RunFolder) -> list[dict[str, Any]]:
         raise UserError(
             f"{run.metrics_file} cannot be read ({error.strerror}); move it away, or choose another --workdir"
         ) from None
-    texts = text.splitlines()
-    lines = _parse_lines(texts)
-    if len(lines) < len(texts) - (not text.endswith(b"\n")):
-        say(
-            f"warning: {run.metrics_file} has {len(texts) - len(lines)} lines that are no records of values; "
-            "they are left out"
-        )
-    return lines
+    return text.splitlines()
 
 
 def _parse_lines(texts: Iterable[bytes | str]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import resource
 import struct
 import zlib
@@ -12,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ccnet_jax.common.errors import UserError
+from ccnet_jax.common.errors import UserError, read_json
 from ccnet_jax.data import images
 from ccnet_jax.data.images import MOST_PIXELS, UnusableImage, check_header, decode_image, decode_label
+from ccnet_jax.data.user_images import read_image
 from tests.miniatures import scene
 
 
@@ -254,3 +256,14 @@ def test_sixteen_bits_become_their_upper_eight():
         Image.fromarray(numbers).save(file, kind)
         found = decode_image(file.getvalue(), "a")
         np.testing.assert_allclose(found, np.repeat((numbers / 257)[..., None], 3, 2), atol=1)
+
+
+def test_a_name_is_no_file_type(tmp_path):
+    """A FIFO would be waited for, and a device read without end."""
+    os.mkfifo(tmp_path / "x.png")
+    (tmp_path / "y.png").symlink_to("/dev/zero")
+    for name, kind in {"x.png": "FIFO", "y.png": "device"}.items():
+        with pytest.raises(UnusableImage, match=f"{name} cannot be read .it is a {kind}, and no file"):
+            read_image(tmp_path / name)
+        with pytest.raises(UserError, match=f"it is a {kind}, and no file"):
+            read_json(tmp_path / name, "move it away")

@@ -87,3 +87,64 @@ def test_where_no_folder_can_be_made_a_message_says_so(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written .*choose another --workdir"):
         Lock(tmp_path / "file" / "run" / "lock").__enter__()
+
+
+def test_a_lock_that_is_removed_is_made_again_and_held(path, said):
+    with Lock(path) as lock:
+        lock.check()
+        assert said() == []
+        for remove in (path.unlink, lambda: path.unlink() or path.write_text("")):
+            remove()
+            lock.check()
+            assert json.loads(path.read_text())["process"] == os.getpid()
+            with pytest.raises(UserError, match=f"process {os.getpid()} on"):
+                Lock(path).__enter__()
+        assert len(said()) == 2
+        assert all("lock was removed or replaced; it is made again" in line for line in said())
+    assert path.read_text() == ""
+    with Lock(path):
+        pass
+
+
+def test_a_holder_whose_lock_another_has_taken_is_told_and_touches_nothing(path):
+    with Lock(path) as first:
+        path.unlink()
+        with Lock(path):
+            kept = path.read_text()
+            for _ in range(2):
+                with pytest.raises(UserError, match=f"process {os.getpid()} on .* is at work in"):
+                    first.check()
+            assert path.read_text() == kept
+        first.check()  # it is free again
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        os.urandom(500),
+        b"[1]",
+        b"7",
+        b"[" * 100_000,
+        b'{"host": 5, "process": "x", "since": []}',
+        b'{"process": 1e400}',
+        b'{"host": "a", "process": -1, "since": ""}',
+        b"\xff\xfe",
+    ],
+    ids=range(8),
+)
+def test_a_lock_of_any_content_is_one_message_or_an_old_one(path, content):
+    path.parent.mkdir()
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is at work in .*its last sign of life is"):
+        Lock(path).__enter__()
+    old = path.stat().st_mtime - DEAD_AFTER - 1
+    os.utime(path, (old, old))
+    with Lock(path):
+        assert json.loads(path.read_text())["process"] == os.getpid()
+
+
+def test_a_lock_that_is_no_file_is_not_opened(path):
+    path.parent.mkdir()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="lock cannot be written .it is a FIFO, and no file"):
+        Lock(path).__enter__()

@@ -64,3 +64,27 @@ def test_what_is_held_at_the_end_is_an_error_unless_there_is_another(error, word
 
     with small_files_only(100), pytest.raises(UserError, match=words):
         logging_ends()
+
+
+def test_lines_that_are_no_records_are_left_out_with_one_warning(tmp_path, said):
+    """Data from outside; a last line that was cut off is no reason to say anything."""
+    run = RunFolder(tmp_path)
+    odd = [
+        b'{"step": "3", "loss": 1.0}',
+        b'{"step": 1, "loss": "x"}',
+        b'{"step": true}',
+        b"[1]",
+        b"\xff\xfe",
+        b"[" * 10**5,
+    ]
+    odd += [b'{"step": 1, "loss": {"a": 1}}', b'{"step": -1}', b'{"step": 1e300}', b'{"loss": 1.0}']
+    whole = [b'{"step": 1, "loss": 2.0}', b'{"step": 2, "loss": 1.0}']
+    run.metrics_file.write_bytes(b"\n".join([whole[0], *odd, whole[1], b'{"step": 3, "lo']))
+    with MetricLog(run, 5):
+        pass
+    (line,) = said()
+    assert f"has {len(odd)} lines that are no records of values" in line
+    assert run.metrics_file.read_bytes().splitlines() == whole
+    with MetricLog(run, 5):
+        pass
+    assert len(said()) == 1
